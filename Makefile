@@ -1,0 +1,133 @@
+# For a Debian machine, as root; nothing needs to be installed before.
+#
+#   make demo      the story, on a virtual EC2, with virtual machines
+#   make check     what needs no virtual machine (under 2 minutes)
+#   make test      check, the packages, and the virtual machines of RELEASE
+#   make test-all  the same for every release
+#   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
+#   make torture   100 power cuts (COUNT=, SEED=)
+#   make mutations breaks the guards one by one: which test sees it
+#   make fleet     1,000 nodes that boot at once, simulated (NODES=)
+#   make clean     away with what was built (images stay in their cache)
+
+RELEASE ?= bookworm
+RELEASES = bookworm
+export RELEASE
+
+# Virtual environments of the caller must not leak in.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE = 1
+
+PYTHON = .venv/bin/python
+PYTEST = $(PYTHON) -m pytest
+READY = .venv/ready
+
+SOURCES := $(wildcard cc_kraken/*.py schema/*.json) setup.cfg pyproject.toml \
+	MANIFEST.in README.md LICENSE
+VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
+DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
+WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
+
+.PHONY: help prepare check lint unit long test test-all vm demo deb wheel clean torture mutations fleet
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+prepare: $(READY)
+
+# The stamp: packages of the distribution, then a virtual environment on the
+# system's Python.  A download that fails is tried again.
+$(READY): tests/requirements.txt .ci/prepare
+	@.ci/prepare
+	@echo "prepare: virtual environment (.venv)"
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 \
+	    || /usr/bin/python3 -m venv --clear .venv
+	@log=.venv/pip.log; for pause in 5 20 0; do \
+	    $(PYTHON) -m pip install -q --disable-pip-version-check \
+		--retries 5 -r tests/requirements.txt >$$log 2>&1 </dev/null \
+		&& exit 0; \
+	    [ $$pause = 0 ] || { echo "prepare: pip failed; once more in" \
+		"$$pause s"; sleep $$pause; }; \
+	done; cat $$log >&2; echo "prepare: pip failed (output above)" >&2; exit 1
+	@touch $@
+
+lint: $(READY)
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m mypy --strict cc_kraken
+
+unit: $(READY)
+	$(PYTEST) -q -n 2 -m "not long and not slow" tests/unit tests/loop
+
+# Whole runs on loop devices.
+long: $(READY)
+	$(PYTEST) -q -n 2 -m "long and not slow" tests/unit tests/loop
+
+check: lint unit
+
+deb: $(READY) $(DEB)
+
+# Built from a copy: dpkg-buildpackage puts its results beside the tree.
+$(DEB): $(SOURCES) $(wildcard debian/* debian/source/*)
+	@echo "deb: building $(notdir $@)"
+	@rm -rf build/deb && mkdir -p build/deb/tree
+	@cp -a --parents $^ build/deb/tree/
+	@cd build/deb/tree && dpkg-buildpackage -us -uc -b >../build.log 2>&1 \
+	    || { cat ../build.log >&2; exit 1; }
+	@rm -rf build/deb/tree
+	lintian --allow-root --fail-on error,warning build/deb/*.changes
+	@touch $@
+
+wheel: $(READY) $(WHEEL)
+
+# The source archive first, the wheel out of it.
+$(WHEEL): $(SOURCES)
+	@echo "wheel: building $(notdir $@)"
+	@rm -rf build/wheel && mkdir -p build/wheel
+	@$(PYTHON) -m build --no-isolation --outdir build/wheel . \
+	    >build/wheel.log 2>&1 || { cat build/wheel.log >&2; exit 1; }
+	@rm -rf cc_kraken.egg-info
+	@touch $@
+
+vm: $(READY) deb
+	$(PYTEST) -q --durations=0 $(if $(ALL),,-m "not slow") tests/vm
+
+# One after another, whatever -j says: the later ones cost minutes.
+test: $(READY)
+	$(MAKE) check
+	$(MAKE) long
+	$(MAKE) deb wheel
+	$(MAKE) vm
+
+test-all: $(READY)
+	$(MAKE) check
+	$(MAKE) long
+	$(MAKE) deb wheel
+	@set -e; for release in $(RELEASES); do \
+	    $(MAKE) vm ALL=1 RELEASE=$$release; done
+
+demo: $(READY) deb
+	@exec $(PYTHON) -m tests.demo
+
+# Power cuts during a first boot: make torture COUNT=10 SEED=1
+COUNT ?= 100
+torture: $(READY) deb
+	@exec $(PYTHON) -m tests.vm.torture $(COUNT) $(SEED)
+
+# Broken guards, and which test sees it.
+mutations: $(READY)
+	@exec $(PYTHON) -m tests.mutations
+
+NODES = 1000
+
+fleet: $(READY)
+	@$(PYTHON) -m tests.fleet --nodes $(NODES)
+
+clean:
+	rm -rf .venv build dist cc_kraken.egg-info .mypy_cache .ruff_cache \
+	    .pytest_cache .hypothesis .pybuild
+	rm -rf debian/.debhelper debian/cloud-init-kraken debian/files \
+	    debian/*.substvars debian/*.debhelper debian/debhelper-build-stamp
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,234 @@
+"""Commands: the one place where a program is started.
+
+Never a shell, never the caller's environment, never the caller's standard
+input.  Output goes to anonymous memory (memfd_create(2)) instead of pipes: a
+mkfs whose reader died would be killed half way by SIGPIPE.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import IO, Dict, Optional, Sequence, Tuple
+
+from cc_kraken.model import KrakenError, Trouble
+
+LOG = logging.getLogger(__name__)
+
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+#: Without libblkid's cache: mkfs.btrfs refuses a UUID that the cache still
+#: ascribes to a device that was zeroed seconds ago.
+ENVIRONMENT = {"BLKID_FILE": "/dev/null", "LC_ALL": "C", "PATH": PATH}
+
+#: More output than this is an error: half an answer must not be parsed.
+OUTPUT_LIMIT = 8 << 20
+#: Seconds that a killed command has to go away.
+KILL_WAIT = 5.0
+
+#: Processes started by :func:`run` by program name (``clear()`` resets).
+STARTED: Counter[str] = Counter()
+_COUNTING = threading.Lock()
+
+#: Program: package on Debian, package on RHEL and its relatives.
+PACKAGES: Dict[str, Tuple[str, str]] = {
+    "blkid": ("util-linux", "util-linux"),
+    "btrfs": ("btrfs-progs", "btrfs-progs"),
+    "dumpe2fs": ("e2fsprogs", "e2fsprogs"),
+    "findmnt": ("util-linux", "util-linux"),
+    "lsblk": ("util-linux", "util-linux"),
+    "mdadm": ("mdadm", "mdadm"),
+    "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
+    "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
+    "mkfs.xfs": ("xfsprogs", "xfsprogs"),
+    "mount": ("mount", "util-linux"),
+    "resize2fs": ("e2fsprogs", "e2fsprogs"),
+    "restorecon": ("policycoreutils", "policycoreutils"),
+    "systemctl": ("systemd", "systemd"),
+    "udevadm": ("udev", "systemd-udev"),
+    "update-initramfs": ("initramfs-tools", "dracut"),
+    "wipefs": ("util-linux", "util-linux"),
+    "xfs_growfs": ("xfsprogs", "xfsprogs"),
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended: ``code`` is negative for a signal, as in
+    subprocess; ``out`` and ``err`` are text (undecodable bytes replaced)."""
+
+    argv: Tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: Optional[float] = 60,
+    input: Optional[bytes] = None,
+) -> Finished:
+    """Run ``argv`` to its end and return what it said, whatever its code.
+
+    ``timeout`` in seconds; None for a command that writes to a volume: it is
+    never killed, and an interrupt of ours is raised only after its end.  The
+    command has its own session, so a Ctrl-C at our terminal passes it by.
+    Raises KrakenError: ``program-missing``, ``command-argument``,
+    ``command-timeout``, ``command-output``.
+    """
+    words = tuple(argv)
+    program = _find(words)
+    with _memory(b"") as out, _memory(b"") as err, _memory(input or b"") as source:
+        process = subprocess.Popen(
+            words,
+            executable=program,
+            stdin=source if input is not None else subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=ENVIRONMENT,
+            cwd="/",
+            umask=0o022,
+            start_new_session=True,
+        )
+        with _COUNTING:
+            STARTED[os.path.basename(program)] += 1
+        code = _wait(process, words, timeout)
+        finished = Finished(words, code, _text(out, words), _text(err, words))
+    LOG.debug("%s: exit status %d", shlex.join(words), code)
+    return finished
+
+
+def check(finished: Finished, doing: str) -> Finished:
+    """Return ``finished`` if its code is 0, else raise ``command-failed``.
+
+    ``doing`` completes "while …": ``making the filesystem on /dev/nvme1n1``.
+    """
+    if finished.code == 0:
+        return finished
+    if finished.code < 0:
+        how = f"was killed by {_signal_name(-finished.code)}"
+    else:
+        how = f"failed with exit status {finished.code}"
+    said = _last_lines(finished.err) or _last_lines(finished.out) or "nothing"
+    raise KrakenError(
+        Trouble(
+            kind="command-failed",
+            found=f"{os.path.basename(finished.argv[0])} {how} while {doing}, "
+            f"saying: {said}",
+            expected="exit status 0",
+            remedy=f"The command was: {shlex.join(finished.argv)}",
+        )
+    )
+
+
+def available(program: str) -> bool:
+    """Is ``program`` installed where :func:`run` looks?"""
+    return shutil.which(program, path=PATH) is not None
+
+
+def _find(words: Tuple[str, ...]) -> str:
+    if any("\0" in word for word in words):
+        raise KrakenError(
+            Trouble(
+                kind="command-argument",
+                found=f"an argument of {words[0]!r} holds a NUL character",
+                expected="text without control characters",
+                remedy="Correct the tag or configuration value it comes from.",
+            )
+        )
+    program = shutil.which(words[0], path=PATH)
+    if program is None:
+        raise KrakenError(_missing(os.path.basename(words[0])))
+    return program
+
+
+def _missing(program: str) -> Trouble:
+    remedy = "Install it in the image."
+    if program in PACKAGES:
+        debian, rhel = PACKAGES[program]
+        names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
+        remedy = f"Install the package {names} in the image."
+    return Trouble(
+        kind="program-missing",
+        found=f"the program {program} is not installed",
+        expected=f"it in one of {PATH}",
+        remedy=remedy,
+    )
+
+
+def _memory(content: bytes) -> IO[bytes]:
+    file = os.fdopen(os.memfd_create("cc-kraken", os.MFD_CLOEXEC), "w+b")
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def _wait(
+    process: "subprocess.Popen[bytes]",
+    words: Tuple[str, ...],
+    timeout: Optional[float],
+) -> int:
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+    except BaseException:
+        if timeout is None:
+            process.wait()
+        else:
+            _kill(process)
+        raise
+    raise KrakenError(
+        Trouble(
+            kind="command-timeout",
+            found=f"{shlex.join(words)} did not end within {timeout:g} s",
+            expected="an answer",
+            remedy="See the kernel's log for a device that does not answer.",
+        )
+    )
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    try:
+        process.wait(KILL_WAIT)
+    except subprocess.TimeoutExpired:
+        LOG.warning("process %d does not go away (waits for I/O)", process.pid)
+
+
+def _text(file: IO[bytes], words: Tuple[str, ...]) -> str:
+    # The child moved the shared file position, so read from the start.
+    file.seek(0)
+    content = file.read(OUTPUT_LIMIT + 1)
+    if len(content) > OUTPUT_LIMIT:
+        raise KrakenError(
+            Trouble(
+                kind="command-output",
+                found=f"{shlex.join(words)} printed more than {OUTPUT_LIMIT} bytes",
+                expected="a short answer",
+                remedy="Run it by hand and see what it says.",
+            )
+        )
+    return content.decode("utf-8", "replace")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last_lines(text: str, count: int = 4, width: int = 800) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-count:])[-width:]

@@ -1,0 +1,680 @@
+"""What a device holds, by direct reads: blank, known, half made, or unknown.
+
+Nothing is written here, and nothing is believed that was not read past the
+page cache (open(2), O_DIRECT).  Blank is proved, never assumed: every read
+succeeded, every byte of :mod:`cc_kraken.places` and of the samples is zero,
+``blkid -p`` and ``wipefs`` find nothing.  Neither of the two proves anything
+by itself: blkid's exit status 2 also means a read error or no such device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+import random
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from cc_kraken import places, record
+from cc_kraken import superblock as blocks
+from cc_kraken.command import run
+from cc_kraken.model import (
+    Blank,
+    Content,
+    Extent,
+    HalfMade,
+    Known,
+    KrakenError,
+    Look,
+    MdSuperblock,
+    Record,
+    Trouble,
+    Unknown,
+)
+from cc_kraken.superblock import MD_MEMBER, Found
+
+PAGE = 4096
+#: Bytes of one read at most.
+PIECE = 1 << 20
+#: Reads under way at the same time.
+DEPTH = 8
+#: Seconds that :func:`locked` waits, and between two tries.
+LOCK_WAIT = 30.0
+LOCK_PAUSE = 0.1
+
+PARTITION_TABLES = ("gpt", "dos", "PMBR")
+
+_ZERO = bytes(PIECE)
+
+
+def look(
+    path: str,
+    *,
+    volume_id: str = "",
+    full: bool = False,
+    ours: Sequence[Extent] = (),
+    licence: Optional[Record] = None,
+    rng: Optional[random.Random] = None,
+    fingerprint: bool = False,
+) -> Look:
+    """Classify the device at ``path``.
+
+    ``volume_id``: an intent record of another volume counts as unknown
+    content ("": of any volume, for an array).  ``full``: read every byte
+    before calling it blank.  ``ours``: extents that the recorded step may
+    have written; with them and a valid record the outcome is HalfMade or
+    Unknown, whatever signature is there by now.  ``licence``: that record,
+    where it lies elsewhere: on the members of the array at ``path``.
+    ``rng``: of the samples.
+    ``fingerprint``: ask for one also where an md member or a filesystem is
+    recognised, which otherwise takes a handful of reads.
+
+    The fingerprint is a sha256 (hex) over what the fixed places hold (with
+    ``full``, and nothing there: over everything), the size and the volume id.
+    It is "" when that is all zero or could not be read in whole.
+
+    A device that is missing, unreadable or no block device is Unknown.
+    Raises KrakenError only where a program is missing.
+    """
+    try:
+        reader = Reader(path)
+    except OSError as error:
+        return Look(Unknown(_opening(path, error)))
+    try:
+        return _Examination(
+            path, reader, volume_id, full, tuple(ours), licence, rng, fingerprint
+        ).outcome()
+    finally:
+        reader.close()
+
+
+def superblock(path: str) -> Optional[MdSuperblock]:
+    """The md superblock of the device at ``path``, if there is exactly one,
+    of version 1.x and without a flaw.  Never raises."""
+    try:
+        reader = Reader(path)
+    except OSError:
+        return None
+    try:
+        found = [one for one in blocks.scan(reader.read, reader.size)]
+    except ReadError:
+        return None
+    finally:
+        reader.close()
+    members = [one for one in found if one.type == MD_MEMBER]
+    if len(members) != 1 or members[0].flaw:
+        return None
+    return members[0].superblock
+
+
+def head(path: str, offset: int) -> Optional[Content]:
+    """The filesystem that begins at ``offset`` of the device at ``path``: of
+    an array that does not run, read through the member with its first chunk.
+
+    Known by our own parser alone, so good for a forecast and for nothing
+    else; Unknown where something else is there or cannot be read, None where
+    the 128 KiB read are zero.
+    """
+    try:
+        reader = Reader(path)
+    except OSError as error:
+        return Unknown(_opening(path, error))
+    try:
+        data = reader.read(offset, blocks.HEAD)
+    except ReadError as error:
+        return Unknown(_sentence(str(error)), error.offset)
+    finally:
+        reader.close()
+    found = blocks.filesystems(data, 1 << 63)
+    if len(found) == 1 and not found[0].flaw:
+        return Known(found[0].type, found[0].uuid, found[0].label)
+    first = first_byte(data, offset, ())
+    if first is None:
+        return None
+    flaw = next((one.flaw for one in found if one.flaw), "")
+    return Unknown(_sentence(flaw or "data without a known signature"), first)
+
+
+@contextlib.contextmanager
+def locked(path: str, wait: float = LOCK_WAIT) -> Iterator[int]:
+    """Hold the exclusive lock of a whole disk, which udev honours; yields
+    the read-only descriptor.
+
+    Source: systemd.io/BLOCK_DEVICE_LOCKING.  ``wait`` in seconds.  Raises
+    KrakenError ``device-locked`` or ``device-missing``.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise KrakenError(
+            Trouble(
+                "device-missing",
+                _opening(path, error),
+                "a disk that can be opened",
+                "See whether its volume is still attached.",
+            )
+        ) from error
+    try:
+        _lock(fd, path, time.monotonic() + wait)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, path: str, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() >= deadline:
+            raise KrakenError(
+                Trouble(
+                    "device-locked",
+                    f"another process holds the lock of {path}",
+                    "the exclusive lock of the disk (flock)",
+                    f"See who holds it: lsof {path}.",
+                    waits=True,
+                )
+            )
+        time.sleep(LOCK_PAUSE)
+
+
+def _opening(path: str, error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM):
+        return f"there is no device at {path} ({os.strerror(error.errno)})"
+    if error.errno == errno.ENOTBLK:
+        return f"{path} is not a block device"
+    return f"{path} cannot be opened for direct reads ({error.strerror})"
+
+
+# ------------------------------------------------------------- direct reading
+
+
+class ReadError(Exception):
+    """``offset`` could not be read; ``why`` completes the sentence."""
+
+    def __init__(self, offset: int, why: str) -> None:
+        super().__init__(f"read error at {offset}: {why}")
+        self.offset = offset
+
+
+class Reader:
+    """Direct reads of one block device; used by several threads at once."""
+
+    def __init__(self, path: str) -> None:
+        """Raises OSError; ENOTBLK where ``path`` is something else."""
+        if not stat.S_ISBLK(os.stat(path).st_mode):
+            raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK), path)
+        flags = os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK
+        self.fd = os.open(path, flags)
+        try:
+            if not stat.S_ISBLK(os.fstat(self.fd).st_mode):
+                raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK), path)
+            self.size = os.lseek(self.fd, 0, os.SEEK_END)
+            # blkid and wipefs read through the page cache: what lies there
+            # and is not dirty goes (nothing is written by this)
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError:
+            os.close(self.fd)
+            raise
+        self.reads = 0
+        self.bytes_read = 0
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def read(self, start: int, length: int) -> bytes:
+        """``length`` bytes from ``start``, at any alignment, cut at the end
+        of the device.  Raises ReadError."""
+        end = min(start + length, self.size)
+        first = start // PAGE * PAGE
+        last = min(self.size, -(-end // PAGE) * PAGE)
+        parts = [
+            self.piece(at, min(PIECE, last - at)) for at in range(first, last, PIECE)
+        ]
+        return b"".join(parts)[start - first : end - first]
+
+    def piece(self, start: int, length: int) -> bytes:
+        """One aligned read of 1 MiB at most, never a short one.  Raises
+        ReadError with the offset of the first page that cannot be read."""
+        try:
+            return self._direct(start, length)
+        except ReadError:
+            good = 0
+            bad = -(-length // PAGE)
+            while bad - good > 1:
+                middle = (good + bad) // 2
+                try:
+                    self._direct(start + good * PAGE, (middle - good) * PAGE)
+                except ReadError:
+                    bad = middle
+                else:
+                    good = middle
+            left = min(PAGE, length - good * PAGE)
+            self._direct(start + good * PAGE, left)
+            raise
+
+    def _direct(self, start: int, length: int) -> bytes:
+        buffer = self._buffer()
+        try:
+            count = os.preadv(self.fd, [memoryview(buffer)[:length]], start)
+        except OSError as error:
+            raise ReadError(start, error.strerror or "failed") from error
+        if count != length:
+            raise ReadError(start, f"only {count} of {length} bytes came")
+        with self._lock:
+            self.reads += 1
+            self.bytes_read += length
+        return buffer[:length]
+
+    def _buffer(self) -> mmap.mmap:
+        # anonymous memory begins at a page, as O_DIRECT asks for
+        buffer: Optional[mmap.mmap] = getattr(self._own, "buffer", None)
+        if buffer is None:
+            buffer = self._own.buffer = mmap.mmap(-1, PIECE)
+        return buffer
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What one read told: a digest, and the first byte that is in the way
+    (also the one that could not be read, with its error)."""
+
+    start: int
+    digest: str = ""
+    in_the_way: Optional[int] = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What many reads told: ``found`` are those that were not all zero, in
+    the order of their place."""
+
+    found: Tuple[_Piece, ...]
+
+    @property
+    def error(self) -> Optional[_Piece]:
+        return next((piece for piece in self.found if piece.error), None)
+
+    @property
+    def in_the_way(self) -> Optional[int]:
+        return min(
+            (piece.in_the_way for piece in self.found if piece.in_the_way is not None),
+            default=None,
+        )
+
+
+def _survey(
+    reader: Reader, extents: Iterable[Extent], exempt: Sequence[Extent]
+) -> _Survey:
+    """Read ``extents``, several at a time.  No thread outlives the call."""
+    stop = threading.Event()
+
+    def work(piece: Tuple[int, int]) -> Optional[_Piece]:
+        return None if stop.is_set() else _judge_piece(reader, piece, exempt)
+
+    found: List[_Piece] = []
+    with ThreadPoolExecutor(DEPTH, thread_name_prefix="cc-kraken-read") as pool:
+        try:
+            for batch in _batches(_pieces(extents)):
+                found.extend(piece for piece in pool.map(work, batch) if piece)
+        finally:
+            stop.set()
+    return _Survey(tuple(sorted(found, key=lambda piece: piece.start)))
+
+
+def _batches(
+    pieces: Iterator[Tuple[int, int]], length: int = 4096
+) -> Iterator[List[Tuple[int, int]]]:
+    batch: List[Tuple[int, int]] = []
+    for piece in pieces:
+        batch.append(piece)
+        if len(batch) == length:
+            yield batch
+            batch = []
+    yield batch
+
+
+def _pieces(extents: Iterable[Extent]) -> Iterator[Tuple[int, int]]:
+    for extent in extents:
+        for start in range(extent.start, extent.end, PIECE):
+            yield start, min(PIECE, extent.end - start)
+
+
+def _judge_piece(
+    reader: Reader, piece: Tuple[int, int], exempt: Sequence[Extent]
+) -> Optional[_Piece]:
+    start, length = piece
+    try:
+        data = reader.piece(start, length)
+    except ReadError as error:
+        return _Piece(start, in_the_way=error.offset, error=str(error))
+    # comparing slices is the fast way: memcmp(3)
+    if data == (_ZERO if length == PIECE else _ZERO[:length]):
+        return None
+    digest = hashlib.sha256(data).hexdigest()
+    return _Piece(start, digest, first_byte(data, start, exempt))
+
+
+def first_byte(data: bytes, start: int, exempt: Sequence[Extent]) -> Optional[int]:
+    """The offset of the first byte of ``data``, read at ``start``, that is
+    neither zero nor in one of the extents ``exempt``."""
+    rest = data
+    for extent in exempt:
+        low = max(0, extent.start - start)
+        high = min(len(data), extent.end - start)
+        if low < high:
+            rest = rest[:low] + bytes(high - low) + rest[high:]
+    bare = rest.lstrip(b"\0")
+    return start + len(rest) - len(bare) if bare else None
+
+
+# --------------------------------------------------------- what the tools say
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What ``blkid -p`` and ``wipefs`` say of a device.
+
+    ``tags``: of blkid (TYPE, UUID, PTTYPE …).  ``signatures``: offset and
+    type, of wipefs.
+    """
+
+    code: int
+    tags: Dict[str, str]
+    wipefs_code: int
+    signatures: Tuple[Tuple[int, str], ...]
+
+    @property
+    def nothing(self) -> bool:
+        return (
+            self.code == 2
+            and not self.tags
+            and self.wipefs_code == 0
+            and not self.signatures
+        )
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """Every type that either names; GPT's protective MBR is part of it."""
+        found = {name for _, name in self.signatures}
+        found.update(self.tags[key] for key in ("TYPE", "PTTYPE") if key in self.tags)
+        if "gpt" in found:
+            found -= {"PMBR", "dos"}
+        return tuple(sorted(found))
+
+
+def signs(path: str) -> Signs:
+    """Ask both tools.  Raises KrakenError (program missing, no answer)."""
+    blkid = run(["blkid", "-p", "-o", "export", path])
+    wipefs = run(["wipefs", "--no-act", "--json", path])
+    tags = dict(line.split("=", 1) for line in blkid.out.splitlines() if "=" in line)
+    tags.pop("DEVNAME", None)
+    listed = _listed(wipefs.out)
+    code = wipefs.code if listed is not None else wipefs.code or -1
+    return Signs(blkid.code, tags, code, tuple(listed or ()))
+
+
+def _listed(text: str) -> Optional[List[Tuple[int, str]]]:
+    if not text.strip():
+        # older ones print nothing at all for an empty list
+        return []
+    try:
+        return [
+            (int(entry["offset"], 0), str(entry["type"]))
+            for entry in json.loads(text)["signatures"]
+        ]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+# ------------------------------------------------------------------- judgement
+
+
+def judge(found: Sequence[Found], said: Signs) -> Optional[Content]:
+    """Known or Unknown by signatures, None where there is not one: pure.
+
+    Known is what exactly one signature says, of which our own parser (for
+    md, ext, xfs, btrfs), blkid and wipefs say the same.
+    """
+    members = [one for one in found if one.type == MD_MEMBER]
+    if members:
+        return _judge_member(members, found, said)
+    for one in found:
+        if one.flaw:
+            return Unknown(_sentence(one.flaw), one.offset)
+    if said.nothing and not found:
+        return None
+    names = " and ".join(sorted({*said.names, *(one.type for one in found)}))
+    first = min((offset for offset, _ in said.signatures), default=None)
+    if said.code == 8 or len(said.names) > 1 or len(found) > 1:
+        return Unknown(f"More than one signature: {names}.", first)
+    if said.code not in (0, 2) or said.wipefs_code != 0:
+        return Unknown(
+            f"blkid and wipefs failed (exit status {said.code} and "
+            f"{said.wipefs_code}){': ' + names if names else ''}.",
+            first,
+        )
+    return _judge_one(found[0] if found else None, said, names, first)
+
+
+def _judge_one(
+    own: Optional[Found], said: Signs, names: str, first: Optional[int]
+) -> Content:
+    kind = said.tags.get("TYPE") or said.tags.get("PTTYPE") or ""
+    uuid = said.tags.get("UUID") or said.tags.get("PTUUID") or ""
+    agreed = said.code == 0 and kind and {name for _, name in said.signatures} != set()
+    if kind in blocks.TYPES or own is not None:
+        agreed = (
+            agreed and own is not None and (own.type, own.uuid) == (kind, uuid.lower())
+        )
+    if not agreed:
+        return Unknown(
+            f"Those who looked for signatures do not agree about {names} "
+            f"(blkid: {kind or 'nothing'}, wipefs: "
+            f"{', '.join(sorted({n for _, n in said.signatures})) or 'nothing'}, "
+            f"our own reading: {own.type if own else 'nothing'}).",
+            own.offset if own else first,
+        )
+    if own is not None:
+        return Known(own.type, own.uuid, own.label)
+    return Known(kind, uuid, said.tags.get("LABEL", ""))
+
+
+def _judge_member(
+    members: Sequence[Found], found: Sequence[Found], said: Signs
+) -> Content:
+    """An md member is one although other signatures show on it, if they lie
+    in what md leaves alone before its data (remains of what was there before)
+    or in its data (a mirror with its superblock at the end shows its
+    filesystem).  It is not with a second md superblock; nor, where the
+    superblock is at the start, with a partition table, or an ext with blocks
+    of 1 KiB, which could be whole and in use around it."""
+    one = members[0]
+    if len(members) > 1:
+        places_of = " and ".join(str(member.offset) for member in members)
+        return Unknown(f"More than one md superblock: at {places_of}.", one.offset)
+    if one.flaw:
+        return Unknown(_sentence(one.flaw), one.offset)
+    if said.code != 0 or said.tags.get("TYPE") != MD_MEMBER or said.wipefs_code != 0:
+        return Unknown(
+            "An md superblock that blkid does not take for one (exit status "
+            f"{said.code}: {', '.join(said.names) or 'nothing'}).",
+            one.offset,
+        )
+    block = one.superblock
+    if block is None:
+        return Known(MD_MEMBER, one.uuid, one.label)
+    if said.tags.get("UUID", "").lower() != one.uuid:
+        return Unknown("blkid reads another UUID of the md superblock.", one.offset)
+    for offset, name in said.signatures:
+        if name == MD_MEMBER:
+            inside = one.offset <= offset < one.offset + blocks.MD_SIZE
+        elif block.minor == 0:
+            inside = block.data_offset <= offset < block.data_offset + block.data_size
+        else:
+            whole = any(
+                other.type == name and name != MD_MEMBER and 0 < other.block <= 1024
+                for other in found
+            )
+            inside = (
+                offset < block.data_offset + block.data_size
+                and name not in PARTITION_TABLES
+                and not whole
+            )
+        if not inside:
+            return Unknown(
+                f"An md member that also carries a signature of {name}.", offset
+            )
+    return Known(MD_MEMBER, one.uuid, one.label, block)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+# --------------------------------------------------------------- one whole look
+
+
+class _Examination:
+    """One look, in its order: signatures, record, proof."""
+
+    def __init__(
+        self,
+        path: str,
+        reader: Reader,
+        volume_id: str,
+        full: bool,
+        ours: Tuple[Extent, ...],
+        licence: Optional[Record],
+        rng: Optional[random.Random],
+        fingerprint: bool,
+    ) -> None:
+        self.path = path
+        self.reader = reader
+        self.volume_id = volume_id
+        self.full = full
+        self.ours = ours
+        self.licence = licence
+        self.rng = rng or random.SystemRandom()
+        self.fingerprint = fingerprint
+        self.record: Optional[Record] = None
+        self.exempt: Tuple[Extent, ...] = ()
+        self.strange: Optional[Unknown] = None
+
+    def outcome(self) -> Look:
+        if self.reader.size <= 0:
+            return Look(Unknown(f"{self.path} has no size: nothing is bound to it."))
+        try:
+            found = blocks.scan(self.reader.read, self.reader.size)
+            self._find_records()
+        except ReadError as error:
+            return self._look(Unknown(_sentence(str(error)), error.offset))
+        try:
+            said = signs(self.path)
+        except KrakenError as error:
+            if error.trouble.kind == "program-missing":
+                raise
+            return self._look(Unknown(str(error)))
+        content = self.strange or judge(found, said)
+        if self.ours and self.strange is None and (self.record or self.licence):
+            return self._half_made()
+        if isinstance(content, Known) and not self.fingerprint:
+            if content.type in (MD_MEMBER, *blocks.TYPES):
+                return self._look(content)
+        if content is not None:
+            survey = self._fixed()
+            return self._look(content, self._digest(survey))
+        return self._proof()
+
+    def _find_records(self) -> None:
+        """Which of the two blocks that may carry an intent record does."""
+        size = self.reader.size
+        spots: List[Tuple[int, Record]] = []
+        for place in sorted(set(record.places(size))):
+            if place < 0 or place + record.BLOCK > size:
+                continue
+            decoded = record.decode(self.reader.read(place, record.BLOCK))
+            if decoded is None:
+                continue
+            if self.volume_id and decoded.volume_id != self.volume_id:
+                self.strange = Unknown(
+                    f"An intent record of {decoded.volume_id}: this is a copy of "
+                    "that volume, made before it was finished.",
+                    place,
+                )
+                return
+            spots.append((place, decoded))
+        if any(decoded != spots[0][1] for _, decoded in spots):
+            self.strange = Unknown("Two intent records that differ.", spots[0][0])
+        elif spots:
+            self.record = spots[0][1]
+            self.exempt = tuple(record.extent(place) for place, _ in spots)
+
+    def _half_made(self) -> Look:
+        survey, fingerprint = self._whole(self.exempt + self.ours)
+        content = self._in_the_way(survey)
+        return self._look(content or HalfMade(), fingerprint)
+
+    def _proof(self) -> Look:
+        survey, fingerprint = self._whole(self.exempt)
+        content = self._in_the_way(survey)
+        return self._look(content or Blank(), fingerprint if content else "")
+
+    def _whole(self, exempt: Tuple[Extent, ...]) -> Tuple[_Survey, str]:
+        """Fixed places, and only if nothing is there the rest."""
+        survey = self._fixed(exempt)
+        fingerprint = self._digest(survey)
+        if survey.in_the_way is not None:
+            return survey, fingerprint
+        size = self.reader.size
+        if self.full:
+            rest: Iterable[Extent] = places.places(size, whole=True)
+        else:
+            rest = places.samples(size, self.rng)
+        more = _survey(self.reader, rest, exempt)
+        if self.full and not fingerprint:
+            fingerprint = self._digest(more)
+        return more, fingerprint
+
+    def _fixed(self, exempt: Tuple[Extent, ...] = ()) -> _Survey:
+        return _survey(self.reader, places.places(self.reader.size), exempt)
+
+    def _in_the_way(self, survey: _Survey) -> Optional[Unknown]:
+        if survey.error is not None:
+            piece = survey.error
+            return Unknown(_sentence(piece.error), piece.in_the_way)
+        if survey.in_the_way is not None:
+            return Unknown("Data without a known signature.", survey.in_the_way)
+        return None
+
+    def _digest(self, survey: _Survey) -> str:
+        if survey.error is not None or not survey.found:
+            return ""
+        lines = [f"cc_kraken 1 {self.volume_id} {self.reader.size}"]
+        lines += [f"{piece.start} {piece.digest}" for piece in survey.found]
+        return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
+
+    def _look(self, content: Content, fingerprint: str = "") -> Look:
+        return Look(
+            content,
+            self.record,
+            fingerprint,
+            self.reader.bytes_read,
+            self.reader.reads,
+        )

@@ -1,0 +1,228 @@
+"""Devices: which disks of this machine are EBS volumes, told by serial.
+
+Everything comes from sysfs, never from a device name or a udev link.  Sizes
+are in bytes, device numbers are text (``major:minor``).  A device that
+vanishes while it is looked at is left out.  Sources: sysfs(5), Linux
+Documentation/ABI/stable/sysfs-block, the EC2 user guide on EBS and NVMe.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
+
+from cc_kraken import mounts
+from cc_kraken.model import Device, Mount
+from cc_kraken.paths import Paths
+
+#: sysfs counts in units of this many bytes, whatever the disk's own sector.
+SECTOR = 512
+#: Mounted here: the system's own, never touched.
+SYSTEM_PATHS = ("/", "/boot", "/boot/efi", "/efi", "/usr")
+
+_SERIAL = re.compile(r"vol-?([0-9a-f]{17}|[0-9a-f]{8})")
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The disks found, by volume id.
+
+    ``duplicates`` holds the volume ids that several disks claim; these are
+    not in ``by_volume``.
+    """
+
+    by_volume: Mapping[str, Device] = field(default_factory=dict)
+    duplicates: Mapping[str, Tuple[Device, ...]] = field(default_factory=dict)
+
+
+def scan(paths: Paths) -> Devices:
+    """Every disk whose serial names an EBS volume.
+
+    Raises :class:`KrakenError` ``cannot-read`` when /proc cannot be read.
+    """
+    by_path = mounts.mounted(paths)
+    swaps = mounts.swaps(paths)
+    found: Dict[str, List[Device]] = {}
+    for name in _names(_block(paths)):
+        device = _device(paths, name, by_path, swaps)
+        if device is not None:
+            found.setdefault(device.volume_id, []).append(device)
+    return Devices(
+        by_volume={key: one[0] for key, one in found.items() if len(one) == 1},
+        duplicates={key: tuple(all) for key, all in found.items() if len(all) > 1},
+    )
+
+
+def volume_of_serial(serial: str) -> Optional[str]:
+    """The volume id that an NVMe serial spells (``vol0123…`` → ``vol-0123…``)."""
+    match = _SERIAL.fullmatch(serial.strip(" \t\r\n\0"))
+    return f"vol-{match.group(1)}" if match else None
+
+
+def serial_of(paths: Paths, name: str) -> Optional[str]:
+    """The volume id of the disk with this kernel name, as sysfs says now.
+
+    None: no such disk, or its serial is not one of EBS.
+    """
+    if _read(paths, name, "hidden") == "1":
+        return None
+    serial = _read(paths, name, "device", "serial")
+    return None if serial is None else volume_of_serial(serial)
+
+
+def leaves(paths: Paths, devno: str) -> FrozenSet[str]:
+    """Kernel names of the whole disks below a device (md, dm, partitions)."""
+    name = _name_of(paths, devno)
+    found: Set[str] = set()
+    if name is not None:
+        _add_leaves(paths, name, found, set())
+    return frozenset(found)
+
+
+def volumes_behind(paths: Paths, devno: str) -> Optional[FrozenSet[str]]:
+    """The ids of the volumes that a device lies on.
+
+    None when it does not exist or lies on anything that is no EBS volume.
+    """
+    found = set()
+    for name in leaves(paths, devno):
+        volume = serial_of(paths, name)
+        if volume is None:
+            return None
+        found.add(volume)
+    return frozenset(found) or None
+
+
+def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[FrozenSet[str]]:
+    """Like :func:`volumes_behind`, for all devices of a mounted filesystem."""
+    found: Set[str] = set()
+    for number in _numbers_behind(paths, mount):
+        volumes = volumes_behind(paths, number)
+        if volumes is None:
+            return None
+        found |= volumes
+    return frozenset(found) or None
+
+
+def root_volumes(paths: Paths) -> FrozenSet[str]:
+    """The ids of the volumes behind the system's own directories.
+
+    Every mount on such a path counts, hidden ones too.
+    """
+    found = set()
+    for mount in mounts.scan(paths):
+        if mount.path not in SYSTEM_PATHS:
+            continue
+        for number in _numbers_behind(paths, mount):
+            for name in leaves(paths, number):
+                volume = serial_of(paths, name)
+                if volume is not None:
+                    found.add(volume)
+    return frozenset(found)
+
+
+def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
+    number = mounts.device_number(paths, mount)
+    if mount.type == "btrfs":
+        groups = mounts.btrfs_groups(paths)
+        if number is None:
+            # The source says nothing (``/dev/root``): any of them may be it.
+            return frozenset(each for group in groups for each in group)
+        for group in groups:
+            if number in group:
+                return group
+    return frozenset() if number is None else frozenset({number})
+
+
+def _device(
+    paths: Paths,
+    name: str,
+    by_path: Mapping[str, Tuple[str, ...]],
+    swaps: FrozenSet[str],
+) -> Optional[Device]:
+    volume = serial_of(paths, name)
+    devno = _read(paths, name, "dev")
+    sectors = _read(paths, name, "size")
+    if volume is None or not devno or sectors is None or not sectors.isdigit():
+        return None
+    partitions = _partitions(paths, name)
+    numbers = [devno]
+    holders = set(_names(_block(paths, name, "holders")))
+    for partition in partitions:
+        numbers.append(_read(paths, name, partition, "dev") or "")
+        holders |= set(_names(_block(paths, name, partition, "holders")))
+    device = Device(
+        name=name,
+        path=os.path.join(paths.dev, name.replace("!", "/")),
+        devno=devno,
+        volume_id=volume,
+        size=int(sectors) * SECTOR,
+        read_only=_read(paths, name, "ro") != "0",
+        partitions=partitions,
+        holders=tuple(sorted(holders)),
+        mounted=tuple(path for number in numbers for path in by_path.get(number, ())),
+        swap=any(number in swaps for number in numbers),
+    )
+    # The name may have gone to another disk while the rest was read.
+    return device if serial_of(paths, name) == volume else None
+
+
+def _partitions(paths: Paths, name: str) -> Tuple[str, ...]:
+    return tuple(
+        entry
+        for entry in _names(_block(paths, name))
+        if os.path.exists(_block(paths, name, entry, "partition"))
+    )
+
+
+def _name_of(paths: Paths, devno: str) -> Optional[str]:
+    for name in _names(_block(paths)):
+        if _read(paths, name, "hidden") == "1":
+            continue
+        if _read(paths, name, "dev") == devno:
+            return name
+        for partition in _partitions(paths, name):
+            if _read(paths, name, partition, "dev") == devno:
+                return partition
+    return None
+
+
+def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> None:
+    if name in seen:
+        return
+    seen.add(name)
+    if not os.path.isdir(_block(paths, name)):
+        name = _disk_of(paths, name) or name
+    below = _names(_block(paths, name, "slaves"))
+    for slave in below:
+        _add_leaves(paths, slave, found, seen)
+    if not below:
+        found.add(name)
+
+
+def _disk_of(paths: Paths, partition: str) -> Optional[str]:
+    for disk in _names(_block(paths)):
+        if os.path.exists(_block(paths, disk, partition, "partition")):
+            return disk
+    return None
+
+
+def _block(paths: Paths, *parts: str) -> str:
+    return os.path.join(paths.sys, "block", *parts)
+
+
+def _names(directory: str) -> List[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def _read(paths: Paths, *parts: str) -> Optional[str]:
+    try:
+        with open(_block(paths, *parts), "rb") as stream:
+            return stream.read(4096).decode("utf-8", "replace").strip(" \t\r\n\0")
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,68 @@
+"""Direct reads and writes of whole 4 KiB blocks, past the page cache.
+
+The descriptors are open with O_DIRECT (open(2)); errors are OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from typing import Iterable, Iterator, Optional, Sequence, Tuple
+
+from cc_kraken.model import Extent
+from cc_kraken.record import BLOCK
+
+MIB = 1 << 20
+
+
+def read(fd: int, start: int, length: int) -> bytes:
+    """``length`` bytes (a multiple of 4096) past the page cache."""
+    with mmap.mmap(-1, length) as buffer:
+        done = os.preadv(fd, [buffer], start)
+        if done != length:
+            raise OSError(errno.EIO, f"short read of {done} bytes at {start}")
+        return buffer[:]
+
+
+def _chunks(extents: Iterable[Extent]) -> Iterator[Tuple[int, int]]:
+    for extent in extents:
+        start = extent.start // BLOCK * BLOCK
+        end = -(-extent.end // BLOCK) * BLOCK
+        while start < end:
+            length = min(MIB, end - start)
+            yield start, length
+            start += length
+
+
+def zero(fd: int, extents: Iterable[Extent]) -> None:
+    """Zero what is not zero within ``extents`` (whole 4 KiB blocks)."""
+    nothing = bytes(MIB)
+    for start, length in _chunks(extents):
+        present = read(fd, start, length)
+        if present == nothing[:length]:
+            continue
+        with mmap.mmap(-1, length) as buffer:
+            if os.pwritev(fd, [buffer], start) != length:
+                raise OSError(errno.EIO, f"short write at {start}")
+
+
+def first_byte(
+    fd: int, extents: Iterable[Extent], exempt: Sequence[Extent] = ()
+) -> Optional[int]:
+    """The offset of the first non-zero byte in ``extents`` outside ``exempt``
+    (whole 4 KiB blocks), or None."""
+    nothing = bytes(MIB)
+    for start, length in _chunks(extents):
+        present = read(fd, start, length)
+        if present == nothing[:length]:
+            continue
+        kept = bytearray(present)
+        for extent in exempt:
+            low = max(extent.start - start, 0)
+            high = min(extent.end - start, length)
+            if low < high:
+                kept[low:high] = bytes(high - low)
+        if any(kept):
+            return start + len(kept) - len(kept.lstrip(b"\0"))
+    return None

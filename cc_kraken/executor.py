@@ -1,0 +1,485 @@
+"""Carry out the steps of the plans: the only place where a plan becomes fact.
+
+Phase by phase over all sets, the sets of a phase side by side, the steps of a
+set in their order.  A step that fails ends its own set only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Type
+
+from cc_kraken import (
+    arrays,
+    content,
+    destroy,
+    devices,
+    fstab,
+    mdadmconf,
+    mounts,
+    record,
+)
+from cc_kraken.clock import Clock
+from cc_kraken.decision import Plan
+from cc_kraken.ec2 import Ec2, Outcome
+from cc_kraken.model import (
+    Array,
+    Device,
+    FstabLine,
+    Known,
+    KrakenError,
+    Record,
+    Trouble,
+)
+from cc_kraken.names import Names
+from cc_kraken.paths import Paths
+from cc_kraken.report import Report
+from cc_kraken.steps import (
+    CHANGES,
+    PHASES,
+    AddMember,
+    AssembleArray,
+    Attach,
+    CreateArray,
+    Detach,
+    EraseRecords,
+    MakeDirectory,
+    MakeFilesystem,
+    MountFilesystem,
+    RemoveFstab,
+    SetOwner,
+    Step,
+    StopArray,
+    Wipe,
+    WriteArrayLine,
+    WriteFstab,
+    WriteRecords,
+    ZeroSuperblocks,
+)
+from cc_kraken.world import World
+
+LOG = logging.getLogger(__name__)
+
+WORKERS = 32
+
+
+@dataclass
+class Carried:
+    """What came of the steps of one round.
+
+    ``attached``: volume id to device name, accepted by EC2.  ``ask_again``:
+    EC2's answers left it open what is true.  ``unused``: nothing has used
+    the volumes that were attached.
+    """
+
+    attached: Dict[str, str] = field(default_factory=dict)
+    detached: List[str] = field(default_factory=list)
+    troubles: Dict[str, Trouble] = field(default_factory=dict)
+    ask_again: bool = False
+    used: List[str] = field(default_factory=list)
+
+
+class Executor:
+    """Carries out steps on one machine for one run."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        instance_id: str,
+        ec2: Ec2,
+        report: Report,
+        enter: Callable[[Optional[str]], None],
+        clock: Clock,
+    ) -> None:
+        self.paths = paths
+        self.instance_id = instance_id
+        self.ec2 = ec2
+        self.report = report
+        self.enter = enter
+        self.clock = clock
+        self._names: Optional[Names] = None
+        self._chosen: Dict[str, str] = {}
+        self._files = threading.Lock()
+        self._world: World
+        self._carried: Carried
+        self._do: Mapping[Type[Step], Callable[[Step], None]] = {
+            Attach: self._attach,
+            Detach: self._detach,
+            Wipe: self._wipe,
+            WriteRecords: self._write_records,
+            StopArray: self._stop_array,
+            ZeroSuperblocks: self._zero_superblocks,
+            CreateArray: self._create_array,
+            AssembleArray: self._assemble_array,
+            AddMember: self._add_member,
+            WriteArrayLine: self._write_array_line,
+            MakeFilesystem: self._make_filesystem,
+            EraseRecords: self._erase_records,
+            MakeDirectory: self._make_directory,
+            WriteFstab: self._write_fstab,
+            MountFilesystem: self._mount,
+            SetOwner: self._set_owner,
+            RemoveFstab: self._remove_fstab,
+        }
+        assert set(self._do) == set(CHANGES)
+
+    def carry_out(self, plans: Sequence[Plan], world: World) -> Carried:
+        """Carry out the steps of these plans."""
+        self._world = world
+        self._carried = Carried()
+        for phase in PHASES:
+            work = [
+                (plan.name, [step for step in plan.steps if step.phase == phase])
+                for plan in plans
+                if plan.name not in self._carried.troubles
+            ]
+            work = [(name, steps) for name, steps in work if steps]
+            if not work:
+                continue
+            self.enter(phase)
+            with ThreadPoolExecutor(
+                min(WORKERS, len(work)), thread_name_prefix=f"kraken-{phase}"
+            ) as pool:
+                jobs = [
+                    pool.submit(self._set_steps, name, steps) for name, steps in work
+                ]
+            for job in jobs:
+                job.result()
+        return self._carried
+
+    def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
+        for step in steps:
+            if self.clock.stopped:
+                self._carried.troubles[name] = _stopped(step)
+                return
+            try:
+                self._one(step)
+            except KrakenError as error:
+                self._carried.troubles[name] = error.trouble
+                return
+            except Exception as error:
+                LOG.exception("%s: cannot %s", name, step)
+                self._carried.troubles[name] = Trouble(
+                    "internal-error",
+                    f"While it was to {step}, cc_kraken failed with "
+                    f"{type(error).__name__}: {error}",
+                    "",
+                    "This is a fault of cc_kraken: please report it with the "
+                    "traceback in the log. The next run goes on from here.",
+                )
+                return
+
+    def _one(self, step: Step) -> None:
+        if step.phase != "attach":
+            self._carried.used.append(step.set)
+        LOG.info("%s: %s", step.set, step)
+        self._do[type(step)](step)
+        self.report.done(step.set, str(step))
+
+    # ---- EC2
+
+    def _attach(self, step: Step) -> None:
+        """The lowest volume id first: two claimants must not split a set."""
+        assert isinstance(step, Attach)
+        first, *others = step.volume_ids
+        self._attach_one(first)
+        if not others:
+            return
+        with ThreadPoolExecutor(
+            min(WORKERS, len(others)), thread_name_prefix="kraken-attach"
+        ) as pool:
+            jobs = [pool.submit(self._attach_one, volume) for volume in others]
+        errors = [error for error in (job.exception() for job in jobs) if error]
+        # What time does not cure counts for more than what it may.
+        errors.sort(key=lambda e: isinstance(e, KrakenError) and e.trouble.waits)
+        if errors:
+            raise errors[0]
+
+    def _device_names(self) -> Names:
+        with self._files:
+            if self._names is None:
+                self._names = Names(self.ec2.own_view(self.instance_id).devices)
+            return self._names
+
+    def _attach_one(self, volume_id: str) -> None:
+        """A taken name is followed by the next one.
+
+        A volume keeps its name when it is asked for again: names are few, and
+        the call before may have succeeded after all.
+        """
+        names = self._device_names()
+        name = self._chosen.get(volume_id) or names.take()
+        while True:
+            self._chosen[volume_id] = name
+            answer = self.ec2.attach(volume_id, self.instance_id, name)
+            if answer.outcome is Outcome.ACCEPTED:
+                self._carried.attached[volume_id] = name
+                return
+            if answer.outcome is Outcome.ASK_AGAIN:
+                self._carried.ask_again = True
+                raise KrakenError(_in_use(answer.text))
+            LOG.info("%s: %s: the next name is tried", volume_id, answer.text)
+            name = names.reject(name)
+
+    def _detach(self, step: Step) -> None:
+        assert isinstance(step, Detach)
+        for volume_id in step.volume_ids:
+            self.ec2.detach(volume_id, self.instance_id)
+            self._carried.detached.append(volume_id)
+            # A name that was freed a moment ago can leave the next one stuck.
+            self._chosen.pop(volume_id, None)
+        self._carried.ask_again = True
+
+    # ---- volumes and arrays
+
+    def _device(self, volume_id: str) -> Device:
+        return self._world.devices[volume_id]
+
+    def _place(self, device: Device, member: bool) -> int:
+        return record.places(device.size)[0 if member else 1]
+
+    def _wipe(self, step: Step) -> None:
+        assert isinstance(step, Wipe)
+        destroy.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
+
+    def _write_records(self, step: Step) -> None:
+        assert isinstance(step, WriteRecords)
+        self._each(
+            step.records,
+            lambda one, device: destroy.write_record(
+                self.paths,
+                device,
+                one,
+                self._place(device, step.member),
+                permitted=one.volume_id in step.permitted,
+            ),
+        )
+
+    def _erase_records(self, step: Step) -> None:
+        assert isinstance(step, EraseRecords)
+        self._each(
+            step.records,
+            lambda one, device: destroy.erase_record(
+                self.paths, device, one, self._place(device, step.member)
+            ),
+        )
+
+    def _stop_array(self, step: Step) -> None:
+        assert isinstance(step, StopArray)
+        members = [self._device(one.volume_id) for one in step.records]
+        destroy.stop_array(self.paths, self._array(step.uuid), members, step.records)
+
+    def _zero_superblocks(self, step: Step) -> None:
+        assert isinstance(step, ZeroSuperblocks)
+        self._each(
+            step.records,
+            lambda one, device: destroy.zero_superblock(self.paths, device, one),
+        )
+
+    def _each(
+        self,
+        records: Sequence[Record],
+        do: Callable[[Record, Device], object],
+    ) -> None:
+        """The volumes of one set side by side; the first error counts."""
+        with ThreadPoolExecutor(
+            min(WORKERS, len(records)), thread_name_prefix="kraken-member"
+        ) as pool:
+            jobs = [
+                pool.submit(do, one, self._device(one.volume_id)) for one in records
+            ]
+        for job in jobs:
+            job.result()
+
+    def _create_array(self, step: Step) -> None:
+        assert isinstance(step, CreateArray)
+        destroy.create_array(
+            self.paths,
+            [self._device(volume) for volume in step.volume_ids],
+            step.records,
+            uuid=step.uuid,
+            level=step.level,
+            name=step.name,
+            permitted=step.permitted,
+        )
+
+    def _assemble_array(self, step: Step) -> None:
+        assert isinstance(step, AssembleArray)
+        members = [self._device(volume).path for volume in step.volume_ids]
+        arrays.assemble(
+            self.paths, step.name, step.uuid, members, incomplete=step.degraded
+        )
+        array = self._array(step.uuid)
+        if step.degraded and not array.running:
+            arrays.start_degraded(self.paths, array.name)
+        names = [self._device(volume).name for volume in step.volume_ids]
+        arrays.wait_running(self.paths, names)
+
+    def _add_member(self, step: Step) -> None:
+        assert isinstance(step, AddMember)
+        destroy.add_member(
+            self.paths, self._array(step.uuid), self._device(step.volume_id)
+        )
+
+    def _array(self, uuid: str) -> Array:
+        """The array as it runs now, found by its members' superblocks."""
+        for array in arrays.scan(self.paths):
+            if array.uuid == uuid or self._member_uuid(array) == uuid:
+                return array
+        raise KrakenError(
+            Trouble(
+                "array-absent",
+                f"Array {uuid} is not there after it was put together",
+                "an md device",
+                "See the kernel's log and /proc/mdstat for the reason.",
+            )
+        )
+
+    def _member_uuid(self, array: Array) -> str:
+        for device in self._world.devices.values():
+            if device.name in array.members:
+                block = content.superblock(device.path)
+                return block.uuid if block is not None else ""
+        return ""
+
+    def _write_array_line(self, step: Step) -> None:
+        assert isinstance(step, WriteArrayLine)
+        with self._files:
+            mdadmconf.add(self.paths, step.set, step.uuid)
+
+    # ---- filesystems and mounts
+
+    def _target(self, array_uuid: str, volume_id: str) -> "Device | Array":
+        return self._array(array_uuid) if array_uuid else self._device(volume_id)
+
+    def _make_filesystem(self, step: Step) -> None:
+        assert isinstance(step, MakeFilesystem)
+        members = [self._device(one.volume_id) for one in step.records]
+        destroy.make_filesystem(
+            self.paths,
+            self._target(step.array_uuid, step.records[0].volume_id),
+            members,
+            step.records,
+            type=step.type,
+            uuid=step.uuid,
+            label=step.label,
+            options=step.options,
+            permitted=step.permitted,
+        )
+
+    def _make_directory(self, step: Step) -> None:
+        assert isinstance(step, MakeDirectory)
+        mounts.make_directory(step.path)
+
+    def _write_fstab(self, step: Step) -> None:
+        assert isinstance(step, WriteFstab)
+        with self._files:
+            self._change_fstab(step.set, step.line)
+
+    def _remove_fstab(self, step: Step) -> None:
+        assert isinstance(step, RemoveFstab)
+        with self._files:
+            self._change_fstab(step.set, None)
+            mdadmconf.drop(self.paths, step.set)
+
+    def _change_fstab(self, name: str, line: Optional[FstabLine]) -> None:
+        text = fstab.replace(fstab.read(self.paths), {name: line})
+        fstab.write(self.paths, text)
+        mounts.reload()
+
+    def _mount(self, step: Step) -> None:
+        """Mount the very device, never whatever has its UUID."""
+        assert isinstance(step, MountFilesystem)
+        target = self._target(step.array_uuid, step.volume_id)
+        already = mounts.at(self.paths, step.path)
+        if already is None:
+            self._check_before_mount(step, target)
+            mounts.mount_device(
+                self.paths, target.path, step.path, step.type, step.options, step.set
+            )
+        # Also where somebody was faster: nothing is mounted over another mount.
+        mounts.verify(self.paths, step.path, target.devno)
+        self._check_serial(target)
+        mounts.relabel(self.paths, step.path)
+
+    def _check_before_mount(
+        self, step: MountFilesystem, target: "Device | Array"
+    ) -> None:
+        self._check_serial(target)
+        look = content.look(target.path)
+        shown = look.content
+        if look.record is not None:
+            raise KrakenError(
+                Trouble(
+                    "record-present",
+                    f"{target.path} carries an intent record",
+                    "a filesystem that is whole",
+                    "Run again: it is looked at afresh.",
+                )
+            )
+        if not isinstance(shown, Known) or (shown.type, shown.uuid) != (
+            step.type,
+            step.uuid,
+        ):
+            raise KrakenError(
+                Trouble(
+                    "content-changed",
+                    f"{target.path} does not show {step.type} with UUID {step.uuid}",
+                    "the filesystem that was seen before",
+                    "Run again: the new content is looked at afresh.",
+                )
+            )
+        state = mounts.path_state(step.path)
+        if state.entries and not step.covers:
+            raise KrakenError(
+                Trouble(
+                    "mount-path-files",
+                    f"{step.path} has files in it ({', '.join(state.entries)})",
+                    "an empty directory for a new filesystem",
+                    "Move the files away, or set mount_over: true.",
+                )
+            )
+
+    def _check_serial(self, target: "Device | Array") -> None:
+        if not isinstance(target, Device):
+            return
+        found = devices.serial_of(self.paths, target.name)
+        if found != target.volume_id:
+            raise KrakenError(
+                Trouble(
+                    "device-changed",
+                    f"{target.path} was {target.volume_id} and is now {found}",
+                    target.volume_id,
+                    "Run again.",
+                )
+            )
+
+    def _set_owner(self, step: Step) -> None:
+        assert isinstance(step, SetOwner)
+        uid = mounts.user_id(step.owner) if step.owner is not None else None
+        gid = mounts.group_id(step.group) if step.group is not None else None
+        mounts.set_owner(step.path, uid, gid, step.mode)
+
+
+def _in_use(text: str) -> Trouble:
+    """Somebody has the volume: this instance after all, or another one."""
+    return Trouble(
+        "volume-in-use",
+        text,
+        "an available volume",
+        "EC2 is asked who holds it.",
+        waits=True,
+    )
+
+
+def _stopped(step: Step) -> Trouble:
+    return Trouble(
+        "stopped",
+        f"The run was told to end before it was to {step}",
+        "",
+        "The next run goes on from here.",
+        waits=True,
+    )

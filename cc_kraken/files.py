@@ -1,0 +1,238 @@
+"""Files written so that a power cut leaves the old content or the new.
+
+Paths are plain strings, contents are bytes; text is UTF-8 in which foreign
+bytes survive (``surrogateescape``).  Sources: rename(2), fsync(2), xattr(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from typing import Optional
+
+from cc_kraken.model import KrakenError, Trouble
+
+NEW_FILE_MODE = 0o644
+_MARK = ".kraken-"
+
+# Attributes that a copy may not be able to carry over; losing one of them
+# must not keep the file from being written.
+_XATTR_TOLERATED = (
+    errno.ENOTSUP,
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENODATA,
+    errno.EINVAL,
+)
+
+
+def write_atomic(path: str, data: bytes, mode: Optional[int] = None) -> bool:
+    """Make ``path`` hold exactly ``data``; True when anything was changed.
+
+    A symbolic link stays and its target is replaced.  Mode, owner and
+    extended attributes (SELinux context, ACL) of an existing file are kept;
+    ``mode`` sets the permission bits, a new file without it gets 0644.
+    Raises :class:`KrakenError` ``cannot-write``, and then the old content is
+    in place and no temporary file is left.
+    """
+    try:
+        return _replace(os.path.realpath(path), data, mode)
+    except (OSError, ValueError) as error:
+        raise _cannot("write", path, error) from error
+
+
+def read_text(path: str) -> Optional[str]:
+    """The content of a file, line ends as they are; None without the file.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return decode(stream.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _cannot("read", path, error) from error
+
+
+def remove(path: str) -> bool:
+    """Remove a file (a link: the link) for good; True when it was there.
+
+    Raises :class:`KrakenError` ``cannot-write``.
+    """
+    try:
+        os.unlink(path)
+        _sync_directory(os.path.dirname(path) or ".")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise _cannot("write", path, error) from error
+    return True
+
+
+def make_directories(path: str, mode: int = 0o755) -> None:
+    """Make a directory of ours and its parents, as far as they are missing.
+
+    Raises :class:`KrakenError` ``cannot-write``.
+    """
+    try:
+        os.makedirs(path, mode=mode, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise _cannot("write", path, error) from error
+
+
+def decode(data: bytes) -> str:
+    """Text of ``data`` from which :func:`encode` makes the same bytes."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def encode(text: str) -> bytes:
+    """The bytes of ``text`` (see :func:`decode`)."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
+    old = _status(path)
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    _remove_leftovers(path)
+    if old is not None and _same_content(path, old, data):
+        if mode is None or stat.S_IMODE(old.st_mode) == mode:
+            return False
+        os.chmod(path, mode)
+        return True
+    temporary = _temporary(path)
+    descriptor = os.open(
+        temporary,
+        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o600,
+    )
+    try:
+        try:
+            _write_all(descriptor, data)
+            _keep_attributes(path, old, descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        _unlink_quietly(temporary)
+        raise
+    _sync_directory(os.path.dirname(path))
+    return True
+
+
+def _status(path: str) -> Optional[os.stat_result]:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _same_content(path: str, status: os.stat_result, data: bytes) -> bool:
+    if status.st_size != len(data):
+        return False
+    with open(path, "rb") as stream:
+        return stream.read() == data
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _keep_attributes(
+    path: str,
+    old: Optional[os.stat_result],
+    descriptor: int,
+    mode: Optional[int],
+) -> None:
+    if old is None:
+        os.fchmod(descriptor, NEW_FILE_MODE if mode is None else mode)
+        return
+    new = os.fstat(descriptor)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    for name in os.listxattr(path):
+        try:
+            os.setxattr(descriptor, name, os.getxattr(path, name))
+        except OSError as error:
+            if error.errno not in _XATTR_TOLERATED:
+                raise
+    # After the ACL, which carries permission bits of its own.
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode) if mode is None else mode)
+
+
+def _temporary(path: str) -> str:
+    directory, base = os.path.split(path)
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    return os.path.join(directory, f".{base}{_MARK}{unique}")
+
+
+def _remove_leftovers(path: str) -> None:
+    """Remove what a run left behind that was killed while it wrote."""
+    directory, base = os.path.split(path)
+    prefix = f".{base}{_MARK}"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        if not name.startswith(prefix):
+            continue
+        pid = name[len(prefix) :].partition("-")[0]
+        if pid.isdigit() and not _is_running(int(pid)):
+            _unlink_quietly(os.path.join(directory, name))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "Make room on that filesystem and run again.",
+    errno.EDQUOT: "Raise the quota or remove files, and run again.",
+    errno.EROFS: "Make that filesystem writable and run again.",
+    errno.EACCES: "Run as root.",
+    errno.EPERM: "Check that it is not immutable (lsattr), and run as root.",
+    errno.ENOENT: "Make its directory and run again.",
+    errno.EBUSY: "A bind mount over that file hinders replacing it: remove it.",
+}
+
+
+def _cannot(verb: str, path: str, error: Exception) -> KrakenError:
+    number = error.errno if isinstance(error, OSError) else None
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    adjective = "writable" if verb == "write" else "readable"
+    return KrakenError(
+        Trouble(
+            kind=f"cannot-{verb}",
+            found=f"cannot {verb} {path!r}: {reason}",
+            expected=f"a {adjective} file",
+            remedy=_REMEDIES.get(number or 0, "Correct this and run again."),
+        )
+    )

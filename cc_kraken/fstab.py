@@ -1,0 +1,173 @@
+"""Lines of fstab: ours are made, found and replaced, others stay byte by byte.
+
+One line a set, marked with the option ``X-kraken.set=<name>`` (mount(8)
+ignores options that begin with ``X-``).  All functions are pure except
+:func:`write`.  Sources: fstab(5), getmntent(3), systemd.mount(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from urllib.parse import quote, unquote
+
+from cc_kraken import files
+from cc_kraken.model import FstabLine
+from cc_kraken.mounts import unescape
+from cc_kraken.paths import Paths
+
+MARK = "X-kraken.set="
+#: Always ours: a volume that is missing must not keep a machine from booting.
+DEVICE_TIMEOUT = "x-systemd.device-timeout=30s"
+#: fsck does something in the boot's second pass for these alone.
+CHECKED_TYPES = frozenset({"ext4"})
+
+_NAME_SAFE = "+@:"
+_ESCAPED = re.compile(rb"[\x00-\x20\x7f\\]")
+#: Options that a wish cannot set: they are ours, or cloud-init's.
+_RESERVED = re.compile(
+    r"(no)?fail|x-systemd\.device-timeout(=.*)?|x-kraken\..*|comment=.*|defaults",
+    re.IGNORECASE,
+)
+
+
+def entry(
+    set_name: str, uuid: str, path: str, fs_type: str, options: Sequence[str] = ()
+) -> FstabLine:
+    """The line of one set."""
+    wanted = [option for option in options if not _RESERVED.fullmatch(option)]
+    wanted = list(dict.fromkeys(wanted)) or ["defaults"]
+    mark = MARK + quote(set_name, _NAME_SAFE, errors="surrogateescape")
+    return FstabLine(
+        spec=f"UUID={uuid}",
+        path=path,
+        type=fs_type,
+        options=(*wanted, "nofail", DEVICE_TIMEOUT, mark),
+        freq="0",
+        passno="2" if fs_type in CHECKED_TYPES else "0",
+        set=set_name,
+    )
+
+
+def render(line: FstabLine) -> str:
+    """The text of a line, without its line end.
+
+    Raises ValueError for an empty field, which would shift the others.
+    """
+    options = ",".join(line.options)
+    fields = (line.spec, line.path, line.type, options, line.freq, line.passno)
+    if not all(fields):
+        raise ValueError(f"empty field in the fstab line of {line.path!r}")
+    return " ".join(_escape(each) for each in fields)
+
+
+def parse(text: str) -> Tuple[FstabLine, ...]:
+    """The mounts that fstab asks for; comments and odd lines are left out."""
+    lines = (_parse_line(line) for line in text.split("\n"))
+    return tuple(line for line in lines if line is not None)
+
+
+def ours(text: str) -> Mapping[str, FstabLine]:
+    """The marked lines by set name (the first where a set has several)."""
+    found: Dict[str, FstabLine] = {}
+    for line in parse(text):
+        if line.set:
+            found.setdefault(line.set, line)
+    return found
+
+
+def replace(text: str, lines: Mapping[str, Optional[FstabLine]]) -> str:
+    """``text`` with the lines of these sets as given (None: without one).
+
+    A marked line is replaced where it stands, further ones of the same set
+    are dropped, and a set without one gets its line at the end.
+    """
+    missing = {name: line for name, line in lines.items() if line is not None}
+    result: List[str] = []
+    for raw in _split(text):
+        parsed = _parse_line(raw.rstrip("\n"))
+        if parsed is None or not parsed.set or parsed.set not in lines:
+            result.append(raw)
+            continue
+        wanted = missing.pop(parsed.set, None)
+        if wanted is not None:
+            result.append(render(wanted) + "\n")
+    if missing and result and not result[-1].endswith("\n"):
+        result.append("\n")
+    result += [render(line) + "\n" for line in missing.values()]
+    return "".join(result)
+
+
+def conflicts(text: str, line: FstabLine) -> Tuple[FstabLine, ...]:
+    """Lines that are not ours and have the mount path or the UUID of ``line``."""
+    return tuple(
+        other
+        for other in parse(text)
+        if not other.set
+        and (
+            _normal(other.path) == _normal(line.path)
+            or _uuid(other.spec) == _uuid(line.spec) != ""
+        )
+    )
+
+
+def read(paths: Paths) -> str:
+    """The text of fstab, "" where there is none (``cannot-read``)."""
+    return files.read_text(paths.fstab) or ""
+
+
+def write(paths: Paths, text: str) -> bool:
+    """Write fstab; True when it changed (``cannot-write``)."""
+    return files.write_atomic(paths.fstab, files.encode(text))
+
+
+def _split(text: str) -> Iterable[str]:
+    """Lines with their ends; only a newline ends a line here."""
+    return [part for part in re.split(r"(?<=\n)", text) if part]
+
+
+def _parse_line(line: str) -> Optional[FstabLine]:
+    fields = line.rstrip("\r").strip(" \t").replace("\t", " ").split(" ")
+    fields = [field for field in fields if field]
+    if len(fields) < 3 or fields[0].startswith("#"):
+        return None
+    spec, path, fs_type = (_unescape(field) for field in fields[:3])
+    options = tuple(_unescape(fields[3] if len(fields) > 3 else "defaults").split(","))
+    return FstabLine(
+        spec=spec,
+        path=path,
+        type=fs_type,
+        options=options,
+        freq=fields[4] if len(fields) > 4 else "0",
+        passno=fields[5] if len(fields) > 5 else "0",
+        set=_set_of(options),
+    )
+
+
+def _set_of(options: Sequence[str]) -> str:
+    for option in options:
+        if option.startswith(MARK):
+            return unquote(option[len(MARK) :], errors="surrogateescape")
+    return ""
+
+
+def _escape(field: str) -> str:
+    data = files.encode(field)
+    escaped = _ESCAPED.sub(lambda match: b"\\%03o" % match.group()[0], data)
+    return files.decode(escaped)
+
+
+def _unescape(field: str) -> str:
+    return unescape(files.encode(field))
+
+
+def _normal(path: str) -> str:
+    return os.path.normpath("/" + path.strip("/")) if path.startswith("/") else path
+
+
+def _uuid(spec: str) -> str:
+    for prefix in ("UUID=", "/dev/disk/by-uuid/"):
+        if spec.startswith(prefix):
+            return spec[len(prefix) :].strip("\"'").lower()
+    return ""

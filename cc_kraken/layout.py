@@ -1,0 +1,122 @@
+"""The layout of the last good run, which makes a reboot cheap.
+
+``layout.json`` says which volumes were behind which mount path on which
+instance under which configuration.  It permits nothing: it only saves asking
+EC2 when the machine shows exactly what it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any, Dict, Mapping, Optional
+
+from cc_kraken import devices, files, mounts
+from cc_kraken.model import Identity, Section
+from cc_kraken.paths import Paths
+
+
+def digest(section: Section, identity: Identity) -> str:
+    """What the layout depends on besides the machine: configuration and the
+    instance's tags (sha256, hex)."""
+    tags = None if identity.tags is None else dict(sorted(identity.tags.items()))
+    text = json.dumps([section.digest, tags], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save(
+    paths: Paths, section: Section, identity: Identity, status: Mapping[str, Any]
+) -> bool:
+    """Keep what a complete run left; returns whether anything was written.
+
+    A run that left a set pending or failed removes the layout instead.
+    """
+    sets = status["sets"]
+    whole = sets and all(
+        entry["state"] in ("mounted", "assembled", "attached")
+        and not entry["error"]
+        and not entry["reason"]
+        for entry in sets.values()
+    )
+    mounted = {
+        name: {
+            "mount_path": entry["mount_path"],
+            "volumes": sorted(volume["id"] for volume in entry["volumes"]),
+            "required": entry["required"],
+            "filesystem": entry["filesystem"],
+            "array": entry["array"],
+        }
+        for name, entry in sets.items()
+        if entry["state"] == "mounted"
+    }
+    if not whole or len(mounted) != len(sets):
+        return files.remove(paths.layout)
+    content = {
+        "version": 1,
+        "instance_id": identity.instance_id,
+        "digest": digest(section, identity),
+        "node": status["node"],
+        "sets": mounted,
+    }
+    os.makedirs(paths.state, mode=0o755, exist_ok=True)
+    data = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return files.write_atomic(paths.layout, data.encode(), 0o644)
+
+
+def load(paths: Paths) -> Optional[Dict[str, Any]]:
+    """The saved layout, or None when there is none that can be read."""
+    text = files.read_text(paths.layout)
+    try:
+        content = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return content if _well_formed(content) else None
+
+
+def _well_formed(content: Any) -> bool:
+    """Whether all is there that the fast way relies on: a file that somebody
+    has edited must not cost the boot."""
+    try:
+        names = [content["node"]["prefix"], content["node"]["node_id"]]
+        for entry in content["sets"].values():
+            names += [entry["mount_path"], *entry["volumes"]]
+            if not isinstance(entry["required"], bool):
+                return False
+            if not {"filesystem", "array"} <= set(entry):
+                return False
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return content.get("version") == 1 and all(isinstance(n, str) for n in names)
+
+
+def matches(layout: Mapping[str, Any], section: Section, identity: Identity) -> bool:
+    """Whether instance, configuration and tags are those of the layout."""
+    return (
+        bool(layout.get("sets"))
+        and layout.get("instance_id") == identity.instance_id
+        and layout.get("digest") == digest(section, identity)
+    )
+
+
+def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
+    """Whether every mount lies on exactly the recorded volumes (sysfs and
+    mountinfo only)."""
+    for entry in layout["sets"].values():
+        mount = mounts.at(paths, entry["mount_path"])
+        if mount is None:
+            return False
+        behind = devices.volumes_behind_mount(paths, mount)
+        if behind is None or sorted(behind) != entry["volumes"]:
+            return False
+    return True
+
+
+def present(paths: Paths, layout: Mapping[str, Any]) -> bool:
+    """Whether every recorded volume has a disk here."""
+    found = devices.scan(paths).by_volume
+    return all(
+        volume in found
+        for entry in layout["sets"].values()
+        for volume in entry["volumes"]
+    )

@@ -1,0 +1,377 @@
+"""The values that flow through a run: what is wanted and what is found.
+
+Plain frozen dataclasses, no behaviour beyond their own text, no I/O.
+Sizes are in bytes unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Mapping, Optional, Tuple, Union
+
+# --------------------------------------------------------------- who we are
+
+
+@dataclass(frozen=True)
+class Node:
+    """The role that an instance plays; instances come and go, nodes stay."""
+
+    prefix: str
+    node_id: str
+
+    def __str__(self) -> str:
+        return f"{self.prefix}/{self.node_id}"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """This instance, as cloud-init's datasource describes it.
+
+    ``tags`` is None where the metadata service offers no instance tags.
+    """
+
+    instance_id: str
+    region: str
+    zone: str
+    tags: Optional[Mapping[str, str]] = None
+    instance_type: str = ""
+
+
+# ------------------------------------------------------------------ trouble
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why something is not done, in the words that a person reads.
+
+    ``kind`` is a stable slug (``members-missing``).  ``waits`` says that time
+    may cure it: it is awaited up to the deadline, and an error after it.
+    """
+
+    kind: str
+    found: str
+    expected: str
+    remedy: str
+    waits: bool = False
+
+    def __str__(self) -> str:
+        text = self.found
+        if self.expected:
+            text += f"; expected {self.expected}"
+        if not text.endswith("."):
+            text += "."
+        return f"{text} {self.remedy}".rstrip()
+
+
+class KrakenError(Exception):
+    """An error whose text is a sentence for the operator (no traceback)."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+# ------------------------------------------------------------------- wanted
+
+
+@dataclass(frozen=True)
+class Ec2Options:
+    """The ``ec2:`` part of the section; None is "as the datasource says"."""
+
+    region: Optional[str] = None
+    endpoint_url: Optional[str] = None
+    ca_bundle: Optional[str] = None
+    https_proxy: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """The ``kraken:`` section after merging and validation.
+
+    ``defaults`` and ``volumes`` keep the validated keys as written (snake
+    case), so that tags can be merged between them.  Times are seconds.
+    ``digest`` identifies the content (sha256, hex).
+    """
+
+    enabled: bool = True
+    tag_namespace: str = "KRKN-IN"
+    prefix: Optional[str] = None
+    node_id: Optional[str] = None
+    dry_run: bool = False
+    boot_wait: int = 90
+    wait: int = 3600
+    final_wait: int = 600
+    blank_proof: str = "sampled"
+    ec2: Ec2Options = field(default_factory=Ec2Options)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    volumes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class WantedSet:
+    """One set as wanted, after merging configuration and tags.
+
+    ``fs_type`` None: attach and assemble only.  ``mount_path`` None: no
+    mount.  ``raid_level`` None in a set of one.
+    """
+
+    name: str
+    members: int = 1
+    raid_level: Optional[int] = None
+    fs_type: Optional[str] = None
+    mount_path: Optional[str] = None
+    mount_options: Tuple[str, ...] = ()
+    mkfs_options: Tuple[str, ...] = ()
+    owner: Optional[str] = None
+    group: Optional[str] = None
+    mode: Optional[int] = None
+    label: Optional[str] = None
+    required: bool = True
+    grow: bool = True
+    allow_degraded: bool = False
+    mount_over: bool = False
+    volume_ids: Tuple[str, ...] = ()
+    overwrite: Mapping[str, str] = field(default_factory=dict)
+    declared: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One set of this node: its wish, the volumes that carry its name, and
+    what is wrong with either, if anything."""
+
+    name: str
+    wanted: WantedSet
+    volumes: Tuple["Volume", ...] = ()
+    trouble: Optional[Trouble] = None
+    warnings: Tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- found: EC2
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One attachment; EC2 leaves the instance out for managed ones."""
+
+    instance_id: Optional[str]
+    device: Optional[str]
+    state: str
+    delete_on_termination: bool = False
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One EBS volume as DescribeVolumes shows it.
+
+    ``origin`` is the snapshot or the volume that it was made from, or "".
+    """
+
+    id: str
+    size_gib: int
+    zone: str
+    state: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    attachments: Tuple[Attachment, ...] = ()
+    origin: str = ""
+    multi_attach: bool = False
+    managed: bool = False
+
+
+@dataclass(frozen=True)
+class Holder:
+    """An instance that holds one of our volumes.
+
+    ``state``: as DescribeInstances names it, or ``gone``.
+    """
+
+    instance_id: str
+    state: str
+    prefix: Optional[str] = None
+    node_id: Optional[str] = None
+
+
+# ------------------------------------------------------- found: the machine
+
+
+@dataclass(frozen=True)
+class Device:
+    """A whole NVMe disk whose serial names an EBS volume (sysfs)."""
+
+    name: str
+    path: str
+    devno: str
+    volume_id: str
+    size: int
+    read_only: bool = False
+    partitions: Tuple[str, ...] = ()
+    holders: Tuple[str, ...] = ()
+    mounted: Tuple[str, ...] = ()
+    swap: bool = False
+
+
+@dataclass(frozen=True)
+class Array:
+    """An md array that the kernel knows, running or not (sysfs).
+
+    ``members`` are kernel names of the disks in it; ``state`` is sysfs
+    ``md/array_state``; ``level`` as sysfs says it (``raid0``).
+    """
+
+    name: str
+    path: str
+    devno: str
+    uuid: str
+    level: str
+    raid_disks: int
+    members: Tuple[str, ...]
+    state: str
+    degraded: int = 0
+    size: int = 0
+    read_only: bool = False
+    mounted: Tuple[str, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        return self.state not in ("clear", "inactive", "")
+
+
+@dataclass(frozen=True)
+class MdSuperblock:
+    """An md 1.x superblock, read by ourselves.
+
+    Offsets and sizes in bytes.  ``roles`` maps device numbers to roles
+    (0xFFFF spare, 0xFFFE failed, 0xFFFD journal).  ``minor`` is the
+    placement: 0 (end), 1 (start), 2 (4 KiB).
+    """
+
+    uuid: str
+    name: str
+    level: int
+    raid_disks: int
+    role: Optional[int]
+    events: int
+    device_uuid: str
+    data_offset: int
+    data_size: int
+    array_size: int
+    chunk: int
+    layout: int
+    update_time: int
+    roles: Tuple[int, ...]
+    minor: int = 2
+    feature_map: int = 0
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Bytes ``start`` to ``end`` (exclusive) of a device."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Blank:
+    """Proved blank: every probe agrees, every read succeeded, all zero."""
+
+
+@dataclass(frozen=True)
+class HalfMade:
+    """Our own intent record, and nothing but zeros outside it and outside
+    the structures that the recorded step itself writes."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A known content: ``type`` is blkid's name for it (``ext4``,
+    ``linux_raid_member``, ``LVM2_member``, ``gpt`` …)."""
+
+    type: str
+    uuid: str = ""
+    label: str = ""
+    superblock: Optional[MdSuperblock] = None
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Anything else, read errors included.  ``offset`` is the first byte in
+    the way, where one is known."""
+
+    reason: str
+    offset: Optional[int] = None
+
+
+Content = Union[Blank, HalfMade, Known, Unknown]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The intent record: what a run set out to make on these very volumes.
+
+    ``identity`` is the sha256 (hex) over node, set and volume ids;
+    ``volume_id`` is the volume that this copy of the record lies on.
+    """
+
+    identity: str
+    volume_id: str
+    fs_type: str
+    fs_uuid: str
+    array_uuid: str = ""
+    level: int = -1
+    members: int = 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """The outcome of one classification of one device by direct reads.
+
+    ``fingerprint`` (hex) is of what the fixed places hold; "" when blank.
+    """
+
+    content: Content
+    record: Optional[Record] = None
+    fingerprint: str = ""
+    bytes_read: int = 0
+    reads: int = 0
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo."""
+
+    path: str
+    devno: str
+    type: str
+    source: str
+    root: str = "/"
+
+
+@dataclass(frozen=True)
+class FstabLine:
+    """One fstab line that is ours (``set`` from ``X-kraken.set=``) or not
+    (``set`` ""), unescaped."""
+
+    spec: str
+    path: str
+    type: str
+    options: Tuple[str, ...]
+    freq: str = "0"
+    passno: str = "0"
+    set: str = ""
+
+
+@dataclass(frozen=True)
+class PathState:
+    """A mount point as found.
+
+    ``kind``: absent, directory, symlink (it or a parent is one), other.
+    ``entries``: names inside (``lost+found`` left out), cut at 10.
+    """
+
+    kind: str
+    entries: Tuple[str, ...] = ()
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o755

@@ -1,0 +1,518 @@
+"""Mounts and mount points: mountinfo, swaps, directories, owners.
+
+Mounting goes by path through fstab, so what a boot does is what a run does.
+Device numbers are text, ``major:minor``.  Sources: proc_pid_mountinfo(5),
+proc_swaps(5), mount(8), openat(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import itertools
+import os
+import pwd
+import re
+import stat
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+
+from cc_kraken import command
+from cc_kraken.files import decode
+from cc_kraken.model import KrakenError, Mount, PathState, Trouble
+from cc_kraken.paths import Paths
+
+ENTRIES_SHOWN = 10
+#: Names that a new filesystem holds by itself.
+OWN_ENTRIES = frozenset({"lost+found"})
+#: Exists where systemd is the init (sd_booted(3)).
+SYSTEMD_BOOTED = "/run/systemd/system"
+#: The largest user or group number; the next one means "no change".
+MAX_ID = 2**32 - 2
+
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class _Line:
+    id: int
+    parent: int
+    mount: Mount
+
+
+# ------------------------------------------------------------- what is mounted
+
+
+def scan(paths: Paths) -> Tuple[Mount, ...]:
+    """Every mount that this process sees, in the kernel's order.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    return parse(_mountinfo(paths))
+
+
+def parse(data: bytes) -> Tuple[Mount, ...]:
+    """The mounts of a mountinfo text; lines that make no sense are left out."""
+    return tuple(line.mount for line in _parse(data))
+
+
+def at(paths: Paths, path: str) -> Optional[Mount]:
+    """The mount that one sees at exactly ``path``, None where there is none.
+
+    Follows the tree of mounts as a path lookup does: of several mounts on one
+    path the topmost counts, and one that is hidden below another does not.
+    """
+    return _at(_parse(_mountinfo(paths)), path)
+
+
+def device_number(paths: Paths, mount: Mount) -> Optional[str]:
+    """The device behind a mount; None for a filesystem without one.
+
+    btrfs shows a number of no device, so there the source is asked.
+    """
+    if not mount.devno.startswith("0:"):
+        return mount.devno
+    if not mount.source.startswith("/"):
+        return None
+    return node_number(paths, mount.source)
+
+
+def node_number(paths: Paths, node: str) -> Optional[str]:
+    """The number of the block device that ``node`` (``/dev/…``) names."""
+    path = node
+    if node.startswith("/dev/"):
+        path = os.path.join(paths.dev, node[len("/dev/") :])
+    try:
+        status = os.stat(path)
+        if stat.S_ISBLK(status.st_mode):
+            return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    except OSError:
+        pass
+    except ValueError:
+        return None
+    # A node that is gone (or not made yet) still has its kernel name.
+    name = os.path.relpath(os.path.realpath(path), os.path.realpath(paths.dev))
+    return block_number(paths, name.replace("/", "!"))
+
+
+def block_number(paths: Paths, name: str) -> Optional[str]:
+    """The number of the disk or partition with this kernel name (sysfs)."""
+    if name in ("", ".", ".."):
+        return None
+    block = os.path.join(paths.sys, "block")
+    candidates = [os.path.join(block, name, "dev")]
+    try:
+        candidates += [os.path.join(block, disk, name, "dev") for disk in _names(block)]
+    except OSError:
+        pass
+    for candidate in candidates:
+        try:
+            with open(candidate, "rb") as stream:
+                text = stream.read(32).decode("ascii", "replace").strip()
+        except (OSError, ValueError):
+            continue
+        if re.fullmatch(r"\d+:\d+", text):
+            return text
+    return None
+
+
+def mounted(paths: Paths) -> Dict[str, Tuple[str, ...]]:
+    """Mount paths by device number; every device of a mounted btrfs counts."""
+    found: Dict[str, List[str]] = {}
+    for mount in scan(paths):
+        number = device_number(paths, mount)
+        if number is not None:
+            found.setdefault(number, []).append(mount.path)
+    for group in btrfs_groups(paths):
+        seen = [path for number in sorted(group) for path in found.get(number, [])]
+        for number in group:
+            if seen:
+                found[number] = seen
+    return {number: tuple(dict.fromkeys(seen)) for number, seen in found.items()}
+
+
+def btrfs_groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
+    """The device numbers of each mounted btrfs (``/sys/fs/btrfs``)."""
+    base = os.path.join(paths.sys, "fs", "btrfs")
+    groups: List[FrozenSet[str]] = []
+    try:
+        names = _names(base)
+    except OSError:
+        return ()
+    for name in names:
+        try:
+            members = _names(os.path.join(base, name, "devices"))
+        except OSError:
+            continue
+        numbers = (block_number(paths, member) for member in members)
+        groups.append(frozenset(number for number in numbers if number))
+    return tuple(groups)
+
+
+def swaps(paths: Paths) -> FrozenSet[str]:
+    """The numbers of the devices in use as swap.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    data = _read(os.path.join(paths.proc, "swaps"))
+    found = set()
+    for line in data.split(b"\n")[1:]:
+        fields = line.split()
+        if fields:
+            number = node_number(paths, unescape(fields[0]))
+            if number is not None:
+                found.add(number)
+    return frozenset(found)
+
+
+def unescape(field: bytes) -> str:
+    """Text of a mountinfo, swaps or fstab field (``\\040`` is a space)."""
+    return decode(_OCTAL.sub(lambda m: bytes([int(m.group(1), 8)]), field))
+
+
+def _mountinfo(paths: Paths) -> bytes:
+    return _read(os.path.join(paths.proc, "self", "mountinfo"))
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise _path_error("cannot-read", path, error, "a mounted /proc") from error
+
+
+def _parse(data: bytes) -> List[_Line]:
+    lines = (_parse_line(line) for line in data.split(b"\n"))
+    return [line for line in lines if line is not None]
+
+
+def _parse_line(line: bytes) -> Optional[_Line]:
+    fields = line.split(b" ")
+    try:
+        separator = fields.index(b"-", 6)
+    except ValueError:
+        return None
+    if len(fields) < separator + 3:
+        return None
+    if not (fields[0].isdigit() and fields[1].isdigit()):
+        return None
+    if not re.fullmatch(rb"\d+:\d+", fields[2]):
+        return None
+    mount = Mount(
+        path=unescape(fields[4]),
+        devno=fields[2].decode("ascii"),
+        type=unescape(fields[separator + 1]),
+        source=unescape(fields[separator + 2]),
+        root=unescape(fields[3]),
+    )
+    return _Line(int(fields[0]), int(fields[1]), mount)
+
+
+def _at(lines: List[_Line], path: str) -> Optional[Mount]:
+    ids = {line.id for line in lines}
+    roots = [
+        line
+        for line in lines
+        if line.mount.path == "/" and (line.parent not in ids or line.parent == line.id)
+    ]
+    if not roots:
+        # In a chroot that is no mount itself nothing ties the mounts together.
+        same = [line.mount for line in lines if line.mount.path == path]
+        return same[-1] if same else None
+    here = roots[-1]
+    visited = {here.id}
+    while True:
+        ways = [
+            line
+            for line in lines
+            if line.parent == here.id
+            and line.id not in visited
+            and _is_within(path, line.mount.path)
+        ]
+        if not ways:
+            return here.mount if here.mount.path == path else None
+        here = min(ways, key=lambda line: len(line.mount.path))
+        visited.add(here.id)
+
+
+def _is_within(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+# ---------------------------------------------------------------- mount points
+
+
+def path_state(path: str) -> PathState:
+    """What is at a mount path now; no symbolic link is followed.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    try:
+        with _open_directory(path) as descriptor:
+            status = os.fstat(descriptor)
+            return PathState(
+                kind="directory",
+                entries=_entries(descriptor),
+                uid=status.st_uid,
+                gid=status.st_gid,
+                mode=stat.S_IMODE(status.st_mode),
+            )
+    except _SymlinkError:
+        return PathState(kind="symlink")
+    except FileNotFoundError:
+        return PathState(kind="absent")
+    except NotADirectoryError:
+        return PathState(kind="other")
+    except (OSError, ValueError) as error:
+        raise _path_error("cannot-read", path, error, "a directory") from error
+
+
+def make_directory(path: str, mode: int = 0o755) -> bool:
+    """Make a mount point and its missing parents; True when it was missing.
+
+    Raises :class:`KrakenError` ``mount-point`` where a symbolic link or a
+    file is in the way.
+    """
+    try:
+        return _make_directory(path, mode)
+    except (OSError, ValueError) as error:
+        raise _path_error("mount-point", path, error, "a directory") from error
+
+
+def set_owner(
+    path: str, uid: Optional[int], gid: Optional[int], mode: Optional[int]
+) -> bool:
+    """Give a directory its owner, group and mode (None: as it is).
+
+    Returns whether anything was changed.  Raises :class:`KrakenError`
+    ``set-owner``.
+    """
+    try:
+        with _open_directory(path) as descriptor:
+            return _set_owner(descriptor, uid, gid, mode)
+    except (OSError, ValueError) as error:
+        raise _path_error("set-owner", path, error, "a directory") from error
+
+
+def user_id(owner: str) -> Optional[int]:
+    """The number of a user given by name or number; None: no such user."""
+    if _is_id(owner):
+        return int(owner)
+    try:
+        return pwd.getpwnam(owner).pw_uid
+    except (KeyError, ValueError, UnicodeEncodeError):
+        return None
+
+
+def group_id(group: str) -> Optional[int]:
+    """The number of a group given by name or number; None: no such group."""
+    if _is_id(group):
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError, UnicodeEncodeError):
+        return None
+
+
+class _SymlinkError(OSError):
+    pass
+
+
+@contextmanager
+def _open_directory(path: str) -> Iterator[int]:
+    descriptor = os.open("/", _DIRECTORY)
+    try:
+        for part in _parts(path):
+            descriptor = _step(descriptor, part)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _parts(path: str) -> List[str]:
+    parts = [part for part in path.split("/") if part]
+    if not path.startswith("/") or "." in parts or ".." in parts:
+        raise ValueError("not an absolute, normal path")
+    return parts
+
+
+def _step(descriptor: int, part: str) -> int:
+    """Exchange an open directory for one inside it."""
+    try:
+        below = os.open(part, _DIRECTORY, dir_fd=descriptor)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(part, descriptor):
+            raise _SymlinkError(
+                errno.ELOOP, f"{part!r} in it is a symbolic link"
+            ) from error
+        raise
+    os.close(descriptor)
+    return below
+
+
+def _is_link(part: str, descriptor: int) -> bool:
+    status = os.stat(part, dir_fd=descriptor, follow_symlinks=False)
+    return stat.S_ISLNK(status.st_mode)
+
+
+def _entries(descriptor: int) -> Tuple[str, ...]:
+    with os.scandir(descriptor) as listing:
+        names = (entry.name for entry in listing if entry.name not in OWN_ENTRIES)
+        return tuple(sorted(itertools.islice(names, ENTRIES_SHOWN)))
+
+
+def _make_directory(path: str, mode: int) -> bool:
+    made = False
+    descriptor = os.open("/", _DIRECTORY)
+    try:
+        for part in _parts(path):
+            try:
+                os.mkdir(part, mode, dir_fd=descriptor)
+            except FileExistsError:
+                made = False
+            else:
+                made = True
+                os.fsync(descriptor)
+            descriptor = _step(descriptor, part)
+            if made:
+                # The caller's umask takes bits away from mkdir's.
+                os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+    return made
+
+
+def _set_owner(
+    descriptor: int, uid: Optional[int], gid: Optional[int], mode: Optional[int]
+) -> bool:
+    status = os.fstat(descriptor)
+    changed = False
+    if uid not in (None, status.st_uid) or gid not in (None, status.st_gid):
+        os.fchown(descriptor, -1 if uid is None else uid, -1 if gid is None else gid)
+        changed = True
+    # After the owner, since a change of owner can take bits away.
+    if mode is not None and stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+        os.fchmod(descriptor, mode)
+        changed = True
+    if changed:
+        os.fsync(descriptor)
+    return changed
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text[:12]) <= MAX_ID
+
+
+# ------------------------------------------------------------------- mounting
+
+
+def reload(booted: str = SYSTEMD_BOOTED) -> bool:
+    """Make systemd read a changed fstab; False where it is not the init.
+
+    Without it systemd still holds the units of the old fstab, and can
+    unmount at once what contradicts them.  Raises ``command-failed``.
+    """
+    if not os.path.isdir(booted):
+        return False
+    command.check(
+        command.run(["systemctl", "daemon-reload"]), "making systemd read fstab"
+    )
+    return True
+
+
+def mount(paths: Paths, path: str) -> None:
+    """Mount what fstab says for ``path``.  Raises ``mount-failed``."""
+    table = [] if paths.fstab == "/etc/fstab" else ["-T", paths.fstab]
+    # No timeout: a mount can replay a long journal.
+    finished = command.run(["mount", *table, path], timeout=None)
+    if finished.code != 0:
+        raise _not_mounted(path, _said(finished))
+    if at(paths, path) is None:
+        # With nofail a missing device is a success to mount(8).
+        raise _not_mounted(path, "its device is not there")
+
+
+def mount_device(
+    paths: Paths,
+    source: str,
+    path: str,
+    fs_type: str,
+    options: Sequence[str],
+    set_name: str,
+) -> None:
+    """Mount this very device, where a UUID could find a copy of it.
+
+    ``options`` as fstab has them.  Raises ``mount-failed``.
+    """
+    chosen = ["-o", ",".join(options)] if options else []
+    argv = ["mount", "-t", fs_type, *chosen, source, path]
+    # No timeout: a mount can replay a long journal.
+    finished = command.run(argv, timeout=None)
+    if finished.code != 0:
+        raise _not_mounted(path, f"the set {set_name!r}: {_said(finished)}")
+    if at(paths, path) is None:
+        raise _not_mounted(path, f"the set {set_name!r} was unmounted at once")
+
+
+def verify(paths: Paths, path: str, devno: str) -> Mount:
+    """The mount at ``path``, if the device ``devno`` is what is mounted there.
+
+    Raises :class:`KrakenError` ``mount-differs``.
+    """
+    found = at(paths, path)
+    if found is not None and device_number(paths, found) == devno:
+        return found
+    what = "nothing" if found is None else f"{found.source!r} ({found.devno})"
+    raise KrakenError(
+        Trouble(
+            kind="mount-differs",
+            found=f"after mounting, {what} is mounted at {path!r}",
+            expected=f"the device {devno}",
+            remedy="Look for a second fstab line or systemd unit for this path.",
+        )
+    )
+
+
+def _said(finished: command.Finished) -> str:
+    return " ".join(finished.err.split()) or f"exit status {finished.code}"
+
+
+def _not_mounted(path: str, why: str) -> KrakenError:
+    return KrakenError(
+        Trouble(
+            kind="mount-failed",
+            found=f"cannot mount {path!r}: {why}",
+            expected="a mounted filesystem",
+            remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
+            "newer release needs a newer kernel.",
+        )
+    )
+
+
+def relabel(paths: Paths, path: str) -> bool:
+    """Give the root of a new filesystem its SELinux label, where SELinux is."""
+    if not os.path.exists(os.path.join(paths.sys, "fs", "selinux", "enforce")):
+        return False
+    if not command.available("restorecon"):
+        return False
+    command.check(command.run(["restorecon", path]), f"labelling {path!r}")
+    return True
+
+
+def _names(directory: str) -> List[str]:
+    return sorted(os.listdir(directory))
+
+
+def _path_error(kind: str, path: str, error: Exception, expected: str) -> KrakenError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return KrakenError(
+        Trouble(
+            kind=kind,
+            found=f"cannot use {path!r}: {reason}",
+            expected=expected,
+            remedy="Correct this or choose another path, and run again.",
+        )
+    )

@@ -1,0 +1,289 @@
+"""Look around: what the machine shows, gathered into a :class:`World`.
+
+Reads only.  What a device holds is read under its lock and side by side with
+the others; a set that is mounted costs a superblock, not a proof.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple
+
+from cc_kraken import (
+    arrays,
+    command,
+    content,
+    devices,
+    fscheck,
+    fstab,
+    mdadmconf,
+    mounts,
+    shadow,
+)
+from cc_kraken.model import (
+    Array,
+    Claim,
+    Content,
+    Device,
+    Holder,
+    Known,
+    KrakenError,
+    Look,
+    MdSuperblock,
+    Node,
+    PathState,
+    Record,
+    Section,
+    Unknown,
+)
+from cc_kraken.paths import Paths
+from cc_kraken.world import Mounted, World
+
+LOG = logging.getLogger(__name__)
+
+PROGRAMS = ("mdadm", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs")
+WORKERS = 8
+MD_MEMBER = "linux_raid_member"
+
+
+class Observer:
+    """Looks at this machine for the sets of one node."""
+
+    def __init__(self, paths: Paths, section: Section) -> None:
+        self.paths = paths
+        self.full = section.blank_proof == "full"
+
+    def device_ids(self) -> FrozenSet[str]:
+        """The volumes that have a disk here."""
+        return frozenset(devices.scan(self.paths).by_volume)
+
+    def look(
+        self,
+        instance_id: str,
+        node: Node,
+        claims: Sequence[Claim],
+        holders: Mapping[str, Holder],
+        *,
+        attached_now: FrozenSet[str] = frozenset(),
+    ) -> World:
+        """Everything that a decision on ``claims`` may rest on."""
+        scanned = devices.scan(self.paths)
+        lines = fstab.parse(fstab.read(self.paths))
+        mounted = tuple(
+            Mounted(mount, devices.volumes_behind_mount(self.paths, mount))
+            for mount in mounts.scan(self.paths)
+        )
+        world = World(
+            instance_id=instance_id,
+            devices=scanned.by_volume,
+            duplicates={
+                volume: tuple(device.name for device in group)
+                for volume, group in scanned.duplicates.items()
+            },
+            system_volumes=devices.root_volumes(self.paths),
+            holders=holders,
+            mounts=mounted,
+            fstab={line.set: line for line in reversed(lines) if line.set},
+            fstab_foreign=tuple(line for line in lines if not line.set),
+            array_lines=mdadmconf.every(self.paths),
+            accounts=_accounts(claims),
+            missing_programs=_missing_programs(claims),
+            attached_now=attached_now,
+        )
+        world = replace(world, paths=_paths(claims))
+        return self._contents(world, claims)
+
+    # ---- contents
+
+    def _contents(self, world: World, claims: Sequence[Claim]) -> World:
+        there = [
+            claim
+            for claim in claims
+            if claim.volumes
+            and (claim.trouble is None or claim.wanted.members > 1)
+            and all(volume.id in world.devices for volume in claim.volumes)
+        ]
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="kraken-look") as pool:
+            jobs = {
+                volume.id: pool.submit(self._look_at, world.devices[volume.id], claim)
+                for claim in there
+                for volume in claim.volumes
+                if claim.wanted.members > 1 or self._needs_look(world, claim)
+            }
+            looks = {key: job.result() for key, job in jobs.items()}
+        known = _with_uuids(arrays.scan(self.paths), looks, world.devices)
+        world = replace(world, looks=looks, arrays=known)
+        array_looks: Dict[str, Look] = {}
+        heads: Dict[str, Content] = {}
+        for claim in there:
+            blocks = _superblocks(claim, looks)
+            for uuid in {block.uuid for block in blocks.values()}:
+                array = world.array(uuid)
+                if array is not None and array.running:
+                    array_looks[uuid] = self._look_at_array(array, claim, looks)
+                else:
+                    head = self._head(uuid, blocks, world.devices)
+                    if head is not None:
+                        heads[uuid] = head
+        return replace(world, array_looks=array_looks, heads=heads)
+
+    def _needs_look(self, world: World, claim: Claim) -> bool:
+        """A bare attachment of a volume that nobody asks to use is not read."""
+        return claim.wanted.fs_type is not None
+
+    def _look_at(self, device: Device, claim: Claim) -> Look:
+        try:
+            look = content.look(device.path, volume_id=device.volume_id, full=self.full)
+            if look.record is not None and _unproved(
+                look.content, look.record, device.path
+            ):
+                ours = shadow.extents(
+                    self.paths, device, look.record, claim.wanted.mkfs_options
+                )
+                look = content.look(
+                    device.path, volume_id=device.volume_id, full=self.full, ours=ours
+                )
+            if self._refused(look, claim) and not look.fingerprint:
+                look = content.look(
+                    device.path,
+                    volume_id=device.volume_id,
+                    full=self.full,
+                    fingerprint=True,
+                )
+            return look
+        except (KrakenError, OSError) as error:
+            return Look(Unknown(str(error)))
+
+    def _refused(self, look: Look, claim: Claim) -> bool:
+        """Whether a person may want to name this content in ``overwrite``."""
+        if not isinstance(look.content, Known):
+            return False
+        wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
+        return look.content.type != wanted
+
+    def _look_at_array(
+        self, array: Array, claim: Claim, looks: Mapping[str, Look]
+    ) -> Look:
+        try:
+            look = content.look(array.path, full=self.full)
+            record = next(
+                (
+                    looks[volume.id].record
+                    for volume in claim.volumes
+                    if looks[volume.id].record is not None
+                ),
+                None,
+            )
+            if record is not None and _unproved(look.content, record, array.path):
+                ours = shadow.extents(
+                    self.paths, array, record, claim.wanted.mkfs_options
+                )
+                look = content.look(
+                    array.path, full=self.full, ours=ours, licence=record
+                )
+            return look
+        except (KrakenError, OSError) as error:
+            return Look(Unknown(str(error)))
+
+    def _head(
+        self,
+        uuid: str,
+        blocks: Mapping[str, MdSuperblock],
+        found: Mapping[str, Device],
+    ) -> Optional[Content]:
+        """What the array would show first, read through the member that
+        holds its first chunk."""
+        first = 1 if any(block.level == 6 for block in blocks.values()) else 0
+        for volume, block in blocks.items():
+            if block.uuid == uuid and block.role == first:
+                return content.head(found[volume].path, block.data_offset)
+        return None
+
+
+def _unproved(found: Content, intent: Record, path: str) -> bool:
+    """Whether something lies beside the intent record that it may explain.
+
+    A filesystem that looks complete is meant too, unless its checker says
+    that it is: the record goes only after all of it was flushed, and a power
+    cut keeps no order of writes.
+    """
+    if isinstance(found, Known):
+        made = (found.type, found.uuid) == (intent.fs_type, intent.fs_uuid)
+        return made and not fscheck.sound(path, found.type)
+    return isinstance(found, Unknown)
+
+
+def _superblocks(claim: Claim, looks: Mapping[str, Look]) -> Dict[str, MdSuperblock]:
+    blocks = {}
+    for volume in claim.volumes:
+        look = looks.get(volume.id)
+        if look is None or not isinstance(look.content, Known):
+            continue
+        if look.content.superblock is not None:
+            blocks[volume.id] = look.content.superblock
+    return blocks
+
+
+def _with_uuids(
+    found: Sequence[Array],
+    looks: Mapping[str, Look],
+    by_volume: Mapping[str, Device],
+) -> Tuple[Array, ...]:
+    """Arrays with the UUID that their members' superblocks say, where the
+    kernel does not."""
+    uuid_of = {
+        by_volume[volume].name: look.content.superblock.uuid
+        for volume, look in looks.items()
+        if isinstance(look.content, Known) and look.content.superblock is not None
+    }
+    out: List[Array] = []
+    for array in found:
+        uuid = array.uuid
+        if not uuid:
+            uuid = next(
+                (uuid_of[name] for name in array.members if name in uuid_of), ""
+            )
+        out.append(replace(array, uuid=uuid))
+    return tuple(out)
+
+
+def _accounts(claims: Sequence[Claim]) -> Dict[str, Optional[int]]:
+    found: Dict[str, Optional[int]] = {}
+    for claim in claims:
+        if claim.wanted.owner is not None:
+            name = claim.wanted.owner
+            found[f"user:{name}"] = mounts.user_id(name)
+        if claim.wanted.group is not None:
+            name = claim.wanted.group
+            found[f"group:{name}"] = mounts.group_id(name)
+    return found
+
+
+def _missing_programs(claims: Sequence[Claim]) -> FrozenSet[str]:
+    needed: Set[str] = set()
+    for claim in claims:
+        if claim.wanted.members > 1:
+            needed.add("mdadm")
+        if claim.wanted.fs_type:
+            needed.add(f"mkfs.{claim.wanted.fs_type}")
+    return frozenset(
+        name for name in needed if name in PROGRAMS and not command.available(name)
+    )
+
+
+def _paths(claims: Sequence[Claim]) -> Dict[str, PathState]:
+    """A path that cannot be looked at (a dead filesystem above it) concerns
+    its own set alone."""
+    found = {}
+    for claim in claims:
+        path = claim.wanted.mount_path
+        if path is None:
+            continue
+        try:
+            found[path] = mounts.path_state(path)
+        except KrakenError as error:
+            LOG.info("%s", error)
+            found[path] = PathState(kind="unreadable")
+    return found

@@ -1,0 +1,102 @@
+"""When to ask EC2 again: growing intervals with jitter, and what is put off.
+
+EC2 throttles by account, region and action, so many instances that boot
+together share one bucket of tokens.  Three rules keep that bucket in full use
+without a storm of calls, and let nobody wait for long (docs/fleets.md has the
+figures): ask soon after a change and ever more rarely while nothing changes;
+never in step with others; and who has begun is done before the next begins.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Dict, Optional
+
+from cc_kraken.model import Trouble
+
+
+class Backoff:
+    """Intervals in seconds: ``first``, then longer by ``growth`` each time up
+    to ``longest``; each drawn between half of that and all of it."""
+
+    def __init__(self, first: float, growth: float, longest: float) -> None:
+        self.first = first
+        self.growth = growth
+        self.longest = longest
+        self._next = first
+
+    def interval(self) -> float:
+        """The next interval; the one after it is longer."""
+        seconds = min(self._next, self.longest)
+        self._next = min(self._next * self.growth, self.longest)
+        return seconds * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        self._next = self.first
+
+
+@dataclass(frozen=True)
+class Held:
+    """Something that has to wait for ``until`` (the clock's seconds)."""
+
+    until: float
+    trouble: Trouble
+
+
+class PutOff:
+    """The sets that EC2 has put off.
+
+    What concerns one set (its volume is not available yet) has a back-off of
+    its own.  A throttle concerns all: they share one.
+    """
+
+    def __init__(
+        self, first: float, growth: float, longest: float, longest_begun: float
+    ) -> None:
+        self._first = first
+        self._growth = growth
+        self._longest = longest
+        self._longest_begun = longest_begun
+        self._backoffs: Dict[str, Backoff] = {}
+        self._held: Dict[str, Held] = {}
+        self._throttle = Backoff(first, growth, longest)
+        self._throttled: Optional[Held] = None
+
+    def hold(self, name: str, trouble: Trouble, now: float) -> None:
+        """This set not before its next interval is over."""
+        if name not in self._backoffs:
+            self._backoffs[name] = Backoff(self._first, self._growth, self._longest)
+        self._held[name] = Held(now + self._backoffs[name].interval(), trouble)
+
+    def throttle(self, trouble: Trouble, now: float, *, begun: bool) -> None:
+        """No set before the next interval is over.
+
+        ``begun``: this instance has some of its volumes.  It asks more often
+        than those that have none, so that it is out of their way soon.
+        """
+        self._throttle.longest = self._longest_begun if begun else self._longest
+        self._throttled = Held(now + self._throttle.interval(), trouble)
+
+    def progress(self, name: str) -> None:
+        """EC2 has accepted what was asked for this set."""
+        self._held.pop(name, None)
+        if name in self._backoffs:
+            self._backoffs[name].reset()
+        self._throttle.reset()
+        self._throttled = None
+
+    @property
+    def throttled(self) -> bool:
+        """EC2 has throttled, and has not accepted anything since."""
+        return self._throttled is not None
+
+    def held(self, name: str) -> Optional[Held]:
+        """What the set was put off with, also when that is over."""
+        found = [one for one in (self._held.get(name), self._throttled) if one]
+        return max(found, key=lambda one: one.until) if found else None
+
+    def until(self, name: str) -> float:
+        """The moment from which the set may be asked for."""
+        held = self.held(name)
+        return held.until if held is not None else 0.0

@@ -1,0 +1,35 @@
+"""Where things are on the machine, so that tests can put them elsewhere."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Directories and files that the module reads or writes."""
+
+    sys: str = "/sys"
+    proc: str = "/proc"
+    dev: str = "/dev"
+    etc: str = "/etc"
+    run: str = "/run/cc-kraken"
+    state: str = "/var/lib/cc-kraken"
+    instance: str = "/var/lib/cloud/instance"
+
+    @property
+    def fstab(self) -> str:
+        return os.path.join(self.etc, "fstab")
+
+    @property
+    def status(self) -> str:
+        return os.path.join(self.run, "status.json")
+
+    @property
+    def lock(self) -> str:
+        return os.path.join(self.run, "lock")
+
+    @property
+    def layout(self) -> str:
+        return os.path.join(self.state, "layout.json")

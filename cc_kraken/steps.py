@@ -1,0 +1,290 @@
+"""The steps that a plan is made of: every change that a run can make.
+
+A step says what is to be done, in a sentence (``str``), and nothing of how.
+The executor has one function for each class here; ``CHANGES`` lists them, so
+that a test can enumerate the points at which a run may be cut off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Optional, Tuple, Type
+
+from cc_kraken.model import FstabLine, Record
+
+ATTACH = "attach"
+ASSEMBLE = "assemble"
+MKFS = "mkfs"
+MOUNT = "mount"
+PHASES = (ATTACH, ASSEMBLE, MKFS, MOUNT)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change to one set; ``phase`` orders the steps of all sets."""
+
+    phase: ClassVar[str] = ""
+    set: str
+
+
+@dataclass(frozen=True)
+class Attach(Step):
+    """AttachVolume: the first volume alone, then the others side by side."""
+
+    phase: ClassVar[str] = ATTACH
+    volume_ids: Tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"attach {', '.join(self.volume_ids)}"
+
+
+@dataclass(frozen=True)
+class Detach(Step):
+    """DetachVolume of what this run attached and nothing has used, because
+    a rival holds another member of the set."""
+
+    phase: ClassVar[str] = ATTACH
+    volume_ids: Tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"detach {', '.join(self.volume_ids)}, unused, from this instance"
+
+
+@dataclass(frozen=True)
+class Wipe(Step):
+    """Zero the places that the proof reads, as ``overwrite`` permits."""
+
+    phase: ClassVar[str] = ASSEMBLE
+    volume_id: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return (
+            f"wipe {self.volume_id}, whose content (fingerprint "
+            f"{self.fingerprint[:16]}) the configuration gives up"
+        )
+
+
+@dataclass(frozen=True)
+class WriteRecords(Step):
+    """Write and flush the intent record on every volume of the set.
+
+    ``permitted``: volumes that ``overwrite`` has just wiped.
+    """
+
+    phase: ClassVar[str] = ASSEMBLE
+    records: Tuple[Record, ...]
+    member: bool
+    permitted: Tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        volumes = ", ".join(record.volume_id for record in self.records)
+        return f"write the intent record on {volumes}"
+
+
+@dataclass(frozen=True)
+class StopArray(Step):
+    """``mdadm --stop`` of what udev put together of a half-made array."""
+
+    phase: ClassVar[str] = ASSEMBLE
+    uuid: str
+    records: Tuple[Record, ...]
+
+    def __str__(self) -> str:
+        return f"stop the half-made array {self.uuid}"
+
+
+@dataclass(frozen=True)
+class ZeroSuperblocks(Step):
+    """Take back the md superblocks of an array that was half made."""
+
+    phase: ClassVar[str] = ASSEMBLE
+    records: Tuple[Record, ...]
+
+    def __str__(self) -> str:
+        volumes = ", ".join(record.volume_id for record in self.records)
+        return f"zero the superblocks of the half-made array on {volumes}"
+
+
+@dataclass(frozen=True)
+class CreateArray(Step):
+    """``mdadm --create`` over members that carry our record and are blank."""
+
+    phase: ClassVar[str] = ASSEMBLE
+    uuid: str
+    name: str
+    level: int
+    volume_ids: Tuple[str, ...]
+    records: Tuple[Record, ...]
+    permitted: Tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"create RAID {self.level} array {self.name} ({self.uuid}) of "
+            f"{', '.join(self.volume_ids)}"
+        )
+
+
+@dataclass(frozen=True)
+class AssembleArray(Step):
+    """``mdadm --assemble`` by UUID."""
+
+    phase: ClassVar[str] = ASSEMBLE
+    uuid: str
+    name: str
+    volume_ids: Tuple[str, ...]
+    degraded: bool = False
+
+    def __str__(self) -> str:
+        how = " degraded" if self.degraded else ""
+        return f"assemble array {self.uuid}{how} from {', '.join(self.volume_ids)}"
+
+
+@dataclass(frozen=True)
+class AddMember(Step):
+    """``mdadm --add`` of a blank volume into a free slot."""
+
+    phase: ClassVar[str] = ASSEMBLE
+    uuid: str
+    volume_id: str
+
+    def __str__(self) -> str:
+        return f"add the blank {self.volume_id} to array {self.uuid}"
+
+
+@dataclass(frozen=True)
+class WriteArrayLine(Step):
+    """An ``ARRAY`` line for mdadm, by UUID only."""
+
+    phase: ClassVar[str] = ASSEMBLE
+    uuid: str
+
+    def __str__(self) -> str:
+        return f"name array {self.uuid} in mdadm's configuration"
+
+
+@dataclass(frozen=True)
+class MakeFilesystem(Step):
+    """mkfs on a volume, or on an array (``array_uuid``), that is blank or
+    that our own record says was half made."""
+
+    phase: ClassVar[str] = MKFS
+    type: str
+    uuid: str
+    label: str
+    options: Tuple[str, ...]
+    records: Tuple[Record, ...]
+    array_uuid: str = ""
+    permitted: bool = False
+
+    def __str__(self) -> str:
+        where = self.array_uuid and f"array {self.array_uuid}"
+        where = where or self.records[0].volume_id
+        return f"make {self.type} (UUID {self.uuid}, label {self.label}) on {where}"
+
+
+@dataclass(frozen=True)
+class EraseRecords(Step):
+    """Erase and flush the intent records: what was meant is made."""
+
+    phase: ClassVar[str] = MKFS
+    records: Tuple[Record, ...]
+    member: bool
+
+    def __str__(self) -> str:
+        volumes = ", ".join(record.volume_id for record in self.records)
+        return f"erase the intent record on {volumes}"
+
+
+@dataclass(frozen=True)
+class MakeDirectory(Step):
+    """Make the mount point."""
+
+    phase: ClassVar[str] = MOUNT
+    path: str
+
+    def __str__(self) -> str:
+        return f"make the directory {self.path}"
+
+
+@dataclass(frozen=True)
+class WriteFstab(Step):
+    """Write or replace the set's line in fstab."""
+
+    phase: ClassVar[str] = MOUNT
+    line: FstabLine
+
+    def __str__(self) -> str:
+        line = self.line
+        return f"write {line.spec} {line.path} {line.type} into fstab"
+
+
+@dataclass(frozen=True)
+class MountFilesystem(Step):
+    """Mount, and verify that it is the right device that is mounted.
+
+    ``fresh``: this run makes the filesystem, so that what the directory
+    holds is looked at once more before it is covered.
+    """
+
+    phase: ClassVar[str] = MOUNT
+    path: str
+    type: str
+    uuid: str
+    options: Tuple[str, ...]
+    array_uuid: str = ""
+    volume_id: str = ""
+    covers: bool = True
+
+    def __str__(self) -> str:
+        return f"mount {self.uuid} at {self.path}"
+
+
+@dataclass(frozen=True)
+class SetOwner(Step):
+    """Owner, group and mode of a filesystem that is as mkfs left it."""
+
+    phase: ClassVar[str] = MOUNT
+    path: str
+    owner: Optional[str]
+    group: Optional[str]
+    mode: Optional[int]
+
+    def __str__(self) -> str:
+        words = []
+        if self.owner is not None or self.group is not None:
+            words.append(f"owner {self.owner or ''}:{self.group or ''}")
+        if self.mode is not None:
+            words.append(f"mode {self.mode:04o}")
+        return f"set {' and '.join(words)} on {self.path}"
+
+
+@dataclass(frozen=True)
+class RemoveFstab(Step):
+    """Take out the line of a set that this node no longer has."""
+
+    phase: ClassVar[str] = MOUNT
+
+    def __str__(self) -> str:
+        return f"take the line of the set {self.set}, which is gone, out of fstab"
+
+
+CHANGES: Tuple[Type[Step], ...] = (
+    Attach,
+    Detach,
+    Wipe,
+    WriteRecords,
+    StopArray,
+    ZeroSuperblocks,
+    CreateArray,
+    AssembleArray,
+    AddMember,
+    WriteArrayLine,
+    MakeFilesystem,
+    EraseRecords,
+    MakeDirectory,
+    WriteFstab,
+    MountFilesystem,
+    SetOwner,
+    RemoveFstab,
+)

@@ -1,0 +1,356 @@
+"""One value of a set, from a tag or from the configuration, read and judged.
+
+Tags and configuration are untrusted.  Each function takes what was written (a
+string, or a type of YAML) and returns what a run works with, or raises
+:class:`Unfit`, whose text is a clause for a sentence.  Pure.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Dict, FrozenSet, Mapping, Optional, Tuple
+
+MOST_MEMBERS = 128
+FEWEST_MEMBERS: Mapping[int, int] = {0: 2, 1: 2, 5: 3, 6: 4, 10: 2}
+FS_TYPES = ("ext4", "xfs", "btrfs")
+NO_FILESYSTEM = "none"
+# (uid_t)-1 means "no change" to chown(2).
+LARGEST_ID = 2**32 - 2
+
+
+class Unfit(ValueError):
+    """A value that is refused.  ``expected`` says what is allowed."""
+
+    def __init__(self, reason: str, expected: str) -> None:
+        super().__init__(reason)
+        self.expected = expected
+
+
+def odd_character(text: str) -> str:
+    """The first character that a person cannot see or that turns the reading
+    direction, as ``U+202E``; "" when there is none (Unicode general
+    categories Cc, Cf, Cs, Zl and Zp)."""
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            return f"U+{ord(character):04X}"
+    return ""
+
+
+def quoted(value: object) -> str:
+    """A value as an error shows it: escaped, and cut when it is long."""
+    text = ascii(value) if odd_character(str(value)) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+# ------------------------------------------------------------------- a name
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VOLUME_ID = re.compile(r"vol-[0-9a-f]+")
+
+
+def set_name(value: object) -> str:
+    """A VolumeName: it becomes part of array names, labels, unit names."""
+    text = str(value)
+    if not _NAME.fullmatch(text) or _VOLUME_ID.fullmatch(text):
+        raise Unfit(
+            "is not fit for a name",
+            "1 to 64 letters, digits, dots, dashes or underscores, the first a "
+            "letter or digit, and not a volume id",
+        )
+    return text
+
+
+# ------------------------------------------------------------------ numbers
+
+
+def members(value: object) -> int:
+    """The number of volumes of a set."""
+    number = _whole(value)
+    if number is None or not 1 <= number <= MOST_MEMBERS:
+        raise Unfit(
+            "is not a number of volumes", f"a whole number from 1 to {MOST_MEMBERS}"
+        )
+    return number
+
+
+def raid_level(value: object) -> int:
+    """A RAID level that the module knows how to make."""
+    number = _whole(value)
+    if number is None or number not in FEWEST_MEMBERS:
+        raise Unfit(
+            "is not a RAID level that is supported",
+            "one of " + ", ".join(str(level) for level in FEWEST_MEMBERS),
+        )
+    return number
+
+
+def mode(value: object) -> int:
+    """Permission bits, from octal digits such as ``0750`` (chmod(1))."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3,4}", value):
+        raise Unfit("is not a mode", "three or four octal digits, such as 0750")
+    return int(value, 8)
+
+
+def account(value: object) -> str:
+    """A user or group, by name (useradd(8)) or number."""
+    text = str(value)
+    number = _whole(text)
+    if number is not None:
+        if number > LARGEST_ID:
+            raise Unfit("is too large for an id", f"a number up to {LARGEST_ID}")
+        return str(number)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", text):
+        raise Unfit("is not a user or group", "a name or a number")
+    return text
+
+
+def _whole(value: object) -> Optional[int]:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}", value):
+        return int(value)
+    return None
+
+
+# ------------------------------------------------------------------- texts
+
+
+def fs_type(value: object) -> Optional[str]:
+    """A filesystem type; None for ``none``."""
+    if value == NO_FILESYSTEM:
+        return None
+    if value not in FS_TYPES:
+        allowed = ", ".join((*FS_TYPES, NO_FILESYSTEM))
+        raise Unfit("is not a filesystem that is supported", f"one of {allowed}")
+    return str(value)
+
+
+def label(value: object) -> str:
+    """A filesystem label; what the type can hold is cut to by mkfs."""
+    text = str(value)
+    odd = odd_character(text)
+    if odd:
+        raise Unfit(f"has the character {odd}", "a text that people can read")
+    if not text.strip() or "/" in text or len(text) > 255:
+        raise Unfit("is not a label", "1 to 255 characters without slashes")
+    return text
+
+
+def mkfs_options(value: object) -> Tuple[str, ...]:
+    """The words that are added to mkfs: a list, or a text split at blanks.
+
+    Which of them are allowed depends on the filesystem and is judged where
+    the command is built.
+    """
+    words = [str(one) for one in value] if isinstance(value, list) else None
+    if words is None:
+        words = str(value).split()
+    for word in words:
+        if not re.fullmatch(r"[!-~]{1,200}", word):
+            raise Unfit(
+                f"has the word {quoted(word)}", "words of printable ASCII characters"
+            )
+    return tuple(words)
+
+
+# ------------------------------------------------------------- mount point
+
+# Nothing is mounted on these, nor below.
+SYSTEM_TREES: Tuple[str, ...] = (
+    "/bin",
+    "/boot",
+    "/dev",
+    "/efi",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/lost+found",
+    "/proc",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var/lib/apt",
+    "/var/lib/cc-kraken",
+    "/var/lib/cloud",
+    "/var/lib/dpkg",
+    "/var/lib/rpm",
+    "/var/lib/systemd",
+    "/var/lock",
+    "/var/run",
+    "/var/tmp",
+)
+# Nothing is mounted on these; below is fine.
+SYSTEM_DIRECTORIES: Tuple[str, ...] = (
+    "/",
+    "/root",
+    "/usr/local",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/spool",
+)
+# Below a system tree, and yet the administrator's (hier(7)).
+LOCAL_TREES: Tuple[str, ...] = ("/usr/local/",)
+
+
+def mount_path(value: object) -> str:
+    """A mount point: absolute, normal, readable, and not the system's own.
+
+    What lies there on the machine (a symbolic link, files, another mount) is
+    judged later, by a look.
+    """
+    text = str(value)
+    expected = "an absolute path without empty, '.' or '..' parts"
+    odd = odd_character(text)
+    if odd:
+        raise Unfit(f"has the character {odd}", "a path that people can read")
+    if not text.startswith("/"):
+        raise Unfit("is not absolute", expected)
+    parts = text.split("/")[1:]
+    if text != "/" and any(part in ("", ".", "..") for part in parts):
+        raise Unfit("is not a normal path", expected)
+    if len(text.encode()) > 4095 or any(len(part.encode()) > 255 for part in parts):
+        raise Unfit("is too long", "up to 4095 bytes, 255 in each part")
+    if text != text.rstrip():
+        raise Unfit("ends in a blank", expected)
+    if _of_the_system(text):
+        raise Unfit(
+            "is one of the system's own directories",
+            "a directory of its own, such as /srv/data or /var/lib/data",
+        )
+    return text
+
+
+def _of_the_system(path: str) -> bool:
+    if path in SYSTEM_DIRECTORIES:
+        return True
+    if path.startswith(LOCAL_TREES):
+        return False
+    return any(path == tree or path.startswith(tree + "/") for tree in SYSTEM_TREES)
+
+
+# ------------------------------------------------------------ mount options
+
+_NUMBER = r"[0-9]{1,10}"
+_SIZE = r"[0-9]{1,10}[kKmMgG]?"
+
+
+def _flags(words: str) -> Dict[str, Optional[str]]:
+    return {word: None for word in words.split()}
+
+
+# Options by name with the pattern of their value (None: they have none), from
+# mount(8), ext4(5), xfs(5) and btrfs(5).  Left out on purpose: what chooses
+# another device or superblock (device=, logdev=, sb=, loop, offset=), what
+# skips recovery (noload, norecovery, nouuid, degraded, rescue=), what decides
+# whether and how the line takes part in the boot (noauto, user, _netdev,
+# X-*, x-*, comment=), and what makes another operation of it (bind, move,
+# remount, subvol=).
+_COMMON: Dict[str, Optional[str]] = _flags(
+    "rw ro atime noatime diratime nodiratime relatime norelatime strictatime "
+    "nostrictatime lazytime nolazytime dev nodev suid nosuid exec noexec sync "
+    "async dirsync symfollow nosymfollow iversion noiversion discard nodiscard "
+    "acl noacl silent loud"
+)
+_EXT4: Dict[str, Optional[str]] = {
+    **_flags(
+        "barrier nobarrier delalloc nodelalloc auto_da_alloc noauto_da_alloc "
+        "journal_checksum nojournal_checksum journal_async_commit user_xattr "
+        "nouser_xattr init_itable noinit_itable quota noquota usrquota grpquota "
+        "prjquota grpid nogrpid bsdgroups sysvgroups bsddf minixdf i_version "
+        "block_validity noblock_validity dioread_lock dioread_nolock dax"
+    ),
+    "barrier": r"[01]",
+    "data": r"ordered|journal|writeback",
+    "data_err": r"abort|ignore",
+    "errors": r"continue|remount-ro|panic",
+    "commit": _NUMBER,
+    "stripe": _NUMBER,
+    "init_itable": _NUMBER,
+    "inode_readahead_blks": _NUMBER,
+    "max_batch_time": _NUMBER,
+    "min_batch_time": _NUMBER,
+    "journal_ioprio": r"[0-7]",
+    "resuid": _NUMBER,
+    "resgid": _NUMBER,
+}
+_XFS: Dict[str, Optional[str]] = {
+    **_flags(
+        "attr2 noattr2 filestreams grpid nogrpid bsdgroups sysvgroups ikeep "
+        "noikeep inode32 inode64 largeio nolargeio noalign swalloc wsync quota "
+        "noquota uquota usrquota uqnoenforce qnoenforce gquota grpquota "
+        "gqnoenforce pquota prjquota pqnoenforce dax"
+    ),
+    "allocsize": _SIZE,
+    "dax": r"inode|always|never",
+    "logbufs": _NUMBER,
+    "logbsize": _SIZE,
+    "sunit": _NUMBER,
+    "swidth": _NUMBER,
+}
+_BTRFS: Dict[str, Optional[str]] = {
+    **_flags(
+        "autodefrag noautodefrag barrier nobarrier compress compress-force "
+        "datacow nodatacow datasum nodatasum flushoncommit noflushoncommit ssd "
+        "nossd ssd_spread nossd_spread space_cache treelog notreelog "
+        "user_subvol_rm_allowed skip_balance"
+    ),
+    "commit": _NUMBER,
+    "compress": r"no|none|lzo|zlib(:[0-9]{1,2})?|zstd(:-?[0-9]{1,2})?",
+    "compress-force": r"no|none|lzo|zlib(:[0-9]{1,2})?|zstd(:-?[0-9]{1,2})?",
+    "discard": r"sync|async",
+    "max_inline": _SIZE,
+    "metadata_ratio": _NUMBER,
+    "space_cache": r"v1|v2",
+    "thread_pool": _NUMBER,
+}
+# Options that also exist without a value, where _flags is overlaid above.
+_BARE: FrozenSet[str] = frozenset(
+    {"barrier", "init_itable", "dax", "compress", "compress-force", "discard"}
+    | {"space_cache"}
+)
+_MOUNT_OPTIONS: Mapping[str, Mapping[str, Optional[str]]] = {
+    "ext4": {**_COMMON, **_EXT4},
+    "xfs": {**_COMMON, **_XFS},
+    "btrfs": {**_COMMON, **_BTRFS},
+}
+# Said by many out of habit, and always so: left out instead of refused.
+_ALWAYS = frozenset({"defaults", "nofail", "auto"})
+
+
+def mount_options(value: object, fs_type: str) -> Tuple[str, ...]:
+    """Mount options from a comma list, all of them known for ``fs_type``.
+
+    ``nofail``, ``defaults`` and ``auto`` are dropped: every line of ours has
+    them already.
+    """
+    known = _MOUNT_OPTIONS[fs_type]
+    chosen: Dict[str, None] = {}
+    for option in (one.strip() for one in str(value).split(",")):
+        if not option or option in _ALWAYS:
+            continue
+        if not _known_option(option, known):
+            raise Unfit(
+                f"has the option {quoted(option)}",
+                f"mount options of {fs_type} that concern nothing but the "
+                "filesystem itself",
+            )
+        chosen[option] = None
+    return tuple(chosen)
+
+
+def _known_option(option: str, known: Mapping[str, Optional[str]]) -> bool:
+    name, equals, argument = option.partition("=")
+    if name not in known:
+        return False
+    pattern = known[name]
+    if not equals:
+        return pattern is None or name in _BARE
+    return pattern is not None and re.fullmatch(pattern, argument) is not None

@@ -1,0 +1,83 @@
+"""What one look around found: everything that a decision may rest on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import FrozenSet, Mapping, Optional, Tuple
+
+from cc_kraken.model import (
+    Array,
+    Content,
+    Device,
+    FstabLine,
+    Holder,
+    Look,
+    Mount,
+    PathState,
+)
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A mount, and the volumes that lie behind it (None: not only ours)."""
+
+    mount: Mount
+    volumes: Optional[FrozenSet[str]]
+
+
+@dataclass(frozen=True)
+class World:
+    """The machine and EC2, as found in one round.
+
+    Keyed by volume id: ``devices``, ``duplicates`` (kernel names that share
+    a serial), ``looks``, ``awaited`` (seconds since the attachment began).
+    Keyed by array UUID: ``array_looks``, ``heads`` (what an array that does
+    not run would show first, read through its members).
+    ``accounts``: user or group name to number, None where there is none yet;
+    users as ``user:NAME``, groups as ``group:NAME``.
+    ``attached_now``: volumes that this run attached and has not used yet.
+    ``overdue``: missing volumes have been waited for long enough.
+    ``failed``: sets that this run has given up.
+    """
+
+    instance_id: str
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    duplicates: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    system_volumes: FrozenSet[str] = frozenset()
+    holders: Mapping[str, Holder] = field(default_factory=dict)
+    awaited: Mapping[str, float] = field(default_factory=dict)
+    looks: Mapping[str, Look] = field(default_factory=dict)
+    arrays: Tuple[Array, ...] = ()
+    array_looks: Mapping[str, Look] = field(default_factory=dict)
+    heads: Mapping[str, Content] = field(default_factory=dict)
+    mounts: Tuple[Mounted, ...] = ()
+    paths: Mapping[str, PathState] = field(default_factory=dict)
+    fstab: Mapping[str, FstabLine] = field(default_factory=dict)
+    fstab_foreign: Tuple[FstabLine, ...] = ()
+    array_lines: FrozenSet[str] = frozenset()
+    accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
+    missing_programs: FrozenSet[str] = frozenset()
+    attached_now: FrozenSet[str] = frozenset()
+    overdue: bool = False
+    failed: FrozenSet[str] = frozenset()
+
+    def array(self, uuid: str) -> Optional[Array]:
+        for array in self.arrays:
+            if array.uuid == uuid:
+                return array
+        return None
+
+    def mounted_at(self, path: str) -> Optional[Mounted]:
+        """The topmost mount at ``path``."""
+        found = None
+        for mounted in self.mounts:
+            if mounted.mount.path == path:
+                found = mounted
+        return found
+
+    def mounts_of(self, volumes: FrozenSet[str]) -> Tuple[Mounted, ...]:
+        return tuple(
+            mounted
+            for mounted in self.mounts
+            if mounted.volumes and mounted.volumes <= volumes
+        )

@@ -1,0 +1,95 @@
+"""What all tests share: hypothesis profiles, markers, loop devices."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Callable, Iterator
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, derandomize=True, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+TESTS = Path(__file__).parent
+LOOP_NODES = 32
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by directory, and skip what this machine cannot do, saying why."""
+    no_loop = loop_obstacle()
+    for item in items:
+        where = item.path.relative_to(TESTS).parts[0]
+        if where == "vm":
+            item.add_marker(pytest.mark.vm)
+        if where == "loop":
+            item.add_marker(pytest.mark.loop)
+        if no_loop and item.get_closest_marker("loop"):
+            item.add_marker(pytest.mark.skip(reason=no_loop))
+
+
+def loop_obstacle() -> str:
+    """Why there are no loop devices here; "" if there are."""
+    if os.geteuid() != 0:
+        return "not root: loop devices need root"
+    if not os.path.exists("/dev/loop-control"):
+        return "no /dev/loop-control: this kernel or container has no loop devices"
+    return ""
+
+
+def make_loop_nodes() -> None:
+    """Make the nodes that a container without udev lacks (major 7)."""
+    for number in range(LOOP_NODES):
+        path = f"/dev/loop{number}"
+        if not os.path.exists(path):
+            os.mknod(path, stat.S_IFBLK | 0o660, os.makedev(7, number))
+
+
+def attach(path: Path) -> str:
+    """Attach a file to a free loop device; the path of the device.
+
+    Two test runs may ask at once: losetup then loses a race, and is asked
+    again.
+    """
+    make_loop_nodes()
+    for _ in range(10):
+        done = subprocess.run(
+            ["losetup", "--find", "--show", str(path)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            return done.stdout.strip()
+    raise RuntimeError(f"losetup: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def loop_device(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """A function ``(size: bytes) -> path`` of a loop device on a sparse file
+    of that size, or ``(path=…)`` on a file that exists.  All are detached at
+    the end, whatever happened.
+    """
+    obstacle = loop_obstacle()
+    if obstacle:
+        pytest.skip(obstacle)
+    with ExitStack() as attached:
+
+        def make(size: int = 0, *, path: Path | None = None) -> str:
+            if path is None:
+                path = tmp_path / f"disk{len(list(tmp_path.glob('disk*')))}"
+                with open(path, "xb") as file:
+                    file.truncate(size)
+            device = attach(path)
+            attached.callback(
+                subprocess.run, ["losetup", "--detach", device], check=True
+            )
+            return device
+
+        yield make

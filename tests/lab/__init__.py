@@ -1,0 +1,1 @@
+"""The lab: a virtual EC2 on loopback, for tests and for people."""

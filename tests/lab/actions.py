@@ -1,0 +1,908 @@
+"""The actions of the EC2 API that the lab answers itself: requests to XML.
+
+Requests are nested as tests.lab.query.nest makes them; answers are mappings
+of XML element names (botocore's service model ec2/2016-11-15).
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+
+from tests.lab import instance_types, query
+from tests.lab.query import Ec2Error, boolean, integer, moment
+from tests.lab.world import (
+    ROOT_DEVICE,
+    STATE_CODES,
+    Attachment,
+    Instance,
+    Modification,
+    Snapshot,
+    Volume,
+    World,
+    new_id,
+)
+
+ACCOUNT = "123456789012"
+
+
+@dataclass
+class _Lag:
+    """How old the next answers are: ``seconds``, or anything up to it."""
+
+    seconds: float
+    left: Optional[int]
+    share: float
+    spread: bool
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """An instance and its attachments, as an answer shows them."""
+
+    instance: Instance
+    mapping: Sequence[Attachment]
+
+    @property
+    def id(self) -> str:
+        return self.instance.id
+
+
+class Actions(World):
+    """The world, asked in EC2's way.
+
+    ``page_size`` caps every page, also of requests without MaxResults.  With
+    ``sparse_pages`` filters are applied after a page was cut, as EC2 may
+    do: pages can then be short, or empty with a token.  The other arguments
+    are World's.
+    """
+
+    def __init__(
+        self,
+        *,
+        page_size: Optional[int] = None,
+        sparse_pages: bool = False,
+        **world: Any,
+    ) -> None:
+        super().__init__(**world)
+        self.page_size = page_size
+        self.sparse_pages = sparse_pages
+        self._tokens: Dict[str, str] = {}
+        self._parameters: Dict[str, Mapping[str, Any]] = {}
+        self._lag: Optional[_Lag] = None
+        self._random = random.Random(1)
+
+    # ------------------------------------------------------------ stale reads
+
+    def lag(
+        self,
+        seconds: float,
+        answers: Optional[int] = None,
+        *,
+        share: float = 1.0,
+        spread: bool = False,
+        seed: int = 1,
+    ) -> None:
+        """Describe calls show the world as it was ``seconds`` ago.
+
+        ``answers``: only so many of them (None: until ``lag(0)``), then the
+        present again.  ``share``: of the answers, the others are up to date,
+        so that what is shown goes back and forth.  ``spread``: any age up to
+        ``seconds``.
+        """
+        with self._lock:
+            self._random = random.Random(seed)
+            self._lag = _Lag(seconds, answers, share, spread) if seconds else None
+
+    def _moment_shown(self) -> Optional[float]:
+        """The moment that this answer shows; None: now."""
+        lag = self._lag
+        if lag is None or lag.left == 0 or self._random.random() >= lag.share:
+            return None
+        if lag.left is not None:
+            lag.left -= 1
+        age = lag.seconds * (self._random.random() if lag.spread else 1.0)
+        return self.clock.now() - age
+
+    def _volumes_shown(
+        self, volumes: Sequence[Volume], ids: Sequence[str], moment: Optional[float]
+    ) -> List[Volume]:
+        if moment is None:
+            return list(volumes)
+        shown: List[Volume] = []
+        for volume in volumes:
+            past = self._as_of(volume.id, moment)
+            one = volume if past is None else past.resource
+            if one is not None:
+                shown.append(one)
+            elif volume.id in ids:
+                raise Ec2Error(
+                    "InvalidVolume.NotFound",
+                    f"The volume '{volume.id}' does not exist.",
+                )
+        return shown
+
+    def _instances_shown(
+        self, instances: Sequence[Instance], ids: Sequence[str], moment: Optional[float]
+    ) -> List[_Shown]:
+        shown: List[_Shown] = []
+        for instance in instances:
+            past = None if moment is None else self._as_of(instance.id, moment)
+            if past is None:
+                shown.append(_Shown(instance, self._attachments(instance.id)))
+            elif past.resource is not None:
+                shown.append(_Shown(past.resource, past.mapping))
+            elif instance.id in ids:
+                raise Ec2Error(
+                    "InvalidInstanceID.NotFound",
+                    f"The instance ID '{instance.id}' does not exist",
+                )
+        return shown
+
+    def _candidates(self, request: Mapping[str, Any]) -> List[Volume]:
+        """The volumes among which the filters choose: an index saves most of
+        the work where a tag is asked for by its very value."""
+        age = self.clock.now() - self._tagged_at
+        stale = self._lag is not None and self._lag.seconds >= age
+        if self.sparse_pages or stale:
+            return list(self._volumes.values())
+        choices = []
+        for one in request.get("Filter", []):
+            name, values = str(one.get("Name", "")), one.get("Value", [])
+            plain = len(values) == 1 and not set(values[0]) & set("*?\\")
+            if name.startswith("tag:") and plain:
+                choices.append(self._tagged(name[len("tag:") :], values[0]))
+        if choices:
+            return min(choices, key=len)
+        return list(self._volumes.values())
+
+    # ------------------------------------------------------ actions: describe
+
+    def _page(
+        self,
+        request: Mapping[str, Any],
+        ids: str,
+        smallest: int = 5,
+        largest: int = 1000,
+    ) -> Optional[int]:
+        """The size of the page that is asked for, checked."""
+        wanted = integer("maxResults", request.get("MaxResults"))
+        if wanted is None:
+            return self.page_size
+        if ids and request.get(ids):
+            name = {"VolumeId": "volumesSet", "InstanceId": "instancesSet"}.get(ids)
+            if name is not None:
+                raise Ec2Error(
+                    "InvalidParameterCombination",
+                    f"The parameter {name} cannot be used with the parameter "
+                    "maxResults",
+                )
+        if wanted < smallest or wanted > largest:
+            limit = "greater than 5" if wanted < smallest else f"at most {largest}"
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ( {wanted} ) for parameter maxResults is invalid. "
+                f"Expecting a value {limit}.",
+            )
+        return min(wanted, self.page_size or wanted)
+
+    def _paged(
+        self,
+        items: Sequence[Any],
+        key: Callable[[Any], str],
+        chosen: Callable[[Sequence[Any]], List[Any]],
+        request: Mapping[str, Any],
+        size: Optional[int],
+    ) -> Tuple[List[Any], Optional[str]]:
+        """Filter and cut, in the order that ``sparse_pages`` says."""
+        if self.sparse_pages:
+            found, token = query.page(items, key, request, size)
+            return chosen(found), token
+        return query.page(chosen(items), key, request, size)
+
+    def _describe_volumes(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        # Above 500 EC2 quietly gives 500 a page.
+        size = self._page(request, "VolumeId", largest=10**9)
+        if request.get("MaxResults") is not None:
+            size = min(size or 500, 500)
+        ids = request.get("VolumeId", [])
+        some = [self._volume(one) for one in ids] or self._candidates(request)
+        volumes = self._volumes_shown(some, ids, self._moment_shown())
+        fields: Dict[str, Callable[[Volume], List[str]]] = {
+            **_VOLUME_FIELDS,
+            "availability-zone-id": lambda volume: [self._zone_id(volume.zone)],
+        }
+        found, token = self._paged(
+            volumes,
+            lambda volume: str(volume.id),
+            lambda some: query.select(
+                some, request.get("Filter", []), fields, lambda one: one.tags
+            ),
+            request,
+            size,
+        )
+        return {
+            "volumeSet": [self._volume_xml(volume) for volume in found],
+            "nextToken": token,
+        }
+
+    def _volume_xml(self, volume: Volume) -> Mapping[str, Any]:
+        return {
+            "volumeId": volume.id,
+            "size": volume.size_gib,
+            "snapshotId": volume.snapshot_id,
+            "sourceVolumeId": volume.source_volume_id or None,
+            "availabilityZone": volume.zone,
+            "availabilityZoneId": self._zone_id(volume.zone),
+            "status": volume.state,
+            "createTime": moment(volume.create_time),
+            "attachmentSet": [_attachment_xml(one) for one in volume.attachments],
+            "tagSet": _tags_xml(volume.tags),
+            "volumeType": volume.type,
+            "encrypted": volume.encrypted,
+            "multiAttachEnabled": volume.multi_attach,
+            "operator": {"managed": volume.managed},
+        }
+
+    def _describe_instances(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        size = self._page(request, "InstanceId")
+        ids = request.get("InstanceId", [])
+        wanted = [self._instance(one) for one in ids]
+        wanted = wanted or self._instances_by_filter(request)
+        shown = self._instances_shown(wanted, ids, self._moment_shown())
+        fields: Dict[str, Callable[[_Shown], List[str]]] = {
+            **_INSTANCE_FIELDS,
+            "block-device-mapping.volume-id": lambda one: [
+                each.volume_id for each in one.mapping
+            ],
+            "block-device-mapping.device-name": lambda one: [
+                each.device for each in one.mapping
+            ],
+        }
+        found, token = self._paged(
+            shown,
+            lambda one: str(one.id),
+            lambda some: query.select(
+                some, request.get("Filter", []), fields, lambda one: one.instance.tags
+            ),
+            request,
+            size,
+        )
+        return {
+            "reservationSet": [self._reservation_xml([one]) for one in found],
+            "nextToken": token,
+        }
+
+    def _reservation_xml(self, instances: Sequence[_Shown]) -> Dict[str, Any]:
+        return {
+            "reservationId": instances[0].instance.reservation_id,
+            "ownerId": ACCOUNT,
+            "groupSet": [],
+            "instancesSet": [self._instance_xml(one) for one in instances],
+        }
+
+    def _instances_by_filter(self, request: Mapping[str, Any]) -> List[Instance]:
+        """As ``_candidates``, for a filter that names instances."""
+        for one in request.get("Filter", []):
+            values = one.get("Value", [])
+            plain = not any(set(value) & set("*?\\") for value in values)
+            if one.get("Name") == "instance-id" and plain:
+                known = (self._instances.get(value) for value in values)
+                return [instance for instance in known if instance is not None]
+        return list(self._instances.values())
+
+    def _instance_xml(self, shown: _Shown) -> Mapping[str, Any]:
+        instance = shown.instance
+        name = "ip-" + instance.private_ip.replace(".", "-") + ".ec2.internal"
+        return {
+            "instanceId": instance.id,
+            "imageId": instance.image_id,
+            "instanceState": _state_xml(instance.state),
+            "privateDnsName": name,
+            "amiLaunchIndex": 0,
+            "instanceType": instance.type,
+            "launchTime": moment(instance.launch_time),
+            "placement": {
+                "availabilityZone": instance.zone,
+                "availabilityZoneId": self._zone_id(instance.zone),
+                "tenancy": "default",
+            },
+            "privateIpAddress": instance.private_ip,
+            "architecture": "x86_64",
+            "rootDeviceType": "ebs",
+            "rootDeviceName": instance.root_device,
+            "blockDeviceMapping": [
+                {
+                    "deviceName": one.device,
+                    "ebs": {
+                        "volumeId": one.volume_id,
+                        "status": one.state,
+                        "attachTime": moment(one.attach_time),
+                        "deleteOnTermination": one.delete_on_termination,
+                    },
+                }
+                for one in shown.mapping
+            ],
+            "virtualizationType": "hvm",
+            "tagSet": _tags_xml(instance.tags),
+            "hypervisor": "xen",  # what EC2 says here, for Nitro too
+        }
+
+    def _describe_tags(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        size = self._page(request, "")
+        resources = self._tagged_resources(request, self._moment_shown())
+        rows = [
+            (kind, resource, key, value)
+            for kind, resource, tags in resources
+            for key, value in tags.items()
+        ]
+        fields: Dict[str, Callable[[Tuple[str, str, str, str]], List[str]]] = {
+            "resource-type": lambda row: [row[0]],
+            "resource-id": lambda row: [row[1]],
+            "key": lambda row: [row[2]],
+            "value": lambda row: [row[3]],
+        }
+        found, token = self._paged(
+            rows,
+            lambda row: f"{row[1]} {row[2]}",
+            lambda some: query.select(
+                some, request.get("Filter", []), fields, lambda row: {row[2]: row[3]}
+            ),
+            request,
+            size,
+        )
+        return {
+            "tagSet": [
+                {"resourceType": kind, "resourceId": resource, "key": key, "value": v}
+                for kind, resource, key, v in found
+            ],
+            "nextToken": token,
+        }
+
+    def _tagged_resources(
+        self, request: Mapping[str, Any], moment: Optional[float]
+    ) -> List[Tuple[str, str, Mapping[str, str]]]:
+        volumes: Sequence[Volume] = list(self._volumes.values())
+        instances: Sequence[Instance] = list(self._instances.values())
+        snapshots: Sequence[Snapshot] = list(self._snapshots.values())
+        for one in request.get("Filter", []):
+            values = one.get("Value", [])
+            plain = not any(set(value) & set("*?\\") for value in values)
+            if one.get("Name") == "resource-id" and plain:
+                volumes = [self._volumes[x] for x in values if x in self._volumes]
+                instances = [self._instances[x] for x in values if x in self._instances]
+                snapshots = [self._snapshots[x] for x in values if x in self._snapshots]
+        found: List[Tuple[str, str, Mapping[str, str]]] = [
+            ("volume", one.id, one.tags)
+            for one in self._volumes_shown(volumes, (), moment)
+        ]
+        found += [
+            ("instance", one.id, one.instance.tags)
+            for one in self._instances_shown(instances, (), moment)
+        ]
+        return found + [("snapshot", one.id, one.tags) for one in snapshots]
+
+    def _describe_types(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        size = self._page(request, "InstanceType", largest=100)
+        names = request.get("InstanceType", []) or list(instance_types.TYPES)
+        fields: Dict[str, Callable[[str], List[str]]] = {
+            "instance-type": lambda name: [name],
+            "hypervisor": lambda name: [instance_types.get(name).hypervisor],
+        }
+        unknown = [name for name in names if instance_types.find(name) is None]
+        if unknown:
+            raise Ec2Error(
+                "InvalidInstanceType",
+                "The following supplied instance types do not exist: "
+                f"[{', '.join(unknown)}]",
+            )
+        found, token = self._paged(
+            names,
+            str,
+            lambda some: query.select(some, request.get("Filter", []), fields, None),
+            request,
+            size,
+        )
+        return {
+            "instanceTypeSet": [self._type_xml(name) for name in found],
+            "nextToken": token,
+        }
+
+    def _type_xml(self, name: str) -> Mapping[str, Any]:
+        info = instance_types.get(name)
+        nitro = info.hypervisor == "nitro"
+        return {
+            "instanceType": name,
+            "hypervisor": info.hypervisor,
+            "vCpuInfo": {"defaultVCpus": info.vcpus},
+            "memoryInfo": {"sizeInMiB": info.mib},
+            "networkInfo": {"maximumNetworkInterfaces": info.interfaces},
+            "ebsInfo": {
+                "ebsOptimizedSupport": "default" if nitro else "supported",
+                "encryptionSupport": "supported",
+                "nvmeSupport": "required" if nitro else "unsupported",
+                "maximumEbsAttachments": self._attachment_limit(name),
+                "attachmentLimitType": info.kind,
+            },
+        }
+
+    def _describe_modifications(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        size = self._page(request, "VolumeId", smallest=1, largest=500)
+        ids = request.get("VolumeId", [])
+        volumes = [self._volume(one) for one in ids] or list(self._volumes.values())
+        for volume in volumes:
+            if ids and volume.modification is None:
+                raise Ec2Error(
+                    "InvalidVolumeModification.NotFound",
+                    f"Modification for volume '{volume.id}' does not exist.",
+                )
+        fields: Dict[str, Callable[[Volume], List[str]]] = {
+            "volume-id": lambda volume: [volume.id],
+            "modification-state": lambda volume: [
+                volume.modification.state if volume.modification else ""
+            ],
+        }
+        found, token = self._paged(
+            [volume for volume in volumes if volume.modification],
+            lambda volume: str(volume.id),
+            lambda some: query.select(some, request.get("Filter", []), fields, None),
+            request,
+            size,
+        )
+        return {
+            "volumeModificationSet": [
+                _modification_xml(volume, volume.modification) for volume in found
+            ],
+            "nextToken": token,
+        }
+
+    # -------------------------------------------------------- actions: change
+
+    def _attach_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "VolumeId", "InstanceId", "Device")
+        return _attachment_xml(
+            self._attach(request["VolumeId"], request["InstanceId"], request["Device"])
+        )
+
+    def _detach_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "VolumeId")
+        return _attachment_xml(
+            self._detach(
+                request["VolumeId"],
+                request.get("InstanceId", ""),
+                request.get("Device", ""),
+            )
+        )
+
+    def _create_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "AvailabilityZone")
+        token = request.get("ClientToken", "")
+        if token in self._tokens:
+            return self._again(token, request)
+        snapshot = request.get("SnapshotId", "")
+        origin = self._usable_snapshot(snapshot) if snapshot else None
+        size = integer("size", request.get("Size"))
+        if size is None:
+            if origin is None:
+                raise Ec2Error(
+                    "MissingParameter",
+                    "The request must contain the parameter size or snapshotId",
+                )
+            size = origin.size_gib
+        if origin is not None and size < origin.size_gib:
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Volume of {size}GiB is smaller than snapshot '{snapshot}', "
+                f"expect size >= {origin.size_gib}GiB",
+            )
+        kind = request.get("VolumeType", "gp2")
+        multi = boolean(request.get("MultiAttachEnabled"))
+        if multi and kind not in ("io1", "io2"):
+            raise Ec2Error(
+                "InvalidParameterCombination",
+                f"The parameter MultiAttachEnabled is not supported for {kind}.",
+            )
+        volume_id = self.create_volume(
+            size,
+            request["AvailabilityZone"],
+            _specified_tags(request, "volume"),
+            snapshot_id=snapshot,
+            volume_type=kind,
+            encrypted=boolean(request.get("Encrypted"))
+            or bool(origin and origin.encrypted),
+            multi_attach=multi,
+        )
+        if token:
+            self._tokens[token] = volume_id
+            self._parameters[token] = _without_token(request)
+        answer = dict(self._volume_xml(self._volume(volume_id)))
+        answer["status"] = "creating"
+        return answer
+
+    def _again(self, token: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the first call with this token made."""
+        if self._parameters[token] != _without_token(request):
+            raise Ec2Error(
+                "IdempotentParameterMismatch",
+                f"The client token you have provided ({token}) is not valid for "
+                "these parameters.",
+            )
+        return self._volume_xml(self._volume(self._tokens[token]))
+
+    def _usable_snapshot(self, snapshot_id: str) -> Snapshot:
+        snapshot = self._snapshot(snapshot_id)
+        if snapshot.state != "completed":
+            raise Ec2Error(
+                "IncorrectState", f"Snapshot is in invalid state - {snapshot.state}"
+            )
+        return snapshot
+
+    def _create_snapshot(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "VolumeId")
+        made = self.create_snapshot(
+            request["VolumeId"], _specified_tags(request, "snapshot")
+        )
+        return {**_snapshot_xml(self._snapshots[made]), "status": "pending"}
+
+    def _describe_snapshots(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        size = self._page(request, "SnapshotId")
+        ids = request.get("SnapshotId", [])
+        fields: Dict[str, Callable[[Snapshot], List[str]]] = {
+            "snapshot-id": lambda one: [one.id],
+            "volume-id": lambda one: [one.volume_id],
+            "status": lambda one: [one.state],
+        }
+        found, token = self._paged(
+            [self._snapshot(one) for one in ids] or list(self._snapshots.values()),
+            lambda one: str(one.id),
+            lambda some: query.select(
+                some, request.get("Filter", []), fields, lambda one: one.tags
+            ),
+            request,
+            size,
+        )
+        return {
+            "snapshotSet": [_snapshot_xml(one) for one in found],
+            "nextToken": token,
+        }
+
+    def _copy_volumes(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A volume of a volume in the same zone, without a snapshot."""
+        _require(request, "SourceVolumeId")
+        source = self._volume(request["SourceVolumeId"])
+        size = integer("size", request.get("Size")) or source.size_gib
+        if size < source.size_gib:
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Volume of {size}GiB is smaller than its source '{source.id}'",
+            )
+        made = self.create_volume(
+            size,
+            source.zone,
+            _specified_tags(request, "volume"),
+            source_volume_id=source.id,
+            volume_type=request.get("VolumeType", source.type),
+            encrypted=source.encrypted,
+        )
+        answer = {**self._volume_xml(self._volume(made)), "status": "creating"}
+        return {"volumeSet": [answer]}
+
+    def _delete_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "VolumeId")
+        self.delete_volume(request["VolumeId"])
+        return {"return": True}
+
+    def _modify_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "VolumeId")
+        volume = self._volume(request["VolumeId"])
+        size = integer("size", request.get("Size"))
+        change = self._modify(volume, volume.size_gib if size is None else size)
+        return {"volumeModification": _modification_xml(volume, change)}
+
+    def _create_tags(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "ResourceId", "Tag")
+        tags = _tag_list(request["Tag"])
+        before = [self._tags_of(one) for one in request["ResourceId"]]
+        for old in before:
+            if len({*old, *tags}) > 50:
+                raise Ec2Error(
+                    "TagLimitExceeded", "Tag limit exceeded: 50 tags a resource."
+                )
+        for resource in request["ResourceId"]:
+            self._tagging(resource).update(tags)
+        self._changed.notify_all()
+        return {"return": True}
+
+    def _delete_tags(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "ResourceId")
+        for resource in request["ResourceId"]:
+            self._tags_of(resource)
+        for tags in [self._tagging(one) for one in request["ResourceId"]]:
+            for tag in request.get("Tag") or [{"Key": key} for key in list(tags)]:
+                # With a value, only a tag of that very value is deleted.
+                if tag.get("Value", tags.get(tag["Key"])) == tags.get(tag["Key"]):
+                    tags.pop(tag["Key"], None)
+        self._changed.notify_all()
+        return {"return": True}
+
+    def _run_instances(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        _require(request, "ImageId", "MinCount", "MaxCount")
+        root: Mapping[str, Any] = next(
+            (
+                one.get("Ebs", {})
+                for one in request.get("BlockDeviceMapping", [])
+                if one.get("DeviceName") == ROOT_DEVICE
+            ),
+            {},
+        )
+        reservation = new_id("r")
+        instances = [
+            self._launch(
+                request.get("InstanceType", "m5.large"),
+                request.get("Placement", {}).get("AvailabilityZone", self.zones[0]),
+                _specified_tags(request, "instance"),
+                reservation,
+                user_data=base64.b64decode(request.get("UserData", "")),
+                root_size_gib=int(root.get("VolumeSize", 8)),
+                root_delete=boolean(root.get("DeleteOnTermination"), True),
+                image_id=request["ImageId"],
+            )
+            for _ in range(int(request["MaxCount"]))
+        ]
+        return self._reservation_xml(
+            [_Shown(one, self._attachments(one.id)) for one in instances]
+        )
+
+    def _change_states(
+        self, request: Mapping[str, Any], change: Callable[[Instance], None]
+    ) -> Mapping[str, Any]:
+        _require(request, "InstanceId")
+        instances = [self._instance(one) for one in request["InstanceId"]]
+        rows = []
+        for instance in instances:
+            before = instance.state
+            change(instance)
+            rows.append(
+                {
+                    "instanceId": instance.id,
+                    "currentState": _state_xml(instance.state),
+                    "previousState": _state_xml(before),
+                }
+            )
+        return {"instancesSet": rows}
+
+    def _stop_instances(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._change_states(request, self._stop)
+
+    def _start_instances(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._change_states(request, self._start)
+
+    def _terminate_instances(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._change_states(request, self._terminate)
+
+    def _modify_instance(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of ModifyInstanceAttribute only DeleteOnTermination."""
+        _require(request, "InstanceId", "BlockDeviceMapping")
+        self._instance(request["InstanceId"])
+        attachments = {
+            one.device: one for one in self._attachments(request["InstanceId"])
+        }
+        for mapping in request["BlockDeviceMapping"]:
+            found = attachments.get(mapping.get("DeviceName", ""))
+            if found is None:
+                raise Ec2Error(
+                    "InvalidInstanceAttributeValue",
+                    f"No device is currently mapped at {mapping.get('DeviceName')}",
+                )
+            value = mapping.get("Ebs", {}).get("DeleteOnTermination")
+            found.delete_on_termination = boolean(value, found.delete_on_termination)
+        return {"return": True}
+
+
+# ------------------------------------------------------------------- tables
+
+Handler = Callable[[Actions, Dict[str, Any]], Mapping[str, Any]]
+_PAGES = {"MaxResults", "NextToken", "Filter"}
+
+ACTIONS: Dict[str, Tuple[Handler, Set[str]]] = {
+    "DescribeVolumes": (
+        Actions._describe_volumes,
+        {"VolumeId", "IncludeManagedResources"} | _PAGES,
+    ),
+    "DescribeInstances": (
+        Actions._describe_instances,
+        {"InstanceId", "IncludeManagedResources"} | _PAGES,
+    ),
+    "DescribeTags": (Actions._describe_tags, _PAGES),
+    "DescribeInstanceTypes": (Actions._describe_types, {"InstanceType"} | _PAGES),
+    "DescribeVolumesModifications": (
+        Actions._describe_modifications,
+        {"VolumeId"} | _PAGES,
+    ),
+    "AttachVolume": (Actions._attach_volume, {"VolumeId", "InstanceId", "Device"}),
+    "DetachVolume": (
+        Actions._detach_volume,
+        {"VolumeId", "InstanceId", "Device"},
+    ),
+    "CreateVolume": (
+        Actions._create_volume,
+        {"AvailabilityZone", "Size", "SnapshotId", "VolumeType", "Encrypted"}
+        | {"MultiAttachEnabled", "Iops", "Throughput", "ClientToken"}
+        | {"TagSpecification"},
+    ),
+    "CreateSnapshot": (
+        Actions._create_snapshot,
+        {"VolumeId", "Description", "TagSpecification"},
+    ),
+    "DescribeSnapshots": (
+        Actions._describe_snapshots,
+        {"SnapshotId", "Owner"} | _PAGES,
+    ),
+    "CopyVolumes": (
+        Actions._copy_volumes,
+        {"SourceVolumeId", "Size", "VolumeType", "ClientToken", "TagSpecification"},
+    ),
+    "DeleteVolume": (Actions._delete_volume, {"VolumeId"}),
+    "ModifyVolume": (Actions._modify_volume, {"VolumeId", "Size"}),
+    "CreateTags": (Actions._create_tags, {"ResourceId", "Tag"}),
+    "DeleteTags": (Actions._delete_tags, {"ResourceId", "Tag"}),
+    "RunInstances": (
+        Actions._run_instances,
+        {"ImageId", "MinCount", "MaxCount", "InstanceType", "Placement"}
+        | {"TagSpecification", "UserData", "BlockDeviceMapping", "ClientToken"},
+    ),
+    "StopInstances": (Actions._stop_instances, {"InstanceId"}),
+    "StartInstances": (Actions._start_instances, {"InstanceId"}),
+    "TerminateInstances": (Actions._terminate_instances, {"InstanceId"}),
+    "ModifyInstanceAttribute": (
+        Actions._modify_instance,
+        {"InstanceId", "BlockDeviceMapping"},
+    ),
+}
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_VOLUME_FIELDS: Dict[str, Callable[[Volume], List[str]]] = {
+    "volume-id": lambda volume: [volume.id],
+    "size": lambda volume: [str(volume.size_gib)],
+    "status": lambda volume: [volume.state],
+    "snapshot-id": lambda volume: [volume.snapshot_id],
+    "availability-zone": lambda volume: [volume.zone],
+    "volume-type": lambda volume: [volume.type],
+    "encrypted": lambda volume: [_flag(volume.encrypted)],
+    "multi-attach-enabled": lambda volume: [_flag(volume.multi_attach)],
+    "operator.managed": lambda volume: [_flag(volume.managed)],
+    "create-time": lambda volume: [moment(volume.create_time)],
+    "attachment.instance-id": lambda volume: [
+        one.instance_id for one in volume.attachments
+    ],
+    "attachment.device": lambda volume: [one.device for one in volume.attachments],
+    "attachment.status": lambda volume: [one.state for one in volume.attachments],
+    "attachment.attach-time": lambda volume: [
+        moment(one.attach_time) for one in volume.attachments
+    ],
+    "attachment.delete-on-termination": lambda volume: [
+        _flag(one.delete_on_termination) for one in volume.attachments
+    ],
+}
+
+_INSTANCE_FIELDS: Dict[str, Callable[[_Shown], List[str]]] = {
+    "instance-id": lambda one: [one.instance.id],
+    "instance-type": lambda one: [one.instance.type],
+    "instance-state-name": lambda one: [one.instance.state],
+    "instance-state-code": lambda one: [str(STATE_CODES[one.instance.state])],
+    "availability-zone": lambda one: [one.instance.zone],
+    "image-id": lambda one: [one.instance.image_id],
+    "private-ip-address": lambda one: [one.instance.private_ip],
+    "reservation-id": lambda one: [one.instance.reservation_id],
+    "root-device-name": lambda one: [one.instance.root_device],
+}
+
+
+def _attachment_xml(one: Attachment) -> Dict[str, Any]:
+    return {
+        "volumeId": one.volume_id,
+        "instanceId": one.instance_id,
+        "device": one.device,
+        "status": one.state,
+        "attachTime": moment(one.attach_time),
+        "deleteOnTermination": one.delete_on_termination,
+    }
+
+
+def _without_token(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {key: value for key, value in request.items() if key != "ClientToken"}
+
+
+def _snapshot_xml(one: Snapshot) -> Dict[str, Any]:
+    return {
+        "snapshotId": one.id,
+        "volumeId": one.volume_id,
+        "status": one.state,
+        "startTime": moment(one.start_time),
+        "progress": "100%" if one.state == "completed" else "0%",
+        "ownerId": ACCOUNT,
+        "volumeSize": one.size_gib,
+        "encrypted": one.encrypted,
+        "tagSet": _tags_xml(one.tags),
+    }
+
+
+def _modification_xml(
+    volume: Volume, change: Optional[Modification]
+) -> Optional[Dict[str, Any]]:
+    if change is None:
+        return None
+    ended = None if change.end_time is None else moment(change.end_time)
+    return {
+        "volumeId": volume.id,
+        "modificationState": change.state,
+        "originalSize": change.original_size,
+        "targetSize": change.target_size,
+        "originalVolumeType": volume.type,
+        "targetVolumeType": volume.type,
+        "progress": 100 if change.state == "completed" else 0,
+        "startTime": moment(change.start_time),
+        "endTime": ended,
+    }
+
+
+def _state_xml(state: str) -> Dict[str, Any]:
+    return {"code": STATE_CODES[state], "name": state}
+
+
+def _tags_xml(tags: Mapping[str, str]) -> List[Dict[str, str]]:
+    ordered = sorted(tags, key=query.scatter)
+    return [{"key": key, "value": tags[key]} for key in ordered]
+
+
+def _require(request: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if not request.get(name):
+            label = name[0].lower() + name[1:]
+            raise Ec2Error(
+                "MissingParameter", f"The request must contain the parameter {label}"
+            )
+
+
+def _tag_list(items: Sequence[Mapping[str, str]]) -> Dict[str, str]:
+    """Tags of a request, by AWS's rules ("Tag restrictions")."""
+    tags: Dict[str, str] = {}
+    for item in items:
+        key, value = item.get("Key", ""), item.get("Value", "")
+        if key.lower().startswith("aws:"):
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ( {key} ) for parameter key is invalid. Tag keys starting "
+                "with 'aws:' are reserved for internal use",
+            )
+        if not key or len(key) > 127:
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Tag key exceeds the maximum length of 127 characters: {key!r}"
+                if key
+                else "Tag key cannot be empty",
+            )
+        if len(value) > 255:
+            raise Ec2Error(
+                "InvalidParameterValue",
+                "Tag value exceeds the maximum length of 255 characters",
+            )
+        if key in tags:
+            raise Ec2Error(
+                "InvalidParameterValue", f"Duplicate tag key '{key}' specified."
+            )
+        tags[key] = value
+    return tags
+
+
+def _specified_tags(request: Mapping[str, Any], kind: str) -> Dict[str, str]:
+    for one in request.get("TagSpecification", []):
+        if one.get("ResourceType") == kind:
+            return _tag_list(one.get("Tag", []))
+    return {}

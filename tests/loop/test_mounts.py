@@ -1,0 +1,201 @@
+"""fstab line, mount, verification and owners on real filesystems."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+
+from cc_kraken import files, fstab, mounts
+from cc_kraken.model import FstabLine, KrakenError
+from cc_kraken.paths import Paths
+
+MIB = 1 << 20
+MKFS = {
+    "ext4": ["mkfs.ext4", "-q", "-U"],
+    "xfs": ["mkfs.xfs", "-q", "-m"],
+    "btrfs": ["mkfs.btrfs", "-q", "-U"],
+}
+MakeDevice = Callable[..., str]
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    (tmp_path / "etc").mkdir()
+    return Paths(etc=str(tmp_path / "etc"))
+
+
+@pytest.fixture
+def target(tmp_path: Path, loop_device: MakeDevice) -> Iterator[str]:
+    """A mount path that is unmounted before its loop devices go."""
+    path = str(tmp_path / "mnt" / "a b#c")
+    yield path
+    while os.path.ismount(path):
+        subprocess.run(["umount", path], check=True)
+
+
+def make_filesystem(fs_type: str, device: str) -> str:
+    new = str(uuid.uuid4())
+    option = f"uuid={new}" if fs_type == "xfs" else new
+    subprocess.run([*MKFS[fs_type], option, device], check=True)
+    return new
+
+
+def number_of(device: str) -> str:
+    rdev = os.stat(device).st_rdev
+    return f"{os.major(rdev)}:{os.minor(rdev)}"
+
+
+def line_for(device: str, path: str, fs_type: str, *options: str) -> FstabLine:
+    """A line like ours, by node: in a container no udev makes by-uuid links."""
+    line = fstab.entry("data", "unused", path, fs_type, options)
+    return FstabLine(**{**vars(line), "spec": device})
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+def test_fstab_mount_verify_owner(
+    paths: Paths, target: str, loop_device: MakeDevice, fs_type: str
+) -> None:
+    device = loop_device(512 * MIB)
+    make_filesystem(fs_type, device)
+    line = line_for(device, target, fs_type, "noatime")
+    assert fstab.write(paths, fstab.replace(fstab.read(paths), {"data": line}))
+    assert mounts.make_directory(target)
+    assert mounts.at(paths, target) is None
+    mounts.mount(paths, target)
+
+    mount = mounts.verify(paths, target, number_of(device))
+    assert (mount.path, mount.type, mount.source) == (target, fs_type, device)
+    assert mount.devno.startswith("0:") == (fs_type == "btrfs")
+    assert mounts.mounted(paths)[number_of(device)] == (target,)
+    with pytest.raises(KrakenError, match="expected the device 1:1"):
+        mounts.verify(paths, target, "1:1")
+
+    assert mounts.path_state(target).entries == ()
+    assert mounts.set_owner(target, 1234, 4321, 0o2750)
+    state = mounts.path_state(target)
+    assert (state.uid, state.gid, state.mode) == (1234, 4321, 0o2750)
+    subprocess.run(["umount", target], check=True)
+    assert stat.S_IMODE(os.stat(target).st_mode) == 0o755
+    mounts.mount(paths, target)
+    assert mounts.path_state(target) == state
+
+
+def test_findmnt_finds_no_fault(
+    paths: Paths, target: str, loop_device: MakeDevice
+) -> None:
+    """An independent reader of the line that we write."""
+    device = loop_device(64 * MIB)
+    make_filesystem("ext4", device)
+    fstab.write(paths, fstab.replace("", {"data": line_for(device, target, "ext4")}))
+    mounts.make_directory(target)
+    argv = ["findmnt", "--verify", "--tab-file", paths.fstab]
+    assert subprocess.run(argv, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_mount_by_uuid(paths: Paths, target: str, loop_device: MakeDevice) -> None:
+    """The very line of :func:`fstab.entry`; mount probes where links lack."""
+    device = loop_device(64 * MIB)
+    line = fstab.entry("data", make_filesystem("ext4", device), target, "ext4")
+    fstab.write(paths, fstab.replace("", {"data": line}))
+    mounts.make_directory(target)
+    mounts.mount(paths, target)
+    mounts.verify(paths, target, number_of(device))
+
+
+def test_mount_of_the_very_device(
+    paths: Paths, target: str, loop_device: MakeDevice
+) -> None:
+    """Two filesystems with one UUID, as a copied volume has it."""
+    device, copy = loop_device(64 * MIB), loop_device(64 * MIB)
+    same = make_filesystem("ext4", device)
+    subprocess.run(["mkfs.ext4", "-q", "-U", same, copy], check=True)
+    mounts.make_directory(target)
+    options = ("noatime", "X-kraken.set=data")
+    mounts.mount_device(paths, copy, target, "ext4", options, "data")
+    mounts.verify(paths, target, number_of(copy))
+    with pytest.raises(KrakenError, match="the set 'data'"):
+        mounts.mount_device(paths, "/dev/no-such", target, "ext4", (), "data")
+
+
+def test_a_second_mount_over_it_is_seen(
+    paths: Paths, target: str, loop_device: MakeDevice
+) -> None:
+    first, second = loop_device(64 * MIB), loop_device(64 * MIB)
+    mounts.make_directory(target)
+    for device in (first, second):
+        make_filesystem("ext4", device)
+        subprocess.run(["mount", device, target], check=True)
+    mounts.verify(paths, target, number_of(second))
+    with pytest.raises(KrakenError, match="after mounting"):
+        mounts.verify(paths, target, number_of(first))
+    assert mounts.mounted(paths)[number_of(first)] == (target,)
+
+
+def test_btrfs_of_two_devices(
+    paths: Paths, target: str, loop_device: MakeDevice
+) -> None:
+    devices = [loop_device(256 * MIB), loop_device(256 * MIB)]
+    subprocess.run(["mkfs.btrfs", "-q", *devices], check=True)
+    subprocess.run(["btrfs", "device", "scan", *devices], check=True)
+    mounts.make_directory(target)
+    subprocess.run(["mount", devices[0], target], check=True)
+    found = mounts.mounted(paths)
+    assert [found[number_of(device)] for device in devices] == [(target,), (target,)]
+
+
+@pytest.mark.parametrize("case", ["blank", "no line", "no device"])
+def test_mount_that_fails_is_a_sentence(
+    paths: Paths, target: str, loop_device: MakeDevice, case: str
+) -> None:
+    device = loop_device(64 * MIB) if case == "blank" else "/dev/no-such-node"
+    line = None if case == "no line" else line_for(device, target, "ext4")
+    fstab.write(paths, fstab.replace("", {"data": line}) or "#\n")
+    mounts.make_directory(target)
+    with pytest.raises(KrakenError) as caught:
+        mounts.mount(paths, target)
+    assert caught.value.trouble.kind == "mount-failed"
+    assert target in str(caught.value)
+    assert mounts.at(paths, target) is None
+
+
+@pytest.mark.parametrize("obstacle", ["full", "read-only"])
+def test_fstab_on_a_disk_that_takes_nothing(
+    target: str, loop_device: MakeDevice, obstacle: str
+) -> None:
+    device = loop_device(16 * MIB)
+    make_filesystem("ext4", device)
+    mounts.make_directory(target)
+    subprocess.run(["mount", device, target], check=True)
+    paths = Paths(etc=target)
+    old = "UUID=aaaa / ext4 defaults 0 1\n"
+    Path(paths.fstab).write_text(old)
+    if obstacle == "full":
+        # The last block goes, so that the new content finds none.
+        with pytest.raises(OSError), open(os.path.join(target, "big"), "wb", 0) as big:
+            while True:
+                big.write(b"x" * 512)
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", target], check=True)
+    before = sorted(os.listdir(target))
+    with pytest.raises(KrakenError) as caught:
+        fstab.write(paths, old + "# more\n")
+    assert caught.value.trouble.kind == "cannot-write"
+    assert files.read_text(paths.fstab) == old
+    assert sorted(os.listdir(target)) == before
+
+
+def test_owner_is_kept_by_a_write(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    os.chown(path, 1234, 4321)
+    path.chmod(0o4640)
+    files.write_atomic(str(path), b"new")
+    status = path.stat()
+    assert (status.st_uid, status.st_gid) == (1234, 4321)
+    assert stat.S_IMODE(status.st_mode) == 0o4640

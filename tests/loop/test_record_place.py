@@ -1,0 +1,356 @@
+"""The places of the intent record: nothing that we run writes there.
+
+mkfs is run with our own command lines on sparse files of many sizes; a record
+lies at the place before, and must lie there afterwards, byte for byte, with
+nothing near it.  What mdadm writes on a member is computed as its super1.c
+does, and read from superblocks by our own parser and by mdadm.  What a running
+md does is for the virtual machines: :func:`check_member` is theirs, too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken import destroy, guard, mkfs, places, record, shadow
+from cc_kraken.mkfs import Geometry
+from cc_kraken.model import Extent, Record
+from tests import crafted
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+UUID = "f1a3c0de-0000-4000-8000-0123456789ab"
+INTENT = Record(
+    identity="a1" * 32,
+    volume_id="vol-0123456789abcdef0",
+    fs_type="xfs",
+    fs_uuid=UUID,
+)
+
+MakeDevice = Callable[..., str]
+
+
+# ---------------------------------------------------------------------- mkfs
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory on xfs, which takes sparse files of 64 TiB (ext4: 16)."""
+    base = tmp_path_factory.mktemp("room")
+    image, mounted = base / "image", base / "mounted"
+    with open(image, "xb") as file:
+        file.truncate(32 * GIB)
+    mounted.mkdir()
+    subprocess.run(["mkfs.xfs", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+    yield mounted
+    subprocess.run(["umount", mounted], check=True)
+
+
+SIZES = (
+    *(GIB * number for number in (1, 2, 3, 5, 7, 8, 13, 16, 23, 31, 100, 125)),
+    *(GIB * number for number in (292, 293, 333, 500, 999, 1023)),
+    *(TIB * number for number in (1, 3, 4, 5, 16)),
+)
+#: btrfs writes no more on large ones, xfs and ext4 do.
+LARGEST = (64 * TIB,)
+
+#: Options that move structures, with sizes at which that could matter.
+MOVING: dict[str, tuple[tuple[str, ...], ...]] = {
+    "ext4": (
+        ("-b", "1024"),
+        ("-b", "2048"),
+        ("-i", "1024"),
+        ("-i", "4096", "-I", "1024"),
+        ("-N", "4000000"),
+        ("-T", "news"),
+        ("-T", "largefile4"),
+        ("-J", "size=256"),
+        ("-O", "sparse_super2"),
+        ("-E", "num_backup_sb=2", "-O", "sparse_super2"),
+        ("-E", "packed_meta_blocks=1"),
+        ("-E", "stride=16,stripe_width=64"),
+        ("-O", "^has_journal,^orphan_file"),
+        ("-O", "quota,project,inline_data,verity"),
+        ("-O", "^64bit"),
+    ),
+    "xfs": (
+        ("-b", "size=1024"),
+        ("-b", "size=2k"),
+        ("-s", "size=4096"),
+        ("-d", "su=64k,sw=4"),
+        ("-d", "sunit=2048,swidth=8192"),
+        ("-l", "size=64m"),
+        ("-l", "size=240m"),
+        ("-m", "reflink=0,rmapbt=1"),
+        ("-m", "finobt=0,reflink=0,bigtime=0,inobtcount=0"),
+        ("-i", "size=2048"),
+        ("-n", "size=64k"),
+    ),
+    "btrfs": (
+        ("-m", "single"),
+        ("-d", "dup"),
+        ("-n", "64k"),
+        ("--csum", "blake2"),
+        ("-R", "quota"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_mkfs_leaves_the_record(kind: str, room: Path) -> None:
+    for size in (*SIZES, *(LARGEST if kind != "ext4" else ())):
+        check_mkfs(room, kind, size, ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(kind, options) for kind, several in MOVING.items() for options in several],
+)
+def test_options_leave_the_record(
+    kind: str, options: tuple[str, ...], room: Path
+) -> None:
+    for size in (3 * GIB, 7 * GIB, 125 * GIB):
+        check_mkfs(room, kind, size, options)
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_sector_sizes(kind: str, sector: int, room: Path) -> None:
+    check_mkfs(room, kind, 4 * GIB, (), Geometry(sector))
+
+
+@pytest.mark.parametrize("size", [GIB, 7 * GIB])
+def test_ext4_with_a_journal_that_is_zeroed(size: int, room: Path) -> None:
+    """After ``overwrite``, and with the largest journal for the size."""
+    check_mkfs(room, "ext4", size, (), prezeroed=False)
+
+
+def check_mkfs(
+    room: Path,
+    kind: str,
+    size: int,
+    options: tuple[str, ...],
+    shape: Geometry | None = None,
+    prezeroed: bool = True,
+) -> None:
+    """mkfs over a record; it survives, and no data comes near it."""
+    place = record.single_place(size)
+    block = record.encode(INTENT)
+    path = room / f"{kind}.img"
+    with open(path, "wb") as file:
+        file.truncate(size)
+        file.seek(place)
+        file.write(block)
+    argv = shadow.command_line(
+        kind,
+        str(path),
+        shape or Geometry(),
+        uuid=UUID,
+        label="KRKN-data",
+        options=options,
+        prezeroed=prezeroed,
+    )
+    try:
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        with open(path, "rb") as file:
+            file.seek(place)
+            assert file.read(4096) == block, f"{kind} of {size}: the record is lost"
+        near = Extent(place - 512 * KIB, place + 512 * KIB)
+        touching = [
+            extent
+            for extent in shadow.data_extents(str(path))
+            if extent.start < near.end and near.start < extent.end
+        ]
+        assert touching == [Extent(place, place + 4096)], f"{kind} of {size}"
+    finally:
+        path.unlink()
+
+
+# --------------------------------------------------------------------- mdadm
+
+
+def choose_bm_space(sectors: int) -> int:
+    """Sectors kept for the bitmap: super1.c, choose_bm_space()."""
+    if sectors < 64 * 2:
+        return 0
+    if sectors - 64 * 2 >= 200 * 1024 * 1024 * 2:
+        return 128 * 2
+    if sectors - 4 * 2 > 8 * 1024 * 1024 * 2:
+        return 64 * 2
+    return 4 * 2
+
+
+def metadata_end(size: int, level: int, disks: int, data_offset: int) -> int:
+    """Byte behind all that ``mdadm --create`` lays before the data, with an
+    internal bitmap: add_internal_bitmap1() and write_init_super1()."""
+    used = (size - data_offset) // 512
+    synced = used * disks // 2 if level == 10 else used
+    room = choose_bm_space(used)
+    bits = synced * 512 // 4096 + 1
+    chunk = 4096
+    while bits > (room * 512 - 256) * 8:
+        chunk *= 2
+        bits = (bits + 1) // 2
+    chunk = max(chunk, 64 * MIB)
+    bitmap = -(-(-(-synced * 512 // chunk) // 8 + 256) // 4096) * 4096
+    assert bitmap <= room * 512 + 4096
+    log = 4096
+    return 4096 + 4096 + max(bitmap, room * 512) + log
+
+
+@given(
+    st.integers(1, 64 * 1024),
+    st.sampled_from(sorted(guard.LEVELS)),
+    st.integers(2, 128),
+)
+def test_mdadm_leaves_the_record(gib: int, level: int, disks: int) -> None:
+    """Every size from 1 GiB to 64 TiB, every level, up to 128 members."""
+    size = gib * GIB
+    offset = places.data_offset(size)
+    member = record.extent(record.MEMBER_PLACE)
+    assert offset % MIB == 0
+    assert metadata_end(size, level, disks, offset) <= 160 * KIB < member.start
+    assert member.end <= MIB < offset <= size // 100
+
+
+def test_create_says_the_data_offset() -> None:
+    words = destroy.create_argv(
+        ["/dev/a", "/dev/b"],
+        size=GIB,
+        uuid=UUID,
+        level=1,
+        name="KRKN-data",
+    )
+    assert words == (
+        "mdadm",
+        "--create",
+        "/dev/md/KRKN-data",
+        "--metadata=1.2",
+        "--uuid=f1a3c0de:00004000:80000123:456789ab",
+        "--level=1",
+        "--raid-devices=2",
+        "--homehost=any",
+        "--name=KRKN-data",
+        "--data-offset=2048K",
+        "--bitmap=internal",
+        "/dev/a",
+        "/dev/b",
+    )
+
+
+@pytest.mark.parametrize(
+    ("level", "bitmap", "chunk"),
+    [
+        (0, None, "--chunk=512"),
+        (1, "--bitmap=internal", None),
+        (5, "--bitmap=internal", "--chunk=512"),
+        (6, "--bitmap=internal", "--chunk=512"),
+        (10, "--bitmap=internal", "--chunk=512"),
+    ],
+)
+def test_create_asks_nothing_and_forces_nothing(
+    level: int, bitmap: str | None, chunk: str | None
+) -> None:
+    words = destroy.create_argv(
+        ["/dev/a"] * 4, size=TIB, uuid=UUID, level=level, name="KRKN-data"
+    )
+    assert [word for word in words if word.startswith("--bitmap")] == (
+        [bitmap] if bitmap else []
+    )
+    assert [word for word in words if word.startswith("--chunk")] == (
+        [chunk] if chunk else []
+    )
+    assert "--data-offset=132096K" in words
+    assert not {"--run", "--force", "--assume-clean", "-f", "-R"} & set(words)
+
+
+def check_member(head: bytes) -> tuple[Extent, ...]:
+    """A member that mdadm made (its first 12 KiB): superblock, bitmap,
+    bad-block log and data leave the record alone.  Also for the virtual
+    machines, where md runs."""
+    used = guard.md_extents(head)
+    assert len(used) >= 2, "no md superblock of version 1.2"
+    member = record.extent(record.MEMBER_PLACE)
+    for extent in used:
+        assert extent.end <= member.start or member.end <= extent.start, used
+    for extent in used[:-1]:
+        for own in shadow.MD_EXTENTS:
+            assert own.start <= extent.start and extent.end <= own.end, used
+    return used
+
+
+def member_head(
+    size: int, *, bitmap: bool = True, chunk: int = 64 * MIB, log: int | None = None
+) -> bytes:
+    """The first 12 KiB of a member, as write_init_super1() lays them out."""
+    _, block = crafted.md1(size, data_offset=places.data_offset(size))
+    superblock = bytearray(block)
+    sectors = (size - places.data_offset(size)) // 512
+    head = bytearray(12288)
+    room = choose_bm_space(sectors)
+    if bitmap:
+        struct.pack_into("<I", superblock, 8, 1)
+        struct.pack_into("<i", superblock, 96, 8)
+        struct.pack_into("<II", head, 8192, 0x6D746962, 4)
+        head[8200:8216] = crafted.MD_UUID.bytes
+        struct.pack_into("<QII", head, 8192 + 40, sectors, 0, chunk)
+        room = -(-(-(-sectors * 512 // chunk) // 8 + 256) // 4096) * 8
+    struct.pack_into("<Hi", superblock, 186, 8, log if log is not None else 8 + room)
+    struct.pack_into("<I", superblock, 216, 0)
+    checksum = crafted.superblock.md1_checksum(bytes(superblock))
+    struct.pack_into("<I", superblock, 216, checksum)
+    head[4096:8192] = superblock
+    return bytes(head)
+
+
+@pytest.mark.parametrize("size", [GIB, 9 * GIB, 300 * GIB, 16 * TIB])
+@pytest.mark.parametrize("bitmap", [True, False])
+def test_members_as_mdadm_reads_them(
+    size: int, bitmap: bool, room: Path, loop_device: MakeDevice
+) -> None:
+    """Our reading of where md's metadata lies is mdadm's."""
+    path = room / "member.img"
+    path.write_bytes(member_head(size, bitmap=bitmap))
+    os.truncate(path, size)
+    device = loop_device(path=path)
+    try:
+        used = check_member(path.open("rb").read(12288))
+        said = subprocess.run(
+            ["mdadm", "--examine", device], capture_output=True, text=True, check=True
+        ).stdout
+    finally:
+        path.unlink()
+    assert f"Data Offset : {used[-1].start // 512} sectors" in said
+    log = re.search(r"Bad Block Log : \d+ entries available at offset (\d+) s", said)
+    starts = [extent.start for extent in used]
+    assert log and 4096 + 512 * int(log.group(1)) in starts
+    if bitmap:
+        assert "Internal Bitmap : 8 sectors from superblock" in said
+        shown = subprocess.run(
+            ["mdadm", "--examine-bitmap", device],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        bits = re.search(r"Bitmap : (\d+) bits", shown)
+        assert bits
+        end = next(extent.end for extent in used if extent.start == 8192)
+        assert end - 8192 == -(-(-(-int(bits.group(1)) // 8) + 256) // 4096) * 4096
+
+
+def test_a_layout_that_leaves_no_room_is_seen() -> None:
+    """The check above can fail: a bad-block log right there, data before."""
+    with pytest.raises(AssertionError):
+        check_member(member_head(9 * GIB, log=(508 * KIB) // 512))
+    with pytest.raises(AssertionError):
+        check_member(member_head(16 * TIB, chunk=32 * KIB))
+    with pytest.raises(AssertionError):
+        check_member(bytes(12288))

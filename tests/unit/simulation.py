@@ -1,0 +1,963 @@
+"""A machine and its volumes as plain data, with a memory of every byte's truth.
+
+The executor here carries steps out in small effects, so that it can be cut off
+after any of them, and refuses nothing.  What it does is judged against what
+really lies on the volumes, which the decision never sees: it is shown only
+what :mod:`cc_kraken.observe` would find.  A step that would cost somebody data
+raises :class:`Violation`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import (
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+from cc_kraken import arraystate, decision, wanted
+from cc_kraken.decision import Plan
+from cc_kraken.model import (
+    Array,
+    Attachment,
+    Blank,
+    Claim,
+    Content,
+    Device,
+    FstabLine,
+    HalfMade,
+    Holder,
+    Known,
+    Look,
+    MdSuperblock,
+    Mount,
+    PathState,
+    Record,
+    Section,
+    Trouble,
+    Unknown,
+    Volume,
+)
+from cc_kraken.steps import (
+    CHANGES,
+    PHASES,
+    AddMember,
+    AssembleArray,
+    Attach,
+    CreateArray,
+    Detach,
+    EraseRecords,
+    MakeDirectory,
+    MakeFilesystem,
+    MountFilesystem,
+    RemoveFstab,
+    SetOwner,
+    Step,
+    StopArray,
+    Wipe,
+    WriteArrayLine,
+    WriteFstab,
+    WriteRecords,
+    ZeroSuperblocks,
+)
+from cc_kraken.world import Mounted, World
+from tests.unit import worlds as w
+
+MD_MEMBER = "linux_raid_member"
+MEMBER, SINGLE = "member", "single"
+WHOLE, TORN, HALF = "whole", "torn", "half"
+SPARE = 0xFFFF
+QUIET_ROUNDS = 12
+
+
+class Violation(AssertionError):
+    """A step has destroyed, exposed or split what it must not."""
+
+
+class Refused(Exception):
+    """The guard's proof that the decision leaves to it: what lies behind a
+    superblock is read right before it is taken back (destroy.py)."""
+
+
+class Cut(Exception):
+    """The run was killed, or the power went, at this point."""
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """``state``: half (no signature yet), torn (it looks complete and is
+    not), whole.  ``files``: somebody's files are in it."""
+
+    type: str
+    uuid: str
+    state: str = WHOLE
+    files: bool = False
+
+
+@dataclass(frozen=True)
+class Alien:
+    """Anything else: a known ``type``, or bytes that nobody knows ("")."""
+
+    type: str = ""
+    mark: int = 0
+
+
+Body = Union[None, Filesystem, Alien]
+
+
+@dataclass
+class Disk:
+    """One volume: what EC2 says of it, and what really lies on it.
+
+    ``body``: what it shows without an array.  ``share``: its part of an
+    array's data is not zero.  ``torn``: its superblock is half written.
+    ``residue``: old data outside the places that are always read.
+    """
+
+    id: str
+    tags: Mapping[str, str]
+    size_gib: int = 1
+    origin: str = ""
+    zone: str = w.ZONE
+    holder: str = ""
+    arrived: bool = False
+    records: Dict[str, Record] = field(default_factory=dict)
+    block: Optional[MdSuperblock] = None
+    torn: bool = False
+    share: bool = False
+    body: Body = None
+    residue: bool = False
+
+    @property
+    def zero(self) -> bool:
+        """Every byte outside the intent record is zero."""
+        return not (self.block or self.torn or self.share or self.body or self.residue)
+
+
+@dataclass
+class Md:
+    """An array that the kernel knows; members by volume id."""
+
+    name: str
+    uuid: str
+    members: List[str]
+    running: bool
+
+
+def demand(true: object, why: str) -> None:
+    if not true:
+        raise Violation(why)
+
+
+class Simulation:
+    """EC2, one instance at a time, and the volumes; rounds as the run does."""
+
+    def __init__(
+        self, section: Section, disks: Sequence[Disk], *, udev: bool = True
+    ) -> None:
+        self.section = section
+        self.disks = {disk.id: disk for disk in disks}
+        self.bodies: Dict[str, Body] = {}
+        self.roots: Dict[str, PathState] = {}  # owner and mode of filesystems
+        self.instance = w.ME
+        self.holders: Dict[str, Holder] = {}
+        self.udev = udev
+        self.slow = False
+        self.must_exist: Tuple[str, ...] = ()
+        self.accounts: Dict[str, Optional[int]] = {"user:app": 1000, "group:app": 1000}
+        self.overdue = True
+        self.rivals: List[str] = []
+        self.done: List[Step] = []
+        self.refused: set[str] = set()
+        self.effects = 0
+        self.left: Optional[int] = None
+        self._boot()
+        self._do: Dict[type, Callable[..., Iterator[None]]] = {
+            Attach: self._attach,
+            Detach: self._detach,
+            Wipe: self._wipe,
+            WriteRecords: self._write_records,
+            StopArray: self._stop_array,
+            ZeroSuperblocks: self._zero_superblocks,
+            CreateArray: self._create_array,
+            AssembleArray: self._assemble,
+            AddMember: self._add_member,
+            WriteArrayLine: self._write_array_line,
+            MakeFilesystem: self._make_filesystem,
+            EraseRecords: self._erase_records,
+            MakeDirectory: self._make_directory,
+            WriteFstab: self._write_fstab,
+            MountFilesystem: self._mount,
+            SetOwner: self._set_owner,
+            RemoveFstab: self._remove_fstab,
+        }
+        assert set(self._do) == set(CHANGES)
+
+    def __repr__(self) -> str:
+        lines = [f"{self.section.volumes} udev={self.udev} {self.bodies} {self.paths}"]
+        for disk in self.disks.values():
+            lines.append(
+                f"{disk.id} {sorted(disk.tags.items())[1:]} {disk.origin} "
+                f"{disk.records} {disk.body} share={disk.share} torn={disk.torn}"
+            )
+            if disk.block is not None:
+                one = disk.block
+                lines.append(f"  {one.uuid} {one.role} of {one.roles} at {one.events}")
+        return "\n".join(lines)
+
+    # ------------------------------------------------------ power and people
+
+    def _boot(self) -> None:
+        self.arrays: Dict[str, Md] = {}
+        self.mounts: Dict[str, Tuple[str, str]] = {}  # path: volume or array UUID
+        self.paths: Dict[str, PathState] = {}
+        self.fstab: Dict[str, FstabLine] = {}
+        self.array_lines: set[str] = set()
+        self.attached_now: set[str] = set()
+
+    def kill(self) -> None:
+        """The process is gone, the machine lives on."""
+        self.attached_now = set()
+        self.settle()
+
+    def reboot(self) -> None:
+        """Power cut and boot: systemd mounts what fstab says."""
+        self.arrays, self.mounts, self.attached_now = {}, {}, set()
+        self.settle()
+        for line in self.fstab.values():
+            for key, body in self._shown():
+                if isinstance(body, Filesystem) and f"UUID={body.uuid}" == line.spec:
+                    demand(not self.records_of(key), f"{line.path}: mounted at boot")
+                    demand(body.state == WHOLE or body.files, "fstab mounts a ruin")
+                    self.mounts.setdefault(line.path, (line.set, key))
+                    made = PathState("directory")
+                    self.paths[line.path] = self.roots.get(key, made)
+                    self._use(key)
+
+    def replace_instance(self) -> None:
+        number = int(self.instance[2:], 16) + 1
+        for disk in self.disks.values():
+            if disk.holder == self.instance:
+                disk.holder, disk.arrived = "", False
+        self.instance = f"i-{number:017x}"
+        self._boot()
+
+    def arrive(self) -> None:
+        for disk in self.disks.values():
+            disk.arrived = disk.holder == self.instance
+        self.settle()
+
+    def settle(self) -> None:
+        """What md and udev do by themselves, the last-resort timer aside."""
+        for md in self.arrays.values():
+            self._rebuilt(md)
+        if not self.udev:
+            return
+        found: Dict[str, Dict[str, MdSuperblock]] = {}
+        for disk in self.disks.values():
+            if disk.arrived and disk.block and not disk.torn:
+                found.setdefault(disk.block.uuid, {})[disk.id] = disk.block
+        for uuid, blocks in found.items():
+            if uuid in self.arrays and self.arrays[uuid].running:
+                continue
+            state = arraystate.read(blocks)
+            if isinstance(state, Trouble) or not state.fresh:
+                continue
+            running = not state.missing and state.enough_when_degraded
+            members = [*state.fresh, *state.spare]
+            self.arrays[uuid] = Md(
+                f"md{127 - len(self.arrays)}", uuid, members, running
+            )
+
+    def _rebuilt(self, md: Md) -> None:
+        """A spare that takes the free slot of a running array."""
+        blocks = [self.disks[one].block for one in md.members]
+        for one in md.members:
+            block = self.disks[one].block
+            assert block is not None
+            free = set(range(block.raid_disks)) - set(block.roles)
+            if md.running and block.role in (None, SPARE) and free:
+                role = min(free)
+                for other in md.members:
+                    old = self.disks[other].block
+                    assert old is not None
+                    roles = tuple(sorted({*old.roles, role}))
+                    mine = role if other == one else old.role
+                    self.disks[other].block = replace(
+                        old, roles=roles, role=mine, events=old.events + 2
+                    )
+                self.disks[one].share = self.bodies.get(md.uuid) is not None
+        assert blocks
+
+    # ----------------------------------------------------- what can be seen
+
+    def volumes(self) -> Tuple[Volume, ...]:
+        return tuple(
+            Volume(
+                disk.id,
+                disk.size_gib,
+                disk.zone,
+                "in-use" if disk.holder else "available",
+                disk.tags,
+                self._attachments(disk),
+                disk.origin,
+            )
+            for disk in self.disks.values()
+        )
+
+    def _attachments(self, disk: Disk) -> Tuple[Attachment, ...]:
+        if not disk.holder:
+            return ()
+        state = "attached" if disk.arrived else "attaching"
+        return (Attachment(disk.holder, "/dev/sdf", state),)
+
+    def claims(self) -> Tuple[Claim, ...]:
+        return wanted.claims(
+            self.section, w.NODE, w.ZONE, self.volumes(), self.must_exist
+        ).claims
+
+    def device(self, disk: Disk) -> Device:
+        number = list(self.disks).index(disk.id)
+        return Device(
+            name=f"nvme{number}n1",
+            path=f"/dev/nvme{number}n1",
+            devno=f"259:{number}",
+            volume_id=disk.id,
+            size=disk.size_gib * w.GIB,
+            holders=tuple(
+                md.name for md in self.arrays.values() if disk.id in md.members
+            ),
+            mounted=tuple(
+                path for path, (_, key) in self.mounts.items() if key == disk.id
+            ),
+        )
+
+    def world(self, claims: Sequence[Claim]) -> World:
+        here = {one.id: one for one in self.disks.values() if self._here(one)}
+        devices = {key: self.device(disk) for key, disk in here.items()}
+        looks = {
+            volume.id: self.look(self.disks[volume.id])
+            for claim in claims
+            if all(volume.id in here for volume in claim.volumes)
+            for volume in claim.volumes
+            if claim.wanted.members > 1 or claim.wanted.fs_type
+        }
+        running = {uuid for uuid, md in self.arrays.items() if md.running}
+        seen = {
+            look.content.superblock.uuid
+            for look in looks.values()
+            if isinstance(look.content, Known) and look.content.superblock
+        }
+        return World(
+            instance_id=self.instance,
+            devices=devices,
+            holders=self.holders,
+            awaited={
+                one.id: 5.0
+                for one in self.disks.values()
+                if one.holder == self.instance and not one.arrived
+            },
+            looks=looks,
+            arrays=tuple(self._array(md, devices) for md in self.arrays.values()),
+            array_looks={uuid: self.array_look(uuid) for uuid in seen & running},
+            heads=self._heads(seen - running, looks),
+            mounts=tuple(
+                Mounted(
+                    Mount(path, "9:1", self._type(key), key),
+                    frozenset(self._behind(key)),
+                )
+                for path, (_, key) in self.mounts.items()
+            ),
+            paths={
+                claim.wanted.mount_path: self.paths[claim.wanted.mount_path]
+                for claim in claims
+                if claim.wanted.mount_path in self.paths
+            },
+            fstab=dict(self.fstab),
+            array_lines=frozenset(self.array_lines),
+            accounts=self.accounts,
+            attached_now=frozenset(self.attached_now),
+            overdue=self.overdue,
+        )
+
+    def _here(self, disk: Disk) -> bool:
+        return disk.holder == self.instance and disk.arrived
+
+    def _array(self, md: Md, devices: Mapping[str, Device]) -> Array:
+        block = next(self.disks[one].block for one in md.members)
+        assert block is not None
+        return Array(
+            name=md.name,
+            path=f"/dev/{md.name}",
+            devno="9:1",
+            uuid=md.uuid,
+            level=f"raid{block.level}",
+            raid_disks=block.raid_disks,
+            members=tuple(devices[one].name for one in md.members if one in devices),
+            state="clean" if md.running else "inactive",
+            degraded=block.raid_disks - len(md.members),
+            size=w.GIB,
+        )
+
+    def look(self, disk: Disk) -> Look:
+        """As :func:`cc_kraken.content.look` and the observer see it."""
+        found = set(disk.records.values())
+        mark = "" if disk.zero else self.fingerprint(disk)
+        if any(record.volume_id != disk.id for record in found):
+            return Look(Unknown("an intent record of another volume"), None, mark)
+        if len(found) > 1:
+            return Look(Unknown("two intent records"), None, mark)
+        record = next(iter(found), None)
+        shown = self._signature(disk)
+        if record is not None and self._unproved(shown, disk.body, record):
+            half = (
+                disk.torn and not disk.share and disk.body is None
+                if record.array_uuid
+                else self._half(disk.body, record)
+            )
+            if half and not disk.residue and (record.array_uuid or not disk.torn):
+                return Look(HalfMade(), record, mark)
+            return Look(Unknown("more than we half made"), record, mark)
+        return Look(shown, record, mark)
+
+    def _signature(self, disk: Disk) -> Content:
+        if disk.torn:
+            return Unknown("a flawed superblock", 4096)
+        if disk.block is not None:
+            return Known(MD_MEMBER, disk.block.uuid, superblock=disk.block)
+        if disk.share or disk.residue:
+            return Unknown("data without a signature", 1 << 20)
+        return self._of_body(disk.body)
+
+    def _of_body(self, body: Body) -> Content:
+        if body is None:
+            return Blank()
+        if isinstance(body, Alien):
+            return Known(body.type) if body.type else Unknown("random bytes", 0)
+        if body.state == HALF:
+            return Unknown("data without a signature", 1024)
+        return Known(body.type, body.uuid)
+
+    def _unproved(self, shown: Content, body: Body, record: Record) -> bool:
+        if isinstance(shown, Unknown):
+            return True
+        if not isinstance(shown, Known) or not isinstance(body, Filesystem):
+            return False
+        meant = (shown.type, shown.uuid) == (record.fs_type, record.fs_uuid)
+        return meant and body.state != WHOLE
+
+    def _half(self, body: Body, record: Record) -> bool:
+        return (
+            isinstance(body, Filesystem)
+            and not body.files
+            and body.type == record.fs_type
+            and body.state != WHOLE
+        )
+
+    def array_look(self, uuid: str) -> Look:
+        body = self.bodies.get(uuid)
+        shown = self._of_body(body)
+        record = next(iter(self.records_of(uuid)), None)
+        if record is not None and self._unproved(shown, body, record):
+            if self._half(body, record):
+                return Look(HalfMade(), None, "")
+            return Look(Unknown("more than we half made"), None, "")
+        return Look(shown, None, "")
+
+    def _heads(self, uuids: set[str], looks: Mapping[str, Look]) -> Dict[str, Content]:
+        out: Dict[str, Content] = {}
+        for look in looks.values():
+            block = look.content.superblock if isinstance(look.content, Known) else None
+            if block is None or block.uuid not in uuids:
+                continue
+            shown = self._of_body(self.bodies.get(block.uuid))
+            if block.role == (1 if block.level == 6 else 0) and shown != Blank():
+                out[block.uuid] = shown
+        return out
+
+    def fingerprint(self, disk: Disk) -> str:
+        if disk.residue and not (disk.block or disk.torn or disk.body or disk.share):
+            return ""  # the places that are always read are zero
+        what = (disk.id, disk.block, disk.torn, disk.share, disk.body)
+        return hashlib.sha256(repr(what).encode()).hexdigest()
+
+    def _type(self, key: str) -> str:
+        body = dict(self._shown()).get(key)
+        return body.type if isinstance(body, Filesystem) else ""
+
+    def _shown(self) -> List[Tuple[str, Body]]:
+        """What block devices show here: volumes, and arrays that run."""
+        out: List[Tuple[str, Body]] = [
+            (disk.id, disk.body)
+            for disk in self.disks.values()
+            if self._here(disk) and disk.block is None and not disk.torn
+        ]
+        out += [
+            (md.uuid, self.bodies.get(md.uuid))
+            for md in self.arrays.values()
+            if md.running
+        ]
+        return out
+
+    def _behind(self, key: str) -> List[str]:
+        return list(self.arrays[key].members) if key in self.arrays else [key]
+
+    def records_of(self, key: str) -> List[Record]:
+        if key in self.disks:
+            return list(self.disks[key].records.values())
+        return [
+            record
+            for disk in self.disks.values()
+            if disk.block is not None and disk.block.uuid == key
+            for record in disk.records.values()
+        ]
+
+    # --------------------------------------------------------------- rounds
+
+    def plan(self) -> Tuple[Plan, ...]:
+        """The decision on what can be seen now; what holds for each is
+        checked, whatever it is."""
+        claims = self.claims()
+        world = self.world(claims)
+        plans = decision.decide(w.NODE, claims, world)
+        assert plans == decision.decide(w.NODE, claims, world), "not a function"
+        by_name = {claim.name: claim for claim in claims}
+        for plan in plans:
+            self._check_plan(plan, by_name.get(plan.name), world)
+        return plans
+
+    def _check_plan(self, plan: Plan, claim: Optional[Claim], world: World) -> None:
+        trouble = plan.trouble
+        if trouble is not None and trouble.kind != "owner-pending":
+            only = {type(step) for step in plan.steps} <= {Detach}
+            demand(only, f"{plan.name}: steps in spite of {trouble.kind}")
+        if claim is None or not plan.steps:
+            return
+        whole = claim.trouble is None and len(claim.volumes) == claim.wanted.members
+        tolerated = claim.trouble is not None and (
+            claim.trouble.kind == "sizes-differ"
+            or (claim.trouble.kind == "members-missing" and claim.wanted.allow_degraded)
+        )
+        for step in plan.steps:
+            if isinstance(step, Detach):
+                continue
+            demand(whole or tolerated, f"{plan.name}: {step} although not complete")
+            if not whole:
+                demand(
+                    not isinstance(step, (CreateArray, WriteRecords, Wipe)),
+                    f"{plan.name}: {step} on a set that is not complete",
+                )
+            if isinstance(step, Attach):
+                self._check_attach(step, claim, world)
+
+    def _check_attach(self, step: Attach, claim: Claim, world: World) -> None:
+        demand(step.volume_ids == tuple(sorted(step.volume_ids)), "order of ids")
+        for volume in claim.volumes:
+            holders = {one.instance_id for one in volume.attachments}
+            demand(
+                holders <= {self.instance},
+                f"attaches {step.volume_ids} while {volume.id} is held by {holders}",
+            )
+
+    def carry_out(self, plans: Sequence[Plan]) -> None:
+        """Carry the steps out; Cut after ``self.left`` effects."""
+        failed: set[str] = set()
+        for phase in PHASES:
+            for plan in plans:
+                for step in plan.steps:
+                    if step.phase != phase or plan.name in failed:
+                        continue
+                    if phase != "attach":
+                        self.attached_now -= set(self._volumes_of(plan.name))
+                    try:
+                        for _ in self._do[type(step)](step):
+                            self._count(step)
+                    except Refused:
+                        self.refused.add(plan.name)
+                        failed.add(plan.name)
+                        continue
+                    if isinstance(step, Attach) and self._lost(step):
+                        failed.add(plan.name)
+                    self.done.append(step)
+
+    def _count(self, step: Step) -> None:
+        self.effects += 1
+        if self.left is not None:
+            self.left -= 1
+            if self.left <= 0:
+                raise Cut(str(step))
+
+    def _volumes_of(self, name: str) -> List[str]:
+        return [
+            volume.id
+            for claim in self.claims()
+            if claim.name == name
+            for volume in claim.volumes
+        ]
+
+    def _lost(self, step: Attach) -> bool:
+        return any(self.disks[one].holder != self.instance for one in step.volume_ids)
+
+    def run(self, rounds: int = QUIET_ROUNDS) -> Tuple[Plan, ...]:
+        """Rounds until nothing is to be done; the last plans.
+
+        A set that was refused stays refused for the rest of the run.
+        """
+        failed: Dict[str, Plan] = {}
+        self.refused = set()
+        for _ in range(rounds):
+            if not self.slow:
+                self.arrive()
+            plans = tuple(failed.get(plan.name, plan) for plan in self.plan())
+            for plan in plans:
+                if plan.trouble is not None and not plan.trouble.waits:
+                    failed[plan.name] = replace(plan, steps=())
+            todo = [p for p in plans if p.steps and p.name not in self.refused]
+            if not todo:
+                return plans
+            self.carry_out(todo)
+        raise Violation(f"{rounds} rounds, and still to do: {[p.steps for p in todo]}")
+
+    # ---------------------------------------------------------------- steps
+
+    def _attach(self, step: Attach) -> Iterator[None]:
+        for number, volume_id in enumerate(step.volume_ids):
+            disk = self.disks[volume_id]
+            if volume_id in self.rivals and not disk.holder:
+                self.rivals.remove(volume_id)
+                disk.holder = "i-0000000000000beef"
+                self.holders[disk.holder] = Holder(disk.holder, "running", "other")
+            if disk.holder == self.instance:
+                continue
+            if disk.holder:
+                if number == 0:
+                    return
+                continue
+            disk.holder = self.instance
+            disk.arrived = False
+            self.attached_now.add(volume_id)
+            yield
+
+    def _detach(self, step: Detach) -> Iterator[None]:
+        for volume_id in step.volume_ids:
+            disk = self.disks[volume_id]
+            device = self.device(disk)
+            demand(disk.holder == self.instance, f"detaches {volume_id} from another")
+            demand(volume_id in self.attached_now, f"{volume_id}: not by this run")
+            demand(not device.mounted, f"detaches {volume_id}, which is mounted")
+            disk.holder, disk.arrived = "", False
+            self.attached_now.discard(volume_id)
+            yield
+
+    def _wipe(self, step: Wipe) -> Iterator[None]:
+        disk = self._writable(step.volume_id)
+        given = self.section.volumes.get(step.set, {}).get("overwrite", {})
+        assert isinstance(given, Mapping)
+        demand(
+            given.get(disk.id) == self.fingerprint(disk) == step.fingerprint,
+            f"wipes {disk.id}, which nobody gave up",
+        )
+        disk.block, disk.torn, disk.body, disk.share = None, False, None, False
+        disk.residue = True
+        disk.records = {}
+        yield
+
+    def _writable(self, volume_id: str) -> Disk:
+        disk = self.disks[volume_id]
+        device = self.device(disk)
+        demand(self._here(disk), f"{volume_id} is not here")
+        demand(not device.mounted, f"writes on {volume_id}, which is mounted")
+        held = any(volume_id in md.members for md in self.arrays.values())
+        demand(not held, f"{volume_id} is in an array")
+        return disk
+
+    def _wiped(self, disk: Disk, permitted: Sequence[str]) -> bool:
+        """Blank, or all that is there was given up a moment ago."""
+        bare = replace(disk, residue=False)
+        return disk.zero or (bare.zero and disk.id in permitted)
+
+    def _write_records(self, step: WriteRecords) -> Iterator[None]:
+        place = MEMBER if step.member else SINGLE
+        for record in step.records:
+            disk = self.disks[record.volume_id]
+            demand(self._here(disk), f"{disk.id} is not here")
+            if disk.records.get(place) == record:
+                continue
+            demand(not disk.records, f"{disk.id}: a record over a record")
+            demand(not disk.origin, f"{disk.id}: a record on a copy")
+            if disk.block is None:
+                self._writable(disk.id)
+                demand(
+                    self._wiped(disk, step.permitted),
+                    f"a record on {disk.id}, which is not blank",
+                )
+            else:
+                demand(disk.block.uuid == record.array_uuid and step.member, "place")
+                demand(
+                    self.bodies.get(disk.block.uuid) is None,
+                    f"a record on {disk.id}, whose array holds something",
+                )
+            disk.records[place] = record
+            yield
+
+    def _stop_array(self, step: StopArray) -> Iterator[None]:
+        md = self.arrays[step.uuid]
+        named = {record.volume_id for record in step.records}
+        demand(set(md.members) <= named, "stops an array of others")
+        for record in step.records:
+            found = self.disks[record.volume_id].records.get(MEMBER)
+            demand(found == record and record.level >= 0, "stops without a licence")
+        busy = any(key == step.uuid for _, key in self.mounts.values())
+        demand(not busy, "stops what is mounted")
+        demand(self.bodies.get(step.uuid) is None, "stops what holds something")
+        del self.arrays[step.uuid]
+        yield
+
+    def _zero_superblocks(self, step: ZeroSuperblocks) -> Iterator[None]:
+        for record in step.records:
+            disk = self._writable(record.volume_id)
+            demand(disk.records.get(MEMBER) == record, f"{disk.id}: no such record")
+            demand(record.volume_id == disk.id, f"{disk.id}: the record of another")
+            if disk.block is None and not disk.torn:
+                continue
+            if disk.share or disk.body is not None or disk.residue:
+                raise Refused(f"{disk.id}: data behind its superblock")
+            demand(record.level >= 0, f"{disk.id}: the record is no licence")
+            if disk.block is not None:
+                demand(disk.block.uuid == record.array_uuid, f"{disk.id}: other array")
+                demand(
+                    self.bodies.get(record.array_uuid) is None,
+                    f"{disk.id}: the array holds something",
+                )
+            disk.block, disk.torn = None, False
+            yield
+
+    def _create_array(self, step: CreateArray) -> Iterator[None]:
+        for volume_id, record in zip(step.volume_ids, step.records):
+            disk = self._writable(volume_id)
+            demand(not disk.origin, f"{volume_id} is a copy")
+            demand(disk.records == {MEMBER: record}, f"{volume_id}: no such record")
+            demand(
+                self._wiped(disk, step.permitted),
+                f"creates over {volume_id}, which is not blank",
+            )
+        self.bodies[step.uuid] = None
+        count = len(step.volume_ids)
+        # mdadm makes the last member of RAID 5 a spare that is rebuilt.
+        active = tuple(range(count - 1 if step.level == 5 else count))
+        for role, volume_id in enumerate(step.volume_ids):
+            disk = self.disks[volume_id]
+            disk.torn = True
+            yield
+            disk.torn = False
+            disk.block = w.superblock(
+                role if role in active else SPARE,
+                count=count,
+                level=step.level,
+                uuid=step.uuid,
+                active=active,
+            )
+            yield
+        self.arrays[step.uuid] = Md(step.name, step.uuid, list(step.volume_ids), True)
+        yield
+        self._rebuilt(self.arrays[step.uuid])
+        yield
+
+    def _assemble(self, step: AssembleArray) -> Iterator[None]:
+        blocks: Dict[str, MdSuperblock] = {}
+        for volume_id in step.volume_ids:
+            disk = self.disks[volume_id]
+            demand(self._here(disk), f"{volume_id} is not here")
+            demand(disk.block and disk.block.uuid == step.uuid, f"{volume_id}: foreign")
+            assert disk.block is not None
+            blocks[volume_id] = disk.block
+        there = {
+            disk.id: disk.block
+            for disk in self.disks.values()
+            if disk.block and disk.block.uuid == step.uuid and self._here(disk)
+        }
+        freshest = max(block.events for block in there.values())
+        for volume_id, block in blocks.items():
+            if block.role in (None, SPARE):
+                continue
+            demand(block.events + 1 >= freshest, f"starts with the stale {volume_id}")
+        roles = {one.role for one in blocks.values() if one.role not in (None, SPARE)}
+        spares = [one for one in blocks.values() if one.role in (None, SPARE)]
+        demand(len(roles) + len(spares) == len(blocks), "starts with a clone")
+        state = arraystate.read(blocks)
+        assert isinstance(state, arraystate.ArrayState)
+        demand(state.may_run, "starts what cannot run")
+        demand(
+            not state.missing or (step.degraded and self._degraded_allowed(step.set)),
+            "starts without members that are expected",
+        )
+        md = Md(f"md{127 - len(self.arrays)}", step.uuid, list(step.volume_ids), True)
+        self.arrays[step.uuid] = md
+        for disk in self.disks.values():
+            if disk.id in md.members:
+                assert disk.block is not None
+                roles_left = tuple(r for r in disk.block.roles if r in roles)
+                disk.block = replace(
+                    disk.block, events=disk.block.events + 2, roles=roles_left
+                )
+        yield
+
+    def _degraded_allowed(self, name: str) -> bool:
+        return bool(self.section.volumes.get(name, {}).get("allow_degraded"))
+
+    def _add_member(self, step: AddMember) -> Iterator[None]:
+        disk = self._writable(step.volume_id)
+        demand(disk.zero and not disk.records, f"adds {disk.id}, which is not blank")
+        md = self.arrays[step.uuid]
+        block = self.disks[md.members[0]].block
+        assert block is not None
+        demand(md.running, "adds to what does not run")
+        demand(len(md.members) < block.raid_disks, f"no free slot for {disk.id}")
+        disk.block = replace(block, role=SPARE, device_uuid=disk.id)
+        md.members.append(disk.id)
+        yield
+        self._rebuilt(md)
+        yield
+
+    def _write_array_line(self, step: WriteArrayLine) -> Iterator[None]:
+        self.array_lines.add(step.uuid)
+        yield
+
+    def _make_filesystem(self, step: MakeFilesystem) -> Iterator[None]:
+        key = step.array_uuid or step.records[0].volume_id
+        place = MEMBER if step.array_uuid else SINGLE
+        for record in step.records:
+            disk = self.disks[record.volume_id]
+            demand(self._here(disk), f"{disk.id} is not here")
+            demand(not disk.origin, f"mkfs on the copy {disk.id}")
+            demand(disk.records.get(place) == record, f"mkfs on {key} without a record")
+            demand(record.fs_uuid == step.uuid, "mkfs of something else than recorded")
+        demand(
+            not any(key == one for _, one in self.mounts.values()),
+            f"mkfs on {key}, which is mounted",
+        )
+        if step.array_uuid:
+            md = self.arrays.get(key)
+            demand(md is not None and md.running, f"mkfs on {key}, which does not run")
+            assert md is not None
+            named = {record.volume_id for record in step.records}
+            demand(set(md.members) <= named, "mkfs over members without records")
+            body = self.bodies.get(key)
+        else:
+            disk = self._writable(key)
+            demand(disk.block is None and not disk.torn, f"mkfs over a member: {key}")
+            demand(not disk.share, f"mkfs over a part of an array: {key}")
+            demand(not disk.residue or step.permitted, f"mkfs over what was on {key}")
+            body = disk.body
+        ours = (
+            isinstance(body, Filesystem)
+            and not body.files
+            and (body.type, body.uuid) == (step.type, step.uuid)
+        )
+        demand(body is None or ours, f"mkfs over {body} on {key}")
+        for state in (HALF, TORN, WHOLE):
+            self._set_body(key, Filesystem(step.type, step.uuid, state))
+            yield
+
+    def _set_body(self, key: str, body: Body) -> None:
+        if key in self.disks:
+            self.disks[key].body = body
+            self.disks[key].residue = False
+            return
+        self.bodies[key] = body
+        for disk in self.disks.values():
+            if disk.block is not None and disk.block.uuid == key:
+                disk.share = body is not None
+
+    def _erase_records(self, step: EraseRecords) -> Iterator[None]:
+        place = MEMBER if step.member else SINGLE
+        for record in step.records:
+            disk = self.disks[record.volume_id]
+            demand(self._here(disk), f"{disk.id} is not here")
+            if place not in disk.records:
+                continue
+            demand(disk.records[place] == record, f"erases another record of {disk.id}")
+            body = disk.body
+            if disk.block is not None:
+                body = self.bodies.get(disk.block.uuid)
+            unfinished = isinstance(body, Filesystem) and body.state != WHOLE
+            demand(not unfinished, f"forgets that {disk.id} is half made")
+            demand(not disk.torn, f"forgets that {disk.id} is half a member")
+            del disk.records[place]
+            yield
+
+    def _make_directory(self, step: MakeDirectory) -> Iterator[None]:
+        demand(step.path not in self.paths, f"{step.path} is there")
+        self.paths[step.path] = PathState("directory")
+        yield
+
+    def _write_fstab(self, step: WriteFstab) -> Iterator[None]:
+        self.fstab[step.set] = step.line
+        yield
+
+    def _remove_fstab(self, step: RemoveFstab) -> Iterator[None]:
+        demand(step.set not in {c.name for c in self.claims()}, "the set is there")
+        self.fstab.pop(step.set, None)
+        yield
+
+    def _mount(self, step: MountFilesystem) -> Iterator[None]:
+        key = step.array_uuid or step.volume_id
+        body = dict(self._shown()).get(key)
+        demand(isinstance(body, Filesystem), f"mounts {body} of {key}")
+        assert isinstance(body, Filesystem)
+        demand((body.type, body.uuid) == (step.type, step.uuid), "mounts another one")
+        demand(body.state == WHOLE or body.files, f"mounts what is half made: {key}")
+        demand(not self.records_of(key), f"mounts {key} with its intent record")
+        demand(step.path not in self.mounts, f"mounts over what is at {step.path}")
+        state = self.paths.get(step.path)
+        demand(state and state.kind == "directory", f"no directory at {step.path}")
+        assert state is not None
+        demand(not state.entries or step.covers, f"hides the files in {step.path}")
+        self.mounts[step.path] = (step.set, key)
+        self.paths[step.path] = self.roots.get(key, PathState("directory"))
+        self._use(key)
+        yield
+
+    def _use(self, key: str) -> None:
+        """Somebody writes a file, as soon as it is mounted."""
+        body = dict(self._shown()).get(key)
+        assert isinstance(body, Filesystem)
+        self._set_body(key, replace(body, files=True))
+
+    def _set_owner(self, step: SetOwner) -> Iterator[None]:
+        demand(step.path in self.mounts, f"owner of {step.path}, not mounted")
+        uid = self.accounts[f"user:{step.owner}"] if step.owner else 0
+        gid = self.accounts[f"group:{step.group}"] if step.group else 0
+        demand(uid is not None and gid is not None, "nobody of that name")
+        mode = 0o755 if step.mode is None else step.mode
+        made = PathState("directory", (), uid or 0, gid or 0, mode)
+        self.paths[step.path] = self.roots[self.mounts[step.path][1]] = made
+        yield
+
+    # ---------------------------------------------------------------- truth
+
+    def precious(self) -> Dict[str, object]:
+        """What is somebody's, by place: none of it may ever change."""
+        out: Dict[str, object] = {}
+        for disk in self.disks.values():
+            if isinstance(disk.body, Alien) or (
+                isinstance(disk.body, Filesystem) and disk.body.files
+            ):
+                out[disk.id] = disk.body
+            if disk.share:
+                out[f"{disk.id} share"] = True
+        members = {disk.block.uuid for disk in self.disks.values() if disk.block}
+        for uuid, body in self.bodies.items():
+            if uuid not in members:
+                continue  # a record of the simulation, no byte anywhere
+            if isinstance(body, Alien) or (isinstance(body, Filesystem) and body.files):
+                out[uuid] = body
+        return out

@@ -1,0 +1,251 @@
+"""md arrays as sysfs shows them, and names that mdadm can take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken import arrays, command
+from cc_kraken.model import Array, KrakenError
+from tests.unit.tree import GIB, Tree
+
+UUID = "01234567-89ab-4def-8123-456789abcdef"
+MD_UUID = "01234567:89ab4def:81234567:89abcdef"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def test_scan(tree: Tree) -> None:
+    tree.array("md127", ["nvme1n1", "nvme2n1"], uuid=UUID, size=3 * GIB)
+    tree.virtual("loop0", [], major=7)
+    tree.mount("/data", tree.number("md127"), "xfs", "/dev/md127")
+    assert arrays.scan(tree.paths) == (
+        Array(
+            name="md127",
+            path=f"{tree.paths.dev}/md127",
+            devno=tree.number("md127"),
+            uuid=UUID,
+            level="raid0",
+            raid_disks=2,
+            members=("nvme1n1", "nvme2n1"),
+            state="clean",
+            size=3 * GIB,
+            mounted=("/data",),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "running"),
+    [
+        ("clear", False),
+        ("inactive", False),
+        ("", False),
+        ("readonly", True),
+        ("read-auto", True),
+        ("clean", True),
+        ("active", True),
+        ("active-idle", True),
+        ("write-pending", True),
+    ],
+)
+def test_running(tree: Tree, state: str, running: bool) -> None:
+    tree.array("md0", ["nvme1n1"], state=state)
+    (array,) = arrays.scan(tree.paths)
+    assert array.running is running
+
+
+def test_odd_values(tree: Tree) -> None:
+    tree.array("md0", ["a"], level="raid5", raid_disks="4 (3)", degraded=1)
+    tree.array("md1", ["b"], level="", uuid="nonsense", state="inactive")
+    tree.array("md2", ["c"], uuid="00000000-0000-0000-0000-000000000000")
+    five, inactive, zero = arrays.scan(tree.paths)
+    assert (five.raid_disks, five.degraded, five.uuid) == (4, 1, "")
+    assert (inactive.level, inactive.uuid, inactive.degraded) == ("", "", 0)
+    assert zero.uuid == ""
+
+
+def test_vanishing_array(tree: Tree) -> None:
+    (tree.array("md0", ["a"]) / "dev").unlink()
+    tree.array("md1", ["b"])
+    assert [array.name for array in arrays.scan(tree.paths)] == ["md1"]
+
+
+def test_uuid_forms() -> None:
+    assert arrays.mdadm_uuid(UUID) == MD_UUID
+    assert arrays.canonical_uuid(MD_UUID) == UUID
+    assert arrays.canonical_uuid(UUID.upper()) == UUID
+    with pytest.raises(ValueError, match="badly formed"):
+        arrays.mdadm_uuid("--force")
+
+
+@pytest.mark.parametrize(
+    ("set_name", "name"),
+    [
+        ("data", "KRKN-data"),
+        ("data1", "KRKN-data1_"),
+        ("a.b-c_d", "KRKN-a.b-c_d"),
+        ("x" * 22, "KRKN-" + "x" * 22),
+    ],
+)
+def test_plain_array_names(set_name: str, name: str) -> None:
+    assert arrays.array_name(set_name) == name
+
+
+@given(st.lists(st.text(min_size=1, max_size=255), min_size=2, max_size=2, unique=True))
+def test_array_names_fit_and_differ(names: list) -> None:
+    made = [arrays.array_name(name) for name in names]
+    for name in made:
+        assert re.fullmatch(r"KRKN-[A-Za-z0-9._-]{0,21}[A-Za-z._-]", name)
+    assert made[0] != made[1]
+
+
+@pytest.mark.parametrize(
+    "pair", [("data1", "data1_"), ("a b", "a_b"), ("y" * 22 + "1", "y" * 22 + "2")]
+)
+def test_likely_collisions(pair) -> None:
+    assert arrays.array_name(pair[0]) != arrays.array_name(pair[1])
+
+
+@pytest.fixture
+def mdadm(monkeypatch: pytest.MonkeyPatch):
+    """Stands for mdadm where there is no md: records argv, answers as told."""
+
+    class Recorder:
+        def __init__(self) -> None:
+            self.code, self.err = 0, ""
+            self.argv: list = []
+            self.effect = lambda argv: None
+
+        def run(self, argv, *, timeout=60, input=None):
+            self.argv.append(list(argv))
+            self.effect(argv)
+            return command.Finished(tuple(argv), self.code, "", self.err)
+
+    recorder = Recorder()
+    monkeypatch.setattr(command, "run", recorder.run)
+    return recorder
+
+
+def test_assemble(tree: Tree, mdadm) -> None:
+    arrays.assemble(tree.paths, "KRKN-data", UUID, ["/dev/nvme1n1", "/dev/nvme2n1"])
+    assert mdadm.argv == [
+        ["mdadm", "--assemble", "/dev/md/KRKN-data", f"--uuid={MD_UUID}"]
+        + ["/dev/nvme1n1", "/dev/nvme2n1"]
+    ]
+
+
+def test_assemble_that_udev_was_faster_with(tree: Tree, mdadm) -> None:
+    mdadm.code = 1
+    tree.array("md127", ["nvme1n1", "nvme2n1"])
+    arrays.assemble(tree.paths, "KRKN-data", UUID, ["/dev/nvme1n1", "/dev/nvme2n1"])
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_assemble_that_fails(tree: Tree, mdadm, code: int) -> None:
+    mdadm.code, mdadm.err = code, "mdadm: need 3 to start\n"
+    tree.array("md127", ["nvme1n1"], state="inactive")
+    tree.array("md126", ["nvme9n1"])
+    with pytest.raises(KrakenError, match="need 3 to start") as caught:
+        arrays.assemble(tree.paths, "KRKN-data", UUID, ["/dev/nvme1n1"])
+    assert caught.value.trouble.kind == "assemble-failed"
+
+
+def test_incomplete_adds_what_is_in_no_array_yet(tree: Tree, mdadm) -> None:
+    md = tree.array("md127", ["nvme1n1"], state="inactive", level="") / "md"
+    mdadm.effect = lambda argv: (md / f"dev-{argv[-1][5:]}").mkdir()
+    members = ["/dev/nvme1n1", "/dev/nvme2n1"]
+    arrays.assemble(tree.paths, "KRKN-data", UUID, members, incomplete=True)
+    assert mdadm.argv == [["mdadm", "--incremental", "--config=none", "/dev/nvme2n1"]]
+
+
+def test_incomplete_that_fails(tree: Tree, mdadm) -> None:
+    tree.array("md127", ["nvme1n1"], state="inactive", level="")
+    mdadm.code, mdadm.err = 1, "mdadm: metadata mismatch\n"
+    members = ["/dev/nvme1n1", "/dev/nvme2n1"]
+    with pytest.raises(KrakenError, match="metadata mismatch") as caught:
+        arrays.assemble(tree.paths, "KRKN-data", UUID, members, incomplete=True)
+    assert caught.value.trouble.kind == "assemble-failed"
+
+
+def test_add_member(tree: Tree, mdadm) -> None:
+    tree.array("md127", ["nvme1n1"])
+    (array,) = arrays.scan(tree.paths)
+    arrays.add_member(array, "/dev/nvme2n1")
+    assert mdadm.argv == [["mdadm", "--manage", array.path, "--add", "/dev/nvme2n1"]]
+    mdadm.code = 1
+    with pytest.raises(KrakenError, match="adding /dev/nvme2n1"):
+        arrays.add_member(array, "/dev/nvme2n1")
+
+
+def test_start_degraded(tree: Tree) -> None:
+    directory = tree.array("md127", ["nvme1n1"], state="inactive", level="raid1")
+    arrays.start_degraded(tree.paths, "md127")
+    assert (directory / "md/array_state").read_text().startswith("read-auto")
+
+
+@pytest.mark.parametrize("state", ["clean", "clear", "active"])
+def test_start_degraded_only_what_is_inactive(tree: Tree, state: str) -> None:
+    directory = tree.array("md127", ["nvme1n1"], state=state)
+    with pytest.raises(KrakenError, match=state):
+        arrays.start_degraded(tree.paths, "md127")
+    assert (directory / "md/array_state").read_text() == f"{state}\n"
+    with pytest.raises(KrakenError, match="unknown"):
+        arrays.start_degraded(tree.paths, "md7")
+
+
+class Clock:
+    """Time that passes only by sleeping; things can happen meanwhile."""
+
+    def __init__(self, happening=None) -> None:
+        self.now = 0.0
+        self.happening = happening or {}
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for when in [when for when in self.happening if when <= self.now]:
+            self.happening.pop(when)()
+
+
+def test_wait_running(tree: Tree) -> None:
+    directory = tree.array("md127", ["nvme1n1"], state="inactive", size=0)
+    clock = Clock(
+        {
+            1.0: lambda: (directory / "md/array_state").write_text("clean\n"),
+            2.0: lambda: (directory / "size").write_text("2048\n"),
+        }
+    )
+    found = arrays.wait_running(tree.paths, ["nvme1n1"], clock=clock, sleep=clock.sleep)
+    assert found.size == 2048 * 512
+    assert 2.0 <= clock.now < 3.0
+
+
+def test_wait_running_in_vain(tree: Tree) -> None:
+    clock = Clock()
+    with pytest.raises(KrakenError, match="in no array") as caught:
+        arrays.wait_running(tree.paths, ["nvme1n1"], clock=clock, sleep=clock.sleep)
+    assert caught.value.trouble.waits
+    tree.array("md127", ["nvme1n1"], state="inactive")
+    with pytest.raises(KrakenError, match="inactive"):
+        arrays.wait_running(tree.paths, ["nvme1n1"], clock=clock, sleep=clock.sleep)
+
+
+def test_wait_running_split(tree: Tree) -> None:
+    tree.array("md127", ["nvme1n1"])
+    tree.array("md126", ["nvme2n1"])
+    clock = Clock()
+    with pytest.raises(KrakenError, match="md126, md127") as caught:
+        arrays.wait_running(
+            tree.paths, ["nvme1n1", "nvme2n1"], clock=clock, sleep=clock.sleep
+        )
+    assert caught.value.trouble.kind == "array-split"

@@ -1,0 +1,236 @@
+"""The command: what it says and how it ends, without a machine."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cc_kraken import cli, report, run, stage
+from cc_kraken.report import Report
+from tests.unit.tree import Tree
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    made = Tree(tmp_path)
+    made.disk(1, "vol00000000000000001")
+    monkeypatch.setattr(cli, "Paths", lambda: made.paths)
+    monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
+    monkeypatch.setattr(cli, "WAIT_EVERY", 0.01)
+    monkeypatch.setattr(cli, "ALIVE_EVERY", 0.05)
+    return made
+
+
+def write(tree: Tree, name: str, state: str, **sets: dict[str, Any]) -> Report:
+    """A status as a run would leave it."""
+    made = Report(tree.paths, name)
+    for key, changes in sets.items():
+        made.set(key).update(changes)
+    made.status["state"] = state
+    made.write()
+    return made
+
+
+def mounted(tree: Tree, path: str = "/data") -> dict[str, Any]:
+    """A set that is mounted, and its line in mountinfo."""
+    tree.mount(path, tree.number("nvme1n1"), "ext4", "/dev/nvme1n1")
+    return {"state": "mounted", "mount_path": path}
+
+
+# -------------------------------------------------------------------- wait
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return text
+
+
+def test_the_module_never_ran(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["wait", "data"]) == 1
+    assert "never ran" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("network", "done"),
+        ("network", "pending"),
+        ("background", "running"),
+        ("background", "failed"),
+        ("apply", "done"),
+    ],
+)
+def test_a_set_that_is_mounted_is_up_whatever_the_rest_does(
+    tree: Tree, name: str, state: str
+) -> None:
+    write(tree, name, state, data=mounted(tree), log={"state": "pending"})
+    assert cli.main(["wait", "data"]) == 0
+
+
+def test_the_name_as_a_unit_writes_it(tree: Tree) -> None:
+    write(tree, "background", "done", **{"my-set": mounted(tree)})
+    assert cli.main(["wait", "--", "my\\x2dset"]) == 0
+
+
+OVER: list[tuple[str, str, dict[str, Any], str]] = [
+    ("background", "failed", {"state": "failed", "error": {"message": "No."}}, "No"),
+    ("background", "done", {"state": "pending", "reason": "Late."}, "Late"),
+    # Nobody is at work any more: it was killed.
+    ("background", "running", {"state": "pending", "reason": "Late."}, "Late"),
+    ("network", "running", {"state": "pending", "reason": "Late."}, "Late"),
+    ("network", "pending", {"state": "pending", "reason": "Late."}, "Late"),
+    # The status speaks of a mount that is no more.
+    ("background", "done", {"state": "mounted", "mount_path": "/gone"}, "/gone"),
+]
+
+
+@pytest.mark.parametrize(("name", "state", "entry", "words"), OVER)
+def test_waiting_ends_where_nothing_will_come(
+    tree: Tree,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    state: str,
+    entry: dict[str, Any],
+    words: str,
+) -> None:
+    write(tree, name, state, data=entry)
+    assert cli.main(["wait", "data"]) == 1
+    assert words in said(capsys)
+
+
+def test_an_unknown_set_is_named_with_those_there_are(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tree, "background", "done", log=mounted(tree))
+    assert cli.main(["wait", "data"]) == 1
+    assert "no such set (it has: log)" in said(capsys)
+
+
+def test_waiting_for_a_run_that_is_at_work(tree: Tree) -> None:
+    """However long it takes: here ten times what is allowed to the dead."""
+    write(tree, "network", "running")
+    begun = threading.Event()
+
+    def work() -> None:
+        with run.lock(tree.paths, 5):
+            begun.set()
+            threading.Event().wait(0.5)
+            write(tree, "network", "pending", data=mounted(tree))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(5)
+    assert cli.main(["wait", "data"]) == 0
+    thread.join()
+
+
+def own(tree: Tree, path: Path, owner: str) -> None:
+    pending = {"owner": owner, "group": None, "mode": 0o750}
+    write(tree, "network", "done", data={**mounted(tree, str(path)), "owner": pending})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: chown needs root")
+def test_the_owner_is_settled_before_the_service(
+    tree: Tree, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "root"
+    path.mkdir(mode=0o755)
+    own(tree, path, "nobody-of-this-name")
+    assert cli.main(["wait", "data"]) == 1
+    assert "nobody-of-this-name" in said(capsys)
+    own(tree, path, "12")
+    assert cli.main(["wait", "data"]) == 0
+    assert (path.stat().st_uid, path.stat().st_mode & 0o7777) == (12, 0o750)
+    # Not again: somebody has changed it since.
+    path.chmod(0o700)
+    assert cli.main(["wait", "data"]) == 0
+    assert path.stat().st_mode & 0o7777 == 0o700
+
+
+# ------------------------------------------------------------------ status
+
+
+def test_status(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"]) == 1
+    write(tree, "background", "done", data=mounted(tree))
+    assert cli.main(["status"]) == 0
+    assert "/data" in capsys.readouterr().out
+    failed = {"state": "failed", "error": {"message": "refused"}}
+    write(tree, "background", "failed", data=failed)
+    assert cli.main(["status"]) == 1
+    assert "error: data: refused" in capsys.readouterr().out
+    assert cli.main(["status", "--json"]) == 1
+    assert '"state": "failed"' in capsys.readouterr().out
+
+
+Fill = Callable[[Report], None]
+
+
+def planned(told: Report) -> None:
+    told.set("data").update(plan=["attach vol-1"], outcomes=["then it is mounted"])
+
+
+def refused(told: Report) -> None:
+    told.set("data").update(error={"message": "holds xfs"})
+
+
+def waits(told: Report) -> None:
+    told.set("data").update(reason="2 of 3 volumes")
+
+
+def nothing(told: Report) -> None:
+    told.set("data").update(state="mounted")
+
+
+@pytest.mark.parametrize(
+    ("fill", "line"),
+    [
+        (planned, "  1. attach vol-1\n  - then it is mounted"),
+        (refused, "  refused: holds xfs"),
+        (waits, "  waits: 2 of 3 volumes"),
+        (nothing, "  mounted: nothing to do"),
+    ],
+)
+def test_the_plan_for_people(tree: Tree, fill: Fill, line: str) -> None:
+    told = Report(tree.paths, "plan", dry_run=True, kept=False)
+    fill(told)
+    assert cli.plan_text(told.status) == "data:\n" + line
+
+
+# ---------------------------------------------------------------- the rest
+
+
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = tmp_path / "good"
+    good.write_text("#cloud-config\nkraken:\n  volumes:\n    data: {}\n")
+    assert cli.main(["check", str(good)]) == 0
+    bad = tmp_path / "bad"
+    bad.write_text("#cloud-config\nkraken:\n  volumez: {}\n")
+    assert cli.main(["check", str(bad)]) == 1
+    captured = capsys.readouterr()
+    assert "volumez" in captured.out + captured.err
+    assert cli.main(["check", str(tmp_path / "none")]) == 1
+    assert "none" in said(capsys)
+
+
+def test_wrong_usage() -> None:
+    for words in ([], ["nonsense"], ["wait"], ["check"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 2
+
+
+def test_runs_are_for_root(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    for words in (["plan"], ["apply"], ["enable"], ["disable"]):
+        assert cli.main(words) == 1
+        assert "sudo" in said(capsys)
+    assert report.read(tree.paths) is None

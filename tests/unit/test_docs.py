@@ -1,0 +1,468 @@
+"""The documentation against the code: what it names is there, and all of it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import configparser
+import json
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as xml
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
+
+import pytest
+import yaml
+
+from cc_kraken import cli, configuration, decision, mkfs, schemafiles, tags, values
+from cc_kraken.model import Attachment, Holder
+from tests.unit.worlds import NODE, claim, single, volume, world
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "cc_kraken").glob("*.py"))
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    + [*(ROOT / "examples").rglob("*.md")]
+)
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ------------------------------------------------------------ kinds of trouble
+
+
+class Kinds(ast.NodeVisitor):
+    """The kinds of trouble in one module.
+
+    Followed are ``Trouble(kind, …)`` and every function of the module that
+    passes a parameter of its own on as the kind.  What cannot be followed is
+    in ``open``, as its source text.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.tree = ast.parse(source)
+        self.makers: Dict[str, int] = {"Trouble": 0}
+        self.found: Set[str] = set()
+        self.open: Set[str] = set()
+        self.function: Optional[ast.FunctionDef] = None
+        before = -1
+        while before != len(self.makers):
+            before = len(self.makers)
+            self.found.clear()
+            self.open.clear()
+            self.visit(self.tree)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        outer, self.function = self.function, node
+        self.generic_visit(node)
+        self.function = outer
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        name = called(node)
+        kind = keyword(node, "kind")
+        if name in self.makers:
+            place = self.makers[name]
+            if kind is None and len(node.args) > place:
+                kind = node.args[place]
+        elif name != "replace":
+            return
+        if kind is not None:
+            self.take(kind)
+
+    def take(self, value: ast.expr) -> None:
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            self.found.add(value.value)
+        elif isinstance(value, ast.IfExp):
+            self.take(value.body)
+            self.take(value.orelse)
+        elif isinstance(value, ast.Name) and self.function is not None:
+            self.take_name(value.id, self.function)
+        else:
+            self.open.add(ast.unparse(value))
+
+    def take_name(self, name: str, function: ast.FunctionDef) -> None:
+        parameters = [one.arg for one in function.args.args if one.arg != "self"]
+        if name in parameters:
+            self.makers[function.name] = parameters.index(name)
+            return
+        for node in ast.walk(function):
+            if isinstance(node, ast.Assign) and any(
+                isinstance(target, ast.Name) and target.id == name
+                for target in node.targets
+            ):
+                self.take(node.value)
+
+
+def called(node: ast.Call) -> str:
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
+def keyword(node: ast.Call, name: str) -> Optional[ast.expr]:
+    return next((one.value for one in node.keywords if one.arg == name), None)
+
+
+def first_words(module: str, function: str, place: int = 0) -> Set[str]:
+    """The text constants at one place of the calls of a function."""
+    tree = ast.parse(page(f"cc_kraken/{module}.py"))
+    return {
+        node.args[place].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and called(node) == function
+        and len(node.args) > place
+        and isinstance(node.args[place], ast.Constant)
+        and isinstance(node.args[place].value, str)
+    }
+
+
+# Kinds that are put together at run time: source text to all their values.
+COMPOSED: Dict[str, Callable[[], Set[str]]] = {
+    "f'config-{first.kind}'": lambda: {
+        f"config-{kind}"
+        for kind in first_words("structure", "Mistake")
+        | first_words("configuration", "Mistake")
+    },
+    "f'cannot-{verb}'": lambda: {
+        f"cannot-{verb}" for verb in first_words("files", "_cannot")
+    },
+    "line.kind": lambda: first_words("reactions", "Rule", 1),
+}
+
+
+def all_kinds() -> Set[str]:
+    kinds: Set[str] = set()
+    for module in MODULES:
+        found = Kinds(module.read_text(encoding="utf-8"))
+        kinds |= found.found
+        for text in found.open:
+            assert text in COMPOSED, f"{module.name}: which kinds are {text}?"
+            kinds |= COMPOSED[text]()
+    return kinds
+
+
+def anchors(text: str) -> Set[str]:
+    """The anchors of a page's headings, as the usual renderers make them."""
+    found: Dict[str, int] = {}
+    result = set()
+    for title in re.findall(r"^#{1,6} (.+)$", without_code(text), re.M):
+        slug = re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+        count = found.get(slug, 0)
+        found[slug] = count + 1
+        result.add(f"{slug}-{count}" if count else slug)
+    return result
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+
+
+def test_every_kind_of_trouble_has_its_entry_and_no_other_is_there() -> None:
+    entries = re.findall(r"^### (.+)$", page("docs/operations.md"), re.M)
+    assert len(entries) == len(set(entries))
+    kinds = all_kinds()
+    assert len(kinds) > 100
+    assert {"holder-stopped", "config-value", "cannot-write", "stopped"} <= kinds
+    assert sorted(kinds - set(entries)) == [], "not in docs/operations.md"
+    assert sorted(set(entries) - kinds) == [], "no such kind in the code"
+    assert kinds <= anchors(page("docs/operations.md"))
+
+
+@pytest.mark.parametrize("kind", sorted(all_kinds()))
+def test_an_entry_tells_what_is_seen(kind: str) -> None:
+    text = page("docs/operations.md").split(f"\n### {kind}\n", 1)[1]
+    entry = re.split(r"^##", text, maxsplit=1, flags=re.M)[0]
+    assert re.search(r"\*\*See\*\*\s", entry)
+    assert re.search(r"\*\*(why )?.*Do\*\*\s|Not seen by itself", entry)
+
+
+def test_a_kind_that_cannot_be_followed_is_noticed() -> None:
+    source = "def f(what):\n    raise KrakenError(Trouble(what.kind, 'a', 'b', 'c'))\n"
+    assert Kinds(source).open == {"what.kind"}
+    source = "def f(kind):\n    return Trouble(kind, '', '', '')\n\nf('a-b')\n"
+    assert Kinds(source).found == {"a-b"}
+
+
+# ----------------------------------------------------------------------- links
+
+
+def links(text: str) -> Iterator[str]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+        if not re.match(r"https?://", target):
+            yield target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=short)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target in links(text):
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), f"{short(path)}: {target}"
+        assert ROOT in there.parents, f"{short(path)}: {target}"
+        if anchor:
+            assert anchor in anchors(there.read_text()), f"{short(path)}: {target}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=short)
+def test_files_that_are_named_are_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:tests|packaging|examples)/[\w./-]+)`", text):
+        assert (ROOT / name).exists(), f"{short(path)}: {name}"
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    told = set(links(page("README.md")))
+    own = ("decisions", "operations", "services", "images", "security", "testing")
+    for name in (*own, "from-goat"):
+        assert any(one.startswith(f"docs/{name}.md") for one in told), name
+
+
+def test_the_two_commands_are_in_the_readme_and_in_the_makefile() -> None:
+    makefile = page("Makefile")
+    for target in ("demo", "test", "check", "deb"):
+        assert f"make {target}" in page("README.md")
+        assert re.search(rf"^{target}:", makefile, re.M)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def rows(text: str, head: str) -> List[List[str]]:
+    """The rows of the table whose first header cell is ``head``."""
+    lines = text.split("\n")
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {head} |"))
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split(" |")])
+    return found
+
+
+def code(cell: str) -> str:
+    assert cell.startswith("`") and cell.endswith("`"), cell
+    return cell[1:-1]
+
+
+def test_the_table_of_tags_is_that_of_the_code() -> None:
+    table = rows(page("README.md"), "Tag")
+    assert {code(row[0]) for row in table} == set(tags.NAMES)
+    for name, on, _ in table:
+        instance = code(name) in ("Prefix", "NodeId", "Volumes")
+        assert ("instance" in on) == instance
+        assert ("volume" in on) == (code(name) != "Volumes")
+
+
+WORDS = {"object": "mapping", "array": "list"}
+SECTION = schemafiles.load(schemafiles.SECTION)["properties"]["kraken"]["properties"]
+(SET,) = SECTION["volumes"]["patternProperties"].values()
+
+
+@pytest.mark.parametrize(
+    "head, properties",
+    [
+        ("Key of `kraken`", SECTION),
+        ("Key of `kraken.ec2`", SECTION["ec2"]["properties"]),
+        ("Key of a set", SET["properties"]),
+    ],
+)
+def test_the_tables_of_keys_are_the_schema(
+    head: str, properties: Dict[str, Dict[str, object]]
+) -> None:
+    table = rows(page("README.md"), head)
+    assert [code(row[0]) for row in table if len(row) != 4] == []
+    assert {code(row[0]) for row in table} == set(properties)
+    for key, kind, default, meaning in table:
+        schema = properties[code(key)]
+        types = schema["type"]
+        names = [types] if isinstance(types, str) else list(types)  # type: ignore
+        told = {WORDS.get(name, name) for name in names if name != "null"}
+        assert set(kind.split(", ")) == told, key
+        if "default" in schema:
+            value = schema["default"]
+            text = value if isinstance(value, str) else json.dumps(value)
+            assert code(default) == text, key
+        else:
+            assert not default.startswith("`"), f"{key} has no default in the schema"
+        assert meaning
+
+
+def test_what_is_not_among_the_defaults_is_said() -> None:
+    missing = set(SET["properties"]) - set(SECTION["defaults"]["properties"])
+    table = rows(page("README.md"), "Key of a set")
+    assert missing == {code(r[0]) for r in table if "not in `defaults`" in r[3]}
+
+
+def test_the_tables_of_levels_and_filesystems_are_the_code() -> None:
+    table = rows(page("README.md"), "RAID level")
+    assert {int(a): int(b) for a, b in table} == dict(values.FEWEST_MEMBERS)
+    (cell,) = [row[2] for row in rows(page("README.md"), "Tag") if "FsType" in row[0]]
+    assert set(re.findall("`(.+?)`", cell)) == {*values.FS_TYPES, "none"}
+
+
+def test_the_table_of_mkfs_options_is_the_allow_list() -> None:
+    table = rows(page("docs/decisions.md"), "Type")
+    told = {kind: set(re.findall("`(.+?)`", letters)) for kind, letters in table}
+    assert told == {kind: set(allowed) for kind, allowed in mkfs.ALLOWED.items()}
+
+
+def holders() -> List[Tuple[str, bool, str, str]]:
+    found = []
+    for state, same, then, kind in rows(
+        page("docs/decisions.md"), "The other instance is"
+    ):
+        for answer in (True, False) if same == "any" else (same == "yes",):
+            name = kind[1 : kind.index("]")]
+            found.append((code(state), answer, then, name))
+    return found
+
+
+@pytest.mark.parametrize("state, same, then, kind", holders())
+def test_the_table_of_holders_is_what_is_decided(
+    state: str, same: bool, then: str, kind: str
+) -> None:
+    other = "i-0fedcba9876543210"
+    attachment = Attachment(other, "/dev/sdf", "attached")
+    theirs = volume(1, "in-use", attachments=(attachment,))
+    node_id = NODE.node_id if same else "other"
+    holder = Holder(other, state, NODE.prefix, node_id)
+    (plan,) = decision.decide(
+        NODE, [claim(single(), theirs)], world(holders={other: holder})
+    )
+    assert plan.trouble is not None
+    assert plan.trouble.kind == kind
+    assert plan.trouble.waits == (then == "wait")
+    assert not plan.steps
+
+
+def test_completeness_and_arrays_name_kinds_that_are_there() -> None:
+    kinds = all_kinds()
+    text = page("docs/decisions.md")
+    named = set(re.findall(r"\(operations\.md#([\w-]+)\)", text)) - {"errors"}
+    assert named and named <= kinds
+
+
+# -------------------------------------------------------------------- snippets
+
+
+def snippets(language: str) -> Iterator[Tuple[str, str]]:
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        fences = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.M | re.S)
+        for number, (indent, name, body) in enumerate(fences):
+            if name == language:
+                lines = [line[len(indent) :] for line in body.split("\n")]
+                yield f"{short(path)}#{number}", "\n".join(lines)
+
+
+@pytest.mark.parametrize("place, text", list(snippets("yaml")))
+def test_a_yaml_snippet_is_a_section_that_is_right(place: str, text: str) -> None:
+    document = yaml.safe_load(text)
+    sections = [document["kraken"]] if "kraken" in document else []
+    for one in document.get("write_files", []):
+        sections.append(yaml.safe_load(one["content"])["kraken"])
+    assert sections, place
+    for value in sections:
+        assert configuration.build([configuration.Source(place, value)]) is not None
+
+
+@pytest.mark.parametrize("place, text", list(snippets("json")))
+def test_a_json_snippet_is_json(place: str, text: str) -> None:
+    assert json.loads(text), place
+
+
+@pytest.mark.parametrize("place, text", list(snippets("python")))
+def test_a_python_snippet_compiles(place: str, text: str) -> None:
+    assert compile(text, place, "exec")
+
+
+@pytest.mark.parametrize("place, text", list(snippets("sh")))
+def test_a_shell_snippet_is_shell(place: str, text: str) -> None:
+    done = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
+    assert done.returncode == 0, f"{place}: {done.stderr}"
+
+
+# ------------------------------------------------------------ manual, versions
+
+
+def commands() -> Dict[str, argparse.ArgumentParser]:
+    (choices,) = [
+        action.choices
+        for action in cli._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    ]
+    return dict(choices)
+
+
+def manual() -> str:
+    return page("debian/cc-kraken.8").replace("\\-", "-")
+
+
+def test_the_manual_has_every_command_and_option() -> None:
+    text = manual()
+    for name, parser in commands().items():
+        assert re.search(rf"^\.B\w? .*\b{name}\b", text, re.M), name
+        for action in parser._actions:
+            for option in action.option_strings:
+                if option not in ("-h", "--help"):
+                    assert option in text, f"{name} {option}"
+    assert "--debug" in text
+
+
+@pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
+def test_the_manual_is_formatted_without_a_warning() -> None:
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww", str(ROOT / "debian" / "cc-kraken.8")],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_one_version_everywhere() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version = setup["metadata"]["version"]
+    (first, *_) = re.findall(r"^## (.+)$", page("CHANGELOG.md"), re.M)
+    assert first == version
+    assert page("debian/changelog").startswith(f"cloud-init-kraken ({version})")
+    spec = page("packaging/cc-kraken.spec")
+    assert re.findall(r"^Version: +(.+)$", spec, re.M) == [version]
+    assert f"- {version}-1\n" in spec.split("%changelog\n")[1].split("\n- ")[0] + "\n"
+    assert f'"cc_kraken {version}"' in page("debian/cc-kraken.8")
+    texts = [path.read_text() for path in PAGES]
+    texts += [p.read_text() for p in (ROOT / "examples").rglob("*") if p.is_file()]
+    named = {v for t in texts for v in re.findall(r"kraken_([\d.]+)_all\.deb", t)}
+    assert named == {version}
+
+
+# -------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.svg")), ids=short)
+def test_a_picture_is_plain_and_has_words_for_who_cannot_see_it(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    root = xml.fromstring(text)
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{space}svg"
+    named = {one.get("id"): one.text for one in root if one.get("id")}
+    for name in (root.get("aria-labelledby") or "").split():
+        assert named[name]
+    allowed = {"svg", "title", "desc", "style", "rect", "path", "ellipse", "text"}
+    assert {element.tag.replace(space, "") for element in root.iter()} <= allowed
+    assert "prefers-color-scheme: dark" in text
+    used = {cls for e in root.iter() for cls in (e.get("class") or "").split()}
+    light, dark = text.split("@media", 1)
+    for cls in used:
+        assert f".{cls} {{" in light and f".{cls} {{" in dark.split("</style>")[0]

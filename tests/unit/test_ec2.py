@@ -1,0 +1,865 @@
+"""The edge to EC2, against servers on loopback and over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken import ec2 as module
+from cc_kraken.ec2 import (
+    NOISY,
+    Attached,
+    Ec2,
+    Ec2Error,
+    Outcome,
+    OwnView,
+    filter_value,
+    shown,
+    silenced,
+)
+from cc_kraken.model import Attachment, Ec2Options, Holder, KrakenError
+from cc_kraken.names import Names
+from cc_kraken.reactions import Reaction
+from tests.lab.clock import ManualClock
+from tests.lab.ec2 import Ec2Lab
+from tests.lab.query import wildcard
+
+LOG = logging.getLogger("test")
+SECRET = "wJalrSECRETbPxRfiCY"
+TOKEN = "IQoJb3JpTOKENexample"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the machine's own credentials, configuration or proxies."""
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+
+
+def edge(endpoint: Optional[str] = None, **options: Any) -> Ec2:
+    chosen = Ec2Options(endpoint_url=endpoint, **options)
+    return Ec2("us-east-1", chosen, LOG)
+
+
+def told(call: Callable[[], object]) -> Ec2Error:
+    with pytest.raises(KrakenError) as caught:
+        call()
+    assert isinstance(caught.value, Ec2Error)
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+# ------------------------------------------------------------ small servers
+
+Answer = Tuple[int, str]
+
+
+class Server:
+    """An HTTP server on loopback that notes every request it gets."""
+
+    def __init__(
+        self,
+        answer: Callable[[str, str, str], Answer],
+        tls: Optional[ssl.SSLContext] = None,
+    ) -> None:
+        self.seen: List[str] = []
+        self.heads: List[Dict[str, str]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def any(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length).decode()
+                outer.seen.append(f"{self.command} {self.path}")
+                outer.heads.append(dict(self.headers))
+                status, text = answer(self.command, self.path, body)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text.encode())))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_GET = do_PUT = do_POST = any
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
+        threading.Thread(
+            target=self._http.serve_forever, args=(0.02,), daemon=True
+        ).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@contextmanager
+def serving(
+    answer: Callable[[str, str, str], Answer], tls: Optional[ssl.SSLContext] = None
+) -> Iterator[Server]:
+    server = Server(answer, tls)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def no_volumes(method: str, path: str, body: str) -> Answer:
+    name = "http://ec2.amazonaws.com/doc/2016-11-15/"
+    return 200, (
+        f'<DescribeVolumesResponse xmlns="{name}"><volumeSet/>'
+        "</DescribeVolumesResponse>"
+    )
+
+
+def refusing(code: str, message: str = "Text.", status: int = 400) -> Any:
+    def answer(method: str, path: str, body: str) -> Answer:
+        return status, (
+            f"<Response><Errors><Error><Code>{code}</Code><Message>{message}"
+            "</Message></Error></Errors><RequestID>1</RequestID></Response>"
+        )
+
+    return answer
+
+
+def metadata(role: int = 200, token: int = 200) -> Any:
+    """A metadata service that knows instance credentials (IMDSv2)."""
+    credentials = {
+        "Code": "Success",
+        "Type": "AWS-HMAC",
+        "AccessKeyId": "ASIAEXAMPLE",
+        "SecretAccessKey": SECRET,
+        "Token": TOKEN,
+        "Expiration": "2099-01-01T00:00:00Z",
+        "LastUpdated": "2020-01-01T00:00:00Z",
+    }
+
+    def answer(method: str, path: str, body: str) -> Answer:
+        if path == "/latest/api/token":
+            return token, "metadata-token"
+        if path == "/latest/meta-data/iam/security-credentials/":
+            return role, "kraken-role" if role == 200 else "no"
+        return 200, json.dumps(credentials)
+
+    return answer
+
+
+# ---------------------------------------------------------- values and text
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("kafka", "kafka"),
+        ("a*b?c", r"a\*b\?c"),
+        ("back\\slash", r"back\\slash"),
+        ("p[1]", "p[1]"),
+        ("x" * 254, "x" * 254),
+        ("x" * 256, "x" * 254 + "*"),
+        ("x" * 253 + "??", "x" * 253 + "*"),
+    ],
+)
+def test_filter_value(value: str, expected: str) -> None:
+    assert filter_value(value) == expected
+
+
+@given(st.text(max_size=256))
+def test_filter_value_matches_its_text_by_the_rules_of_aws(value: str) -> None:
+    pattern = filter_value(value)
+    assert len(pattern) <= 255
+    assert wildcard(pattern).fullmatch(value)
+    if not pattern.endswith("*"):
+        assert wildcard(pattern).fullmatch(value + "x") is None
+        assert wildcard(pattern).fullmatch("x" + value) is None
+
+
+def test_shown_hides_the_password() -> None:
+    assert shown("http://u:p@proxy:3128/") == "http://proxy:3128/"
+    assert shown("http://proxy:3128") == "http://proxy:3128"
+
+
+# ------------------------------------------------------------------- bounds
+
+
+def test_the_client_is_bounded(keys: None) -> None:
+    client = edge("http://127.0.0.1:1")._client()
+    config = client.meta.config
+    assert (config.connect_timeout, config.read_timeout) == (3, 10)
+    assert config.retries["total_max_attempts"] == 1
+    assert config.retries["mode"] == "standard"
+    assert config.parameter_validation is True
+    assert "cc_kraken" in config.user_agent
+    assert config.max_pool_connections >= 28
+
+
+def test_a_peer_that_never_answers_is_given_up(
+    keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_TIMEOUT", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        ec2 = edge(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        error = told(lambda: ec2.volumes("kafka", "0"))
+    assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
+    assert "did not answer DescribeVolumes within 0.2 s" in error.trouble.found
+    assert ec2.calls == {"DescribeVolumes": 1}
+
+
+def test_nobody_there(keys: None) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        ec2 = edge(f"http://127.0.0.1:{taken.getsockname()[1]}")
+        texts = {str(told(lambda: ec2.volumes("kafka", "0"))) for _ in range(2)}
+    (text,) = texts  # the same at each try, so that it is said once
+    assert "Connection refused" in text and "0x" not in text
+
+
+def test_no_name_service(keys: None) -> None:
+    error = told(lambda: edge("http://ec2.invalid/").volumes("kafka", "0"))
+    assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
+    assert "ec2.invalid" in error.trouble.found
+
+
+def test_an_answer_that_is_not_ec2s(keys: None) -> None:
+    with serving(lambda *_: (200, "<html>sign in<br></html>")) as server:
+        error = told(lambda: edge(server.url).volumes("kafka", "0"))
+    assert error.trouble.kind == "ec2-answer" and error.trouble.waits
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "waits", "requests"),
+    [
+        (503, "RequestLimitExceeded", True, 1),
+        (500, "InternalError", True, 1),
+        (503, "Unavailable", True, 1),
+        (400, "ExpiredToken", True, 1),
+        (400, "InvalidParameterValue", False, 1),
+        (403, "UnauthorizedOperation", False, 1),
+    ],
+)
+def test_errors_over_http(
+    keys: None, status: int, code: str, waits: bool, requests: int
+) -> None:
+    with serving(refusing(code, status=status)) as server:
+        ec2 = edge(server.url)
+        error = told(lambda: ec2.volumes("kafka", "0"))
+    assert (error.code, error.trouble.waits) == (code, waits)
+    # what is counted is what was sent
+    assert ec2.calls == {"DescribeVolumes": requests}
+    assert len(server.seen) == requests
+
+
+def test_a_missing_permission_is_named(keys: None) -> None:
+    message = "You are not authorized. Encoded authorization failure message: " + (
+        "aBc_-9" * 300
+    )
+    with serving(refusing("UnauthorizedOperation", message, 403)) as server:
+        error = told(lambda: edge(server.url).instance_tags("i-1"))
+    assert "ec2:DescribeTags" in error.trouble.remedy
+    assert "aBc_-9" not in str(error) and "You are not authorized" in str(error)
+
+
+def test_a_region_is_needed(keys: None) -> None:
+    ec2 = Ec2("", Ec2Options(), LOG)
+    assert told(lambda: ec2.volumes("kafka", "0")).trouble.kind == "region-missing"
+
+
+def test_the_configured_region_wins(keys: None) -> None:
+    client = Ec2("us-east-1", Ec2Options(region="eu-west-3"), LOG)._client()
+    assert client.meta.region_name == "eu-west-3"
+    assert client.meta.endpoint_url == "https://ec2.eu-west-3.amazonaws.com"
+
+
+def test_a_ca_bundle_that_is_not_there(keys: None) -> None:
+    ec2 = edge("https://127.0.0.1:1", ca_bundle="/nonexistent/ca.pem")
+    error = told(lambda: ec2.volumes("kafka", "0"))
+    assert error.trouble.kind == "ca-bundle-missing"
+    assert "/nonexistent/ca.pem" in error.trouble.found
+
+
+def test_an_endpoint_that_is_no_url(keys: None) -> None:
+    error = told(lambda: edge("nonsense").volumes("kafka", "0"))
+    assert error.trouble.kind == "ec2-request" and "nonsense" in str(error)
+
+
+def test_parameters_are_validated_before_they_are_sent(keys: None) -> None:
+    with serving(no_volumes) as server:
+        ec2 = edge(server.url)
+        error = told(lambda: ec2.attach("vol-1", "i-1", None))  # type: ignore
+    assert error.trouble.kind == "ec2-request" and not server.seen
+
+
+def test_boto3_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3.session", None)
+    error = told(lambda: edge().volumes("kafka", "0"))
+    assert error.trouble.kind == "boto3-missing"
+    assert "python3-boto3" in error.trouble.remedy
+
+
+# ------------------------------------------------------- values out of XML
+
+NAMESPACE = "http://ec2.amazonaws.com/doc/2016-11-15/"
+TAGS = """<tagSet>
+<item><key>KRKN-IN:Prefix</key><value>kafka</value></item>
+<item><key>KRKN-IN:NodeId</key><value>{}</value></item></tagSet>"""
+ODD = """<item><volumeId>vol-2</volumeId><size>8</size><snapshotId/>
+<sourceVolumeId>vol-9</sourceVolumeId><availabilityZone>us-east-1a</availabilityZone>
+<status>in-use</status><attachmentSet><item><volumeId>vol-2</volumeId>
+<status>attached</status><associatedResource>arn:aws:x</associatedResource>
+</item></attachmentSet><operator><managed>true</managed></operator>
+<multiAttachEnabled>true</multiAttachEnabled>{}</item>""".format(TAGS.format("0"))
+SNAPSHOT = """<item><volumeId>vol-1</volumeId><size>8</size>
+<snapshotId>snap-1</snapshotId><availabilityZone>us-east-1c</availabilityZone>
+<status>creating</status>{}</item>""".format(TAGS.format("0"))
+STRANGER = """<item><volumeId>vol-3</volumeId><size>8</size>
+<status>available</status>{}</item>""".format(TAGS.format("00"))
+
+
+def described(items: str, token: str = "") -> str:
+    more = f"<nextToken>{token}</nextToken>" if token else ""
+    return (
+        f'<DescribeVolumesResponse xmlns="{NAMESPACE}"><volumeSet>{items}'
+        f"</volumeSet>{more}</DescribeVolumesResponse>"
+    )
+
+
+def test_what_newer_volumes_say_also_with_an_older_botocore(keys: None) -> None:
+    bodies: List[str] = []
+
+    def answer(method: str, path: str, body: str) -> Answer:
+        bodies.append(body)
+        if "NextToken=more" in body:
+            return 200, described(SNAPSHOT + STRANGER)
+        return 200, described(ODD, token="more")
+
+    with serving(answer) as server:
+        ec2 = edge(server.url)
+        first, second = ec2.volumes("kafka", "0")
+    assert (first.id, first.origin, first.state) == ("vol-1", "snap-1", "creating")
+    assert (first.managed, first.multi_attach) == (False, False)
+    assert first.attachments == () and first.zone == "us-east-1c"
+    assert (second.id, second.origin) == ("vol-2", "vol-9")
+    assert (second.managed, second.multi_attach) == (True, True)
+    assert second.attachments == (Attachment(None, None, "attached"),)
+    assert ec2.calls == {"DescribeVolumes": 2}
+    assert all("MaxResults=500" in body for body in bodies)
+
+
+# --------------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    made = tmp_path_factory.mktemp("parts")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
+    command += ["-days", "30", "-subj", "/CN=lab"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(made / "key"), "-out", str(made / "crt")]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text((made / "crt").read_text() + (made / "key").read_text())
+    return str(path)
+
+
+def test_a_private_authority(keys: None, certificate: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serving(no_volumes, context) as server:
+        assert edge(server.url, ca_bundle=certificate).volumes("kafka", "0") == ()
+        error = told(lambda: edge(server.url).volumes("kafka", "0"))
+    assert error.trouble.kind == "certificate-refused" and not error.trouble.waits
+    assert "kraken.ec2.ca_bundle" in error.trouble.remedy
+    assert "self" in error.trouble.found
+
+
+# ------------------------------------------------------------- credentials
+
+
+@pytest.fixture
+def imds(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def point(url: str) -> None:
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", url)
+
+    return point
+
+
+def test_the_metadata_service_is_asked_patiently(
+    keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: List[Any] = []
+    watch = module._watch
+
+    def noted(resolver: Any) -> Any:
+        made.append(resolver)
+        return watch(resolver)
+
+    monkeypatch.setattr(module, "_watch", noted)
+    edge("http://127.0.0.1:1")._client()
+    fetcher = made[0].get_provider("iam-role")._role_fetcher
+    assert (fetcher._timeout, fetcher._num_attempts) == (2, 3)
+    assert isinstance(fetcher._session, module._Witness)
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_proxies_are_for_ec2_and_never_for_the_metadata_service(
+    imds: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    with serving(no_volumes) as proxy, serving(metadata()) as service:
+        imds(service.url)
+        if by == "environment":
+            for name in ("http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+                monkeypatch.setenv(name, proxy.url)
+        before = dict(os.environ)
+        chosen = proxy.url if by == "option" else None
+        ec2 = edge("http://ec2.example.invalid/", https_proxy=chosen)
+        assert ec2.volumes("kafka", "0") == ()
+        assert dict(os.environ) == before
+    assert [seen.split("/")[-1] for seen in service.seen] == [
+        "token",
+        "",
+        "kraken-role",
+    ]
+    assert proxy.seen == ["POST http://ec2.example.invalid/"]
+    assert proxy.heads[0]["X-Amz-Security-Token"] == TOKEN
+
+
+def test_a_proxy_that_is_away_is_named_without_its_password(keys: None) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        ec2 = edge(https_proxy=f"http://kafka:hunter2@{place}")
+        error = told(lambda: ec2.volumes("kafka", "0"))
+    assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
+    assert place in str(error) and "hunter2" not in str(error)
+
+
+def test_no_instance_profile_is_named(imds: Callable[[str], None]) -> None:
+    with serving(metadata(role=404)) as service:
+        imds(service.url)
+        error = told(lambda: edge("http://127.0.0.1:1").volumes("kafka", "0"))
+    assert error.trouble.kind == "credentials-missing" and not error.trouble.waits
+    assert "no instance profile" in error.trouble.found
+
+
+def test_a_metadata_service_switched_off() -> None:
+    error = told(lambda: edge("http://127.0.0.1:1").volumes("kafka", "0"))
+    assert error.trouble.kind == "credentials-missing" and not error.trouble.waits
+    assert "switched off" in error.trouble.found
+
+
+@pytest.mark.parametrize("status", [401, 500, 503])
+def test_a_metadata_service_that_is_not_ready_is_waited_for(
+    imds: Callable[[str], None], status: int
+) -> None:
+    answers = [metadata(role=status, token=status)]
+    with serving(lambda *a: answers[0](*a)) as service, serving(no_volumes) as api:
+        imds(service.url)
+        ec2 = edge(api.url)
+        error = told(lambda: ec2.volumes("kafka", "0"))
+        assert error.trouble.waits and str(status) in error.trouble.found
+        assert api.seen == [] and not ec2.calls
+        answers[0] = metadata()  # the same object, a round later
+        assert ec2.volumes("kafka", "0") == ()
+
+
+def test_a_metadata_service_that_is_away_is_waited_for(
+    imds: Callable[[str], None],
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        imds(f"http://127.0.0.1:{taken.getsockname()[1]}")
+        error = told(lambda: edge("http://127.0.0.1:1").volumes("kafka", "0"))
+    assert error.trouble.waits and "does not answer" in error.trouble.found
+
+
+def test_refused_credentials_are_fetched_again(imds: Callable[[str], None]) -> None:
+    answers = [refusing("ExpiredToken")]
+    with serving(metadata()) as service, serving(lambda *a: answers[0](*a)) as api:
+        imds(service.url)
+        ec2 = edge(api.url)
+        error = told(lambda: ec2.volumes("kafka", "0"))
+        assert error.trouble.kind == "credentials-refused" and error.trouble.waits
+        answers[0] = no_volumes
+        ec2.volumes("kafka", "0")
+        ec2.volumes("kafka", "0")
+    assert service.seen.count("PUT /latest/api/token") == 2
+
+
+# ------------------------------------------------------------------ silence
+
+
+def state() -> List[Tuple[str, int, bool, bool]]:
+    names = [*NOISY, "botocore.auth", "urllib3.connectionpool"]
+    loggers = [logging.getLogger(name) for name in names]
+    return [(x.name, x.level, x.propagate, x.disabled) for x in loggers]
+
+
+def test_nothing_is_logged_at_debug(
+    imds: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(metadata()) as service, serving(no_volumes) as api:
+        imds(service.url)
+        before = state()
+        with caplog.at_level(logging.DEBUG):
+            edge(api.url).volumes("kafka", "0")
+            with serving(refusing("InternalError", status=500)) as broken:
+                told(lambda: edge(broken.url).attach("vol-1", "i-1", "/dev/sdf"))
+    names = {record.name.split(".")[0] for record in caplog.records}
+    assert not names & set(NOISY)
+    assert SECRET not in caplog.text and TOKEN not in caplog.text
+    assert state() == before
+
+
+def test_silence_also_covers_a_child_with_its_own_level_and_handler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    child, parent = logging.getLogger("botocore.hooks"), logging.getLogger("botocore")
+    parent.addHandler(caplog.handler)
+    child.setLevel(logging.DEBUG)
+    try:
+        before = state() + [(child.name, child.level, child.propagate, False)]
+        with silenced(), silenced():
+            child.critical("inside")
+            logging.getLogger("urllib3.new.child").critical("inside")
+        child.debug("after")
+        after = state() + [(child.name, child.level, child.propagate, False)]
+    finally:
+        child.setLevel(logging.NOTSET)
+        parent.removeHandler(caplog.handler)
+    assert before == after
+    assert "inside" not in caplog.text and "after" in caplog.text
+
+
+def test_silence_ends_with_the_last_thread() -> None:
+    before = state()
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with silenced():
+            entered.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=stay)
+    with silenced():
+        thread.start()
+        assert entered.wait(60)
+    assert logging.getLogger("botocore").propagate is False
+    leave.set()
+    thread.join()
+    assert state() == before
+
+
+def test_importing_the_edge_does_not_import_boto3() -> None:
+    code = "import sys, cc_kraken.ec2, cc_kraken.names; print('botocore' in sys.modules"
+    code += " or 'boto3' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+# ------------------------------------------------------- against the lab EC2
+
+NODE = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
+ZONE = "us-east-1a"
+
+
+@pytest.fixture
+def lab(keys: None) -> Iterator[Ec2Lab]:
+    with Ec2Lab(clock=ManualClock(), attach_seconds=2, detach_seconds=2) as running:
+        yield running
+
+
+def test_volumes_of_the_node_and_of_no_other(lab: Ec2Lab) -> None:
+    mine = [lab.create_volume(n + 1, ZONE, {**NODE, "x": str(n)}) for n in range(3)]
+    mine.append(lab.create_volume(4, "us-east-1c", NODE, snapshot_id="snap-1"))
+    mine.append(lab.create_volume(5, ZONE, NODE, source_volume_id=mine[0]))
+    mine.append(lab.create_volume(6, ZONE, NODE, managed=True))
+    mine.append(lab.create_volume(7, ZONE, NODE, multi_attach=True, volume_type="io2"))
+    for other in ({}, {**NODE, "KRKN-IN:NodeId": "1"}, {"KRKN-IN:Prefix": "kafka"}):
+        lab.create_volume(1, ZONE, other)
+    found = edge(lab.endpoint_url).volumes("kafka", "0")
+    assert [volume.id for volume in found] == sorted(mine)
+    by_size = {volume.size_gib: volume for volume in found}
+    assert by_size[2].tags == {**NODE, "x": "1"} and by_size[2].origin == ""
+    assert by_size[4].zone == "us-east-1c" and by_size[4].origin == "snap-1"
+    assert by_size[5].origin == mine[0]
+    assert [size for size, v in by_size.items() if v.managed] == [6]
+    assert [size for size, v in by_size.items() if v.multi_attach] == [7]
+    assert lab.calls.counts() == {"DescribeVolumes": 1}
+
+
+@pytest.mark.parametrize("prefix", ["a*", "a?b", "p[1]", "back\\slash", "*", "é?"])
+def test_wildcards_in_tags_are_literal(lab: Ec2Lab, prefix: str) -> None:
+    tags = {"GOAT-IN:Prefix": prefix, "GOAT-IN:NodeId": "*"}
+    mine = lab.create_volume(1, ZONE, tags)
+    for near in ("ab", "axb", "p1", "a"):
+        lab.create_volume(1, ZONE, {"GOAT-IN:Prefix": near, "GOAT-IN:NodeId": "0"})
+    found = edge(lab.endpoint_url).volumes(prefix, "*", "GOAT-IN")
+    assert [volume.id for volume in found] == [mine]
+
+
+def test_all_pages_are_read(lab: Ec2Lab) -> None:
+    lab.page_size, lab.sparse_pages = 5, True
+    ids = [lab.create_volume(1, ZONE, NODE) for _ in range(12)]
+    ec2 = edge(lab.endpoint_url)
+    assert [volume.id for volume in ec2.volumes("kafka", "0")] == sorted(ids)
+    assert ec2.calls == lab.calls.counts() == {"DescribeVolumes": 3}
+
+
+def test_instance_tags(lab: Ec2Lab) -> None:
+    instance = lab.run_instance(tags={**NODE, "Name": "kafka 0", "empty": ""})
+    lab.run_instance(tags={"Name": "other"})
+    ec2 = edge(lab.endpoint_url)
+    assert ec2.instance_tags(instance) == {**NODE, "Name": "kafka 0", "empty": ""}
+    assert ec2.instance_tags("i-0123456789abcdef0") == {}
+    assert ec2.calls == {"DescribeTags": 2}
+
+
+def test_holders(lab: Ec2Lab) -> None:
+    running = lab.run_instance(tags=NODE)
+    stopped = lab.run_instance(tags={"Name": "x"})
+    lab.stop_instance(stopped)
+    forgotten = lab.run_instance()
+    lab.terminate_instance(forgotten)
+    lab.clock.advance(60)  # type: ignore[attr-defined]
+    lab.forget_instance(forgotten)
+    ec2 = edge(lab.endpoint_url)
+    found = ec2.holders([stopped, running, forgotten, running])
+    assert found == {
+        running: Holder(running, "running", "kafka", "0"),
+        stopped: Holder(stopped, "stopped"),
+        forgotten: Holder(forgotten, "gone"),
+    }
+    assert ec2.holders([]) == {}
+    assert lab.calls.counts() == {"DescribeInstances": 1}
+
+
+def test_more_holders_than_a_filter_takes(lab: Ec2Lab) -> None:
+    ids = [f"i-{number:017x}" for number in range(201)]
+    found = edge(lab.endpoint_url).holders(ids)
+    assert {holder.state for holder in found.values()} == {"gone"}
+    assert len(found) == 201 and lab.calls.count("DescribeInstances") == 2
+
+
+def test_own_view(lab: Ec2Lab) -> None:
+    instance = lab.run_instance("m5.large", ZONE)
+    volume = lab.create_volume(1, ZONE)
+    lab.attach_volume(volume, instance, "/dev/sdf")
+    lab.hide_device(instance, "/dev/xvdba")
+    own = edge(lab.endpoint_url).own_view(instance)
+    root = lab.instance(instance).root_device
+    assert own == OwnView(frozenset({root, "/dev/sdf"}), "m5.large", root)
+
+
+def test_own_view_of_an_instance_that_is_not_shown_yet(lab: Ec2Lab) -> None:
+    error = told(lambda: edge(lab.endpoint_url).own_view("i-0123456789abcdef0"))
+    assert error.trouble.waits and "i-0123456789abcdef0" in error.trouble.found
+
+
+def test_attach_and_detach(lab: Ec2Lab) -> None:
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, NODE)
+    ec2 = edge(lab.endpoint_url)
+    assert ec2.attach(volume, instance, "/dev/xvdba") == Attached(
+        Outcome.ACCEPTED, volume, "/dev/xvdba"
+    )
+    (found,) = ec2.volumes("kafka", "0")
+    assert found.state == "in-use"
+    assert found.attachments == (Attachment(instance, "/dev/xvdba", "attaching"),)
+    assert ec2.detach(volume, instance) is True
+    lab.clock.advance(60)  # type: ignore[attr-defined]
+    assert ec2.detach(volume, instance) is False
+    assert ec2.volumes("kafka", "0")[0].state == "available"
+
+
+def test_every_candidate_name_is_accepted(lab: Ec2Lab) -> None:
+    instance = lab.run_instance("m7i.48xlarge", ZONE)
+    ec2 = edge(lab.endpoint_url)
+    names = Names(ec2.own_view(instance).devices)
+    for _ in range(127):
+        volume = lab.create_volume(1, ZONE)
+        assert ec2.attach(volume, instance, names.take()).outcome is Outcome.ACCEPTED
+
+
+def test_a_hidden_name_leads_to_the_next(lab: Ec2Lab) -> None:
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
+    ec2 = edge(lab.endpoint_url)
+    names = Names(ec2.own_view(instance).devices)
+    first = names.take()
+    lab.hide_device(instance, first)
+    refused = ec2.attach(volume, instance, first)
+    assert refused.outcome is Outcome.NAME_TAKEN and "already in use" in refused.text
+    again = ec2.attach(volume, instance, names.reject(first))
+    assert again.outcome is Outcome.ACCEPTED
+
+
+def test_an_invalid_name(lab: Ec2Lab) -> None:
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
+    refused = edge(lab.endpoint_url).attach(volume, instance, "/dev/nvme1n1")
+    assert refused.outcome is Outcome.NAME_INVALID
+
+
+def test_in_use_means_ask_again(lab: Ec2Lab) -> None:
+    """503 after the attachment was made: the next request is refused with
+    VolumeInUse, and the volume is ours."""
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, NODE)
+    lab.unavailable("AttachVolume")
+    ec2 = edge(lab.endpoint_url)
+    error = told(lambda: ec2.attach(volume, instance, "/dev/xvdba"))
+    assert error.trouble.waits
+    answer = ec2.attach(volume, instance, "/dev/xvdba")
+    assert answer.outcome is Outcome.ASK_AGAIN and "VolumeInUse" in answer.text
+    (found,) = ec2.volumes("kafka", "0")
+    assert found.attachments[0].instance_id == instance
+    assert ec2.calls == {"AttachVolume": 2, "DescribeVolumes": 1}
+
+
+def test_a_throttled_request_is_left_to_the_caller(lab: Ec2Lab) -> None:
+    ec2 = edge(lab.endpoint_url)
+    lab.throttle("DescribeVolumes", 1)
+    error = told(lambda: ec2.volumes("kafka", "0"))
+    assert error.trouble.kind == "ec2-throttled" and error.trouble.waits
+    assert ec2.volumes("kafka", "0") == ()
+    assert ec2.calls == lab.calls.counts() == {"DescribeVolumes": 2}
+
+
+@pytest.mark.parametrize("how", ["drop", "refuse"])
+def test_an_endpoint_that_is_away(lab: Ec2Lab, how: str) -> None:
+    ec2 = edge(lab.endpoint_url)
+    assert ec2.volumes("kafka", "0") == ()
+    lab.down(how)
+    error = told(lambda: ec2.volumes("kafka", "0"))
+    assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
+    lab.up()
+    assert ec2.volumes("kafka", "0") == ()
+
+
+def test_another_zone(lab: Ec2Lab) -> None:
+    instance, volume = lab.run_instance(), lab.create_volume(1, "us-east-1b")
+    error = told(lambda: edge(lab.endpoint_url).attach(volume, instance, "/dev/sdf"))
+    assert error.trouble.kind == "zone-mismatch" and not error.trouble.waits
+
+
+def test_the_attachment_limit_tells_what_is_in_use(lab: Ec2Lab) -> None:
+    instance = lab.run_instance("d3.8xlarge", ZONE)
+    volumes = [lab.create_volume(1, ZONE) for _ in range(4)]
+    ec2 = edge(lab.endpoint_url)
+    ec2.attach(volumes[0], instance, "/dev/sdf")
+    ec2.attach(volumes[1], instance, "/dev/sdg")
+    for volume in volumes[2:]:
+        error = told(partial(ec2.attach, volume, instance, "/dev/sdh"))
+        assert error.trouble.kind == "attachment-limit" and not error.trouble.waits
+        assert "3 volumes are attached" in error.trouble.found
+    # the limit is looked up once, whatever the number of volumes
+    assert ec2.calls["DescribeInstances"] == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "advance"), [("creating", "volume"), ("pending", "instance")]
+)
+def test_not_ready_yet_is_waited_for(lab: Ec2Lab, state: str, advance: str) -> None:
+    lab.create_seconds = 5 if state == "creating" else 0
+    lab.pending_seconds = 5 if state == "pending" else 0
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
+    ec2 = edge(lab.endpoint_url)
+    error = told(lambda: ec2.attach(volume, instance, "/dev/sdf"))
+    assert error.code == "IncorrectState" and error.trouble.waits
+    lab.clock.advance(10)  # type: ignore[attr-defined]
+    assert ec2.attach(volume, instance, "/dev/sdf").outcome is Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize(
+    "action",
+    [
+        "DescribeVolumes",
+        "DescribeTags",
+        "DescribeInstances",
+        "AttachVolume",
+        "DetachVolume",
+    ],
+)
+def test_each_forbidden_action_is_named(
+    lab: Ec2Lab, action: str, encoded: bool
+) -> None:
+    lab.forbid(action, bare=True, encoded=encoded)
+    ec2 = edge(lab.endpoint_url)
+    calls: Dict[str, Callable[[], object]] = {
+        "DescribeVolumes": lambda: ec2.volumes("kafka", "0"),
+        "DescribeTags": lambda: ec2.instance_tags("i-0123456789abcdef0"),
+        "DescribeInstances": lambda: ec2.own_view("i-0123456789abcdef0"),
+        "AttachVolume": lambda: ec2.attach("vol-1", "i-1", "/dev/sdf"),
+        "DetachVolume": lambda: ec2.detach("vol-1", "i-1"),
+    }
+    error = told(calls[action])
+    assert error.reaction is Reaction.FATAL
+    assert f"ec2:{action}" in error.trouble.remedy
+    assert "ncoded" not in str(error) and len(str(error)) < 500
+
+
+def test_a_key_of_kms_that_is_refused(lab: Ec2Lab) -> None:
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, encrypted=True)
+    text = "The customer key cannot be accessed."
+    lab.fail("AttachVolume", "CustomerKeyHasBeenRevoked", text)
+    error = told(lambda: edge(lab.endpoint_url).attach(volume, instance, "/dev/sdf"))
+    assert "kms:CreateGrant" in error.trouble.remedy and not error.trouble.waits
+
+
+def test_threads_attach_through_one_client(lab: Ec2Lab) -> None:
+    instance = lab.run_instance("m5.large", ZONE)
+    ec2 = edge(lab.endpoint_url)
+    names = Names(ec2.own_view(instance).devices)
+    volumes = [lab.create_volume(1, ZONE, NODE) for _ in range(20)]
+    before = state()
+    answers: List[Attached] = []
+
+    def work(volume: str) -> None:
+        answers.append(ec2.attach(volume, instance, names.take()))
+
+    threads = [threading.Thread(target=work, args=(volume,)) for volume in volumes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {answer.outcome for answer in answers} == {Outcome.ACCEPTED}
+    assert len(answers) == 20 and state() == before
+    assert ec2.calls["AttachVolume"] == lab.calls.count("AttachVolume") == 20
+    assert {v.attachments[0].device for v in ec2.volumes("kafka", "0")} == {
+        answer.device for answer in answers
+    }

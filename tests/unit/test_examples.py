@@ -1,0 +1,463 @@
+"""The examples, each by the tools that exist for it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Set
+
+import botocore.session
+import hcl2
+import jsonschema
+import pytest
+import yaml
+
+from cc_kraken import cli, configuration, tags, wanted
+from cc_kraken.model import Node, Section, Volume
+from cc_kraken.reactions import KMS_PERMISSIONS
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+ZONE = "us-east-1a"
+
+
+def text(name: str) -> str:
+    return (EXAMPLES / name).read_text(encoding="utf-8")
+
+
+def test_every_example_is_named_in_the_index_and_checked_here() -> None:
+    files = {
+        str(path.relative_to(EXAMPLES))
+        for path in EXAMPLES.rglob("*")
+        if path.is_file()
+    }
+    told = set(re.findall(r"\]\(([^)]+)\)", text("README.md")))
+    beside = {"README.md", "terraform/variables.tf"}
+    assert files == told | beside
+    source = Path(__file__).read_text(encoding="utf-8")
+    for name in files:
+        assert f'"{name}"' in source, f"{name} is not checked"
+
+
+# ------------------------------------------------------------------- user-data
+
+
+def section(document: str, name: str) -> Section:
+    value = yaml.safe_load(document)["kraken"]
+    found = configuration.build([configuration.Source(name, value)])
+    assert found is not None
+    return found
+
+
+def test_the_user_data_is_right_and_names_its_schema(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = text("user-data.yaml")
+    assert document.startswith("#cloud-config\n")
+    assert set(section(document, "user-data.yaml").volumes) == {"log", "data"}
+    assert cli.main(["check", str(EXAMPLES / "user-data.yaml")]) == 0
+    assert "is right" in capsys.readouterr().out
+    (named,) = re.findall(r"^# yaml-language-server: \$schema=(\S+)$", document, re.M)
+    schema = json.loads((EXAMPLES / named).read_text(encoding="utf-8"))
+    validator = jsonschema.Draft4Validator(schema)
+    assert list(validator.iter_errors(yaml.safe_load(document))) == []
+    wrong = document.replace("owner: kafka", "ownr: kafka")
+    assert list(validator.iter_errors(yaml.safe_load(wrong)))
+
+
+def test_check_finds_our_mistake_among_keys_of_cloud_init(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = tmp_path / "user-data"
+    wrong.write_text(text("user-data.yaml").replace("boot_wait", "boot_wiat"))
+    assert cli.main(["check", str(wrong)]) == 1
+    assert "kraken.boot_wiat" in capsys.readouterr().err
+
+
+def test_the_image_defaults_are_right() -> None:
+    found = section(text("image-defaults.cfg"), "image-defaults.cfg")
+    assert found.enabled is False
+    on = configuration.build(
+        [
+            *configuration.parse(text("image-defaults.cfg"), "image"),
+            *configuration.parse("kraken: {enabled: true}", "user-data"),
+        ]
+    )
+    assert on is not None and on.enabled
+    assert on.defaults["fs_type"] == "ext4" and on.wait == 1800
+
+
+# -------------------------------------------------------------------- policies
+
+
+def statements(policy: Dict[str, Any]) -> List[Dict[str, Any]]:
+    assert policy["Version"] == "2012-10-17"
+    found: List[Dict[str, Any]] = policy["Statement"]
+    return found
+
+
+def actions(statement: Dict[str, Any]) -> Set[str]:
+    named = statement["Action"]
+    return {named} if isinstance(named, str) else set(named)
+
+
+def operations(service: str) -> Set[str]:
+    model = botocore.session.get_session().get_service_model(service)
+    return {f"{service}:{name}" for name in model.operation_names}
+
+
+def calls_of_the_module() -> Set[str]:
+    """The actions that ec2.py asks for, by their names in its source."""
+    tree = ast.parse((ROOT / "cc_kraken" / "ec2.py").read_text(encoding="utf-8"))
+    return {
+        f"ec2:{node.args[0].value}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("_call", "_pages")
+        and isinstance(node.args[0], ast.Constant)
+    }
+
+
+def check_policy(policy: Dict[str, Any], prefix: object) -> None:
+    """All that the module calls, nothing else, and changes by tag only."""
+    allowed: Set[str] = set()
+    for statement in statements(policy):
+        assert statement["Effect"] == "Allow"
+        allowed |= actions(statement)
+        if all(action.startswith("ec2:Describe") for action in actions(statement)):
+            assert statement["Resource"] == "*"
+            continue
+        assert actions(statement) == {"ec2:AttachVolume", "ec2:DetachVolume"}
+        key = f"aws:ResourceTag/{tags.name('KRKN-IN', tags.PREFIX)}"
+        assert statement["Condition"] == {"StringEquals": {key: prefix}}
+    assert allowed == calls_of_the_module()
+    assert allowed <= operations("ec2")
+
+
+def test_the_policy_is_what_the_module_calls() -> None:
+    policy = json.loads(text("iam-policy.json"))
+    check_policy(policy, "kafka")
+    resources = statements(policy)[1]["Resource"]
+    assert resources == ["arn:aws:ec2:*:*:instance/*", "arn:aws:ec2:*:*:volume/*"]
+
+
+def test_the_policy_is_explained_action_by_action() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `(ec2:\w+)` \|", page, re.M))
+    assert told == calls_of_the_module()
+    told = set(re.findall(r"^\| `(kms:[\w*]+)`", page, re.M))
+    assert told == kms_actions()
+
+
+def kms_actions() -> Set[str]:
+    policy = json.loads(text("iam-policy-kms.json"))
+    return {action for one in statements(policy) for action in actions(one)}
+
+
+def test_the_policy_for_kms_is_what_the_error_asks_for() -> None:
+    assert kms_actions() == set(re.findall(r"kms:[A-Z][\w*]+", KMS_PERMISSIONS)) - {
+        "kms:GrantIsForAWSResource"
+    }
+    known = operations("kms")
+    for action in kms_actions():
+        if action.endswith("*"):
+            assert any(name.startswith(action[:-1]) for name in known), action
+        else:
+            assert action in known or action.startswith("kms:ReEncrypt"), action
+    for statement in statements(json.loads(text("iam-policy-kms.json"))):
+        if "kms:CreateGrant" in actions(statement):
+            condition = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+            assert statement["Condition"] == condition
+
+
+# --------------------------------------------------------------------- systemd
+
+
+@pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed"
+)
+def test_the_service_is_a_unit_that_needs_the_set(tmp_path: Path) -> None:
+    unit = tmp_path / "consumer.service"
+    unit.write_text(text("systemd/consumer.service"))
+    template = ROOT / "debian" / "cloud-init-kraken@.cc-kraken.service"
+    # The command is not installed here: only its path is not looked at.
+    body = re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", template.read_text())
+    (tmp_path / "cc-kraken@.service").write_text(body)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit.name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for key in ("Requires", "After"):
+        assert f"\n{key}=cc-kraken@data.service\n" in unit.read_text()
+
+
+# ------------------------------------------------------------- infrastructure
+
+
+def check_sets(volumes: List[Dict[str, str]], expected: Dict[str, int]) -> None:
+    """Volumes with these tags make complete sets of one node."""
+    (ident,) = {(one["KRKN-IN:Prefix"], one["KRKN-IN:NodeId"]) for one in volumes}
+    described = [
+        Volume(f"vol-{number:017x}", 100, ZONE, "available", tags=one)
+        for number, one in enumerate(volumes)
+    ]
+    found = wanted.claims(Section(), Node(*ident), ZONE, described, ("log", "data"))
+    assert found.warnings == ()
+    sizes = {}
+    for claim in found.claims:
+        assert claim.trouble is None, claim.trouble
+        assert claim.wanted.fs_type and claim.wanted.mount_path
+        sizes[claim.name] = len(claim.volumes)
+    assert sizes == expected
+
+
+def plain(value: object) -> str:
+    return str(value).strip('"')
+
+
+def blocks(document: Dict[str, Any], kind: str) -> Dict[str, Dict[str, Any]]:
+    """The resources of a type by name."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for one in document["resource"]:
+        for name, resources in one.items():
+            if plain(name) == kind:
+                found.update({plain(key): body for key, body in resources.items()})
+    return found
+
+
+def tags_of(body: Dict[str, Any], key: str) -> Dict[str, str]:
+    """The tags of a block, with node "1" for what is known at run time."""
+    known = {"${var.prefix}": "kafka", f"${{{key}}}": "1"}
+    return {
+        plain(name): known.get(plain(value), plain(value))
+        for name, value in body["tags"].items()
+        if not name.startswith("__")
+    }
+
+
+def test_the_cluster_in_terraform() -> None:
+    with open(EXAMPLES / "terraform/main.tf", encoding="utf-8") as file:
+        document = hcl2.load(file)
+    volumes = blocks(document, "aws_ebs_volume")
+    log = tags_of(volumes["log"], "each.key")
+    data = tags_of(volumes["data"], "each.value.node")
+    check_sets([log, data, data, data], {"log": 1, "data": 3})
+    assert "range(3)" in text("terraform/main.tf")
+    for body in volumes.values():
+        assert body["lifecycle"][0]["prevent_destroy"] is True
+    instance = tags_of(blocks(document, "aws_instance")["node"], "each.key")
+    check_instance(instance)
+    (template,) = blocks(document, "aws_launch_template").values()
+    assert "tag_specifications" not in template, "the root volume would be tagged"
+    (metadata,) = template["metadata_options"]
+    assert plain(metadata["http_tokens"]) == "required"
+
+
+def check_instance(own: Dict[str, str]) -> None:
+    node = tags.node(Section(), own)
+    assert isinstance(node, Node)
+    assert tags.declared(Section(), own) == ("log", "data")
+    assert tags.near_misses(own, "KRKN-IN") == ()
+
+
+def references(document: str, kind: str) -> Set[str]:
+    bare = re.sub(r"#.*", "", document)
+    return set(re.findall(rf"\b{kind}\.(\w+)", bare))
+
+
+def test_terraform_names_only_what_is_there() -> None:
+    main = text("terraform/main.tf")
+    with open(EXAMPLES / "terraform/variables.tf", encoding="utf-8") as file:
+        variables = {plain(name) for one in hcl2.load(file)["variable"] for name in one}
+    assert references(main, "var") == variables
+    with open(EXAMPLES / "terraform/main.tf", encoding="utf-8") as file:
+        document = hcl2.load(file)
+    known = {name for one in document["locals"] for name in one}
+    assert references(main, "local") <= known
+    for kind in {plain(name) for one in document["resource"] for name in one}:
+        assert references(main, kind) <= set(blocks(document, kind)), kind
+    for name in re.findall(r'\$\{path\.module\}/([\w./-]+)"', main):
+        assert (EXAMPLES / "terraform" / name).exists(), name
+    # The prefix is put into the policy in the place of this word.
+    assert text("iam-policy.json").count('"kafka"') == 1
+
+
+class Template(yaml.SafeLoader):
+    """CloudFormation's short forms (``!Ref Prefix``) as mappings."""
+
+
+def _short(loader: Template, suffix: str, node: yaml.Node) -> Dict[str, Any]:
+    value: Any = None
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    return {suffix: value}
+
+
+Template.add_multi_constructor("!", _short)
+
+
+def template() -> Dict[str, Any]:
+    found: Dict[str, Any] = yaml.load(text("cloudformation.yaml"), Template)
+    return found
+
+
+def told(listed: List[Dict[str, Any]]) -> Dict[str, str]:
+    known = {"Prefix": "kafka", "NodeId": "1"}
+    return {
+        one["Key"]: known[one["Value"]["Ref"]]
+        if isinstance(one["Value"], dict) and "Ref" in one["Value"]
+        else str(one["Value"])
+        for one in listed
+    }
+
+
+def resources(kind: str) -> Iterator[Dict[str, Any]]:
+    for body in template()["Resources"].values():
+        if body["Type"] == kind:
+            yield body
+
+
+def test_the_node_in_cloudformation() -> None:
+    volumes = list(resources("AWS::EC2::Volume"))
+    check_sets([told(v["Properties"]["Tags"]) for v in volumes], {"log": 1, "data": 3})
+    for body in volumes:
+        assert body["DeletionPolicy"] == body["UpdateReplacePolicy"] == "Retain"
+    (group,) = resources("AWS::AutoScaling::AutoScalingGroup")
+    check_instance(told(group["Properties"]["Tags"]))
+    assert all(one["PropagateAtLaunch"] for one in group["Properties"]["Tags"])
+    assert group["Properties"]["MaxSize"] == "1"
+    (role,) = resources("AWS::IAM::Role")
+    (policy,) = role["Properties"]["Policies"]
+    check_policy(policy["PolicyDocument"], {"Ref": "Prefix"})
+    (launch,) = resources("AWS::EC2::LaunchTemplate")
+    data = launch["Properties"]["LaunchTemplateData"]
+    assert "TagSpecifications" not in data, "the root volume would be tagged"
+    user_data = data["UserData"]["Fn::Base64"]
+    assert set(section(user_data, "UserData").volumes) == {"log", "data"}
+
+
+def test_cfn_lint_has_nothing_to_say() -> None:
+    linter = Path(sys.executable).parent / "cfn-lint"
+    done = subprocess.run(
+        [str(linter), str(EXAMPLES / "cloudformation.yaml")],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # It has no aliases: CloudFormation does not take them.
+    assert not re.search(r": [&*]\w", text("cloudformation.yaml"))
+
+
+# ---------------------------------------------------------------------- images
+
+
+def test_the_script_that_builds_an_image() -> None:
+    script = EXAMPLES / "image/build.sh"
+    assert script.stat().st_mode & 0o111
+    assert subprocess.run(["sh", "-n", str(script)]).returncode == 0
+    usage = subprocess.run(["sh", str(script)], capture_output=True, text=True)
+    assert usage.returncode == 2 and "usage" in usage.stderr
+
+
+def test_the_image_with_packer() -> None:
+    with open(EXAMPLES / "image/kraken.pkr.hcl", encoding="utf-8") as file:
+        document = hcl2.load(file)
+    assert references(text("image/kraken.pkr.hcl"), "var") == {
+        plain(name) for one in document["variable"] for name in one
+    }
+    steps = [one for build in document["build"] for one in build["provisioner"]]
+    assert [plain(name) for one in steps for name in one if name[0] == '"'] == [
+        "file",
+        "file",
+        "shell",
+    ]
+    for name in re.findall(
+        r'\$\{path\.root\}/([\w./-]+)"', text("image/kraken.pkr.hcl")
+    ):
+        assert (EXAMPLES / "image" / name).exists(), name
+
+
+# ------------------------------------------------------------------------- RPM
+
+
+@pytest.fixture(scope="module")
+def rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not (shutil.which("rpmbuild") and shutil.which("rpm")):
+        pytest.skip("rpmbuild is not installed (apt-get install rpm)")
+    out = tmp_path_factory.mktemp("rpm")
+    done = subprocess.run(
+        [str(ROOT / "packaging" / "build-rpm"), str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (built,) = out.iterdir()
+    assert re.fullmatch(r"cloud-init-kraken-[\d.]+-1\.noarch\.rpm", built.name)
+    return built
+
+
+def query(rpm: Path, *words: str) -> List[str]:
+    done = subprocess.run(
+        ["rpm", "-qp", *words, str(rpm)], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+SITE = "/usr/lib/python3.9/site-packages/cc_kraken"
+
+
+def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
+    lines = query(rpm, "--queryformat", "[%{FILENAMES} %{FILEDIGESTS}\n]")
+    there = dict(line.split(" ", 1) for line in lines)
+    expected = {
+        f"{SITE}/{path.name}": path for path in (ROOT / "cc_kraken").glob("*.py")
+    }
+    for path in (ROOT / "schema").glob("*.json"):
+        expected[f"{SITE}/schemas/{path.name}"] = path
+    debian = ROOT / "debian"
+    units = "/usr/lib/systemd/system"
+    expected[f"{units}/cc-kraken.service"] = (
+        debian / "cloud-init-kraken.cc-kraken.service"
+    )
+    expected[f"{units}/cc-kraken@.service"] = (
+        debian / "cloud-init-kraken@.cc-kraken.service"
+    )
+    expected["/usr/share/man/man8/cc-kraken.8"] = debian / "cc-kraken.8"
+    for name, source in expected.items():
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        assert there[name] == digest, name
+    ours = {
+        name for name in there if name.startswith(SITE) and "." in name[len(SITE) :]
+    }
+    assert ours == {name for name in expected if name.startswith(SITE)}
+    for name in ("/usr/bin/cc-kraken", "/etc/cloud/clean.d/50-cc-kraken"):
+        assert there[name]
+    assert "/etc/cc-kraken/conf.d" in there
+    modes = dict(
+        line.split(" ")
+        for line in query(rpm, "--queryformat", "[%{FILENAMES} %{FILEMODES:octal}\n]")
+    )
+    assert modes["/usr/bin/cc-kraken"] == "100755"
+    assert modes["/etc/cloud/clean.d/50-cc-kraken"] == "100755"
+
+
+def test_the_rpm_needs_and_runs_what_it_should(rpm: Path) -> None:
+    needs = "\n".join(query(rpm, "--requires"))
+    for name in ("cloud-init >= 22.2", "python3-boto3 >= 1.26", "mdadm", "xfsprogs"):
+        assert name in needs
+    assert "python(abi) = 3.9" in needs
+    assert query(rpm, "--configfiles") == ["/etc/cloud/clean.d/50-cc-kraken"]
+    scripts = "\n".join(query(rpm, "--scripts", "--triggers"))
+    assert scripts.count("cc_kraken.enable refresh") == 2
+    assert scripts.count("cc_kraken.enable withdraw") == 1
+    assert "-- cloud-init" in scripts

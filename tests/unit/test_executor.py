@@ -1,0 +1,180 @@
+"""The executor: order, who is asked first, and what an error costs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cc_kraken import steps
+from cc_kraken.clock import Clock
+from cc_kraken.decision import PLANNED, Plan
+from cc_kraken.ec2 import Ec2
+from cc_kraken.executor import Executor
+from cc_kraken.model import Ec2Options, FstabLine
+from cc_kraken.report import Report
+from cc_kraken.steps import Attach, Detach, MakeDirectory, RemoveFstab, Step, WriteFstab
+from cc_kraken.world import World
+from tests.lab.clock import ManualClock
+from tests.lab.ec2 import Ec2Lab
+from tests.unit.tree import Tree
+
+pytest.importorskip("boto3")
+ZONE = "us-east-1a"
+
+
+class Bench:
+    def __init__(self, tree: Tree, lab: Ec2Lab) -> None:
+        self.tree, self.lab = tree, lab
+        self.instance = lab.run_instance(zone=ZONE)
+        self.clock = Clock()
+        self.phases: list[str | None] = []
+        options = Ec2Options(endpoint_url=lab.endpoint_url)
+        self.report = Report(tree.paths, "apply")
+        self.executor = Executor(
+            tree.paths,
+            self.instance,
+            Ec2("us-east-1", options, logging.getLogger("test")),
+            self.report,
+            self.phases.append,
+            self.clock,
+        )
+
+    def volumes(self, count: int) -> tuple[str, ...]:
+        made = (self.lab.create_volume(1, ZONE) for _ in range(count))
+        return tuple(sorted(made))
+
+    def carry_out(self, *plans: Plan):  # type: ignore[no-untyped-def]
+        for plan in plans:
+            self.report.set(plan.name)
+        return self.executor.carry_out(plans, World(self.instance))
+
+    def attached(self) -> list[str]:
+        """In the order in which they were asked for, refused ones too."""
+        return [
+            call.parameters["VolumeId"]
+            for call in self.lab.calls
+            if call.action == "AttachVolume"
+        ]
+
+
+def plan(name: str, *todo: Step) -> Plan:
+    return Plan(name, PLANNED, steps=todo)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with Ec2Lab(clock=ManualClock()) as lab:
+        yield Bench(Tree(tmp_path), lab)
+
+
+def test_every_change_has_its_phase() -> None:
+    assert {step.phase for step in steps.CHANGES} == set(steps.PHASES)
+    assert len(set(steps.CHANGES)) == len(steps.CHANGES)
+
+
+# ------------------------------------------------------------------- attach
+
+
+def test_the_lowest_volume_is_asked_for_first(bench: Bench) -> None:
+    volumes = bench.volumes(4)
+    outcome = bench.carry_out(plan("data", Attach("data", volumes)))
+    assert outcome.troubles == {}
+    assert set(outcome.attached) == set(volumes)
+    assert bench.attached()[0] == volumes[0]
+    assert len(set(outcome.attached.values())) == 4
+
+
+def test_who_does_not_get_the_first_asks_for_no_other(bench: Bench) -> None:
+    volumes = bench.volumes(3)
+    rival = bench.lab.run_instance(zone=ZONE)
+    bench.lab.attach_volume(volumes[0], rival, "/dev/sdf")
+    outcome = bench.carry_out(plan("data", Attach("data", volumes)))
+    assert outcome.ask_again and outcome.attached == {}
+    assert outcome.troubles["data"].waits
+    assert bench.attached() == [volumes[0]]
+
+
+def test_who_loses_a_later_one_knows_what_it_has(bench: Bench) -> None:
+    volumes = bench.volumes(3)
+    rival = bench.lab.run_instance(zone=ZONE)
+    bench.lab.attach_volume(volumes[1], rival, "/dev/sdf")
+    outcome = bench.carry_out(plan("data", Attach("data", volumes)))
+    assert outcome.ask_again
+    assert set(outcome.attached) == {volumes[0], volumes[2]}
+    back = bench.carry_out(plan("data", Detach("data", (volumes[0], volumes[2]))))
+    assert sorted(back.detached) == [volumes[0], volumes[2]]
+    assert len(bench.lab.volume(volumes[1]).attachments) == 1
+
+
+def test_names_that_are_taken_without_being_shown(bench: Bench) -> None:
+    bench.lab.hide_device(bench.instance, "/dev/xvdba")
+    bench.lab.hide_device(bench.instance, "/dev/xvdbb")
+    (volume,) = bench.volumes(1)
+    outcome = bench.carry_out(plan("data", Attach("data", (volume,))))
+    assert outcome.attached == {volume: "/dev/xvdbc"}
+
+
+# ------------------------------------------------------------------- errors
+
+
+def line(tree: Tree, name: str) -> WriteFstab:
+    where = str(tree.base / name)
+    marked = ("nofail", f"X-kraken.set={name}")
+    return WriteFstab(name, FstabLine("UUID=1", where, "ext4", marked, set=name))
+
+
+def test_a_step_that_fails_ends_its_own_set_only(bench: Bench) -> None:
+    tree = bench.tree
+    (tree.base / "file").touch()
+    below = MakeDirectory("bad", str(tree.base / "file" / "below"))
+    good = MakeDirectory("good", str(tree.base / "good"))
+    outcome = bench.carry_out(
+        plan("bad", below, line(tree, "bad")), plan("good", good, line(tree, "good"))
+    )
+    assert set(outcome.troubles) == {"bad"}
+    assert outcome.troubles["bad"].kind == "mount-point"
+    text = Path(tree.paths.fstab).read_text()
+    assert "set=good" in text and "set=bad" not in text
+    assert bench.report.sets["good"]["done"] == [str(good), str(line(tree, "good"))]
+    assert bench.report.sets["bad"]["done"] == []
+
+
+def test_a_fault_of_ours_is_the_set_s_error_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: str) -> bool:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("cc_kraken.mounts.make_directory", broken)
+    outcome = bench.carry_out(plan("data", MakeDirectory("data", "/x")))
+    assert outcome.troubles["data"].kind == "internal-error"
+    assert "ZeroDivisionError: oops" in str(outcome.troubles["data"])
+
+
+def test_told_to_stop_it_begins_no_step(bench: Bench) -> None:
+    bench.clock.stop()
+    outcome = bench.carry_out(plan("data", line(bench.tree, "data")))
+    assert outcome.troubles["data"].kind == "stopped"
+    assert not os.path.exists(bench.tree.paths.fstab)
+
+
+def test_the_line_of_a_set_that_is_gone(bench: Bench) -> None:
+    bench.carry_out(plan("old", line(bench.tree, "old")))
+    outcome = bench.carry_out(plan("old", RemoveFstab("old")))
+    assert outcome.troubles == {} and Path(bench.tree.paths.fstab).read_text() == ""
+
+
+def test_phases_over_all_sets(bench: Bench) -> None:
+    (volume,) = bench.volumes(1)
+    bench.carry_out(plan("a", line(bench.tree, "a")), plan("b", Attach("b", (volume,))))
+    assert bench.phases == ["attach", "mount"]

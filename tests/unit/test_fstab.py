@@ -1,0 +1,207 @@
+"""fstab: our line changes, every other byte stays."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken import files, fstab
+from cc_kraken.model import FstabLine
+from cc_kraken.paths import Paths
+
+UUID = "0123abcd-0000-4000-8000-00000000abcd"
+FOREIGN = (
+    "# /etc/fstab: static file system information.\n"
+    "UUID=aaaa / ext4 errors=remount-ro 0 1\n"
+    "\n"
+    "odd line\r\n"
+    "/dev/vdb\t/mnt\tauto\tdefaults,nofail,comment=cloudconfig\t0\t2\n"
+)
+
+
+def line(name: str = "data", path: str = "/data", **kwargs) -> FstabLine:
+    return fstab.entry(name, UUID, path, kwargs.pop("fs_type", "ext4"), **kwargs)
+
+
+def test_entry_of_ext4() -> None:
+    assert fstab.render(line()) == (
+        f"UUID={UUID} /data ext4 "
+        "defaults,nofail,x-systemd.device-timeout=30s,X-kraken.set=data 0 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "passno"), [("ext4", "2"), ("xfs", "0"), ("btrfs", "0")]
+)
+def test_passno(fs_type: str, passno: str) -> None:
+    assert line(fs_type=fs_type).passno == passno
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first"),
+    [
+        ((), ("defaults",)),
+        (("noatime",), ("noatime",)),
+        (("noatime", "noatime", "ro"), ("noatime", "ro")),
+        (("nofail", "fail"), ("defaults",)),
+        (("x-systemd.device-timeout=9h", "noatime"), ("noatime",)),
+        (("comment=cloudconfig",), ("defaults",)),
+        (("X-kraken.set=other", "x-KRAKEN.set=other"), ("defaults",)),
+    ],
+)
+def test_ours_wins_over_wishes(wanted, first) -> None:
+    options = line(options=wanted).options
+    assert options == (
+        *first,
+        "nofail",
+        "x-systemd.device-timeout=30s",
+        "X-kraken.set=data",
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["/a b", "/a\tb", "/a\nb", "/a\\b", "/a\\040b", "/a#b", "/ü", "/a\rb"]
+)
+def test_strange_paths_survive(path: str) -> None:
+    rendered = fstab.render(line(path=path))
+    assert len(rendered.split()) == 6
+    assert fstab.parse(rendered) == (line(path=path),)
+
+
+@pytest.mark.parametrize("path", ["/a b", "/a\tb", "/a\nb", "/a\\b", "/a#b", "/ü"])
+@pytest.mark.skipif(not shutil.which("findmnt"), reason="needs findmnt")
+def test_findmnt_reads_strange_paths_alike(tmp_path: Path, path: str) -> None:
+    table = tmp_path / "fstab"
+    table.write_text(fstab.render(line(path=path)) + "\n", encoding="utf-8")
+    out = subprocess.run(
+        ["findmnt", "--tab-file", str(table), "--raw", "-n", "-o", "TARGET,OPTIONS"],
+        stdout=subprocess.PIPE,
+        check=True,
+        env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+    ).stdout.decode()
+    target, options = out.split()
+    decoded = re.sub(
+        r"(?:\\x[0-9a-f]{2})+",
+        lambda m: bytes.fromhex(m.group().replace("\\x", "")).decode(),
+        target,
+    )
+    assert decoded == path
+    assert options == ",".join(line().options)
+
+
+@pytest.mark.parametrize(
+    "name", ["data", "a,b", "a b", "x=y", "ü", "a\nb", "%41", "#", "\udcff"]
+)
+def test_set_names_survive(name: str) -> None:
+    text = fstab.replace(FOREIGN, {name: line(name)})
+    assert list(fstab.ours(text)) == [name]
+    assert fstab.replace(text, {name: None}) == FOREIGN
+
+
+def test_appended_and_foreign_bytes_kept() -> None:
+    text = fstab.replace(FOREIGN, {"data": line()})
+    assert text == FOREIGN + fstab.render(line()) + "\n"
+
+
+def test_replaced_in_place() -> None:
+    first = fstab.replace(FOREIGN, {"data": line()}) + "# end\n"
+    text = fstab.replace(first, {"data": line(path="/other")})
+    assert text == FOREIGN + fstab.render(line(path="/other")) + "\n# end\n"
+    assert fstab.replace(text, {"data": line(path="/other")}) == text
+
+
+def test_duplicates_collapse() -> None:
+    old = fstab.render(line(path="/old")) + "\n"
+    text = fstab.replace(f"# a\n{old}# b\n{old}# c\n", {"data": line()})
+    assert text == f"# a\n{fstab.render(line())}\n# b\n# c\n"
+
+
+def test_other_sets_stay_and_removed_one_goes() -> None:
+    log = fstab.render(line("log", "/log")) + "\n"
+    data = fstab.render(line()) + "\n"
+    assert fstab.replace(log + data, {"data": None}) == log
+    assert fstab.replace(log, {"data": None}) == log
+
+
+def test_no_final_newline() -> None:
+    text = fstab.replace("UUID=aaaa / ext4 defaults 0 1", {"data": line()})
+    assert text == f"UUID=aaaa / ext4 defaults 0 1\n{fstab.render(line())}\n"
+    ours = fstab.render(line(path="/old"))
+    assert fstab.replace(ours, {"data": line()}) == fstab.render(line()) + "\n"
+
+
+def test_crlf() -> None:
+    dos = "UUID=aaaa / ext4 defaults 0 1\r\n"
+    text = fstab.replace(dos + fstab.render(line()) + "\r\n", {"data": line()})
+    assert text == dos + fstab.render(line()) + "\n"
+    assert fstab.parse(dos)[0].passno == "1"
+
+
+def test_a_comment_is_never_ours() -> None:
+    text = "#" + fstab.render(line()) + "\n"
+    assert fstab.ours(text) == {}
+    assert fstab.replace(text, {"data": None}) == text
+
+
+@pytest.mark.parametrize(
+    ("other", "hit"),
+    [
+        ("/dev/vdb /data ext4 defaults 0 0", True),
+        ("/dev/vdb /data/ ext4 defaults 0 0", True),
+        ("/dev/vdb //data ext4", True),
+        (f"UUID={UUID} /else ext4 defaults 0 0", True),
+        (f'UUID="{UUID.upper()}" /else ext4 defaults 0 0', True),
+        (f"/dev/disk/by-uuid/{UUID} /else ext4 defaults 0 0", True),
+        ("/dev/vdb /data2 ext4 defaults 0 0", False),
+        ("/dev/vdb none swap sw 0 0", False),
+        ("# /dev/vdb /data ext4 defaults 0 0", False),
+        ("/dev/vdb /data ext4 X-kraken.set=log 0 0", False),
+    ],
+)
+def test_conflicts(other: str, hit: bool) -> None:
+    assert bool(fstab.conflicts(FOREIGN + other + "\n", line())) is hit
+
+
+def test_empty_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty field"):
+        fstab.render(line(fs_type=""))
+
+
+def test_read_and_write(tmp_path: Path) -> None:
+    paths = Paths(etc=str(tmp_path))
+    assert fstab.read(paths) == ""
+    (tmp_path / "fstab").write_bytes(b"# \xff\r\n")
+    text = fstab.replace(fstab.read(paths), {"data": line()})
+    assert fstab.write(paths, text)
+    assert not fstab.write(paths, text)
+    assert (tmp_path / "fstab").read_bytes() == (
+        b"# \xff\r\n" + files.encode(fstab.render(line())) + b"\n"
+    )
+
+
+foreign_text = st.text(
+    alphabet=st.sampled_from(" \t\n\r#/\\=,\"'\x0b\x0c\x85\u2028abUID01é\udcff"),
+    max_size=120,
+)
+
+
+@given(foreign_text, st.text(min_size=1, max_size=20).filter(lambda s: "\0" not in s))
+def test_any_foreign_text_survives(text: str, path: str) -> None:
+    wanted = line(path="/" + path)
+    added = fstab.replace(text, {"data": wanted})
+    assert fstab.ours(added) == {"data": wanted}
+    assert fstab.replace(added, {"data": wanted}) == added
+    removed = fstab.replace(added, {"data": None})
+    assert removed in (text, text + "\n")
+
+
+@given(st.binary(max_size=200))
+def test_parser_takes_any_bytes(data: bytes) -> None:
+    for parsed in fstab.parse(files.decode(data)):
+        assert parsed.path

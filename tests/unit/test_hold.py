@@ -1,0 +1,90 @@
+"""Which arrays udev's last-resort timer leaves alone."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cc_kraken import hold
+from cc_kraken.paths import Paths
+from tests.unit import worlds as w
+
+SCRIPT = Path(__file__).parents[2] / "debian" / "last-resort"
+MINE = w.volume_id(1)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths(state=str(tmp_path / "state"))
+
+
+def test_the_members_of_arrays_are_listed(paths: Paths) -> None:
+    claims = [
+        w.claim(w.raid(2), w.volume(2), w.volume(1)),
+        w.claim(w.single(), w.volume(3)),
+    ]
+    assert hold.write(paths, w.ME, claims)
+    assert not hold.write(paths, w.ME, claims), "written once"
+    text = Path(hold.location(paths)).read_text()
+    assert text == f"instance {w.ME}\n{w.volume_id(1)}\n{w.volume_id(2)}\n"
+
+
+def test_a_disk_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    paths = Paths(state=str(tmp_path / "file" / "below"))
+    assert not hold.write(paths, w.ME, [])
+
+
+def asked(tmp_path: Path, *serials: str) -> int:
+    """The exit status of the condition for an array of these disks."""
+    for number, serial in enumerate(serials):
+        member = tmp_path / "sys" / "block" / "md127" / "md" / f"dev-nvme{number}n1"
+        (member / "block" / "device").mkdir(parents=True)
+        (member / "block" / "device" / "serial").write_text(serial)
+    text = SCRIPT.read_text()
+    for place in ("/var/lib", "/sys/"):
+        assert place in text
+        text = text.replace(place, f"{tmp_path}{place}")
+    return subprocess.run(["sh", "-c", text, "sh", "md127"]).returncode
+
+
+def listed(tmp_path: Path, instance: str = w.ME, now: str = w.ME) -> None:
+    hold.write(
+        Paths(state=str(tmp_path / "var/lib/cc-kraken")),
+        instance,
+        [w.claim(w.raid(2), w.volume(1), w.volume(2))],
+    )
+    data = tmp_path / "var/lib/cloud/data"
+    data.mkdir(parents=True)
+    (data / "instance-id").write_text(f"{now}\n")
+
+
+SERIAL = MINE.replace("-", "")
+
+
+@pytest.mark.parametrize("serial", [SERIAL, f"{SERIAL}\n", f"{SERIAL}   \n", MINE])
+def test_a_set_of_this_node_is_kept_from_the_timer(tmp_path: Path, serial: str) -> None:
+    listed(tmp_path)
+    assert asked(tmp_path, "AWS0123", serial) == 1
+
+
+@pytest.mark.parametrize("serial", ["", "\n", "AWS0123", SERIAL + "0", "vol", "vol-"])
+def test_what_is_not_ours_is_started(tmp_path: Path, serial: str) -> None:
+    listed(tmp_path)
+    assert asked(tmp_path, serial) == 0
+
+
+def test_without_a_list_all_is_started(tmp_path: Path) -> None:
+    assert asked(tmp_path, SERIAL) == 0
+
+
+def test_the_list_of_another_instance_means_nothing(tmp_path: Path) -> None:
+    listed(tmp_path, now="i-00000000000000009")
+    assert asked(tmp_path, SERIAL) == 0
+
+
+def test_without_members_all_is_started(tmp_path: Path) -> None:
+    listed(tmp_path)
+    assert asked(tmp_path) == 0

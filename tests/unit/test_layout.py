@@ -1,0 +1,144 @@
+"""The layout: when it is kept, when it counts, and that it never harms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cc_kraken import layout
+from cc_kraken.model import Identity, Section
+from tests.unit.tree import Tree
+
+VOLUME = "vol-00000000000000001"
+ME = Identity("i-00000000000000001", "us-east-1", "us-east-1a", {"a": "b"})
+SECTION = Section(digest="1")
+
+
+def entry(**changes: object) -> dict[str, object]:
+    return {
+        "state": "mounted",
+        "required": True,
+        "reason": None,
+        "error": None,
+        "volumes": [{"id": VOLUME, "device": "/dev/nvme1n1", "state": "in-use"}],
+        "array": None,
+        "filesystem": {"type": "ext4", "uuid": "u", "label": ""},
+        "mount_path": "/data",
+        **changes,
+    }
+
+
+def status(**sets: dict[str, object]) -> dict[str, object]:
+    return {"node": {"prefix": "kafka", "node_id": "0"}, "sets": sets}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    made = Tree(tmp_path)
+    made.disk(1, VOLUME.replace("-", ""))
+    made.mount("/data", made.number("nvme1n1"), "ext4", "/dev/nvme1n1")
+    return made
+
+
+def test_what_is_saved_is_found_again(tree: Tree) -> None:
+    assert layout.save(tree.paths, SECTION, ME, status(data=entry()))
+    saved = layout.load(tree.paths)
+    assert saved is not None
+    assert layout.matches(saved, SECTION, ME)
+    assert layout.mounted(tree.paths, saved) and layout.present(tree.paths, saved)
+    # Nothing has changed: nothing is written.
+    assert not layout.save(tree.paths, SECTION, ME, status(data=entry()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"instance_id": "i-00000000000000002"},
+        {"tags": {"a": "c"}},
+        {"tags": None},
+    ],
+)
+def test_another_instance_or_other_tags(tree: Tree, change: dict[str, Any]) -> None:
+    layout.save(tree.paths, SECTION, ME, status(data=entry()))
+    saved = layout.load(tree.paths)
+    assert saved is not None
+    assert not layout.matches(saved, SECTION, dataclasses.replace(ME, **change))
+    assert not layout.matches(saved, Section(digest="2"), ME)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        entry(state="pending", reason="waits"),
+        entry(state="failed", error={"message": "no"}),
+        entry(state="attached"),
+        entry(reason="the owner is pending"),
+    ],
+)
+def test_a_set_that_is_not_up_removes_the_layout(
+    tree: Tree, other: dict[str, object]
+) -> None:
+    layout.save(tree.paths, SECTION, ME, status(data=entry()))
+    layout.save(tree.paths, SECTION, ME, status(data=entry(), other=other))
+    assert not os.path.exists(tree.paths.layout)
+
+
+def test_other_volumes_behind_the_path(tree: Tree) -> None:
+    layout.save(tree.paths, SECTION, ME, status(data=entry()))
+    saved = layout.load(tree.paths)
+    assert saved is not None
+    serial = tree.base / "sys/block/nvme1n1/device/serial"
+    serial.write_text("vol00000000000000002\n")
+    assert not layout.mounted(tree.paths, saved)
+    assert not layout.present(tree.paths, saved)
+
+
+WHOLE = {
+    "version": 1,
+    "instance_id": ME.instance_id,
+    "digest": layout.digest(SECTION, ME),
+    "node": {"prefix": "kafka", "node_id": "0"},
+    "sets": {
+        "data": {
+            "mount_path": "/data",
+            "volumes": [VOLUME],
+            "required": True,
+            "filesystem": None,
+            "array": None,
+        }
+    },
+}
+
+
+def test_the_whole_one_counts(tree: Tree) -> None:
+    tree.write("state/layout.json", json.dumps(WHOLE))
+    assert layout.load(tree.paths) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "1",
+        json.dumps({**WHOLE, "version": 2}),
+        json.dumps({**WHOLE, "node": None}),
+        json.dumps({**WHOLE, "node": {}}),
+        json.dumps({**WHOLE, "sets": []}),
+        json.dumps({**WHOLE, "sets": {"data": None}}),
+        json.dumps({**WHOLE, "sets": {"data": {"mount_path": "/data"}}}),
+        json.dumps(
+            {**WHOLE, "sets": {"data": {**WHOLE["sets"]["data"], "mount_path": 1}}}  # type: ignore[index]
+        ),
+    ],
+)
+def test_a_damaged_layout_is_none(tree: Tree, text: str) -> None:
+    tree.write("state/layout.json", text)
+    assert layout.load(tree.paths) is None

@@ -1,0 +1,167 @@
+"""ARRAY lines: ours alone, by UUID, and never a second one for an array."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken import mdadmconf
+from cc_kraken.paths import Paths
+
+ONE = "01234567-89ab-4def-8123-456789abcdef"
+MD_ONE = "01234567:89ab4def:81234567:89abcdef"
+TWO = "ffffffff-89ab-4def-8123-456789abcdef"
+MD_TWO = "ffffffff:89ab4def:81234567:89abcdef"
+
+
+def test_text() -> None:
+    text = mdadmconf.text({"log": TWO, "data": ONE})
+    assert text == mdadmconf.HEADER + (
+        f"# data\nARRAY UUID={MD_ONE}\n# log\nARRAY UUID={MD_TWO}\n"
+    )
+    assert mdadmconf.text({}) == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nARRAY UUID=x", "a\r\n b", "\u2028", "\udcff", "#"]
+)
+def test_a_set_name_makes_no_line(name: str) -> None:
+    text = mdadmconf.text({name: ONE})
+    assert mdadmconf.named(text) == {ONE}
+    assert text.count("\n") == mdadmconf.HEADER.count("\n") + 2
+    text.encode("ascii")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"ARRAY /dev/md/0 metadata=1.2 UUID={MD_ONE} name=host:0",
+        f"ARRAY /dev/md0 level=raid1 num-devices=2\n  UUID={MD_ONE}\n",
+        f"array <ignore> uuid={MD_ONE.upper()}",
+        f"ARR UUID={ONE}",
+        f'ARRAY "UUID={MD_ONE}"',
+        f"ARRAY UUID='{MD_ONE}' # note",
+        f"ARRAY UUID={MD_ONE}\r",
+    ],
+)
+def test_named(line: str) -> None:
+    assert mdadmconf.named(f"MAILADDR root\nHOMEHOST <system>\n{line}") == {ONE}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"# ARRAY UUID={MD_ONE}",
+        f"ARRAY /dev/md0 # UUID={MD_ONE}",
+        f"AR UUID={MD_ONE}",
+        f"DEVICE UUID={MD_ONE}",
+        "ARRAY UUID=nonsense",
+        f"ARRAYS UUID={MD_ONE}",
+        f"DEVICE partitions\n# note\n\tARRAY UUID={MD_ONE}",
+    ],
+)
+def test_not_named(line: str) -> None:
+    assert mdadmconf.named(line) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("present", "place"),
+    [
+        ([], "mdadm.conf.d"),
+        (["debian_version"], "mdadm/mdadm.conf.d"),
+        (["mdadm/mdadm.conf"], "mdadm/mdadm.conf.d"),
+        (["mdadm.conf"], "mdadm.conf.d"),
+        (["debian_version", "mdadm.conf"], "mdadm.conf.d"),
+        (["debian_version", "mdadm.conf", "mdadm/mdadm.conf"], "mdadm/mdadm.conf.d"),
+        (["mdadm.conf", "mdadm/mdadm.conf"], "mdadm.conf.d"),
+    ],
+)
+def test_location(tmp_path: Path, present: list, place: str) -> None:
+    for name in present:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    paths = Paths(etc=str(tmp_path))
+    assert mdadmconf.location(paths) == str(tmp_path / place / "cc-kraken.conf")
+
+
+def test_write_and_take_back(tmp_path: Path) -> None:
+    paths = Paths(etc=str(tmp_path))
+    assert not mdadmconf.write(paths, {})
+    assert list(tmp_path.iterdir()) == []
+    assert mdadmconf.write(paths, {"data": ONE})
+    assert not mdadmconf.write(paths, {"data": ONE})
+    path = Path(mdadmconf.location(paths))
+    assert path.read_text() == mdadmconf.text({"data": ONE})
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert mdadmconf.write(paths, {})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["data", "a b", "%41", "a\nb", "é", "\udcff", "#", " "]
+)
+def test_one_set_at_a_time(tmp_path: Path, name: str) -> None:
+    paths = Paths(etc=str(tmp_path))
+    assert mdadmconf.current(paths) == {}
+    assert mdadmconf.add(paths, name, ONE)
+    assert mdadmconf.add(paths, "log", TWO)
+    assert not mdadmconf.add(paths, "log", TWO)
+    assert mdadmconf.current(paths) == {name: ONE, "log": TWO}
+    assert mdadmconf.every(paths) == {ONE, TWO}
+    assert mdadmconf.drop(paths, name)
+    assert not mdadmconf.drop(paths, name)
+    assert mdadmconf.current(paths) == {"log": TWO}
+    assert mdadmconf.drop(paths, "log")
+    assert not Path(mdadmconf.location(paths)).exists()
+
+
+def test_no_second_line_for_an_array(tmp_path: Path) -> None:
+    paths = Paths(etc=str(tmp_path))
+    main = tmp_path / "mdadm.conf"
+    main.write_text(f"ARRAY /dev/md/0 UUID={MD_ONE}\n")
+    (tmp_path / "mdadm.conf.d").mkdir()
+    other = tmp_path / "mdadm.conf.d" / "other.conf"
+    other.write_text("ARRAY /dev/md/1\n")
+    (tmp_path / "mdadm.conf.d" / "not-read").write_text(f"ARRAY UUID={MD_TWO}\n")
+    before = main.read_bytes(), other.read_bytes()
+    assert mdadmconf.write(paths, {"data": ONE, "log": TWO})
+    written = Path(mdadmconf.location(paths)).read_text()
+    assert mdadmconf.named(written) == {TWO}
+    assert (main.read_bytes(), other.read_bytes()) == before
+
+
+def test_moves_with_the_main_file(tmp_path: Path) -> None:
+    paths = Paths(etc=str(tmp_path))
+    mdadmconf.write(paths, {"data": ONE})
+    old = Path(mdadmconf.location(paths))
+    (tmp_path / "mdadm").mkdir()
+    (tmp_path / "mdadm/mdadm.conf").touch()
+    assert mdadmconf.write(paths, {"data": ONE})
+    assert not old.exists()
+    assert Path(mdadmconf.location(paths)).exists()
+
+
+@given(st.text(alphabet=st.sampled_from("ARY UID=:0af#\"'\n\t\r-<é"), max_size=200))
+def test_any_text(text: str) -> None:
+    for uuid in mdadmconf.named(text):
+        assert len(uuid) == 36
+
+
+@pytest.mark.skipif(not shutil.which("mdadm"), reason="needs mdadm")
+def test_mdadm_accepts_it(tmp_path: Path) -> None:
+    """mdadm complains about each line that it does not understand."""
+
+    def complaints(text: str) -> str:
+        config = tmp_path / "config"
+        config.write_text(text)
+        argv = ["mdadm", "--detail", "--scan", f"--config={config}"]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return done.stderr.decode()
+
+    assert complaints(mdadmconf.text({"a # b 'c": ONE, "log": TWO})) == ""
+    assert "no identity" in complaints("ARRAY /dev/md/0\n")

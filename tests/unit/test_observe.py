@@ -1,0 +1,101 @@
+"""What a look around brings together, over a machine of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cc_kraken import mounts
+from cc_kraken.model import KrakenError, Section, Trouble, Unknown
+from cc_kraken.observe import Observer
+from cc_kraken.world import World
+from tests.unit import worlds as w
+from tests.unit.tree import Tree
+
+
+def serial(number: int) -> str:
+    return w.volume_id(number).replace("-", "")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def look(tree: Tree, *claims: object) -> World:
+    observer = Observer(tree.paths, Section())
+    return observer.look(w.ME, w.NODE, claims, {})  # type: ignore[arg-type]
+
+
+def test_disks_by_serial_and_twins_apart(tree: Tree) -> None:
+    tree.disk(1, serial(1))
+    tree.disk(2, serial(2))
+    tree.disk(3, serial(2))
+    tree.disk(4, "AWS12345678901234567")
+    world = look(tree)
+    assert set(world.devices) == {w.volume_id(1)}
+    assert world.duplicates == {w.volume_id(2): ("nvme2n1", "nvme3n1")}
+
+
+def test_what_nobody_asks_to_use_is_not_read(tree: Tree) -> None:
+    tree.disk(1, serial(1))
+    bare = w.claim(w.single(fs_type=None, mount_path=None), w.attached(1))
+    assert look(tree, bare).looks == {}
+
+
+def test_what_cannot_be_read_is_unknown(tree: Tree) -> None:
+    tree.disk(1, serial(1))  # its node is no block device
+    world = look(tree, w.claim(w.single(), w.attached(1)))
+    content = world.looks[w.volume_id(1)].content
+    assert isinstance(content, Unknown) and "block device" in content.reason
+
+
+def test_a_set_with_a_missing_disk_is_not_looked_at_in_part(tree: Tree) -> None:
+    tree.disk(1, serial(1))
+    world = look(tree, w.claim(w.raid(2, 1), w.attached(1), w.attached(2)))
+    assert world.looks == {}
+
+
+def test_mounts_fstab_and_accounts(tree: Tree) -> None:
+    tree.disk(1, serial(1))
+    tree.mount("/krkn_log", tree.number("nvme1n1"), "ext4", "/dev/nvme1n1")
+    tree.write(
+        "etc/fstab",
+        "/dev/sdz /other ext4 defaults 0 0\n"
+        "UUID=1 /krkn_log ext4 nofail,X-kraken.set=log 0 2\n",
+    )
+    wanted = w.single(owner="root", group="no-such-group")
+    world = look(tree, w.claim(wanted, w.attached(1)))
+    mounted = world.mounted_at("/krkn_log")
+    assert mounted is not None and mounted.volumes == {w.volume_id(1)}
+    assert set(world.fstab) == {"log"}
+    assert [line.path for line in world.fstab_foreign] == ["/other"]
+    assert world.accounts == {"user:root": 0, "group:no-such-group": None}
+
+
+def test_the_volume_behind_the_root_is_known(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.disk(0, serial(7))
+    tree.mount("/boot", tree.number("nvme0n1"), "ext4", "/dev/nvme0n1")
+    assert look(tree).system_volumes == {w.volume_id(7)}
+
+
+def test_an_array_gets_its_members(tree: Tree) -> None:
+    for number in (1, 2):
+        tree.disk(number, serial(number))
+    tree.array("md127", ["nvme1n1", "nvme2n1"], uuid=w.ARRAY)
+    world = look(tree, w.claim(w.raid(2, 0), w.attached(1), w.attached(2)))
+    (array,) = world.arrays
+    assert (array.uuid, array.members) == (w.ARRAY, ("nvme1n1", "nvme2n1"))
+
+
+def test_a_path_that_cannot_be_looked_at(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> object:
+        raise KrakenError(Trouble("cannot-read", path, "", ""))
+
+    monkeypatch.setattr(mounts, "path_state", fail)
+    world = look(tree, w.claim(w.single(), w.attached(1)))
+    assert world.paths["/krkn_log"].kind == "unreadable"

@@ -1,0 +1,70 @@
+"""Intervals and what is put off: pure arithmetic on a clock that is a number."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken.model import Trouble
+from cc_kraken.pacing import Backoff, PutOff
+
+WAITS = Trouble("ec2-throttled", "throttled", "", "", waits=True)
+OTHER = Trouble("incorrect-state", "pending", "", "", waits=True)
+
+
+@given(st.floats(0.1, 5), st.floats(1.0, 4), st.floats(5, 100), st.integers(1, 30))
+def test_intervals_grow_and_stay_within_their_limits(
+    first: float, growth: float, longest: float, count: int
+) -> None:
+    backoff = Backoff(first, growth, longest)
+    for number in range(count):
+        whole = min(first * growth**number, longest)
+        assert 0.499 * whole <= backoff.interval() <= 1.001 * whole
+    backoff.reset()
+    assert backoff.interval() <= first
+
+
+def test_two_instances_do_not_keep_in_step() -> None:
+    one, other = Backoff(1, 2, 30), Backoff(1, 2, 30)
+    assert [one.interval() for _ in range(8)] != [other.interval() for _ in range(8)]
+
+
+def put_off() -> PutOff:
+    return PutOff(1.0, 2.0, 30.0, 8.0)
+
+
+def test_a_set_that_is_held_leaves_the_others_alone() -> None:
+    sets = put_off()
+    sets.hold("data", OTHER, 100.0)
+    held = sets.held("data")
+    assert held is not None and held.trouble is OTHER
+    assert 100.5 <= sets.until("data") <= 101.0
+    assert sets.held("log") is None and sets.until("log") == 0.0
+    assert not sets.throttled
+    sets.progress("data")
+    assert sets.held("data") is None
+
+
+def test_a_throttle_holds_every_set_until_something_is_accepted() -> None:
+    sets = put_off()
+    sets.hold("data", OTHER, 100.0)
+    for _ in range(12):
+        sets.throttle(WAITS, 100.0, begun=False)
+    assert sets.throttled
+    assert 115.0 <= sets.until("log") <= 130.0
+    held = sets.held("data")
+    assert held is not None and held.trouble is WAITS, "the later one counts"
+    sets.progress("log")
+    assert not sets.throttled and sets.until("log") == 0.0
+    assert sets.until("data") <= 101.0, "its own reason is still there"
+    sets.throttle(WAITS, 200.0, begun=False)
+    assert sets.until("log") <= 201.0, "the intervals are short again"
+
+
+@pytest.mark.parametrize(("begun", "longest"), [(True, 8.0), (False, 30.0)])
+def test_who_has_begun_asks_more_often(begun: bool, longest: float) -> None:
+    sets = put_off()
+    for _ in range(12):
+        sets.throttle(WAITS, 0.0, begun=begun)
+    assert longest / 2 <= sets.until("any") <= longest

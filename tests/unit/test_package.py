@@ -1,0 +1,169 @@
+"""The package as a whole: what importing it does, and what is shipped."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "cc_kraken").glob("*.py"))
+SCHEMAS = sorted(path.name for path in (ROOT / "schema").glob("*.json"))
+
+IMPORT_ALONE = """
+import sys
+before = set(sys.modules)
+import cc_kraken
+print(sorted(set(sys.modules) - before))
+print(hasattr(cc_kraken, "schema"), sorted(cc_kraken.meta))
+"""
+
+IMPORT_ALL = """
+import importlib, pkgutil, cc_kraken
+for found in pkgutil.iter_modules(cc_kraken.__path__):
+    if found.name != "__main__":
+        importlib.import_module("cc_kraken." + found.name)
+print([name for name in ("schema",) if hasattr(cc_kraken, name)])
+print(type(cc_kraken.meta).__name__, callable(cc_kraken.handle))
+"""
+
+HEAVY = ("boto3", "botocore", "jsonschema", "yaml", "cloudinit")
+
+
+def python(code: str, *, executable: str = sys.executable, **options: object) -> str:
+    """The output of a fresh interpreter; ``cwd`` decides what it finds."""
+    done = subprocess.run(
+        [executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+        **{"cwd": ROOT, **options},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    loaded, facts = python(IMPORT_ALONE).splitlines()
+    assert loaded == "['cc_kraken']"
+    assert facts == "False ['distros', 'frequency', 'id']"
+
+
+def test_no_module_of_ours_takes_a_name_that_cloud_init_looks_at() -> None:
+    # An attribute "schema", or another "meta" or "handle", costs the stage.
+    assert python(IMPORT_ALL).splitlines() == ["[]", "dict True"]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_the_source_is_python_3_9(source: Path) -> None:
+    ast.parse(source.read_text(), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_heavy_imports_are_inside_functions(source: Path) -> None:
+    for node in ast.parse(source.read_text()).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            assert name.split(".")[0] not in HEAVY, f"line {node.lineno}"
+
+
+def test_one_version_everywhere() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    first = (ROOT / "debian" / "changelog").read_text().splitlines()[0]
+    version = config["metadata"]["version"]
+    assert re.fullmatch(rf"cloud-init-kraken \({re.escape(version)}\) .*", first)
+    assert f"cloud-init-kraken_{version}_all.deb" in (ROOT / "README.md").read_text()
+
+
+# -------------------------------------------------------- what is distributed
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist and the wheel that was made out of it."""
+    base = tmp_path_factory.mktemp("built")
+    tree = base / "tree"
+    tree.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("cc_kraken", "schema"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", base, tree],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return base
+
+
+def test_the_wheel_holds_every_module_and_schema(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        for name in SCHEMAS:
+            content = archive.read(f"cc_kraken/schemas/{name}")
+            assert content == (ROOT / "schema" / name).read_bytes()
+    assert SCHEMAS
+    assert {f"cc_kraken/{path.name}" for path in SOURCES} <= names
+    assert not [name for name in names if name.startswith(("tests", "schema/"))]
+
+
+def test_the_source_archive_holds_what_a_build_needs(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"setup.cfg", "pyproject.toml", "LICENSE", "README.md"} <= names
+    assert {f"schema/{name}" for name in SCHEMAS} <= names
+
+
+LOCATE = """
+import json
+from cc_kraken import schemafiles
+print(json.dumps({name: schemafiles.path(name) for name in %r}))
+"""
+
+
+def located(out: str) -> dict[str, str]:
+    """SHA-256 of each schema file that was found, by name."""
+    return {
+        name: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for name, path in json.loads(out).items()
+    }
+
+
+def test_the_schema_is_found_in_a_checkout_and_installed(
+    built: Path, tmp_path: Path
+) -> None:
+    installed = tmp_path / "venv"
+    venv.create(installed, with_pip=False)
+    executable = str(installed / "bin" / "python")
+    (site,) = python(
+        "import sysconfig; print(sysconfig.get_path('purelib'))",
+        executable=executable,
+    ).splitlines()
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    there = python(LOCATE % SCHEMAS, executable=executable, cwd=tmp_path)
+    here = python(LOCATE % SCHEMAS)
+    assert site in there and site not in here
+    assert located(there) == located(here)

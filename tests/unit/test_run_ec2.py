@@ -1,0 +1,722 @@
+"""Whole runs against the strict EC2: real HTTP, real botocore, virtual time.
+
+The machine is a sysfs tree in a directory; the lab's hook puts a disk into it
+when EC2 has attached a volume.  Sets are of one volume without a filesystem:
+they are up when they are attached.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import ssl
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import pytest
+
+from cc_kraken import ec2 as edge
+from cc_kraken import reactions
+from cc_kraken.clock import Clock
+from cc_kraken.host import Events
+from cc_kraken.model import Ec2Options, Identity, Section
+from cc_kraken.report import DONE, FAILED, PENDING, Report
+from cc_kraken.run import Limits, Run
+from tests.lab.clock import ManualClock
+from tests.lab.ec2 import Ec2Lab
+from tests.lab.metadata import Facts, Metadata
+from tests.unit.tree import Tree
+
+pytest.importorskip("boto3")
+import botocore.loaders  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+LOADER = botocore.loaders.create_loader()
+ZONE = "us-east-1a"
+ME = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
+FIRST_NAME = "/dev/xvdba"
+
+
+def tags(name: str, **more: str) -> Dict[str, str]:
+    extra = {f"KRKN-IN:{key}": value for key, value in more.items()}
+    return {**ME, "KRKN-IN:VolumeName": name, **extra}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the machine's own credentials, configuration or proxies; the
+    model of the API is read once for all tests."""
+    monkeypatch.setattr(botocore.loaders, "create_loader", lambda _=None: LOADER)
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+class LabClock(Clock):
+    """Sleeping moves the lab's clock, and what falls due there happens."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self.at: List[Tuple[float, Callable[[], None]]] = []
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def sleep(self, seconds: float) -> None:
+        self._clock.advance(max(seconds, 0.001))
+
+
+class Scene:
+    """A lab, an instance and its machine."""
+
+    def __init__(self, base: Path, **lab: Any) -> None:
+        self.clock = ManualClock()
+        settings: Dict[str, Any] = {"attach_seconds": 2.0, **lab}
+        self.lab = Ec2Lab(
+            clock=self.clock,
+            on_attach=self._plug,
+            on_detach=self._unplug,
+            **settings,
+        )
+        self.base = base
+        self.tree = Tree(base)
+        self.disks: Dict[str, int] = {}
+        self.statuses: List[Dict[str, Any]] = []
+        self.lab.start()
+        self.instance = self.lab.run_instance(zone=ZONE, tags=ME)
+
+    def _plug(self, instance_id: str, volume_id: str, device: str) -> None:
+        if instance_id != self.instance:
+            return
+
+        def appear() -> None:
+            if not any(
+                x.volume_id == volume_id for x in self.lab.attached_to(instance_id)
+            ):
+                return
+            number = len(self.disks) + 1
+            self.disks[volume_id] = number
+            self.tree.disk(number, volume_id.replace("-", ""))
+
+        self.clock.later(self.lab.attach_seconds, appear)
+
+    def _unplug(self, instance_id: str, volume_id: str, device: str) -> None:
+        if instance_id == self.instance and volume_id in self.disks:
+            number = self.disks.pop(volume_id)
+            for link in (self.base / "sys").glob(f"*/nvme{number}n1"):
+                link.unlink()
+
+    def volume(self, name: str = "data", **more: str) -> str:
+        return self.lab.create_volume(1, ZONE, tags(name, **more))
+
+    def later(self, seconds: float, do: Callable[[], None]) -> None:
+        self.clock.later(seconds, do)
+
+    def run(
+        self,
+        seconds: float = 300.0,
+        *,
+        final: bool = True,
+        ask_tags: bool = False,
+        section: Optional[Section] = None,
+        **ec2: Any,
+    ) -> str:
+        """One run; its end state.  ``told`` has the report."""
+        options = Ec2Options(**{"endpoint_url": self.lab.endpoint_url, **ec2})
+        identity = Identity(self.instance, "us-east-1", ZONE, dict(ME))
+        self.told = Report(self.tree.paths, "test")
+        self.run_now = Run(
+            section or Section(ec2=options),
+            identity,
+            self.tree.paths,
+            self.told,
+            Limits(seconds, final),
+            Events(None),
+            ask_tags=ask_tags,
+            clock=LabClock(self.clock),
+        )
+        self.begun = self.clock.now()
+        state = self.run_now.go()
+        self.took = self.clock.now() - self.begun
+        return state
+
+    @property
+    def calls(self) -> Counter[str]:
+        return self.lab.calls.counts()
+
+    def status(self) -> Dict[str, Any]:
+        """What status.json says now."""
+        found: Dict[str, Any] = json.loads(Path(self.tree.paths.status).read_text())
+        return found
+
+    def error(self, name: str = "data") -> Dict[str, str]:
+        found: Dict[str, str] = self.told.sets[name]["error"]
+        return found
+
+    def attached(self) -> Dict[str, str]:
+        """Volume to device name, in EC2's view."""
+        return {
+            one.volume_id: one.device
+            for one in self.lab.attached_to(self.instance)
+            if one.device != "/dev/xvda"
+        }
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    scenes: List[Scene] = []
+
+    def made(**lab: Any) -> Scene:
+        scenes.append(Scene(tmp_path / f"scene{len(scenes)}", **lab))
+        return scenes[-1]
+
+    yield made
+    for scene in scenes:
+        scene.lab.stop()
+
+
+@pytest.fixture
+def scene(make: Callable[..., Scene]) -> Scene:
+    return make()
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], List[str]]:
+    """The lines about waiting so far."""
+    caplog.set_level(logging.INFO, "cc_kraken")
+    return lambda: [text for text in caplog.messages if text.startswith("Waiting: ")]
+
+
+# ------------------------------------------- every code, and what becomes of it
+
+
+def taken(scene: Scene, volume: str) -> None:
+    """Somebody else has got the volume, and the first answer is too old to
+    show it."""
+    scene.clock.advance(60)
+    other = scene.lab.run_instance(zone=ZONE, tags={"Name": "stranger"})
+    scene.lab.attach_volume(volume, other, "/dev/sdf")
+    scene.lab.lag(30, answers=1)
+
+
+def fail(
+    code: str, text: str = "Text.", *, status: int = 400, calls: Optional[int] = 6
+) -> Callable[[Scene, str], None]:
+    def prepare(scene: Scene, volume: str) -> None:
+        scene.lab.fail("AttachVolume", code, text, status=status, calls=calls)
+
+    return prepare
+
+
+def lab(do: str, *arguments: Any, **named: Any) -> Callable[[Scene, str], None]:
+    """A method of the lab; VOLUME and ME stand for the ids."""
+
+    def prepare(scene: Scene, volume: str) -> None:
+        words = {"VOLUME": volume, "ME": scene.instance}
+        values = [
+            words.get(one, one) if isinstance(one, str) else one for one in arguments
+        ]
+        getattr(scene.lab, do)(*values, **named)
+
+    return prepare
+
+
+def limited(scene: Scene, volume: str) -> None:
+    scene.lab.attachment_limits["m5.large"] = 1
+
+
+def expired(scene: Scene, volume: str) -> None:
+    scene.lab.fail("*", "RequestExpired", "Request has expired.", calls=3)
+
+
+def undone(scene: Scene, volume: str) -> None:
+    for _ in range(3):
+        scene.lab.take_back_attaching(volume, 5)
+
+
+UP = "attached"
+BAD_NAME = (
+    "Value (/dev/xvdba) for parameter device is invalid. /dev/xvdba is not a valid "
+    "EBS device name."
+)
+
+# what happens, how the set ends ("attached" or the kind of its error), how
+# often AttachVolume was called, and words of its error or of what was awaited
+CODES: Dict[str, Tuple[Callable[[Scene, str], None], str, int, Tuple[str, ...]]] = {
+    "VolumeInUse by this instance": (lab("unavailable", "AttachVolume"), UP, 1, ()),
+    "VolumeInUse by another": (taken, "holder-running", 1, ("running", "i-")),
+    "IncorrectState": (
+        fail("IncorrectState", "Instance 'i-1' is not 'running'."),
+        UP,
+        7,
+        ("is not 'running'",),
+    ),
+    "IncorrectInstanceState": (
+        fail("IncorrectInstanceState"),
+        "marketplace-code",
+        1,
+        ("Marketplace",),
+    ),
+    "InvalidVolume.ZoneMismatch": (
+        fail("InvalidVolume.ZoneMismatch"),
+        "zone-mismatch",
+        1,
+        ("availability zone",),
+    ),
+    "InvalidParameterValue, in use": (lab("hide_device", "ME", FIRST_NAME), UP, 2, ()),
+    "InvalidParameterValue, no name": (
+        fail("InvalidParameterValue", BAD_NAME, calls=1),
+        UP,
+        2,
+        (),
+    ),
+    "InvalidParameterValue, other": (
+        fail("InvalidParameterValue", "Value (x) is invalid."),
+        "ec2-request",
+        1,
+        ("Value (x) is invalid",),
+    ),
+    "AttachmentLimitExceeded": (
+        limited,
+        "attachment-limit",
+        1,
+        ("1 volumes are attached", "a m5.large can have 1"),
+    ),
+    "CustomerKeyHasBeenRevoked": (
+        lab("refuse_key", "VOLUME"),
+        "kms-permission-missing",
+        1,
+        ("kms:CreateGrant", "kms:Decrypt"),
+    ),
+    "InvalidInstanceID.NotFound": (
+        fail("InvalidInstanceID.NotFound", "The instance ID 'i-1' does not exist"),
+        UP,
+        7,
+        ("does not exist",),
+    ),
+    "InvalidVolume.NotFound": (
+        fail("InvalidVolume.NotFound", "The volume 'vol-1' does not exist."),
+        UP,
+        7,
+        ("does not exist",),
+    ),
+    "RequestLimitExceeded": (
+        lab("throttle", "AttachVolume", 12),
+        UP,
+        13,
+        ("Request limit exceeded",),
+    ),
+    "EC2ThrottledException": (fail("EC2ThrottledException", calls=3), UP, 4, ()),
+    "UnauthorizedOperation, encoded": (
+        lab("forbid", "AttachVolume", encoded=True),
+        "permission-missing",
+        1,
+        ("Allow ec2:AttachVolume", "is not authorized to perform"),
+    ),
+    "UnauthorizedOperation, bare": (
+        lab("forbid", "AttachVolume", bare=True),
+        "permission-missing",
+        1,
+        ("Allow ec2:AttachVolume",),
+    ),
+    "UnauthorizedOperation, names": (
+        lab("forbid", "DescribeInstances"),
+        "permission-missing",
+        0,
+        ("Allow ec2:DescribeInstances",),
+    ),
+    "TagLimitExceeded": (fail("TagLimitExceeded"), "account-limit", 1, ()),
+    "VolumeLimitExceeded": (fail("VolumeLimitExceeded"), "account-limit", 1, ()),
+    "IdempotentParameterMismatch": (
+        fail("IdempotentParameterMismatch"),
+        "ec2-request",
+        1,
+        (),
+    ),
+    "Unavailable, not done": (
+        lab("unavailable", "AttachVolume", 6, after_success=False),
+        UP,
+        7,
+        ("overloaded",),
+    ),
+    "InternalError": (fail("InternalError", status=500), UP, 7, ()),
+    "RequestExpired": (expired, UP, 1, ("Request has expired",)),
+    "a code that nobody knows, 503": (fail("New", status=503), UP, 7, ()),
+    "a code that nobody knows, 400": (fail("New"), "ec2-request", 1, ("New",)),
+    "stuck in attaching": (
+        lab("hold_attaching", "VOLUME"),
+        "attach-stuck",
+        1,
+        ("attaching", "a device within 90 s"),
+    ),
+    "accepted and taken back": (undone, "attach-undone", 3, ("KMS", "3 times")),
+}
+
+
+@pytest.mark.parametrize("name", list(CODES))
+def test_what_a_run_makes_of_each_code(
+    scene: Scene, name: str, lines: Callable[[], List[str]]
+) -> None:
+    prepare, end, attaches, words = CODES[name]
+    volume = scene.volume()
+    prepare(scene, volume)
+    state = scene.run(600)
+    found = scene.told.sets["data"]
+    assert scene.calls["AttachVolume"] == attaches
+    if end == UP:
+        assert (state, found["state"]) == (DONE, UP)
+        assert list(scene.attached()) == [volume]
+        text = "\n".join(lines())
+    else:
+        assert (state, found["state"]) == (FAILED, "failed")
+        assert scene.error()["kind"] == end
+        assert scene.error()["remedy"].endswith(".")
+        text = scene.error()["message"]
+        assert "Traceback" not in text and "Encoded" not in text
+    for word in words:
+        assert word in text
+    # one line for a reason, however often it is met
+    assert len(lines()) <= 3
+
+
+def test_the_table_names_every_code_of_the_edge() -> None:
+    """What the table above leaves out behaves like a line that it has."""
+    shown = {reactions.TABLE[code].kind for code in reactions.TABLE}
+    tested = {
+        reactions.rule("AttachVolume", re.split("[, ]", name)[0], "", 400).kind
+        for name in CODES
+    }
+    assert shown - tested <= {
+        "account-refused",
+        "device-name-taken",
+        "dry-run",
+        "ec2-unsupported",
+        "not-attached",
+    }
+
+
+@pytest.mark.parametrize("action", ["DescribeVolumes", "DescribeTags"])
+def test_a_question_that_is_forbidden_ends_the_run(scene: Scene, action: str) -> None:
+    scene.volume()
+    scene.lab.forbid(action)
+    assert scene.run(ask_tags=True) == FAILED
+    (error,) = scene.told.status["errors"]
+    assert error["kind"] == "permission-missing"
+    assert f"Allow ec2:{action}" in error["remedy"]
+    assert scene.calls["AttachVolume"] == 0
+
+
+# ------------------------------------------------------------------- deadlines
+
+
+def test_the_deadline_says_what_was_awaited(scene: Scene) -> None:
+    scene.volume()
+    scene.lab.throttle("AttachVolume", None)
+    assert scene.run(120) == FAILED
+    assert scene.took == pytest.approx(120, abs=1)
+    error = scene.error()
+    assert error["kind"] == "ec2-throttled"
+    assert "awaited for 120 s" in error["found"] and "AttachVolume" in error["found"]
+    # names are few: a volume keeps the one that it was asked for with
+    asked = {c.parameters["Device"] for c in scene.lab.calls if c.writes}
+    assert asked == {FIRST_NAME}
+
+
+def test_what_is_pending_is_handed_on(scene: Scene) -> None:
+    scene.volume()
+    scene.lab.throttle("AttachVolume", None)
+    assert scene.run(30, final=False) == PENDING
+    assert scene.status()["sets"]["data"]["state"] == "pending"
+    assert "Request limit exceeded" in scene.status()["sets"]["data"]["reason"]
+    scene.lab.heal()
+    assert scene.run(30) == DONE
+
+
+@pytest.mark.parametrize("how", ["hang", "drop", "refuse"])
+def test_a_peer_that_does_not_answer_does_not_hold_the_boot(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(edge, "READ_TIMEOUT", 0.2)
+    scene.volume()
+    scene.lab.down(how)
+    assert scene.run(20, final=False) == PENDING
+    assert scene.run(20) == FAILED
+    (error,) = scene.told.status["errors"]
+    assert error["kind"] == "ec2-unreachable" and "awaited for 20 s" in error["found"]
+    assert scene.run_now.ec2.calls["DescribeVolumes"] < 10
+    scene.lab.up()
+    assert scene.run(20) == DONE
+
+
+def test_an_api_that_goes_away_does_not_stop_what_needs_none(scene: Scene) -> None:
+    """A device that is there is used, though EC2 cannot be asked any more."""
+    scene.volume("data")
+    scene.volume("log")
+    scene.lab.attach_seconds = 30.0
+    scene.later(5, lambda: scene.lab.down("drop"))
+    assert scene.run(60) == DONE
+    assert {s["state"] for s in scene.told.sets.values()} == {"attached"}
+
+
+# --------------------------------------------------------- reasons, told as they are
+
+
+def test_reasons_are_told_when_they_change(
+    scene: Scene, lines: Callable[[], List[str]]
+) -> None:
+    """Tags first, then a member, then the holder's end, then the device."""
+    volume = scene.lab.create_volume(1, ZONE)
+    old = scene.lab.run_instance(zone=ZONE, tags=ME)
+    scene.lab.attach_volume(volume, old, "/dev/sdf")
+    seen: List[str] = []
+
+    def look() -> None:
+        seen.append(scene.status()["waiting_for"] or "")
+
+    scene.later(40, look)
+    scene.later(60, lambda: scene.lab.tag(volume, tags("data")))
+    scene.later(120, look)
+    scene.later(150, lambda: scene.lab.terminate_instance(old, 90, 3))
+    scene.later(215, look)
+    assert scene.run(600) == DONE
+    assert "has no volume" in seen[0] or "no volume" in seen[0]
+    assert "running as the same node kafka/0" in seen[1]
+    assert "shutting-down" in seen[2] and old in seen[2]
+    told = lines()
+    assert len(told) == len(set(told)) and 4 <= len(told) <= 7, told
+    assert scene.status()["waiting_for"] is None
+
+
+def test_late_instance_tags(make: Callable[..., Scene]) -> None:
+    scene = make(tag_seconds=60.0)
+    scene.instance = scene.lab.run_instance(zone=ZONE, tags=ME)
+    scene.volume()
+    seen: List[str] = []
+    scene.later(30, lambda: seen.append(scene.status()["waiting_for"]))
+    assert scene.run(300, ask_tags=True) == DONE
+    assert "has no tag KRKN-IN:Prefix" in seen[0]
+    assert 60 <= scene.took < 90
+
+
+def test_reasons_that_take_turns_are_not_told_each_time(
+    scene: Scene, lines: Callable[[], List[str]]
+) -> None:
+    volume = scene.volume()
+    old = scene.lab.run_instance(zone=ZONE, tags=ME)
+    scene.lab.attach_volume(volume, old, "/dev/sdf")
+    for number in range(20):
+        scene.later(number * 20, lambda: scene.lab.throttle("DescribeVolumes", 1))
+    scene.later(400, lambda: scene.lab.terminate_instance(old, 20, 3))
+    assert scene.run(600) == DONE
+    assert len(lines()) <= 6, lines()
+
+
+# -------------------------------------------------------------- holders and rivals
+
+
+@pytest.mark.parametrize("seconds", [45.0, 600.0])
+def test_the_old_holder_ends_after_the_new_one_has_booted(
+    scene: Scene, seconds: float
+) -> None:
+    volume = scene.volume()
+    old = scene.lab.run_instance(zone=ZONE, tags=ME)
+    scene.lab.attach_volume(volume, old, "/dev/sdf")
+    scene.later(seconds, lambda: scene.lab.terminate_instance(old, 20, 3))
+    assert scene.run(1200) == DONE
+    assert list(scene.attached()) == [volume]
+    assert seconds + 23 <= scene.took < seconds + 70
+    assert not scene.calls["DetachVolume"]
+
+
+def test_a_stopped_holder_is_named_at_once_and_waited_for(
+    scene: Scene, lines: Callable[[], List[str]]
+) -> None:
+    volume = scene.volume()
+    other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
+    scene.lab.attach_volume(volume, other, "/dev/sdf")
+    scene.lab.stop_instance(other)
+    assert scene.run(100) == FAILED
+    assert scene.error()["kind"] == "holder-stopped"
+    assert other in lines()[0] and "stopped" in lines()[0]
+    assert "awaited for 100 s" in scene.error()["found"]
+
+
+def test_a_stranger_that_runs_is_refused_at_once(scene: Scene) -> None:
+    volume = scene.volume()
+    other = scene.lab.run_instance(zone=ZONE, tags={**ME, "KRKN-IN:NodeId": "1"})
+    scene.lab.attach_volume(volume, other, "/dev/sdf")
+    assert scene.run(600) == FAILED
+    assert scene.error()["kind"] == "holder-running" and scene.took < 1
+    assert scene.calls == {"DescribeVolumes": 1, "DescribeInstances": 1}
+
+
+def test_delete_on_termination_is_warned_of(scene: Scene) -> None:
+    volume = scene.volume()
+    scene.lab.attach_volume(volume, scene.instance, "/dev/sdf")
+    scene.lab.set_delete_on_termination(volume, True)
+    assert scene.run(60) == DONE
+    assert any("DeleteOnTermination" in text for text in scene.told.status["warnings"])
+
+
+def test_answers_that_go_backwards_undo_nothing(scene: Scene) -> None:
+    """The old holder shows up again in an old answer after the attachment."""
+    volume = scene.volume()
+    scene.volume("log")
+    old = scene.lab.run_instance(zone=ZONE, tags=ME)
+    scene.lab.attach_volume(volume, old, "/dev/sdf")
+    scene.clock.advance(60)
+    scene.lab.terminate_instance(old, 1, 1)
+    scene.lab.attach_seconds = 18.0  # longer than is waited without asking
+    scene.clock.advance(5)
+    scene.lab.lag(12, share=0.5, spread=True, seed=5)
+    assert scene.run(300) == DONE
+    assert set(scene.attached()) == set(scene.disks) and len(scene.disks) == 2
+    assert not scene.calls["DetachVolume"]
+    accepted = [c for c in scene.lab.calls if c.writes and not c.code]
+    assert len(accepted) == 2
+
+
+def test_what_cannot_be_attached_in_whole_is_given_back(scene: Scene) -> None:
+    """The limit is reached at the second member: the first one is free again."""
+    first = scene.volume("data", VolumeSize="2", RaidLevel="1")
+    second = scene.volume("data", VolumeSize="2", RaidLevel="1")
+    scene.lab.attachment_limits["m5.large"] = 2
+    assert scene.run(60) == FAILED
+    assert scene.error()["kind"] == "attachment-limit"
+    scene.clock.advance(10)
+    assert scene.attached() == {}
+    assert {scene.lab.volume(v).state for v in (first, second)} == {"available"}
+
+
+# ------------------------------------------------------------------- few calls
+
+
+@pytest.mark.parametrize("count", [1, 8, 20])
+def test_the_calls_of_a_first_boot(scene: Scene, count: int) -> None:
+    """One describe, the names once, one attach each; sysfs tells the rest."""
+    for number in range(count):
+        scene.volume(f"set{number}")
+    assert scene.run(60) == DONE
+    assert scene.calls == {
+        "DescribeVolumes": 1,
+        "DescribeInstances": 1,
+        "AttachVolume": count,
+    }
+    mark = scene.lab.calls.mark()
+    assert scene.run(60) == DONE
+    assert scene.lab.calls.counts(mark) == {"DescribeVolumes": 1}
+
+
+def test_one_describe_for_each_page(make: Callable[..., Scene]) -> None:
+    scene = make(page_size=5)
+    for number in range(12):
+        scene.volume(f"set{number}")
+    assert scene.run(60) == DONE
+    assert scene.calls["DescribeVolumes"] == 3
+
+
+def test_slow_attachments_are_polled_with_one_describe_for_all(scene: Scene) -> None:
+    scene.lab.attach_seconds = 40.0
+    for number in range(10):
+        scene.volume(f"set{number}")
+    assert scene.run(120) == DONE
+    assert scene.calls["AttachVolume"] == 10
+    assert scene.calls["DescribeVolumes"] <= 9
+    assert scene.calls["DescribeInstances"] == 1
+
+
+def test_waiting_for_ten_minutes_is_a_few_dozen_calls(scene: Scene) -> None:
+    volume = scene.volume()
+    old = scene.lab.run_instance(zone=ZONE, tags=ME)
+    scene.lab.attach_volume(volume, old, "/dev/sdf")
+    assert scene.run(600) == FAILED
+    assert scene.calls["DescribeVolumes"] <= 40
+    assert scene.calls["DescribeInstances"] <= 21
+
+
+# ------------------------------------------------------------------ the way to EC2
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 of an authority of its own."""
+    base = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
+    command += ["-days", "30", "-subj", "/CN=lab"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(base / "key"), "-out", str(base / "ca.pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    return base
+
+
+def test_tls_with_a_private_authority(
+    make: Callable[..., Scene], certificate: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "ca.pem", certificate / "key")
+    scene = make(tls=context)
+    scene.volume()
+    assert scene.lab.endpoint_url.startswith("https://")
+    assert scene.run(60) == FAILED
+    (error,) = scene.told.status["errors"]
+    assert error["kind"] == "certificate-refused" and "ca_bundle" in error["remedy"]
+    assert scene.calls == {}
+    assert scene.run(60, ca_bundle=str(certificate / "ca.pem")) == DONE
+
+
+def test_through_a_proxy(make: Callable[..., Scene]) -> None:
+    """The lab takes a proxy's requests, too (absolute URIs)."""
+    scene = make()
+    scene.volume()
+    place = "http://ec2.example.invalid/"
+    assert scene.run(60, endpoint_url=place) == FAILED
+    assert scene.calls == {}
+    proxy = scene.lab.endpoint_url
+    assert scene.run(60, endpoint_url=place, https_proxy=proxy) == DONE
+    assert scene.calls["AttachVolume"] == 1
+
+
+def test_credentials_of_the_profile_that_expire_and_come_late(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], List[str]]
+) -> None:
+    """IMDSv2 only; away at first, then with tokens that it refuses, and the
+    first keys expire during the run."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    scene.volume()
+    with Metadata(Facts.of(scene.lab, scene.instance)) as service:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+        service.away("drop")
+        scene.later(30, service.back)
+        scene.later(30, lambda: service.refuse_tokens(4))
+        scene.lab.pending_seconds = 120.0
+        scene.lab.stop_instance(scene.instance)
+        scene.lab.start_instance(scene.instance)
+        scene.later(80, lambda: scene.lab.expire_credentials(scene.instance))
+        assert scene.run(300) == DONE
+        assert all(
+            one.method == "PUT" for one in service.requests if "token" in one.path
+        )
+    text = "\n".join(lines())
+    assert "the metadata service does not answer" in text
+    assert "Request has expired" in text
+    assert {c.instance_id for c in scene.lab.calls} == {scene.instance}
+
+
+def test_a_region_of_ones_own(make: Callable[..., Scene]) -> None:
+    scene = make()
+    scene.volume()
+    assert scene.run(60, region="eu-central-1") == DONE
+    assert scene.run_now.ec2.region == "eu-central-1"

@@ -1,0 +1,323 @@
+"""The schema files, and our own interpreter of them against jsonschema."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any, Callable, Dict, Iterator
+
+import hypothesis.strategies as st
+import jsonschema
+import pytest
+from hypothesis import example, given, settings
+
+from cc_kraken import schemafiles, structure, values
+from cc_kraken.tags import SET_TAGS
+
+DRAFT_04 = "http://json-schema.org/draft-04/schema#"
+# Keywords that later drafts brought, which cloud-init's validator ignores.
+LATER = {"const", "contains", "if", "then", "else", "prefixItems", "examples"}
+
+
+def subschemas(schema: Any) -> Iterator[dict]:
+    yield schema
+    for key in ("properties", "patternProperties"):
+        for one in schema.get(key, {}).values():
+            yield from subschemas(one)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            yield from subschemas(schema[key])
+
+
+@pytest.fixture(scope="module")
+def section() -> dict:
+    return schemafiles.load(schemafiles.SECTION)
+
+
+@pytest.mark.parametrize("name", [schemafiles.SECTION, schemafiles.STATUS])
+def test_files_are_draft_04(name: str) -> None:
+    document = schemafiles.load(name)
+    assert document["$schema"] == DRAFT_04
+    jsonschema.Draft4Validator.check_schema(document)
+    for schema in subschemas(document):
+        assert not LATER & set(schema)
+
+
+def test_the_section_demands_nothing_and_refers_to_nothing(section: dict) -> None:
+    for schema in subschemas(section):
+        assert "required" not in schema
+        assert "$ref" not in schema
+
+
+def test_every_mapping_of_the_section_is_closed(section: dict) -> None:
+    kraken = section["properties"]["kraken"]
+    mappings = [one for one in subschemas(kraken) if "object" in one.get("type", ())]
+    assert len(mappings) == 6
+    assert all(one["additionalProperties"] is False for one in mappings)
+
+
+def test_every_key_of_the_section_is_explained(section: dict) -> None:
+    for schema in subschemas(section["properties"]["kraken"]):
+        for key, one in schema.get("properties", {}).items():
+            assert one["description"].endswith("."), key
+
+
+def test_defaults_are_the_settings_of_volumes_without_volume_ids(
+    section: dict,
+) -> None:
+    kraken = section["properties"]["kraken"]["properties"]
+    (volume,) = kraken["volumes"]["patternProperties"].values()
+    rest = dict(volume["properties"])
+    del rest["volume_ids"], rest["overwrite"]
+    assert rest == kraken["defaults"]["properties"]
+    assert set(SET_TAGS.values()) < set(rest)
+
+
+def test_the_schema_and_the_code_know_the_same_values(section: dict) -> None:
+    settings_of = section["properties"]["kraken"]["properties"]["defaults"]
+    keys = settings_of["properties"]
+    assert keys["raid_level"]["enum"] == list(values.FEWEST_MEMBERS)
+    assert keys["fs_type"]["enum"] == [*values.FS_TYPES, values.NO_FILESYSTEM]
+    assert keys["members"]["maximum"] == values.MOST_MEMBERS
+    assert keys["owner"]["maximum"] == values.LARGEST_ID
+
+
+def test_found_in_a_checkout() -> None:
+    path = schemafiles.path(schemafiles.SECTION)
+    assert path.endswith("/schema/cloud-config-kraken.json")
+
+
+def test_found_when_installed(tmp_path: Any) -> None:
+    package = tmp_path / "cc_kraken"
+    here = os.path.dirname(schemafiles.__file__)
+    shutil.copytree(here, package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        os.path.dirname(schemafiles.path(schemafiles.SECTION)), package / "schemas"
+    )
+    script = (
+        "import cc_kraken; from cc_kraken import schemafiles as s; "
+        "print(s.path(s.STATUS)); s.load(s.STATUS); "
+        "assert not hasattr(cc_kraken, 'schema')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout.strip() == str(package / "schemas" / "status.json")
+
+
+def test_a_missing_file_is_a_sentence() -> None:
+    with pytest.raises(schemafiles.KrakenError, match="the schema file no.json"):
+        schemafiles.path("no.json")
+
+
+# ------------------------------------------------- our interpreter of schemas
+
+NAMES = st.sampled_from(["data", "log", "vol-0a", "vol-data", "a b", "", "x" * 65])
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 200)
+    | st.sampled_from([2**32, 2**53, 3600, 10**30])
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(
+        ["ext4", "none", "full", "/data", "0750", "99", "vol-0123abcd", "us-east-1"]
+        + ["https://x", "KRKN-IN", "aws:x", "data\n", "x" * 300, "0123456789abcdef"]
+    )
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def right(schema: Any) -> st.SearchStrategy:
+    """Values that the schema allows, most of the time."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    names = schema["type"]
+    kinds = [names] if isinstance(names, str) else names
+    return st.one_of([RIGHT[kind](schema) for kind in kinds])
+
+
+def right_string(schema: Any) -> st.SearchStrategy:
+    if "pattern" in schema:
+        return st.from_regex(schema["pattern"])
+    return st.text(min_size=schema.get("minLength", 0), max_size=9)
+
+
+def right_object(schema: Any) -> st.SearchStrategy:
+    # One value in eight is anything; sometimes there is an odd key.
+    known = {
+        key: st.integers(0, 7).flatmap(
+            lambda dice, one=one: right(one) if dice else VALUES  # type: ignore[misc]
+        )
+        for key, one in schema.get("properties", {}).items()
+    }
+    parts = [st.fixed_dictionaries({}, optional=known)]
+    for pattern, one in schema.get("patternProperties", {}).items():
+        names = st.from_regex(pattern, fullmatch=True) | NAMES
+        parts.append(st.dictionaries(names, right(one), max_size=2))
+    odd = st.dictionaries(st.text(max_size=6), VALUES, min_size=1, max_size=1)
+    parts.append(st.integers(0, 15).flatmap(lambda dice: st.just({}) if dice else odd))
+    return st.tuples(*parts).map(
+        lambda parts: {key: one for part in parts for key, one in part.items()}
+    )
+
+
+RIGHT: Dict[str, Callable[[Any], st.SearchStrategy]] = {
+    "null": lambda _: st.none(),
+    "boolean": lambda _: st.booleans(),
+    "integer": lambda one: st.integers(one["minimum"], one["maximum"]),
+    "string": right_string,
+    "array": lambda one: st.lists(right(one["items"]), max_size=3),
+    "object": right_object,
+}
+
+
+def sections() -> st.SearchStrategy:
+    return right(schemafiles.load(schemafiles.SECTION)["properties"]["kraken"])
+
+
+@given(sections() | VALUES)
+@settings(max_examples=400, deadline=None)
+@example({"volumes": {"data": {"raid_level": True}}})
+@example({"volumes": {"data": {"raid_level": 1.0}}})
+@example({"wait": float("nan")})
+@example({"volumes": {"data\n": None}})
+@example({"volumes": {"data": {"mkfs_options": ["-m", 0]}}})
+def test_agrees_with_jsonschema(value: Any) -> None:
+    document = schemafiles.load(schemafiles.SECTION)
+    ours = structure.mistakes({"kraken": value}, document)
+    theirs = list(jsonschema.Draft4Validator(document).iter_errors({"kraken": value}))
+    assert bool(ours) == bool(theirs), (ours, theirs)
+    # And the same places, an unknown key being theirs one level higher.
+    ours_at = {
+        one.path.rpartition(".")[0] if one.kind == "unknown-key" else one.path
+        for one in ours
+    }
+    theirs_at = {dotted(error.absolute_path) for error in theirs}
+    if all("'" not in place for place in ours_at | theirs_at):
+        assert {place.split("[")[0] for place in ours_at} == {
+            place.split("[")[0] for place in theirs_at
+        }
+
+
+def dotted(path: Any) -> str:
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            text += f".{structure._key(step)}" if text else structure._key(step)
+    return text
+
+
+@pytest.mark.parametrize("keyword", ["required", "anyOf", "format", "uniqueItems"])
+def test_a_keyword_that_is_not_interpreted_is_an_error(keyword: str) -> None:
+    with pytest.raises(ValueError, match=keyword):
+        structure.mistakes({}, {"type": "object", keyword: []})
+
+
+@pytest.mark.parametrize(("value", "fits"), [(1, True), (True, False), (0, False)])
+def test_true_is_no_number(value: Any, fits: bool) -> None:
+    for schema in ({"enum": [1, 5]}, {"type": "integer", "minimum": 1}):
+        assert (structure.mistakes(value, schema) == []) is fits
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "nothing (null)"),
+        (True, "the boolean true"),
+        (42, "the number 42"),
+        pytest.param(1 << 100000, "the number of thousands of digits", id="huge"),
+        ("x", "the string 'x'"),
+        ({}, "an empty mapping"),
+        ({"a": 1, "b c": 2}, "a mapping with the keys a, 'b c'"),
+        ([1, 2], "a list of 2"),
+        (b"x", "a bytes (b'x')"),
+    ],
+)
+def test_describe(value: Any, text: str) -> None:
+    assert structure.describe(value) == text
+
+
+# ------------------------------------------------------------- status.json
+
+
+def status(**changes: Any) -> dict:
+    done = {
+        "version": 1,
+        "instance": {"id": "i-1", "region": "us-east-1", "zone": "us-east-1a"},
+        "node": {"prefix": "kafka", "node_id": "0"},
+        "stage": "network",
+        "state": "failed",
+        "dry_run": False,
+        "started": "2024-05-01T10:00:00Z",
+        "updated": "2024-05-01T10:00:01.250Z",
+        "finished": None,
+        "waiting_for": None,
+        "sets": {
+            "data": {
+                "state": "failed",
+                "required": True,
+                "reason": None,
+                "error": {
+                    "kind": "members-missing",
+                    "message": "m",
+                    "found": "f",
+                    "expected": "e",
+                    "remedy": "r",
+                },
+                "volumes": [{"id": "vol-1", "device": None, "state": "available"}],
+                "array": None,
+                "filesystem": None,
+                "mount_path": None,
+                "owner": None,
+                "done": [],
+                "plan": ["attach vol-1"],
+                "outcomes": [],
+                "warnings": [],
+            }
+        },
+        "phases": [{"name": "attach", "seconds": 1.5}],
+        "calls": {"DescribeVolumes": 1},
+        "processes": 3,
+        "warnings": [],
+        "errors": [],
+        "earlier": [],
+    }
+    done.update(changes)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("changes", "right"),
+    [
+        ({}, True),
+        ({"node": None, "instance": None, "state": "off"}, True),
+        ({"finished": "2024-05-01T10:00:00+00:00"}, True),
+        ({"finished": "2024-05-01 10:00"}, False),
+        ({"state": "ok"}, False),
+        ({"version": 2}, False),
+        ({"sets": {"data": {"state": "mounted"}}}, False),
+        ({"phases": [{"name": "attach", "seconds": -1}]}, False),
+        ({"more": 1}, False),
+    ],
+)
+def test_status(changes: dict, right: bool) -> None:
+    validator = jsonschema.Draft4Validator(schemafiles.load(schemafiles.STATUS))
+    assert validator.is_valid(json.loads(json.dumps(status(**changes)))) is right

@@ -1,0 +1,378 @@
+"""The module as cloud-init calls it: what leaves it, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cc_kraken import handle, host, layout, report, run, stage
+from cc_kraken.model import Identity, KrakenError, Trouble
+from cc_kraken.paths import Paths
+from cc_kraken.report import Report
+from tests.unit.tree import Tree
+
+VOLUME = "vol-00000000000000001"
+ME = "i-00000000000000001"
+ON: dict[str, Any] = {"kraken": {"boot_wait": 1, "ec2": {"region": "us-east-1"}}}
+BOTH = {**ON, "cloud_final_modules": [["kraken", "always"]]}
+WRONG = {"kraken": {"volumez": {}}}
+SOURCE = SimpleNamespace(
+    cloud_name="aws",
+    metadata={"instance-id": ME, "placement": {"availability-zone": "us-east-1a"}},
+    identity={},
+    region="us-east-1",
+)
+
+
+def cloud(reporter: str = "init-network/config-kraken", source: Any = SOURCE) -> Any:
+    return SimpleNamespace(
+        datasource=source, reporter=SimpleNamespace(fullname=reporter)
+    )
+
+
+FINAL = cloud("modules-final/config-kraken")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
+    made = Tree(tmp_path)
+    paths = replace(made.paths, instance=str(tmp_path / "instance"))
+    made.paths = paths
+    monkeypatch.setattr(stage, "Paths", lambda: paths)
+    monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
+    monkeypatch.setattr(stage, "JOIN_EVERY", 0.01)
+    monkeypatch.setattr(stage, "ALIVE_EVERY", 0.05)
+    monkeypatch.setattr(stage, "MOUNT_GRACE", 0.2)
+    return made
+
+
+def told(tree: Tree) -> dict[str, Any]:
+    found = report.read(tree.paths)
+    assert found is not None
+    return found
+
+
+def write(tree: Tree, name: str, state: str, **sets: str) -> None:
+    """A status as a run of this stage would leave it."""
+    made = Report(tree.paths, name)
+    for key, value in sets.items():
+        made.set(key)["state"] = value
+    made.status["calls"] = {"DescribeVolumes": 1} if sets else {}
+    made.status["state"] = state
+    made.write()
+
+
+# ----------------------------------------------------------------- silence
+
+
+@pytest.mark.parametrize(
+    ("cfg", "given"),
+    [
+        ({}, cloud()),
+        ({}, FINAL),
+        (ON, cloud(source=SimpleNamespace(cloud_name="azure"))),
+        ({"kraken": {"enabled": False}}, FINAL),
+    ],
+)
+def test_silence(tree: Tree, cfg: dict[str, Any], given: Any) -> None:
+    handle("kraken", cfg, given, None, [])
+    assert not os.path.exists(tree.paths.status)
+
+
+def test_switched_off(tree: Tree) -> None:
+    cfg = {"kraken": {"enabled": False}}
+    handle("kraken", cfg, cloud(), None, [])
+    assert told(tree)["state"] == "off"
+    handle("kraken", cfg, FINAL, None, [])
+
+
+def test_every_calling_convention(tree: Tree) -> None:
+    handle("kraken", {}, cloud(), None, [])
+    handle("kraken", {}, cloud(), [])
+    handle(name="kraken", cfg={}, cloud=cloud(), args=[])
+    with pytest.raises(RuntimeError):
+        handle()
+
+
+# -------------------------------------------------------------- what is wrong
+
+
+def test_a_wrong_section_is_one_error_in_the_last_entry(tree: Tree) -> None:
+    with pytest.raises(RuntimeError, match="volumez"):
+        handle("kraken", WRONG, cloud(), None, [])
+    assert told(tree)["state"] == "failed"
+    listed = {**WRONG, "cloud_final_modules": ["kraken"]}
+    handle("kraken", listed, cloud(), None, [])
+    with pytest.raises(RuntimeError, match="volumez"):
+        handle("kraken", listed, FINAL, None, [])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit(1),
+        KeyboardInterrupt(),
+        ValueError("odd"),
+        MemoryError(),
+        KrakenError(Trouble("kind", "found this", "that", "Do so.")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_happens_is_one_runtime_error_and_leaves_nothing_behind(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def harm(*_: object, **__: object) -> None:
+        os.umask(0o777)
+        os.chdir("/")
+        os.environ["LEFT"] = "behind"
+        del os.environ["PATH"]
+        socket.setdefaulttimeout(3)
+        raise error
+
+    monkeypatch.setattr(run.Run, "go", harm)
+    umask = os.umask(0o027)
+    environment, where = dict(os.environ), os.getcwd()
+    threads = threading.active_count()
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            handle("kraken", ON, cloud(), None, [])
+        assert type(caught.value) is RuntimeError
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(umask)
+    assert dict(os.environ) == environment and os.getcwd() == where
+    assert socket.getdefaulttimeout() is None
+    assert threading.active_count() == threads
+    if isinstance(error, KrakenError):
+        assert "found this" in str(caught.value)
+    assert told(tree)["state"] == "failed"
+
+
+def test_no_region_and_no_credentials_are_sentences(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        if name != "AWS_EC2_METADATA_DISABLED":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    with pytest.raises(RuntimeError, match="credentials"):
+        handle("kraken", ON, cloud(), None, [])
+
+
+# ------------------------------------------------------------- the fast way
+
+
+def reboot(tree: Tree) -> Identity:
+    """A machine that has rebooted: everything is where it was."""
+    tree.disk(1, VOLUME.replace("-", ""))
+    tree.mount("/data", tree.number("nvme1n1"), "ext4", "/dev/nvme1n1")
+    identity = host.identity(SOURCE)
+    section = stage.configuration.load(ON, tree.paths)
+    assert section is not None
+    saved = {
+        "version": 1,
+        "instance_id": ME,
+        "digest": layout.digest(section, identity),
+        "node": {"prefix": "kafka", "node_id": "0"},
+        "sets": {
+            "data": {
+                "mount_path": "/data",
+                "volumes": [VOLUME],
+                "required": True,
+                "filesystem": {"type": "ext4", "uuid": "u", "label": ""},
+                "array": None,
+            }
+        },
+    }
+    tree.write("state/layout.json", json.dumps(saved))
+    return identity
+
+
+FAST = """
+import sys
+from types import SimpleNamespace
+
+sys.path.insert(0, {root!r})
+from cc_kraken import handle, stage
+from cc_kraken.paths import Paths
+
+paths = Paths(**{paths!r})
+stage.Paths = lambda: paths
+stage.SYSTEMD = "/nonexistent"
+cloud = SimpleNamespace(
+    datasource=SimpleNamespace(**{source!r}),
+    reporter=SimpleNamespace(fullname="init-network/config-kraken"),
+)
+handle("kraken", {cfg!r}, cloud, None, [])
+heavy = {{"boto3", "botocore", "cc_kraken.run", "cc_kraken.ec2"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_reboot_with_everything_in_place_imports_no_boto3(tree: Tree) -> None:
+    reboot(tree)
+    program = FAST.format(
+        root=str(Path(__file__).parents[2]),
+        paths=vars(tree.paths),
+        source=vars(SOURCE),
+        cfg=ON,
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    found = told(tree)
+    assert (found["state"], found["stage"]) == ("done", "network")
+    assert found["sets"]["data"]["state"] == "mounted" and found["calls"] == {}
+
+
+def test_the_fast_way_is_not_taken_when_something_is_missing(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reboot(tree)
+    (tree.base / "proc/self/mountinfo").write_text(
+        "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n"
+    )
+    asked: list[str] = []
+
+    def go(self: run.Run) -> str:
+        asked.append(self.report.status["stage"])
+        self.report.finish("done")
+        return "done"
+
+    monkeypatch.setattr(run.Run, "go", go)
+    handle("kraken", ON, cloud(), None, [])
+    assert asked == ["network"]
+
+
+# ------------------------------------------------------------------ joining
+
+FINISHED: list[tuple[str, str, dict[str, str], bool]] = [
+    ("network", "done", {"a": "mounted"}, False),
+    ("network", "pending", {"a": "pending"}, False),
+    ("background", "running", {}, False),
+    ("background", "running", {"a": "mounted", "b": "pending"}, False),
+    ("background", "running", {"a": "mounted", "b": "failed"}, True),
+    ("background", "done", {"a": "mounted"}, True),
+    ("background", "failed", {}, True),
+    ("apply", "done", {"a": "mounted"}, True),
+]
+
+
+@pytest.mark.parametrize(("name", "state", "sets", "expected"), FINISHED)
+def test_when_the_background_knows(
+    tree: Tree, name: str, state: str, sets: dict[str, str], expected: bool
+) -> None:
+    write(tree, name, state, **sets)
+    assert stage.finished(told(tree)) is expected
+
+
+def test_what_an_earlier_run_found_is_no_look_of_the_background(tree: Tree) -> None:
+    write(tree, "network", "done", a="mounted")
+    Report(tree.paths, "background", earlier=told(tree)).write()
+    assert told(tree)["sets"]["a"]["state"] == "mounted"
+    assert not stage.finished(told(tree))
+
+
+def test_joining_ends_when_nobody_is_at_work(tree: Tree) -> None:
+    write(tree, "network", "pending", data="pending")
+    status = stage.join(tree.paths, 60)
+    assert status["errors"][0]["kind"] == "background-ended"
+    with pytest.raises(RuntimeError, match="cc-kraken.service"):
+        handle("kraken", BOTH, FINAL, None, [])
+
+
+def at_work(tree: Tree, then: Callable[[], None]) -> threading.Thread:
+    """A run that holds the lock for a while, and leaves something."""
+    begun = threading.Event()
+
+    def work() -> None:
+        with run.lock(tree.paths, 5):
+            begun.set()
+            threading.Event().wait(0.4)
+            then()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(5)
+    return thread
+
+
+def test_joining_a_run_that_is_at_work(tree: Tree) -> None:
+    write(tree, "network", "pending", data="pending")
+    thread = at_work(tree, lambda: write(tree, "background", "done", data="mounted"))
+    assert stage.at_work(tree.paths)
+    handle("kraken", BOTH, FINAL, None, [])
+    thread.join()
+    assert not stage.at_work(tree.paths)
+
+
+def test_joining_has_an_end(tree: Tree) -> None:
+    write(tree, "background", "running", data="pending")
+    thread = at_work(tree, lambda: None)
+    status = stage.join(tree.paths, 0.1)
+    thread.join()
+    assert "data is not up yet" in str(stage.failures(status, pending=True))
+
+
+def test_listed_in_the_final_stage_only(tree: Tree) -> None:
+    with pytest.raises(RuntimeError, match="cc-kraken enable"):
+        handle("kraken", BOTH, FINAL, None, [])
+
+
+# ----------------------------------------------------------------- failures
+
+
+def status(tree: Tree, state: str, **sets: dict[str, Any]) -> dict[str, Any]:
+    made = Report(tree.paths, "apply")
+    for name, changes in sets.items():
+        made.set(name).update(changes)
+    made.status["state"] = state
+    return made.status
+
+
+def test_failures(tree: Tree) -> None:
+    up = {"state": "mounted"}
+    failed = {"state": "failed", "error": {"message": "refused"}}
+    waiting = {"state": "pending", "reason": "for a volume"}
+    text = stage.failures
+    assert text(status(tree, "done", a=up), pending=True) is None
+    assert text(status(tree, "failed", a=failed), pending=False) == "a: refused"
+    soft = {**failed, "required": False}
+    assert text(status(tree, "done", a=up, b=soft), pending=True) is None
+    later = status(tree, "pending", a=up, b=waiting)
+    assert text(later, pending=False) is None
+    assert text(later, pending=True) == "b is not up yet: for a volume"
+    assert "not finished" in str(text(status(tree, "pending"), pending=True))
+    assert text(status(tree, "failed"), pending=False) == "the run failed"
+
+
+def test_two_runs_at_once(tree: Tree) -> None:
+    thread = at_work(tree, lambda: None)
+    with pytest.raises(KrakenError) as caught, run.lock(tree.paths, 0):
+        raise AssertionError("both have the lock")
+    assert caught.value.trouble.kind == "run-locked"
+    with run.lock(tree.paths, 5):
+        thread.join()
+
+
+def test_paths_are_the_machine_s_own() -> None:
+    assert Paths().status == "/run/cc-kraken/status.json"
+
+
+def test_a_plan_that_brings_nothing_up_is_no_failure(tmp_path: Path) -> None:
+    told = report.Report(Paths(run=str(tmp_path)), "apply", dry_run=True)
+    told.set("data")["state"] = "planned"
+    told.finish(report.DONE)
+    assert stage.failures(told.status, pending=True) is None
+    told.status["dry_run"] = False
+    assert stage.failures(told.status, pending=True) is not None

@@ -1,0 +1,408 @@
+"""Parsers of superblocks, against the tools that make and read them."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Callable, Optional, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken import superblock
+from cc_kraken.superblock import Found
+from tests import crafted
+
+MIB = 1 << 20
+SIZE = 512 * MIB
+UUID = "6a1f0b9c-9e4d-4b52-8f5e-0123456789ab"
+
+
+def test_crc32c_check_value() -> None:
+    """The check value of CRC-32C (RFC 3720, appendix B.4)."""
+    assert superblock.crc32c(b"123456789") ^ 0xFFFFFFFF == 0xE3069283
+
+
+# ------------------------------------------------------------------------ md
+
+
+@pytest.mark.parametrize("minor", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("level", "disks", "number", "roles", "layout"),
+    [
+        (0, 3, 1, (0, 1, 2), 0),
+        (1, 2, 0, (0, 1), 0),
+        (1, 2, 1, (0xFFFE, 1), 0),
+        (5, 3, 2, (0, 1, 0xFFFF, 2), 2),
+        (6, 4, 3, (0, 1, 2, 3), 2),
+        (10, 4, 0, (0, 1, 2, 3), 0x102),
+    ],
+)
+def test_md_as_mdadm_reads_it(
+    tmp_path: Path,
+    minor: int,
+    level: int,
+    disks: int,
+    number: int,
+    roles: tuple[int, ...],
+    layout: int,
+) -> None:
+    at, block = crafted.md1(
+        SIZE,
+        minor=minor,
+        level=level,
+        disks=disks,
+        number=number,
+        roles=roles,
+        layout=layout,
+        events=4711,
+    )
+    told = _examine(tmp_path, at, block)
+    found = _only(superblock.scan(_reader({at: block}), SIZE))
+    assert found.flaw == ""
+    assert found.offset == at
+    parsed = found.superblock
+    assert parsed is not None
+    assert parsed.minor == minor
+    assert told["Version"] == f"1.{minor}"
+    assert told["Checksum"].endswith("correct")
+    assert uuid.UUID(told["Array UUID"].replace(":", "")) == uuid.UUID(parsed.uuid)
+    assert uuid.UUID(told["Device UUID"].replace(":", "")) == uuid.UUID(
+        parsed.device_uuid
+    )
+    assert told["Name"] == parsed.name
+    assert told["Raid Level"] == f"raid{parsed.level}"
+    assert int(told["Raid Devices"]) == parsed.raid_disks
+    assert int(told["Events"]) == parsed.events == 4711
+    if minor:
+        assert _sectors(told["Data Offset"]) == parsed.data_offset
+    assert _sectors(told["Avail Dev Size"]) == parsed.data_size
+    if level:
+        # mdadm does not tell it for RAID 0
+        assert int(told["Array Size"].split()[0]) * 1024 == parsed.array_size
+    else:
+        assert parsed.array_size == parsed.data_size * disks
+    if "Chunk Size" in told:
+        assert told["Chunk Size"] == f"{parsed.chunk // 1024}K"
+    role = told["Device Role"]
+    if role == "spare":
+        assert parsed.role == 0xFFFF
+    else:
+        assert role == f"Active device {parsed.role}"
+    expected = "".join("A" if slot in parsed.roles else "." for slot in range(disks))
+    assert told["Array State"].split()[0] == expected
+
+
+def test_a_device_beyond_the_table_of_roles_has_none() -> None:
+    at, block = crafted.md1(SIZE, number=3, max_dev=2)
+    found = _only(superblock.scan(_reader({at: block}), SIZE))
+    assert found.superblock is not None
+    assert found.superblock.role is None
+
+
+def test_a_wrong_checksum_is_one_for_mdadm_too(tmp_path: Path) -> None:
+    at, block = crafted.md1(SIZE, wrong=True)
+    assert "expected" in _examine(tmp_path, at, block)["Checksum"]
+    found = _only(superblock.scan(_reader({at: block}), SIZE))
+    assert "wrong checksum" in found.flaw
+    assert found.superblock is None
+
+
+@given(st.integers(0, 511), st.integers(1, 255))
+def test_every_byte_counts(where: int, change: int) -> None:
+    """A flipped byte is a flaw, another array it is never."""
+    at, block = crafted.md1(SIZE)
+    broken = bytearray(block)
+    broken[where] ^= change
+    found = superblock.md1(bytes(broken), at, SIZE)
+    assert found is None or found.flaw
+
+
+def test_md_at_another_place_than_it_says() -> None:
+    _, block = crafted.md1(SIZE, minor=2)
+    found = superblock.md1(block, 0, SIZE)
+    assert found is not None
+    assert "belongs at 4096" in found.flaw
+
+
+def test_md_larger_than_its_device() -> None:
+    at, block = crafted.md1(SIZE)
+    found = superblock.md1(block, at, SIZE - 4096)
+    assert found is not None
+    assert "beyond the end" in found.flaw
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_md_090(order: str) -> None:
+    at, block = crafted.md090(SIZE)
+    words = struct.unpack("<1024I", block)
+    found = _only(
+        superblock.scan(_reader({at: struct.pack(f"{order}1024I", *words)}), SIZE)
+    )
+    assert (found.type, found.flaw, found.superblock) == ("linux_raid_member", "", None)
+    assert found.uuid == "11111111-2222-2222-3333-333344444444"
+
+
+def test_md_090_as_mdadm_reads_it(tmp_path: Path) -> None:
+    at, block = crafted.md090(SIZE)
+    told = _examine(tmp_path, at, block)
+    assert told["Version"] == "0.90.00"
+    assert told["Checksum"].endswith("correct")
+
+
+def test_md_090_with_a_wrong_checksum() -> None:
+    at, block = crafted.md090(SIZE, wrong=True)
+    assert "wrong checksum" in _only(superblock.scan(_reader({at: block}), SIZE)).flaw
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE + 512, SIZE + 4096 + 512, 100 * 1000**3])
+def test_places_at_the_end_are_those_of_mdadm(tmp_path: Path, size: int) -> None:
+    size = size // 512 * 512
+    for at, block in (crafted.md1(size, minor=0), crafted.md090(size)):
+        assert _examine(tmp_path, at, block, size)["Checksum"].endswith("correct")
+
+
+# --------------------------------------------------------------- filesystems
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        (["mkfs.ext4", "-q", "-U", UUID, "-L", "my label"], "ext4"),
+        (["mkfs.ext4", "-q", "-b", "1024", "-U", UUID, "-L", "my label"], "ext4"),
+        (["mkfs.ext4", "-q", "-O", "^metadata_csum", "-U", UUID, "-L", "l"], "ext4"),
+        (["mkfs.ext4", "-q", "-O", "^has_journal", "-U", UUID, "-L", "l"], "ext4"),
+        (["mkfs.ext3", "-q", "-U", UUID, "-L", "my label"], "ext3"),
+        (["mkfs.ext2", "-q", "-U", UUID, "-L", "my label"], "ext2"),
+        (["mke2fs", "-q", "-O", "journal_dev", "-U", UUID, "-L", "l"], "jbd"),
+        (["mkfs.xfs", "-q", "-m", f"uuid={UUID}", "-L", "my label"], "xfs"),
+        (["mkfs.xfs", "-q", "-m", f"crc=0,uuid={UUID}", "-L", "my label"], "xfs"),
+        (["mkfs.xfs", "-q", "-s", "size=4096", "-m", f"uuid={UUID}", "-L", "l"], "xfs"),
+        (["mkfs.btrfs", "-q", "-U", UUID, "-L", "my label"], "btrfs"),
+        (["mkfs.btrfs", "-q", "--csum", "xxhash", "-U", UUID, "-L", "l"], "btrfs"),
+        (["mkfs.btrfs", "-q", "--csum", "sha256", "-U", UUID, "-L", "l"], "btrfs"),
+        (["mkfs.btrfs", "-q", "--csum", "blake2", "-U", UUID, "-L", "l"], "btrfs"),
+    ],
+)
+def test_filesystems_as_blkid_reads_them(
+    tmp_path: Path, command: Sequence[str], kind: str
+) -> None:
+    image = _made(tmp_path, command)
+    said = _blkid(image)
+    found = _only(superblock.scan(_file_reader(image), SIZE))
+    assert found.flaw == ""
+    assert (found.type, found.uuid) == (kind, UUID)
+    assert (said["TYPE"], said["LABEL"]) == (kind, found.label.replace(" ", "\\ "))
+    assert said.get("UUID", said.get("LOGUUID")) == UUID
+    assert 0 < found.size <= SIZE
+
+
+@pytest.mark.parametrize(
+    ("command", "start", "length"),
+    [
+        (["mkfs.ext4", "-q"], 1024, 1024),
+        (["mkfs.xfs", "-q"], 0, 512),
+        (["mkfs.btrfs", "-q"], 65536, 4096),
+        (["mkfs.btrfs", "-q", "--csum", "sha256"], 65536, 4096),
+    ],
+)
+def test_a_flipped_byte_of_a_filesystem_is_a_flaw(
+    tmp_path: Path, command: Sequence[str], start: int, length: int
+) -> None:
+    image = _made(tmp_path, command)
+    head = bytearray(image.read_bytes()[: superblock.HEAD])
+    (whole,) = superblock.filesystems(bytes(head), SIZE)
+    assert whole.flaw == ""
+    for where in range(start, start + length, 7):
+        head[where] ^= 0x40
+        for found in superblock.filesystems(bytes(head), SIZE):
+            # the checksum field of btrfs has room for longer sums than its own
+            assert found.flaw or (found.type == "btrfs" and where < start + 32)
+        head[where] ^= 0x40
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_a_filesystem_larger_than_its_device(tmp_path: Path, kind: str) -> None:
+    head = _made(tmp_path, [f"mkfs.{kind}", "-q"]).read_bytes()[: superblock.HEAD]
+    (found,) = superblock.filesystems(head, SIZE // 2)
+    assert "beyond the end" in found.flaw
+    (found,) = superblock.filesystems(head, SIZE)
+    assert found.flaw == ""
+
+
+def test_an_ext4_of_more_than_16_tib(tmp_path: Path) -> None:
+    """The upper half of the count of blocks."""
+    head = bytearray(_made(tmp_path, ["mkfs.ext4", "-q"]).read_bytes()[:4096])
+    struct.pack_into("<I", head, 1024 + 0x150, 1)
+    checksum = superblock.crc32c(bytes(head[1024:2044]))
+    struct.pack_into("<I", head, 2044, checksum)
+    found = superblock.ext(bytes(head[1024:2048]), 1 << 50)
+    assert found is not None
+    assert found.flaw == ""
+    assert found.size == (1 << 32) * found.block + SIZE
+
+
+def test_half_made_xfs(tmp_path: Path) -> None:
+    head = bytearray(_made(tmp_path, ["mkfs.xfs", "-q"]).read_bytes()[:4096])
+    head[126] = 1
+    found = superblock.xfs(bytes(head), SIZE)
+    assert found is not None
+    assert "half made" in found.flaw
+
+
+def test_btrfs_over_two_devices(tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    with second.open("wb") as file:
+        file.truncate(SIZE)
+    image = _made(tmp_path, ["mkfs.btrfs", "-q", str(second)])
+    for one in (image, second):
+        found = _only(superblock.scan(_file_reader(one), SIZE))
+        assert "2 devices" in found.flaw
+
+
+# ------------------------------------------------------------- hostile input
+
+PARSERS = [
+    superblock.ext,
+    superblock.xfs,
+    superblock.btrfs,
+    lambda data, size: superblock.md1(data, 4096, size),
+    lambda data, size: superblock.md1(data, 0, size),
+    lambda data, size: superblock.md090(data, 65536, size),
+]
+Parser = Callable[[bytes, int], Optional[Found]]
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(data=st.binary(max_size=5000), size=st.integers(0, 1 << 70))
+def test_junk_never_raises(parse: Parser, data: bytes, size: int) -> None:
+    found = parse(data, size)
+    assert found is None or isinstance(found, Found)
+
+
+def _whole(parse: Parser) -> bytes:
+    """The magic of each, where the parser looks for it."""
+    data = bytearray(4096)
+    index = PARSERS.index(parse)
+    if index == 0:
+        data[56:58] = b"\x53\xef"
+    elif index == 1:
+        data[:4] = b"XFSB"
+    elif index == 2:
+        data[64:72] = b"_BHRfS_M"
+    elif index == 5:
+        struct.pack_into("<III", data, 0, 0xA92B4EFC, 0, 90)
+    else:
+        struct.pack_into("<II", data, 0, 0xA92B4EFC, 1)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(8, 4090), st.binary(min_size=1, max_size=8)), max_size=30
+    ),
+    cut=st.integers(0, 4096),
+    size=st.integers(0, 1 << 70),
+)
+def test_junk_behind_a_magic_never_raises(
+    parse: Parser, changes: list[tuple[int, bytes]], cut: int, size: int
+) -> None:
+    data = bytearray(_whole(parse))
+    for where, what in changes:
+        data[where : where + len(what)] = what
+    for one in (bytes(data), bytes(data[:cut])):
+        found = parse(one, size)
+        assert found is None or isinstance(found, Found)
+
+
+@given(st.integers(0, 1 << 44), st.binary(max_size=64))
+def test_scan_never_reads_outside(size: int, junk: bytes) -> None:
+    def read(offset: int, length: int) -> bytes:
+        assert 0 <= offset
+        assert length >= 0
+        return (junk * (length // max(1, len(junk)) + 1))[: min(length, size - offset)]
+
+    superblock.scan(read, size)
+
+
+# -------------------------------------------------------------------- helpers
+
+
+def _only(found: Sequence[Found]) -> Found:
+    assert len(found) == 1, found
+    return found[0]
+
+
+def _reader(parts: dict[int, bytes]) -> superblock.Read:
+    """Zeros, but for ``parts``."""
+
+    def read(offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        for at, part in parts.items():
+            low, high = max(at, offset), min(at + len(part), offset + length)
+            if low < high:
+                data[low - offset : high - offset] = part[low - at : high - at]
+        return bytes(data)
+
+    return read
+
+
+def _file_reader(image: Path) -> superblock.Read:
+    def read(offset: int, length: int) -> bytes:
+        with image.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    return read
+
+
+def _made(folder: Path, command: Sequence[str]) -> Path:
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(SIZE)
+    program, *options = command
+    _run([program, *options, str(image)])
+    return image
+
+
+def _examine(folder: Path, at: int, block: bytes, size: int = SIZE) -> dict[str, str]:
+    image = folder / "member"
+    with image.open("wb") as file:
+        file.truncate(size)
+        file.seek(at)
+        file.write(block)
+    text = _run(["mdadm", "--examine", str(image)])
+    return {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(" : ") for line in text.splitlines())
+    }
+
+
+def _blkid(image: Path) -> dict[str, str]:
+    text = _run(["blkid", "-p", "-o", "export", str(image)])
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+def _sectors(text: str) -> int:
+    match = re.match(r"(\d+) sectors", text)
+    assert match is not None
+    return int(match[1]) * 512
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

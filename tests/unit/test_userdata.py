@@ -1,0 +1,150 @@
+"""User-data in all its forms, checked before anybody boots it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cc_kraken import userdata
+from cc_kraken.cli import main
+from cc_kraken.model import KrakenError
+
+RIGHT = """\
+#cloud-config
+packages: [mdadm]
+kraken:
+  prefix: kafka
+  volumes:
+    data:
+      mount_path: /data
+"""
+WRONG = RIGHT.replace("mount_path", "mount_pth")
+
+
+def mime(*parts: tuple[str, str]) -> bytes:
+    message = MIMEMultipart()
+    for kind, text in parts:
+        part = MIMEText(text, kind, "us-ascii")
+        part.add_header("Content-Disposition", "attachment", filename=f"{kind}.txt")
+        message.attach(part)
+    return message.as_bytes()
+
+
+def findings(data: bytes) -> list[str]:
+    found, _ = userdata.check(userdata.read(data, "ud"))
+    return [str(one) for one in found]
+
+
+def sections(data: bytes) -> int:
+    return userdata.check(userdata.read(data, "ud"))[1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        RIGHT.encode(),
+        gzip.compress(RIGHT.encode()),
+        b"kraken: {}\n",
+        b"#cloud-config\nkraken:\n",
+        mime(("cloud-config", RIGHT), ("x-shellscript", "#!/bin/sh\n")),
+        b"\xef\xbb\xbf" + RIGHT.encode(),
+    ],
+)
+def test_what_is_right(data: bytes) -> None:
+    assert (findings(data), sections(data)) == ([], 1)
+
+
+def test_a_mistake_has_its_file_and_line() -> None:
+    (found,) = findings(WRONG.encode())
+    assert found.startswith("ud:7: kraken.volumes.data.mount_pth is an unknown key")
+    assert "Did you mean mount_path?" in found
+
+
+def test_every_mistake_is_told() -> None:
+    text = WRONG.replace("prefix: kafka", "boot_wait: soon")
+    lines = sorted(int(one.split(":")[1]) for one in findings(text.encode()))
+    assert lines == [4, 7]
+
+
+def test_a_mistake_in_a_mime_part_has_the_line_of_the_whole_file() -> None:
+    data = mime(("x-shellscript", "#!/bin/sh\n"), ("cloud-config", WRONG))
+    (found,) = findings(data)
+    line = int(found.split(":")[1])
+    assert "mount_pth" in data.decode().splitlines()[line - 1]
+    assert "cloud-config.txt" in found
+
+
+def test_an_encoded_part_is_checked_too() -> None:
+    data = mime(("cloud-config", "PLACE")).decode()
+    body = base64.b64encode(WRONG.encode()).decode()
+    data = data.replace(
+        "Content-Transfer-Encoding: 7bit", "Content-Transfer-Encoding: base64"
+    )
+    (found,) = findings(data.replace("PLACE", body).encode())
+    assert "mount_pth" in found
+
+
+JINJA = """\
+## template: jinja
+#cloud-config
+{% if v1.region == 'us-east-1' %}
+kraken:
+  prefix: {{ v1.region }}-kafka
+  boot_wait: {{ ds.meta_data.wait }}
+  volumes:
+    data:
+      mount_pth: /x
+{% endif %}
+"""
+
+
+def test_what_a_template_fills_in_is_not_judged() -> None:
+    (found,) = findings(JINJA.encode())
+    assert found.startswith("ud:9: kraken.volumes.data.mount_pth")
+    assert findings(JINJA.replace("mount_pth", "mount_path").encode()) == []
+
+
+def test_broken_yaml_is_a_finding_with_its_line() -> None:
+    (found,) = findings(b"#cloud-config\nkraken:\n  a: [\n")
+    assert found.startswith("ud:4: not valid YAML")
+
+
+@pytest.mark.parametrize("data", [b"#!/bin/sh\necho\n", b"\xff\xfe", b"\x1f\x8bjunk"])
+def test_what_is_no_user_data_of_ours_is_said(data: bytes) -> None:
+    with pytest.raises(KrakenError, match="cloud-config"):
+        userdata.read(data, "ud")
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_end_in_findings_or_a_sentence(data: bytes) -> None:
+    try:
+        findings(data)
+        findings(b"#cloud-config\n" + data)
+    except KrakenError as error:
+        assert error.trouble.remedy
+
+
+@given(st.text(alphabet="kraken: {}[]\n-&*!|>%'\"#\t\\0", max_size=80))
+def test_any_yaml_like_text(text: str) -> None:
+    for head in ("#cloud-config\n", "## template: jinja\n#cloud-config\n"):
+        findings((head + text).encode())
+
+
+def test_the_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "user-data"
+    path.write_text(WRONG)
+    assert main(["check", str(path)]) == 1
+    assert f"{path}:7: " in capsys.readouterr().err
+    path.write_text(RIGHT)
+    assert main(["check", str(path)]) == 0
+    assert "is right" in capsys.readouterr().out
+    path.write_text("#cloud-config\npackages: []\n")
+    assert main(["check", str(path)]) == 0
+    assert "no kraken section" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "absent")]) == 1

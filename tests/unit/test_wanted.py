@@ -1,0 +1,622 @@
+"""The sets of a node: what is wished for, complete or not, and why not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from cc_kraken import tags, values, wanted
+from cc_kraken.model import Claim, Node, Section, Trouble, Volume, WantedSet
+
+NODE = Node("kafka", "0")
+ZONE = "us-east-1a"
+NS = "KRKN-IN"
+
+
+def volume(number: int, name: Optional[str] = "data", **given: Any) -> Volume:
+    """A volume of the node, ``vol-…<number>``; keys that are fields of a
+    Volume are that, the others are tags."""
+    fields: Dict[str, Any] = {"size_gib": 10, "zone": ZONE, "state": "available"}
+    own = {"Prefix": NODE.prefix, "NodeId": NODE.node_id}
+    if name is not None:
+        own["VolumeName"] = name
+    for key, value in given.items():
+        if key in Volume.__dataclass_fields__:
+            fields[key] = value
+        else:
+            own[key] = value
+    namespace = fields.pop("namespace", NS)
+    marks = {f"{namespace}:{key}": value for key, value in own.items()}
+    return Volume(id=f"vol-{number:017x}", tags=marks, **fields)
+
+
+def ids(*numbers: int) -> tuple:
+    return tuple(f"vol-{number:017x}" for number in numbers)
+
+
+RAID = {"VolumeSize": "3", "RaidLevel": "0", "FsType": "ext4", "MountPath": "/data"}
+
+
+def raid(*numbers: int, **given: Any) -> List[Volume]:
+    return [volume(number, **{**RAID, **given}) for number in numbers]
+
+
+def judge(
+    volumes: Sequence[Volume], section: Optional[Section] = None, *must_exist: str
+) -> Dict[str, Claim]:
+    section = section or Section()
+    names = must_exist or tags.declared(section, None)
+    judged = wanted.claims(section, NODE, ZONE, volumes, names)
+    return {claim.name: claim for claim in judged.claims}
+
+
+def one(volumes: Sequence[Volume], section: Optional[Section] = None) -> Claim:
+    (claim,) = judge(volumes, section).values()
+    return claim
+
+
+def configured(**data: Any) -> Section:
+    return Section(volumes={"data": data})
+
+
+def refused(claim: Claim, kind: str, *words: str, waits: bool = False) -> Trouble:
+    trouble = claim.trouble
+    assert trouble is not None
+    assert trouble.kind == kind, str(trouble)
+    assert trouble.waits is waits
+    assert trouble.remedy
+    for word in words:
+        assert word in str(trouble), str(trouble)
+    return trouble
+
+
+# ------------------------------------------------------------------ complete
+
+
+def test_the_two_sets_of_the_deck() -> None:
+    log = volume(9, "log", VolumeSize="1", FsType="ext4", MountPath="/krkn_log")
+    claims = judge([log, *raid(3, 1, 2)])
+    assert list(claims) == ["data", "log"]
+    assert claims["data"] == Claim(
+        "data",
+        WantedSet("data", 3, raid_level=0, fs_type="ext4", mount_path="/data"),
+        tuple(raid(1, 2, 3)),
+    )
+    assert claims["log"].wanted == WantedSet(
+        "log", fs_type="ext4", mount_path="/krkn_log"
+    )
+    assert claims["log"].trouble is None
+
+
+def test_all_tags() -> None:
+    claim = one(
+        [
+            volume(
+                1,
+                FsType="xfs",
+                MountPath="/data",
+                MountOptions="noatime,nofail",
+                MkfsOptions="-m reflink=0",
+                Owner="kafka",
+                Group="1000",
+                Mode="2750",
+                Label="queue",
+                RaidLevel="nonsense is ignored in a set of one",
+            )
+        ]
+    )
+    assert claim.trouble is None
+    assert claim.wanted == WantedSet(
+        "data",
+        fs_type="xfs",
+        mount_path="/data",
+        mount_options=("noatime",),
+        mkfs_options=("-m", "reflink=0"),
+        owner="kafka",
+        group="1000",
+        mode=0o2750,
+        label="queue",
+    )
+
+
+def test_defaults_below_tags_below_the_set() -> None:
+    section = Section(
+        defaults={"fs_type": "ext4", "owner": "a", "mode": "0700", "required": False},
+        volumes={"data": {"owner": "c", "required": True, "grow": False}},
+    )
+    claims = judge(
+        [volume(1, FsType="xfs", Owner="b", MountPath="/d"), volume(2, "log")], section
+    )
+    data, log = claims["data"].wanted, claims["log"].wanted
+    assert (data.fs_type, data.owner, data.mode) == ("xfs", "c", 0o700)
+    assert (data.required, data.grow, data.declared) == (True, False, True)
+    assert (log.fs_type, log.owner, log.mode) == ("ext4", "a", 0o700)
+    assert (log.required, log.grow, log.declared) == (False, True, False)
+
+
+def test_what_the_configuration_fixes_need_not_agree() -> None:
+    some = [*raid(1, 2), *raid(3, MountPath="/other", FsType="xfs")]
+    claim = one(some, configured(mount_path="/d", fs_type="btrfs"))
+    assert claim.trouble is None
+    assert (claim.wanted.mount_path, claim.wanted.fs_type) == ("/d", "btrfs")
+
+
+def test_configuration_only() -> None:
+    section = configured(
+        fs_type="ext4",
+        mount_path="/d",
+        members=2,
+        raid_level=1,
+        mkfs_options=["-m", 0],
+        mode="0750",
+        owner=7,
+        allow_degraded=True,
+        mount_over=True,
+        overwrite={ids(1)[0]: "ab" * 8},
+    )
+    claim = one([volume(1), volume(2)], section)
+    assert claim.trouble is None
+    assert claim.wanted == WantedSet(
+        "data",
+        2,
+        raid_level=1,
+        fs_type="ext4",
+        mount_path="/d",
+        mkfs_options=("-m", "0"),
+        mode=0o750,
+        owner="7",
+        allow_degraded=True,
+        mount_over=True,
+        overwrite={ids(1)[0]: "ab" * 8},
+        declared=True,
+    )
+
+
+@pytest.mark.parametrize("key", ["AllowDegraded", "MountOver", "Overwrite"])
+def test_what_tags_may_not_say(key: str) -> None:
+    claim = one([volume(1, **{key: "true"})])
+    assert claim.wanted == WantedSet("data")
+
+
+def test_fs_type_none_attaches_and_assembles_only() -> None:
+    claim = one(raid(1, 2, 3, FsType="none"))
+    assert claim.trouble is None
+    assert (claim.wanted.fs_type, claim.wanted.mount_path) == (None, None)
+    assert claim.wanted.raid_level == 0
+    assert claim.warnings == ()
+
+
+def test_a_mount_path_without_a_filesystem_is_said_to_be_ignored() -> None:
+    claim = one([volume(1, MountPath="/data")])
+    assert claim.trouble is None
+    assert claim.wanted.mount_path is None
+    assert claim.warnings == (
+        f"KRKN-IN:MountPath of {ids(1)[0]} is ignored: no KRKN-IN:FsType says which "
+        "filesystem is meant",
+    )
+
+
+def test_a_set_of_several_without_level_and_filesystem_is_attached_only() -> None:
+    claim = one([volume(1, VolumeSize="2"), volume(2, VolumeSize="2")])
+    assert claim.trouble is None
+    assert claim.wanted == WantedSet("data", 2)
+
+
+def test_another_namespace() -> None:
+    mark = Volume(
+        ids(1)[0],
+        10,
+        ZONE,
+        "available",
+        {"G:Prefix": "kafka", "G:NodeId": "0", "G:VolumeName": "d", "G:FsType": "xfs"},
+    )
+    claim = one([mark], Section(tag_namespace="G"))
+    assert claim.wanted == WantedSet("d", fs_type="xfs")
+
+
+# ------------------------------------------------------------- whose volumes
+
+
+def test_volumes_of_another_node_are_none_of_ours() -> None:
+    assert judge([volume(1, Prefix="other"), volume(2, NodeId="1")]) == {}
+
+
+def test_no_volumes() -> None:
+    assert judge([]) == {}
+    trouble = wanted.no_volumes(NODE, Section())
+    assert trouble.waits
+    assert "KRKN-IN:Prefix=kafka and KRKN-IN:NodeId=0" in str(trouble)
+
+
+def test_a_volume_without_name_is_attached_and_left_alone() -> None:
+    some = volume(1, None, FsType="ext4", MountPath="/data")
+    assert one([some]) == Claim(some.id, WantedSet(some.id), (some,))
+    other = volume(1, None, zone="us-east-1c")
+    refused(one([other]), "zone-other", "is in us-east-1c", ZONE)
+
+
+def test_the_same_volume_twice_in_the_answer_is_one() -> None:
+    assert one([volume(1), volume(1)]).volumes == (volume(1),)
+
+
+def test_a_misspelled_tag_is_told() -> None:
+    judged = wanted.claims(Section(), NODE, ZONE, [volume(1, Mountpath="/d")])
+    (warning,) = judged.warnings
+    assert warning.startswith(ids(1)[0])
+    assert "(KRKN-IN:MountPath?)" in warning
+
+
+# ---------------------------------------------------------------- incomplete
+
+
+def test_fewer_members() -> None:
+    trouble = refused(one(raid(1, 2)), "members-missing", "2 of 3", waits=True)
+    for volume_id in ids(1, 2):
+        assert volume_id in trouble.found
+    assert "KRKN-IN:VolumeSize" in trouble.expected
+
+
+def test_more_members() -> None:
+    some = [*raid(1, 2, 3), *raid(4, 5, 6, origin="snap-1")]
+    words = ("6 volumes instead of 3", "kraken.volumes.data.volume_ids")
+    trouble = refused(one(some), "members-surplus", *words, waits=True)
+    assert f"of these {', '.join(ids(4, 5, 6))} are copies" in trouble.found
+
+
+def test_pins_choose_among_copies() -> None:
+    some = [*raid(1, 2, 3), *raid(4, 5, 6, origin="snap-1")]
+    claim = one(some, configured(volume_ids=list(ids(4, 5, 6))))
+    assert claim.trouble is None
+    assert [each.id for each in claim.volumes] == list(ids(4, 5, 6))
+    assert claim.wanted.volume_ids == ids(4, 5, 6)
+
+
+def test_pins_count_the_members_where_nobody_else_does() -> None:
+    section = configured(volume_ids=list(ids(1, 2)), raid_level=1, fs_type="xfs")
+    claim = one([volume(1), volume(2), volume(3)], section)
+    assert claim.trouble is None
+    assert claim.wanted.members == 2
+
+
+def test_pins_that_do_not_make_the_number() -> None:
+    claim = one(raid(1, 2, 3), configured(volume_ids=list(ids(1, 2))))
+    refused(claim, "pin-count", "names 2 volume(s)", "has 3")
+
+
+@pytest.mark.parametrize(
+    ("third", "words"),
+    [
+        ([], "is not among the volumes of the node kafka/0"),
+        ([volume(3, "log")], "has 'log' as KRKN-IN:VolumeName"),
+        ([volume(3, None)], "has no name as"),
+        ([volume(3, state="deleting", **RAID)], "is deleting"),
+    ],
+)
+def test_a_pin_that_is_missing(third: list, words: str) -> None:
+    section = configured(volume_ids=list(ids(1, 2, 3)))
+    claim = judge([*raid(1, 2), *third], section)["data"]
+    trouble = refused(claim, "pinned-missing", f"{ids(3)[0]} {words}", waits=True)
+    assert f"pinned to {ids(3)[0]}, and" in trouble.found
+
+
+def test_a_declared_set_without_a_volume() -> None:
+    claim = one([], configured(members=3, raid_level=0, fs_type="ext4"))
+    refused(claim, "set-absent", "KRKN-IN:VolumeName=data", "3 volume(s)", waits=True)
+    assert claim.wanted.declared
+    assert claim.wanted.members == 3
+    assert judge([], Section(), "log")["log"].trouble is not None
+
+
+def test_disagreeing_tags_are_awaited() -> None:
+    some = [*raid(1, 2), *raid(3, MountPath="/other")]
+    trouble = refused(one(some), "tags-disagree", "KRKN-IN:MountPath", waits=True)
+    assert f"{ids(1)[0]} has '/data'" in trouble.found
+    assert f"{ids(3)[0]} has '/other'" in trouble.found
+    assert "kraken.volumes.data.mount_path" in trouble.remedy
+
+
+def test_a_tag_that_only_some_have_is_a_disagreement() -> None:
+    some = raid(1, 2, 3)
+    bare = volume(3, VolumeSize="3", RaidLevel="0", MountPath="/data")
+    words = ("KRKN-IN:FsType", f"{ids(3)[0]} has none")
+    refused(one([*some[:2], bare]), "tags-disagree", *words, waits=True)
+
+
+def test_members_and_volume_size_that_differ() -> None:
+    claim = one([volume(1, VolumeSize="3", Members="2")])
+    refused(claim, "tag-value", "3 (VolumeSize) and 2 (Members)")
+
+
+# -------------------------------------------------------------------- places
+
+
+def test_all_in_another_zone_is_refused_at_once() -> None:
+    words = ("all in us-east-1a", "this instance is in us-east-1c")
+    judged = wanted.claims(Section(), NODE, "us-east-1c", raid(1, 2, 3))
+    refused(judged.claims[0], "zone-other", *words, *ids(1, 2, 3))
+
+
+def test_some_in_another_zone() -> None:
+    some = [*raid(1, 2), *raid(3, zone="us-east-1b")]
+    words = (f"{ids(1)[0]} in us-east-1a", f"{ids(3)[0]} in us-east-1b")
+    refused(one(some), "zone-mixed", *words, waits=True)
+
+
+def test_copies_in_another_zone_are_not_passed_over_in_silence() -> None:
+    some = [*raid(1, 2, 3), *raid(4, 5, 6, zone="us-east-1b")]
+    refused(one(some), "zone-mixed", waits=True)
+    assert one(some, configured(volume_ids=list(ids(1, 2, 3)))).trouble is None
+
+
+# -------------------------------------------------------- volumes themselves
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({"state": "error"}, "volume-state"),
+        ({"multi_attach": True}, "multi-attach"),
+        ({"managed": True}, "managed"),
+    ],
+)
+def test_volumes_that_are_refused(given: dict, kind: str) -> None:
+    claim = one([*raid(1, 2), *raid(3, **given)])
+    assert ids(3)[0] in refused(claim, kind).found
+    refused(one([volume(3, None, **given)]), kind, ids(3)[0])
+
+
+def test_a_volume_that_is_being_made_is_awaited() -> None:
+    some = [*raid(1, 2), *raid(3, state="creating")]
+    refused(one(some), "volume-creating", ids(3)[0], waits=True)
+
+
+@pytest.mark.parametrize("state", ["deleting", "deleted"])
+def test_a_volume_that_is_being_deleted_is_not_there(state: str) -> None:
+    gone = raid(4, state=state)
+    assert one([*raid(1, 2, 3), *gone]).trouble is None
+    words = ("2 of 3", f"{ids(4)[0]} is {state}")
+    refused(one([*raid(1, 2), *gone]), "members-missing", *words, waits=True)
+    assert judge(gone) == {}
+    assert judge([volume(4, None, state=state)]) == {}
+    refused(judge(gone, Section(), "data")["data"], "set-absent", state, waits=True)
+
+
+@pytest.mark.parametrize("level", ["0", "1", "5", "6", "10"])
+def test_partly_from_snapshots_is_refused_at_every_level(level: str) -> None:
+    some = raid(1, 2, 3, 4, VolumeSize="4", RaidLevel=level)
+    mixed = [*some[:3], *raid(4, VolumeSize="4", RaidLevel=level, origin="snap-1")]
+    refused(one(mixed), "snapshot-mixed", f"{ids(4)[0]} come from")
+    all_of_them = raid(1, 2, 3, 4, VolumeSize="4", RaidLevel=level, origin="snap-1")
+    assert one(all_of_them).trouble is None
+
+
+def test_members_of_unequal_size() -> None:
+    some = [*raid(1, 2), *raid(3, size_gib=11)]
+    refused(one(some), "sizes-differ", f"{ids(3)[0]} 11 GiB")
+
+
+@pytest.mark.parametrize(
+    ("level", "members", "right"),
+    [(0, 2, 1), (1, 2, 1), (5, 3, 1), (5, 2, 0), (6, 4, 1), (6, 3, 0), (10, 2, 1)],
+)
+def test_members_enough_for_the_level(level: int, members: int, right: int) -> None:
+    given = {"VolumeSize": str(members), "RaidLevel": str(level)}
+    claim = one(raid(*range(1, members + 1), **given))
+    if right:
+        assert claim.trouble is None
+    else:
+        refused(claim, "members-too-few", f"RAID level {level}")
+
+
+def test_a_filesystem_over_several_volumes_needs_a_level() -> None:
+    some = [volume(number, VolumeSize="2", FsType="xfs") for number in (1, 2)]
+    refused(one(some), "raid-level-missing", "KRKN-IN:RaidLevel")
+
+
+# ------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [
+        ("VolumeSize", "three", "KRKN-IN:VolumeSize of"),
+        ("VolumeSize", "0", "from 1 to 128"),
+        ("RaidLevel", "4", "one of 0, 1, 5, 6, 10"),
+        ("FsType", "ext3", "one of ext4, xfs, btrfs, none"),
+        ("MountPath", "/etc", "one of the system's own directories"),
+        ("MountPath", "/a\u202eb", "U+202E"),
+        ("MountPath", ["/a", "/b"], "U+000A"),
+        ("MountPath", {"a": 1}, "is not absolute"),
+        ("MountOptions", "bind", "has the option 'bind'"),
+        ("Owner", "-R", "is not a user or group"),
+        ("Group", "a b", "is not a user or group"),
+        ("Mode", "rwx", "three or four octal digits"),
+        ("Label", "a/b", "is not a label"),
+        ("MkfsOptions", "\x01", "printable ASCII"),
+    ],
+)
+def test_unfit_tags(tag: str, value: Any, words: str) -> None:
+    given = {**RAID, "VolumeSize": "2", tag: value}
+    claim = one([volume(1, **given), volume(2, **given)])
+    trouble = refused(claim, "tag-value", words, ids(1)[0], f"KRKN-IN:{tag} of")
+    assert str(trouble).isprintable()
+
+
+@pytest.mark.parametrize("value", ["-F", "--force", "-d file", "/dev/sda", "-U x"])
+def test_options_that_mkfs_may_not_get(value: str) -> None:
+    claim = one([volume(1, FsType="ext4", MountPath="/d", MkfsOptions=value)])
+    refused(claim, "mkfs-options", "KRKN-IN:MkfsOptions of")
+
+
+def test_an_unfit_value_of_the_configuration() -> None:
+    claim = one(raid(1, 2, 3), configured(mount_path="/etc"))
+    refused(claim, "config-value", "kraken.volumes.data.mount_path, '/etc', is one of")
+    section = Section(defaults={"owner": "a b"})
+    refused(one([volume(1)], section), "config-value", "kraken.defaults.owner")
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "vol-0a1b", "x" * 65, "a\nb", "-x"])
+def test_unfit_names(name: str) -> None:
+    claim = one([volume(1, name), volume(2, name, zone="b", VolumeSize="x")])
+    trouble = refused(claim, "volume-name", "KRKN-IN:VolumeName of", *ids(1, 2))
+    assert str(trouble).isprintable()
+    assert claim.name.isprintable()
+    assert claim.name != name
+    declared = judge([], Section(), name)[claim.name]
+    refused(declared, "volume-name", "KRKN-IN:Volumes of this instance")
+
+
+# -------------------------------------------------------------- mount paths
+
+
+def test_two_sets_on_one_mount_path_are_both_refused() -> None:
+    log = volume(9, "log", FsType="ext4", MountPath="/data")
+    other = volume(8, "other", FsType="ext4", MountPath="/data/below")
+    claims = judge([log, other, *raid(1, 2)])
+    words = ("the sets data and log have the same mount path /data",)
+    refused(claims["data"], "mount-path-shared", *words)
+    refused(claims["log"], "mount-path-shared", *words)
+    assert claims["other"].trouble is None
+
+
+def test_a_set_without_mount_shares_no_path() -> None:
+    log = volume(9, "log", FsType="none", MountPath="/data")
+    assert judge([log, *raid(1, 2, 3)])["data"].trouble is None
+
+
+def test_one_refused_set_does_not_stop_the_others() -> None:
+    claims = judge([volume(9, "log", FsType="ext3"), *raid(1, 2, 3)])
+    assert claims["data"].trouble is None
+    assert claims["log"].trouble is not None
+
+
+# --------------------------------------------------------------- properties
+
+TEXTS: Mapping[str, Sequence[str]] = {
+    "VolumeName": ["data", "data", "log", "a b", ""],
+    "VolumeSize": ["1", "2", "3", "0", "x", ""],
+    "Members": ["2", "3"],
+    "RaidLevel": ["0", "1", "5", "6", "10", "4", ""],
+    "FsType": ["ext4", "xfs", "btrfs", "none", "zfs"],
+    "MountPath": ["/data", "/log", "/data/log", "/etc", "data"],
+    "MountOptions": ["noatime", "bind"],
+    "MkfsOptions": ["-F", "-m reflink=0"],
+    "Mode": ["0750", "9"],
+    "Owner": ["kafka", "-R"],
+    "Label": ["x", "a/b"],
+}
+SOME_TAGS = st.fixed_dictionaries(
+    {}, optional={key: st.sampled_from(each) for key, each in TEXTS.items()}
+)
+ANY_TAGS = st.dictionaries(st.sampled_from(sorted(TEXTS)), st.text(max_size=6))
+
+
+@st.composite
+def sets_of_any_kind(draw: Any, name: str, first: int) -> List[Volume]:
+    """A set that is right, or nearly: at most a few things are changed."""
+    members = draw(st.integers(1, 4))
+    alike = {
+        "VolumeName": name,
+        "VolumeSize": str(members),
+        "RaidLevel": draw(st.sampled_from(["0", "1", "10", "5", "6"])),
+        "FsType": draw(st.sampled_from(values.FS_TYPES)),
+        "MountPath": draw(st.sampled_from(["/data", "/log"])),
+    }
+    alike.update(draw(st.just({}) | SOME_TAGS))
+    more = draw(st.sampled_from([0, 0, 0, 0, -1, 1]))
+    found = [
+        Volume(
+            id=f"vol-{first + number:017x}",
+            size_gib=10,
+            zone=ZONE,
+            state=draw(st.sampled_from(["available", "in-use"])),
+            tags={f"{NS}:{key}": each for key, each in {**NODE_TAGS, **alike}.items()},
+        )
+        for number in range(members + more)
+    ]
+    for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2])) if found else 0):
+        place = draw(st.integers(0, len(found) - 1))
+        found[place] = replace(found[place], **draw(CHANGES))
+    return found
+
+
+NODE_TAGS = {"Prefix": "kafka", "NodeId": "0"}
+CHANGES: st.SearchStrategy[Dict[str, Any]] = st.one_of(
+    st.just({"size_gib": 20}),
+    st.just({"zone": "us-east-1b"}),
+    st.sampled_from(["creating", "deleting", "error"]).map(lambda one: {"state": one}),
+    st.just({"origin": "snap-1"}),
+    st.sampled_from([{"multi_attach": True}, {"managed": True}]),
+    (SOME_TAGS | ANY_TAGS).map(
+        lambda own: {
+            "tags": {f"{NS}:{key}": each for key, each in {**NODE_TAGS, **own}.items()}
+        }
+    ),
+)
+VOLUMES = st.tuples(sets_of_any_kind("data", 0), sets_of_any_kind("log", 10)).map(
+    lambda two: [*two[0], *two[1]]
+)
+
+
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "members": st.integers(1, 4),
+        "raid_level": st.sampled_from([0, 1, 5, 6, 10]),
+        "fs_type": st.sampled_from(["ext4", "none"]),
+        "mount_path": st.sampled_from(["/data", "/etc"]),
+        "volume_ids": st.lists(st.sampled_from(ids(0, 1, 2, 3)), max_size=3),
+    },
+)
+
+
+@given(
+    VOLUMES,
+    st.dictionaries(st.sampled_from(["data", "log"]), SETTINGS),
+    st.fixed_dictionaries({}, optional={"fs_type": st.just("xfs")}),
+)
+@settings(max_examples=500, deadline=None)
+def test_a_claim_without_trouble_is_complete(
+    some: List[Volume], sets: Dict[str, Any], defaults: Dict[str, Any]
+) -> None:
+    section = Section(volumes=sets, defaults=defaults)
+    names = tags.declared(section, None)
+    judged = wanted.claims(section, NODE, ZONE, some, names)
+    again = wanted.claims(section, NODE, ZONE, list(reversed(some)), names)
+    assert judged.claims == again.claims
+    assert set(names) <= {claim.name for claim in judged.claims}
+    assert len({claim.name for claim in judged.claims}) == len(judged.claims)
+    claimed = [each.id for claim in judged.claims for each in claim.volumes]
+    assert len(claimed) == len(set(claimed))
+    paths = []
+    for claim in judged.claims:
+        if claim.trouble is not None:
+            assert str(claim.trouble).isprintable()
+            assert claim.trouble.remedy
+            continue
+        wish = claim.wanted
+        assert len(claim.volumes) == wish.members >= 1
+        assert {each.zone for each in claim.volumes} == {ZONE}
+        assert {each.state for each in claim.volumes} <= {"available", "in-use"}
+        assert not any(each.multi_attach or each.managed for each in claim.volumes)
+        assert len({bool(each.origin) for each in claim.volumes}) == 1
+        assert len({each.size_gib for each in claim.volumes}) == 1
+        pins = sets.get(claim.name, {}).get("volume_ids")
+        if pins:
+            assert {each.id for each in claim.volumes} == set(pins)
+        if wish.members == 1:
+            assert wish.raid_level is None
+        elif wish.raid_level is not None:
+            assert wish.members >= values.FEWEST_MEMBERS[wish.raid_level]
+        else:
+            assert wish.fs_type is None
+        if wish.mount_path is not None:
+            assert wish.fs_type in values.FS_TYPES
+            assert values.mount_path(wish.mount_path) == wish.mount_path
+            paths.append(wish.mount_path)
+        assert not (wish.mount_over or wish.allow_degraded or wish.overwrite)
+    assert len(paths) == len(set(paths))

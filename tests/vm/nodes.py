@@ -1,0 +1,72 @@
+"""What the tests of the module on virtual machines share."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from typing import Any, Mapping
+
+import jsonschema
+
+from cc_kraken import schemafiles
+from tests.lab.cloud import Cloud, Node, krkn
+from tests.lab.image import missing
+
+RELEASE = os.environ.get("RELEASE", "bookworm")
+OBSTACLE = "; ".join(missing())
+PREFIX = "kafka"
+STATUS = "/run/cc-kraken/status.json"
+
+
+def log(line: str) -> None:
+    print(line, flush=True)
+
+
+def set_tags(
+    node_id: object, name: str, size: int = 1, **more: object
+) -> dict[str, str]:
+    """The tags of one volume of a set."""
+    return krkn(
+        prefix=PREFIX, node_id=node_id, volume_name=name, volume_size=size, **more
+    )
+
+
+def status(node: Node) -> dict[str, Any]:
+    """The status of the last run, which is as its schema says."""
+    found: dict[str, Any] = json.loads(node.read_file(STATUS))
+    jsonschema.Draft4Validator(schemafiles.load(schemafiles.STATUS)).validate(found)
+    return found
+
+
+def runs(now: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The runs of this boot by stage (the last of each)."""
+    return {run["stage"]: run for run in [*now["earlier"], now]}
+
+
+def states(now: Mapping[str, Any]) -> dict[str, str]:
+    return {name: entry["state"] for name, entry in now["sets"].items()}
+
+
+def uuids(now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Filesystem and array UUID of every set."""
+    return {
+        name: (
+            entry["filesystem"]["uuid"] if entry["filesystem"] else "",
+            entry["array"]["uuid"] if entry["array"] else "",
+        )
+        for name, entry in now["sets"].items()
+    }
+
+
+def write_file(node: Node, path: str, text: str) -> None:
+    node.run(f"printf %s {shlex.quote(text)} > {shlex.quote(path)}; sync", check=True)
+
+
+def checksums(cloud: Cloud, volumes: list[str]) -> dict[str, str]:
+    return {volume: cloud.backing_checksum(volume) for volume in volumes}
+
+
+def traceback_in(text: str) -> bool:
+    return re.search(r"^\s*Traceback \(most recent call last\)", text, re.M) is not None
