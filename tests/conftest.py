@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Callable, Iterator
@@ -68,6 +69,21 @@ def attach(path: Path) -> str:
         if done.returncode == 0:
             return done.stdout.strip()
     raise RuntimeError(f"losetup: {done.stderr.strip()}")
+
+
+def umount(path: Path | str) -> None:
+    """Unmount; waits up to 30 s while another process looks at a loop device
+    on a file there (mkfs.btrfs and blkid read every block device, and a
+    detached loop device lets go of its file when the last reader has).
+    """
+    deadline = time.monotonic() + 30
+    while True:
+        done = subprocess.run(["umount", path], capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        if "busy" not in done.stderr or time.monotonic() > deadline:
+            raise RuntimeError(done.stderr.strip())
+        time.sleep(0.2)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import re
 import subprocess
 import threading
 import time
+import uuid as uuids
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ from cc_kraken.model import (
     Unknown,
 )
 from tests import crafted
-from tests.conftest import make_loop_nodes
+from tests.conftest import make_loop_nodes, umount
 
 pytestmark = [
     pytest.mark.loop,
@@ -44,7 +45,8 @@ MIB = 1 << 20
 #: Larger than what is read whole, so that the places matter.
 SIZE = 640 * MIB
 VOLUME = "vol-0123456789abcdef0"
-UUID = "6a1f0b9c-9e4d-4b52-8f5e-0123456789ab"
+#: Its own in each process: mkfs.btrfs refuses a UUID that it sees elsewhere.
+UUID = str(uuids.uuid4())
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def mounted(disk: Disk, target: Path) -> Iterator[Path]:
     try:
         yield target
     finally:
-        _run(["umount", str(target)])
+        umount(target)
 
 
 @pytest.fixture

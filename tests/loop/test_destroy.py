@@ -35,6 +35,7 @@ from cc_kraken.model import (
 )
 from cc_kraken.paths import Paths
 from tests import crafted
+from tests.conftest import umount
 from tests.loop.test_record_place import member_head
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -369,7 +370,7 @@ def test_mounted(name: str, disk: Disk, tmp_path: Path) -> None:
             act(disk)
         assert disk.digest() == before
     finally:
-        subprocess.run(["umount", target], check=True)
+        umount(target)
     assert caught.value.trouble.kind == "device-in-use"
     assert str(target) in str(caught.value)
 

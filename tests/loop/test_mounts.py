@@ -14,6 +14,7 @@ import pytest
 from cc_kraken import files, fstab, mounts
 from cc_kraken.model import FstabLine, KrakenError
 from cc_kraken.paths import Paths
+from tests.conftest import umount
 
 MIB = 1 << 20
 MKFS = {
@@ -36,7 +37,7 @@ def target(tmp_path: Path, loop_device: MakeDevice) -> Iterator[str]:
     path = str(tmp_path / "mnt" / "a b#c")
     yield path
     while os.path.ismount(path):
-        subprocess.run(["umount", path], check=True)
+        umount(path)
 
 
 def make_filesystem(fs_type: str, device: str) -> str:
@@ -80,7 +81,7 @@ def test_fstab_mount_verify_owner(
     assert mounts.set_owner(target, 1234, 4321, 0o2750)
     state = mounts.path_state(target)
     assert (state.uid, state.gid, state.mode) == (1234, 4321, 0o2750)
-    subprocess.run(["umount", target], check=True)
+    umount(target)
     assert stat.S_IMODE(os.stat(target).st_mode) == 0o755
     mounts.mount(paths, target)
     assert mounts.path_state(target) == state

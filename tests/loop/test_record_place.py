@@ -24,6 +24,7 @@ from cc_kraken import destroy, guard, mkfs, places, record, shadow
 from cc_kraken.mkfs import Geometry
 from cc_kraken.model import Extent, Record
 from tests import crafted
+from tests.conftest import umount
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 UUID = "f1a3c0de-0000-4000-8000-0123456789ab"
@@ -51,7 +52,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["mkfs.xfs", "-q", image], check=True)
     subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
     yield mounted
-    subprocess.run(["umount", mounted], check=True)
+    umount(mounted)
 
 
 SIZES = (

@@ -62,7 +62,7 @@ from cc_kraken.steps import (
     WriteFstab,
     WriteRecords,
 )
-from tests.conftest import attach
+from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
 from tests.loop.test_destroy import FS
 
@@ -216,7 +216,7 @@ class Machine:
 
     def unmount(self) -> None:
         for path in sorted(self.mounted(), reverse=True):
-            subprocess.run(["umount", path], check=True)
+            umount(path)
 
     def lines(self) -> list[str]:
         return [line for line in self.fstab.splitlines() if line]
@@ -544,7 +544,7 @@ def test_a_filesystem_that_somebody_mounted_beside_our_record_is_kept(
         subprocess.run(["sync", "-f", by_hand], check=True)
         cut = file.with_name("cut")
         subprocess.run(["cp", "--sparse=always", file, cut], check=True)
-        subprocess.run(["umount", by_hand], check=True)
+        umount(by_hand)
     finally:
         subprocess.run(["losetup", "--detach", loop], check=True)
         os.rmdir(by_hand)
@@ -623,7 +623,7 @@ def test_nothing_is_mounted_over_what_somebody_else_just_mounted(
     status = machine.run()
     assert error_of(status, "data") == "mount-differs"
     assert machine.mounted() == {machine.path("data"): "other"}
-    subprocess.run(["umount", machine.path("data")], check=True)
+    umount(machine.path("data"))
     assert machine.mounted() == {}
 
 
@@ -717,7 +717,7 @@ def test_a_set_that_is_gone_loses_its_line_and_is_no_error(machine: Machine) -> 
     assert (still["state"], states(still)) == ("done", {"log": "mounted"})
     assert any("old" in text and "still mounted" in text for text in still["warnings"])
     assert len(machine.lines()) == 2
-    subprocess.run(["umount", machine.path("old")], check=True)
+    umount(machine.path("old"))
     status = machine.run()
     assert (status["state"], states(status)) == ("done", {"log": "mounted"})
     assert stage.failures(status, pending=True) is None
