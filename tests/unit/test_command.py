@@ -148,12 +148,17 @@ def test_processes_are_counted() -> None:
 
 
 WRITER = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 sys.path.insert(0, {root!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may ignore it
 from cc_kraken import command
 code = ("import time, sys; open({mark!r}, 'w').write('begun'); time.sleep(1);"
         "print('x' * 100000); sys.stdout.flush(); open({mark!r}, 'w').write('whole')")
-threading.Timer(0.5, os.kill, (os.getpid(), {signal})).start()
+def end():
+    while not os.path.exists({mark!r}):
+        time.sleep(0.01)
+    os.kill(os.getpid(), {signal})
+threading.Thread(target=end, daemon=True).start()
 command.run([{python!r}, "-c", code], timeout=None)
 """
 
