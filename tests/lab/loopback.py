@@ -53,6 +53,10 @@ class _Http(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         # HTTPServer would look its own name up in the DNS.
+        if self.owner.hop_limit is not None:
+            self.socket.setsockopt(
+                socket.IPPROTO_IP, socket.IP_TTL, self.owner.hop_limit
+            )
         socketserver.TCPServer.server_bind(self)
         self.server_name = ADDRESS
         self.server_port = self.server_address[1]
@@ -130,8 +134,10 @@ class Server:
         port: int = 0,
         keep_alive: bool = True,
         tls: Optional[ssl.SSLContext] = None,
+        hop_limit: Optional[int] = None,
     ) -> None:
         self._answer = answer
+        self.hop_limit = hop_limit
         self.port = port
         self.keep_alive = keep_alive
         self._tls = tls

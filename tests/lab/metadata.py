@@ -125,10 +125,11 @@ class Metadata:
     """The service, on a port of 127.0.0.1.
 
     ``facts`` may be replaced at any time.  ``delay`` (seconds) makes each
-    answer late.  ``requests`` is the log.
+    answer late.  ``hop_limit`` is the TTL of its packets: with 1 (EC2's default)
+    they reach the instance itself and nothing behind it.  ``requests`` is the log.
     """
 
-    def __init__(self, facts: Facts, port: int = 0) -> None:
+    def __init__(self, facts: Facts, port: int = 0, hop_limit: int = 1) -> None:
         self.facts = facts
         self.delay = 0.0
         self._log: List[Asked] = []
@@ -138,7 +139,9 @@ class Metadata:
         self._lock = threading.Lock()
         # The real one closes after each answer, and a forwarder that is one
         # process a connection should end.
-        self._server = loopback.Server(self._serve, port, keep_alive=False)
+        self._server = loopback.Server(
+            self._serve, port, keep_alive=False, hop_limit=hop_limit
+        )
 
     def start(self) -> Metadata:
         self._server.start()

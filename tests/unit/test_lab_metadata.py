@@ -20,6 +20,7 @@ ID = "i-0123456789abcdef0"
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 TOKEN = "X-aws-ec2-metadata-token"
 MD = "/latest/meta-data/"
+IP_MINTTL = 21  # linux/in.h
 
 
 @pytest.fixture
@@ -280,6 +281,23 @@ def test_the_facts_of_an_instance_are_live() -> None:
             lab.tag(instance, {"a": "2"})
             assert text(metadata, MD + "tags/instance/a") == "2"
             assert text(metadata, "/latest/user-data") == "x"
+
+
+@pytest.mark.parametrize(("hops", "reached"), [(1, False), (2, True)])
+def test_the_hop_limit_is_on_the_wire(hops: int, reached: bool) -> None:
+    """Who takes no packet with a TTL below 2 (IP_MINTTL, ip(7)) hears nothing
+    of a service whose packets have 1."""
+    with Metadata(Facts("i-0"), hop_limit=hops) as metadata:
+        token(metadata)
+        with socket.socket() as far:
+            far.setsockopt(socket.IPPROTO_IP, IP_MINTTL, 2)
+            far.settimeout(10 if reached else 1)
+            try:
+                far.connect(("127.0.0.1", metadata.port))
+                heard = True
+            except TimeoutError:
+                heard = False
+    assert heard == reached
 
 
 def test_boto3_finds_the_role_and_ec2_knows_the_caller(

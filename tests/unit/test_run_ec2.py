@@ -34,7 +34,7 @@ from tests.unit.tree import Tree
 pytest.importorskip("boto3")
 import botocore.loaders  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LOADER = botocore.loaders.create_loader()
 ZONE = "us-east-1a"
@@ -690,13 +690,13 @@ def test_through_a_proxy(make: Callable[..., Scene]) -> None:
 def test_credentials_of_the_profile_that_expire_and_come_late(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], List[str]]
 ) -> None:
-    """IMDSv2 only; away at first, then with tokens that it refuses, and the
-    first keys expire during the run."""
+    """IMDSv2 only, hop limit 1; away at first, then with tokens that it refuses;
+    the first keys expire during the run."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
     scene.volume()
-    with Metadata(Facts.of(scene.lab, scene.instance)) as service:
+    with Metadata(Facts.of(scene.lab, scene.instance), hop_limit=1) as service:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
         service.away("drop")
         scene.later(30, service.back)
