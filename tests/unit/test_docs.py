@@ -16,8 +16,18 @@ from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 import pytest
 import yaml
 
-from cc_kraken import cli, configuration, decision, mkfs, schemafiles, tags, values
+from cc_kraken import (
+    cli,
+    configuration,
+    decision,
+    mkfs,
+    reactions,
+    schemafiles,
+    tags,
+    values,
+)
 from cc_kraken.model import Attachment, Holder
+from cc_kraken.reactions import Reaction
 from tests.unit.worlds import NODE, claim, single, volume, world
 
 ROOT = Path(__file__).parents[2]
@@ -223,9 +233,9 @@ def test_files_that_are_named_are_there(path: Path) -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     told = set(links(page("README.md")))
-    own = ("decisions", "operations", "services", "images", "security", "testing")
-    for name in (*own, "from-goat"):
-        assert any(one.startswith(f"docs/{name}.md") for one in told), name
+    for path in (ROOT / "docs").glob("*.md"):
+        name = f"docs/{path.name}"
+        assert any(one.startswith(name) for one in told), name
 
 
 def test_the_two_commands_are_in_the_readme_and_in_the_makefile() -> None:
@@ -344,6 +354,28 @@ def test_the_table_of_holders_is_what_is_decided(
     assert plan.trouble.kind == kind
     assert plan.trouble.waits == (then == "wait")
     assert not plan.steps
+
+
+def test_the_table_of_ec2s_answers_is_the_code() -> None:
+    words = {
+        Reaction.RETRY: "asked again, with back-off, up to the deadline",
+        Reaction.DESCRIBE: "a fresh DescribeVolumes tells: ours is success, "
+        "another's is a holder",
+        Reaction.NAME_TAKEN: "the next device name",
+        Reaction.DONE: "taken as done",
+        Reaction.FATAL: "an error",
+    }
+    told = {}
+    for codes, done, kind in rows(page("docs/decisions.md"), "EC2 says"):
+        for name in re.findall("`(.+?)`", codes):
+            told[name] = (done, kind[2 : kind.index("`]")] if kind else "")
+    assert told == {
+        name: (
+            words[rule.reaction],
+            "" if rule.reaction is Reaction.DONE else rule.kind,
+        )
+        for name, rule in reactions.TABLE.items()
+    }
 
 
 def test_completeness_and_arrays_name_kinds_that_are_there() -> None:
