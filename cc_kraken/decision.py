@@ -129,7 +129,14 @@ def decide(node: Node, claims: Sequence[Claim], world: World) -> Tuple[Plan, ...
     fstab line of ours whose set is gone."""
     plans = [_decide_set(node, claim, claims, world) for claim in claims]
     names = {claim.name for claim in claims}
-    for name in sorted(set(world.fstab) - names):
+    renamed = {
+        line.set
+        for plan in plans
+        for step in plan.steps
+        if isinstance(step, WriteFstab)
+        for line in step.instead_of
+    }
+    for name in sorted(set(world.fstab) - names - renamed):
         plans.append(_decide_gone(name, world))
     return tuple(plans)
 
@@ -841,8 +848,9 @@ class _SetDecision:
                 )
             )
         steps += self._spare_steps(state, others)
-        if state.uuid not in self.world.array_lines:
-            steps.append(WriteArrayLine(self.claim.name, state.uuid))
+        theirs = self.world.array_lines_foreign.get(state.uuid, ())
+        if theirs or self.world.array_lines.get(state.uuid) != self.claim.name:
+            steps.append(WriteArrayLine(self.claim.name, state.uuid, theirs))
         target = Target(array_uuid=state.uuid, array=array)
         if mounted is not None:
             return self._plan_mounted(target, mounted, Known(mounted.mount.type), steps)
@@ -1079,7 +1087,7 @@ class _SetDecision:
                 "used as it is."
             )
         if known.uuid:
-            todo += self._fstab_steps(self._line(known))
+            todo += self._mounted_line(target, mounted, known)
         if mounted.mount.path == path:
             todo += self._owner_steps(path, fresh=False)
         return self._finish(
@@ -1099,18 +1107,92 @@ class _SetDecision:
         # It is something else where a partition or a mapping is mounted.
         return look.content if look.content.type == known.type else known
 
-    def _fstab_steps(self, line: FstabLine) -> List[Step]:
-        for foreign in self.world.fstab_foreign:
-            if foreign.path == line.path and foreign.spec != line.spec:
+    # ---- the line in fstab (section 8)
+
+    def _mounted_line(
+        self, target: Target, mounted: Mounted, known: Known
+    ) -> List[Step]:
+        """The line of a set that is mounted, which nothing in fstab can make
+        a failure."""
+        line = self._line(known)
+        if mounted.mount.path != line.path:
+            state = self.world.paths.get(line.path)
+            if state is not None and state.kind not in ("absent", "directory"):
+                self.warnings.append(
+                    f"{line.path} is not a directory: fstab still has "
+                    f"{mounted.mount.path} for {self.claim.name}."
+                )
+                return []
+            if state is not None and state.entries:
+                self.warnings.append(
+                    f"Mounting at {line.path} will hide what is in it: "
+                    f"{', '.join(state.entries)}."
+                )
+        try:
+            steps = self._fstab_steps(line, target, known, mounted.mount.path)
+        except _Stop as stop:
+            self.warnings.append(str(stop.trouble))
+            return []
+        before = self.world.fstab.get(self.claim.name)
+        if before is not None and before.path == line.path == mounted.mount.path:
+            if before.options != line.options:
+                self.warnings.append(
+                    f"The mount options of {line.path} are now "
+                    f"{','.join(self.wanted.mount_options) or 'defaults'}: they hold "
+                    f"from the next reboot on, or after: mount -o remount {line.path}"
+                )
+        return steps
+
+    def _fstab_steps(
+        self, line: FstabLine, target: Target, known: Known, place: str = ""
+    ) -> List[Step]:
+        """``place``: where the set is mounted now, if anywhere."""
+        theirs = self._lines_to_replace(line, target, known, place)
+        for foreign in fstab.on_path(self.world.fstab_foreign, line.path):
+            if foreign not in theirs:
                 raise _stop(
                     "fstab-conflict",
                     f"fstab mounts {foreign.spec} at {foreign.path}",
-                    f"{line.path} free for the set {self.claim.name}",
-                    "Take that line out, or choose another MountPath.",
+                    f"{line.path} free for the set {self.claim.name}, or a line for "
+                    f"its own filesystem ({line.spec})",
+                    "Take that line out of fstab and run again, or choose another "
+                    "MountPath.",
                 )
-        if self.world.fstab.get(self.claim.name) == line:
+        if not theirs and self.world.fstab.get(self.claim.name) == line:
             return []
-        return [WriteFstab(self.claim.name, line)]
+        lost = [fstab.options_lost(one, line) for one in theirs if not one.set]
+        options = ",".join(dict.fromkeys(one for found in lost for one in found))
+        if options:
+            self.warnings.append(
+                f"The line in fstab that {self.claim.name} had before it was ours "
+                f"has the options {options}, ours has not: name them in MountOptions "
+                "to keep them."
+            )
+        return [WriteFstab(self.claim.name, line, theirs)]
+
+    def _lines_to_replace(
+        self, line: FstabLine, target: Target, known: Known, place: str
+    ) -> Tuple[FstabLine, ...]:
+        """Lines that mount this very filesystem where it belongs or is now,
+        and those of a set that has another name today."""
+        live = {claim.name for claim in self.claims}
+        device = target.device or target.array
+        devno = device.devno if device else ""
+        there = [
+            *fstab.on_path(self.world.fstab_foreign, line.path),
+            *(fstab.on_path(self.world.fstab_foreign, place) if place else ()),
+        ]
+        found = [
+            one
+            for one in self.world.fstab_foreign
+            if one in there and fstab.names(one, known, devno, self.world.fstab_devnos)
+        ]
+        renamed = [
+            one
+            for name, one in sorted(self.world.fstab.items())
+            if name not in live and one.spec == line.spec
+        ]
+        return (*found, *renamed)
 
     def _plan_mount(self, target: Target, steps: List[Step], known: Known) -> Plan:
         path = self.wanted.mount_path
@@ -1121,6 +1203,8 @@ class _SetDecision:
                 state, steps, array_uuid=target.array_uuid, filesystem=known
             )
         parent = self._waits_for(path)
+        if parent is not None:
+            self._check_parent_stays(path, parent)
         if parent in self.world.failed:
             raise _stop(
                 "parent-failed",
@@ -1130,7 +1214,8 @@ class _SetDecision:
                 f"Correct {parent}, or choose another MountPath.",
             )
         if parent is not None:
-            before = [step for step in steps if step.phase != "mount"]
+            # What a new filesystem would hide can be seen only then.
+            before = [] if fresh else [step for step in steps if step.phase != "mount"]
             if before:
                 return self._finish(
                     PLANNED,
@@ -1152,7 +1237,7 @@ class _SetDecision:
         steps = list(steps)
         if self._path_kind(path) == "absent":
             steps.append(MakeDirectory(self.claim.name, path))
-        steps += self._fstab_steps(line)
+        steps += self._fstab_steps(line, target, known)
         steps.append(
             MountFilesystem(
                 self.claim.name,
@@ -1195,6 +1280,21 @@ class _SetDecision:
                 if mounted is None or mounted.volumes != volumes:
                     return claim.name
         return None
+
+    def _check_parent_stays(self, path: str, parent: str) -> None:
+        """A set that is to move is not where it will be before a reboot."""
+        above = next(claim for claim in self.claims if claim.name == parent)
+        volumes = frozenset(volume.id for volume in above.volumes)
+        for mounted in self.world.mounts_of(volumes):
+            if mounted.mount.path != above.wanted.mount_path:
+                raise _stop(
+                    "parent-moves",
+                    f"{path} lies below the mount path of the set {parent}, which is "
+                    f"still mounted at {mounted.mount.path}",
+                    f"{parent} at {above.wanted.mount_path}",
+                    f"Reboot: {parent} moves then, and {self.claim.name} is mounted "
+                    "after it.",
+                )
 
     def _path_kind(self, path: str) -> str:
         state = self.world.paths.get(path)

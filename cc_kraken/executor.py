@@ -377,7 +377,7 @@ class Executor:
     def _write_fstab(self, step: Step) -> None:
         assert isinstance(step, WriteFstab)
         with self._files:
-            self._change_fstab(step.set, step.line)
+            self._change_fstab(step.set, step.line, step.instead_of)
 
     def _remove_fstab(self, step: Step) -> None:
         assert isinstance(step, RemoveFstab)
@@ -385,8 +385,13 @@ class Executor:
             self._change_fstab(step.set, None)
             mdadmconf.drop(self.paths, step.set)
 
-    def _change_fstab(self, name: str, line: Optional[FstabLine]) -> None:
-        text = fstab.replace(fstab.read(self.paths), {name: line})
+    def _change_fstab(
+        self,
+        name: str,
+        line: Optional[FstabLine],
+        instead_of: Sequence[FstabLine] = (),
+    ) -> None:
+        text = fstab.replace(fstab.read(self.paths), {name: line}, instead_of)
         fstab.write(self.paths, text)
         mounts.reload()
 

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 from urllib.parse import quote, unquote
 
-from cc_kraken import files
-from cc_kraken.model import FstabLine
+from cc_kraken import files, mkfs
+from cc_kraken.model import FstabLine, Known
 from cc_kraken.mounts import unescape
 from cc_kraken.paths import Paths
 
@@ -30,6 +39,11 @@ _RESERVED = re.compile(
     r"(no)?fail|x-systemd\.device-timeout(=.*)?|x-kraken\..*|comment=.*|defaults",
     re.IGNORECASE,
 )
+#: With these a line mounts something else than the top of the filesystem.
+_PART_OF_IT = re.compile(r"r?bind|subvol(id)?=.*|X-mount\.subdir=.*")
+_MEANINGLESS = frozenset({"rw", "auto", "_netdev", "suid", "dev", "exec"})
+_LINKS = {"LABEL=": "by-label", "UUID=": "by-uuid"}
+_UDEV = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 def entry(
@@ -77,20 +91,28 @@ def ours(text: str) -> Mapping[str, FstabLine]:
     return found
 
 
-def replace(text: str, lines: Mapping[str, Optional[FstabLine]]) -> str:
+def replace(
+    text: str,
+    lines: Mapping[str, Optional[FstabLine]],
+    instead_of: Collection[FstabLine] = (),
+) -> str:
     """``text`` with the lines of these sets as given (None: without one).
 
     A marked line is replaced where it stands, further ones of the same set
     are dropped, and a set without one gets its line at the end.
+    ``instead_of``: lines, marked or not, that the line of the one set in
+    ``lines`` takes the place of, however often each of them is there.
     """
     missing = {name: line for name, line in lines.items() if line is not None}
+    heir = next(iter(lines), "")
     result: List[str] = []
     for raw in _split(text):
         parsed = _parse_line(raw.rstrip("\n"))
-        if parsed is None or not parsed.set or parsed.set not in lines:
+        own = parsed is not None and bool(parsed.set) and parsed.set in lines
+        if parsed is None or not (own or parsed in instead_of):
             result.append(raw)
             continue
-        wanted = missing.pop(parsed.set, None)
+        wanted = missing.pop(parsed.set if own else heir, None)
         if wanted is not None:
             result.append(render(wanted) + "\n")
     if missing and result and not result[-1].endswith("\n"):
@@ -99,16 +121,52 @@ def replace(text: str, lines: Mapping[str, Optional[FstabLine]]) -> str:
     return "".join(result)
 
 
-def conflicts(text: str, line: FstabLine) -> Tuple[FstabLine, ...]:
-    """Lines that are not ours and have the mount path or the UUID of ``line``."""
+def on_path(lines: Iterable[FstabLine], path: str) -> Tuple[FstabLine, ...]:
+    """Those that mount something at ``path``, however they write it."""
+    return tuple(line for line in lines if _normal(line.path) == _normal(path))
+
+
+def names(
+    line: FstabLine, known: Known, devno: str, resolved: Mapping[str, str]
+) -> bool:
+    """Whether a line of somebody else's mounts the whole of this filesystem.
+
+    ``devno`` is the number of the device that it lies on ("" where there is
+    none yet), ``resolved`` the number of the device behind a spec, as udev's
+    links have it now (:func:`node`).  A label that was too long for the type
+    was cut by mkfs, and names the filesystem all the same.
+    """
+    if any(_PART_OF_IT.fullmatch(option) for option in line.options):
+        return False
+    found = resolved.get(line.spec)
+    uuid, label = _uuid(line.spec), _label(line.spec)
+    if uuid:
+        return uuid == known.uuid.lower()
+    if label and known.label:
+        cut = mkfs.label(known.type, label) if known.type in mkfs.TYPES else label
+        return known.label in (label, cut) and found in (None, devno)
+    return found is not None and found == devno
+
+
+def node(spec: str) -> str:
+    """The path in /dev of what a line mounts, "" where it has none."""
+    if spec.startswith("/dev/"):
+        return spec
+    for tag, directory in _LINKS.items():
+        if spec.startswith(tag):
+            value = _unquoted(spec[len(tag) :])
+            return f"/dev/disk/{directory}/{_udev_escape(value)}" if value else ""
+    return ""
+
+
+def options_lost(line: FstabLine, heir: FstabLine) -> Tuple[str, ...]:
+    """Options of ``line`` that mean something and that ``heir`` has not."""
     return tuple(
-        other
-        for other in parse(text)
-        if not other.set
-        and (
-            _normal(other.path) == _normal(line.path)
-            or _uuid(other.spec) == _uuid(line.spec) != ""
-        )
+        option
+        for option in line.options
+        if option not in heir.options
+        and option not in _MEANINGLESS
+        and not _RESERVED.fullmatch(option)
     )
 
 
@@ -169,5 +227,29 @@ def _normal(path: str) -> str:
 def _uuid(spec: str) -> str:
     for prefix in ("UUID=", "/dev/disk/by-uuid/"):
         if spec.startswith(prefix):
-            return spec[len(prefix) :].strip("\"'").lower()
+            return _unquoted(spec[len(prefix) :]).lower()
     return ""
+
+
+def _label(spec: str) -> str:
+    if spec.startswith("LABEL="):
+        return _unquoted(spec[len("LABEL=") :])
+    link = "/dev/disk/by-label/"
+    if not spec.startswith(link):
+        return ""
+    data = files.encode(spec[len(link) :])
+    return files.decode(_UDEV.sub(lambda m: bytes([int(m.group(1), 16)]), data))
+
+
+def _unquoted(value: str) -> str:
+    return value.strip("\"'")
+
+
+def _udev_escape(value: str) -> str:
+    """As udev names its links: what is not plain becomes ``\\x20``."""
+    return "".join(
+        char
+        if char.isascii() and (char.isalnum() or char in "#+-.:=@_") or char > "\x7f"
+        else f"\\x{ord(char):02x}"
+        for char in value
+    )

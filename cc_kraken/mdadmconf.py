@@ -3,15 +3,27 @@
 A line makes an array local to this machine and exempts it from an ``AUTO``
 line that switches assembly off.  It carries the UUID only: no device name,
 no members, no hostname.  Two lines for one array make mdadm refuse it
-("multiple lines in mdadm.conf match"), so an array that somebody else's line
-names gets none.  Sources: mdadm.conf(5), mdadm's config.c (4.2 to 4.6).
+("multiple lines in mdadm.conf match"), and a line that names members or a
+host holds for one instance only; so the line of somebody else (goat, the
+installation of mdadm) for an array of ours is taken out.  Sources:
+mdadm.conf(5), mdadm's config.c (4.2 to 4.6).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Dict, FrozenSet, Iterator, List, Mapping, Set, Tuple
+from typing import (
+    Collection,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    Sequence,
+    Set,
+    Tuple,
+)
 from urllib.parse import quote, unquote
 
 from cc_kraken import files
@@ -51,19 +63,63 @@ def text(uuids: Mapping[str, str]) -> str:
 def named(config: str) -> FrozenSet[str]:
     """The array UUIDs (canonical) that the ARRAY lines of a text name."""
     found: Set[str] = set()
-    for words in _logical_lines(config):
-        keyword = words[0].lower()
-        if len(keyword) < _KEYWORD_MIN or not _KEYWORD.startswith(keyword):
-            continue
-        for word in words[1:]:
-            if word.lower().startswith("uuid="):
-                found.add(_canonical(word[len("uuid=") :]))
-    return frozenset(found - {""})
+    for _, words in _logical_lines(config):
+        found |= _uuids_of(words)
+    return frozenset(found)
 
 
-def named_elsewhere(paths: Paths) -> FrozenSet[str]:
-    """The array UUIDs in every file of mdadm's except ours."""
-    found: Set[str] = set()
+def without(config: str, uuids: Collection[str]) -> str:
+    """``config`` without the ARRAY lines, with what continues them, that name
+    one of these arrays (canonical UUIDs); every other byte stays."""
+    dropped: Set[int] = set()
+    for numbers, words in _logical_lines(config):
+        if _uuids_of(words) & set(uuids):
+            dropped.update(numbers)
+    lines = config.split("\n")
+    return "\n".join(line for at, line in enumerate(lines) if at not in dropped)
+
+
+def elsewhere(paths: Paths) -> Dict[str, Tuple[str, ...]]:
+    """The files of mdadm's, except ours, that name an array, by its UUID."""
+    found: Dict[str, List[str]] = {}
+    for name in _foreign_files(paths):
+        for uuid in named(files.read_text(name) or ""):
+            found.setdefault(uuid, []).append(name)
+    return {uuid: tuple(names) for uuid, names in found.items()}
+
+
+def write(paths: Paths, uuids: Mapping[str, str]) -> bool:
+    """Make the drop-in, and no other file, name these arrays (UUID by set);
+    True when anything changed.
+
+    Without an array to name there is no file.  Raises :class:`KrakenError`
+    ``cannot-write`` or ``cannot-read``.
+    """
+    # Theirs first: a run that is cut off here leaves an array without a line,
+    # which is found by its superblocks, and none with two.
+    changed = _take_out(paths, [canonical_uuid(uuid) for uuid in uuids.values()])
+    path = location(paths)
+    for stale in {_drop_in(main) for main in _main_files(paths)} - {path}:
+        changed = files.remove(stale) or changed
+    content = text(uuids)
+    if not content:
+        return files.remove(path) or changed
+    files.make_directories(os.path.dirname(path))
+    return files.write_atomic(path, files.encode(content)) or changed
+
+
+def _take_out(paths: Paths, uuids: Collection[str]) -> bool:
+    changed = False
+    for name in _foreign_files(paths) if uuids else ():
+        before = files.read_text(name) or ""
+        after = without(before, uuids)
+        if after != before:
+            changed = files.write_atomic(name, files.encode(after)) or changed
+    return changed
+
+
+def _foreign_files(paths: Paths) -> Iterator[str]:
+    """Every file that mdadm may read, except ours."""
     for main in _main_files(paths):
         names = [main]
         directory = main + ".d"
@@ -75,29 +131,7 @@ def named_elsewhere(paths: Paths) -> FrozenSet[str]:
             ]
         for name in names:
             if os.path.basename(name) != DROP_IN and os.path.isfile(name):
-                found |= named(files.read_text(name) or "")
-    return frozenset(found)
-
-
-def write(paths: Paths, uuids: Mapping[str, str]) -> bool:
-    """Make the drop-in name these arrays (UUID by set); True when it changed.
-
-    Without an array to name there is no file.  Raises :class:`KrakenError`
-    ``cannot-write`` or ``cannot-read``.
-    """
-    others = named_elsewhere(paths)
-    mine = {
-        name: uuid for name, uuid in uuids.items() if canonical_uuid(uuid) not in others
-    }
-    path = location(paths)
-    changed = False
-    for stale in {_drop_in(main) for main in _main_files(paths)} - {path}:
-        changed = files.remove(stale) or changed
-    content = text(mine)
-    if not content:
-        return files.remove(path) or changed
-    files.make_directories(os.path.dirname(path))
-    return files.write_atomic(path, files.encode(content)) or changed
+                yield name
 
 
 def _main_files(paths: Paths) -> Tuple[str, str]:
@@ -115,21 +149,37 @@ def _drop_in(main: str) -> str:
     return os.path.join(main + ".d", DROP_IN)
 
 
-def _logical_lines(config: str) -> Iterator[List[str]]:
-    """Words of each line; a line that begins with a blank continues one."""
+def _logical_lines(config: str) -> Iterator[Tuple[List[int], List[str]]]:
+    """Words of each line, and the numbers of the lines that they stand on; a
+    line that begins with a blank continues one."""
     words: List[str] = []
-    for line in config.split("\n"):
+    numbers: List[int] = []
+    for number, line in enumerate(config.split("\n")):
         found = _words(line)
         if not found:
             continue
         if line[0] in " \t" and words:
             words += found
+            numbers.append(number)
             continue
         if words:
-            yield words
-        words = found
+            yield numbers, words
+        words, numbers = found, [number]
     if words:
-        yield words
+        yield numbers, words
+
+
+def _uuids_of(words: Sequence[str]) -> Set[str]:
+    """The arrays that the words of one line name, if it is an ARRAY line."""
+    keyword = words[0].lower()
+    if len(keyword) < _KEYWORD_MIN or not _KEYWORD.startswith(keyword):
+        return set()
+    found = {
+        _canonical(word[len("uuid=") :])
+        for word in words[1:]
+        if word.lower().startswith("uuid=")
+    }
+    return found - {""}
 
 
 def _words(line: str) -> List[str]:
@@ -167,14 +217,15 @@ def current(paths: Paths) -> Dict[str, str]:
     return found
 
 
-def every(paths: Paths) -> FrozenSet[str]:
-    """The array UUIDs that mdadm's configuration names, ours included."""
-    return frozenset(current(paths).values()) | named_elsewhere(paths)
-
-
 def add(paths: Paths, set_name: str, uuid: str) -> bool:
-    """Name the array of one set; True when the drop-in changed."""
-    return write(paths, {**current(paths), set_name: uuid})
+    """Name the array of one set, under no other name, and in no other file;
+    True when anything changed."""
+    others = {
+        name: other
+        for name, other in current(paths).items()
+        if other != canonical_uuid(uuid)
+    }
+    return write(paths, {**others, set_name: uuid})
 
 
 def drop(paths: Paths, set_name: str) -> bool:

@@ -27,6 +27,7 @@ from cc_kraken.model import (
     Claim,
     Content,
     Device,
+    FstabLine,
     Holder,
     Known,
     KrakenError,
@@ -87,7 +88,11 @@ class Observer:
             mounts=mounted,
             fstab={line.set: line for line in reversed(lines) if line.set},
             fstab_foreign=tuple(line for line in lines if not line.set),
-            array_lines=mdadmconf.every(self.paths),
+            fstab_devnos=_devnos(self.paths, lines),
+            array_lines={
+                uuid: name for name, uuid in mdadmconf.current(self.paths).items()
+            },
+            array_lines_foreign=mdadmconf.elsewhere(self.paths),
             accounts=_accounts(claims),
             missing_programs=_missing_programs(claims),
             attached_now=attached_now,
@@ -249,16 +254,29 @@ def _with_uuids(
     return tuple(out)
 
 
-def _accounts(claims: Sequence[Claim]) -> Dict[str, Optional[int]]:
-    found: Dict[str, Optional[int]] = {}
-    for claim in claims:
-        if claim.wanted.owner is not None:
-            name = claim.wanted.owner
-            found[f"user:{name}"] = mounts.user_id(name)
-        if claim.wanted.group is not None:
-            name = claim.wanted.group
-            found[f"group:{name}"] = mounts.group_id(name)
+def _devnos(paths: Paths, lines: Sequence[FstabLine]) -> Dict[str, str]:
+    """The devices behind what the lines of others mount, as far as there is
+    one now."""
+    found: Dict[str, str] = {}
+    for line in lines:
+        node = "" if line.set else fstab.node(line.spec)
+        number = mounts.node_number(paths, node) if node else None
+        if number is not None:
+            found[line.spec] = number
     return found
+
+
+def account_number(name: str) -> Optional[int]:
+    """The number of ``user:NAME`` or ``group:NAME``, None: no such account."""
+    kind, _, account = name.partition(":")
+    return mounts.user_id(account) if kind == "user" else mounts.group_id(account)
+
+
+def _accounts(claims: Sequence[Claim]) -> Dict[str, Optional[int]]:
+    wishes = [("user", claim.wanted.owner) for claim in claims]
+    wishes += [("group", claim.wanted.group) for claim in claims]
+    names = [f"{kind}:{name}" for kind, name in wishes if name is not None]
+    return {name: account_number(name) for name in names}
 
 
 def _missing_programs(claims: Sequence[Claim]) -> FrozenSet[str]:

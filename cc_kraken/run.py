@@ -41,7 +41,7 @@ from cc_kraken.model import (
     Trouble,
     Volume,
 )
-from cc_kraken.observe import Observer
+from cc_kraken.observe import Observer, account_number
 from cc_kraken.pacing import Backoff, PutOff
 from cc_kraken.paths import Paths
 from cc_kraken.report import DONE, FAILED, PENDING, Report
@@ -75,7 +75,10 @@ TITLES = {
     "mount": "5: mounting",
 }
 """The phases, as a person reads them in the log."""
-LOCAL_KINDS = ("owner-pending", "parent-not-mounted", "device-unseen")
+LOCAL_KINDS = ("parent-not-mounted", "device-unseen")
+"""Cured by what this run itself does."""
+ACCOUNTS_EVERY, OWNER_EVERY = 1.0, 30.0
+"""Seconds: is the user there; is there another reason to end the waiting."""
 REFUSED_KINDS = ("ec2-throttled", "credentials-refused", "credentials-missing")
 """EC2 has done nothing of what it was asked for: what is known stays true."""
 PASSING_KINDS = (
@@ -609,7 +612,8 @@ class Run:
             self._moment(name, trouble, world) for name, trouble in waiting.items()
         ]
         end = min(moment for moment, _ in moments)
-        self._watch_devices(world, min(end - self.clock.now(), self._left()))
+        owners = any(trouble.kind == "owner-pending" for trouble in waiting.values())
+        self._watch(world, min(end - self.clock.now(), self._left()), owners)
         now = self.clock.now()
         return any(ask and moment <= now for moment, ask in moments)
 
@@ -632,6 +636,8 @@ class Run:
             return held.until, trouble.kind not in REFUSED_KINDS
         if trouble.kind in LOCAL_KINDS:
             return now + 1.0, False
+        if trouble.kind == "owner-pending":
+            return now + OWNER_EVERY, False
         if trouble.kind == "attaching":
             ages = [
                 world.awaited[volume]
@@ -643,10 +649,23 @@ class Run:
                 return now + grace, False
         return self._next_ask, True
 
-    def _watch_devices(self, world: World, seconds: float) -> None:
-        """Return when a disk comes or goes, or when the time is over."""
+    def _watch(self, world: World, seconds: float, owners: bool) -> None:
+        """Return when a disk comes or goes, a user or group that is wanted has
+        come (``owners``), or when the time is over."""
         there = frozenset(world.devices)
-        self.clock.watch(seconds, lambda: self.observer.device_ids() != there)
+        absent = [name for name, number in world.accounts.items() if number is None]
+        next_look = self.clock.now() + ACCOUNTS_EVERY
+
+        def changed() -> bool:
+            nonlocal next_look
+            if self.observer.device_ids() != there:
+                return True
+            if not owners or self.clock.now() < next_look:
+                return False
+            next_look = self.clock.now() + ACCOUNTS_EVERY
+            return any(account_number(name) is not None for name in absent)
+
+        self.clock.watch(seconds, changed)
 
     # ---- telling
 

@@ -154,13 +154,18 @@ class AddMember(Step):
 
 @dataclass(frozen=True)
 class WriteArrayLine(Step):
-    """An ``ARRAY`` line for mdadm, by UUID only."""
+    """An ``ARRAY`` line for mdadm, by UUID only; those in the files
+    ``instead_of`` go."""
 
     phase: ClassVar[str] = ASSEMBLE
     uuid: str
+    instead_of: Tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"name array {self.uuid} in mdadm's configuration"
+        text = f"name array {self.uuid} in mdadm's configuration"
+        if self.instead_of:
+            text += f", instead of in {', '.join(self.instead_of)}"
+        return text
 
 
 @dataclass(frozen=True)
@@ -209,14 +214,25 @@ class MakeDirectory(Step):
 
 @dataclass(frozen=True)
 class WriteFstab(Step):
-    """Write or replace the set's line in fstab."""
+    """Write or replace the set's line in fstab.  ``instead_of``: lines for the
+    same filesystem that go, of somebody else's or of a set's former name."""
 
     phase: ClassVar[str] = MOUNT
     line: FstabLine
+    instead_of: Tuple[FstabLine, ...] = ()
 
     def __str__(self) -> str:
         line = self.line
-        return f"write {line.spec} {line.path} {line.type} into fstab"
+        text = f"write {line.spec} {line.path} {line.type} into fstab"
+        if self.instead_of:
+            briefs = [
+                f"{one.spec} {one.path} {one.type} {','.join(one.options)}"
+                for one in self.instead_of
+            ]
+            text += f", instead of {' and '.join(dict.fromkeys(briefs))}"
+            if len(briefs) > len(set(briefs)):
+                text += f" ({len(briefs)} lines)"
+        return text
 
 
 @dataclass(frozen=True)

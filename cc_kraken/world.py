@@ -32,7 +32,11 @@ class World:
     Keyed by volume id: ``devices``, ``duplicates`` (kernel names that share
     a serial), ``looks``, ``awaited`` (seconds since the attachment began).
     Keyed by array UUID: ``array_looks``, ``heads`` (what an array that does
-    not run would show first, read through its members).
+    not run would show first, read through its members), ``array_lines`` (the
+    set under which our file for mdadm names it), ``array_lines_foreign`` (the
+    other files that name it).
+    ``fstab_devnos``: what a line that is not ours mounts, to the number of the
+    device that udev's links name for it now.
     ``accounts``: user or group name to number, None where there is none yet;
     users as ``user:NAME``, groups as ``group:NAME``.
     ``attached_now``: volumes that this run attached and has not used yet.
@@ -54,7 +58,9 @@ class World:
     paths: Mapping[str, PathState] = field(default_factory=dict)
     fstab: Mapping[str, FstabLine] = field(default_factory=dict)
     fstab_foreign: Tuple[FstabLine, ...] = ()
-    array_lines: FrozenSet[str] = frozenset()
+    fstab_devnos: Mapping[str, str] = field(default_factory=dict)
+    array_lines: Mapping[str, str] = field(default_factory=dict)
+    array_lines_foreign: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
     accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
     missing_programs: FrozenSet[str] = frozenset()
     attached_now: FrozenSet[str] = frozenset()

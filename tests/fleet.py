@@ -411,7 +411,7 @@ class Machine:
         self.arrays: Dict[str, Tuple[str, ...]] = {}
         self.mounts: Dict[str, Tuple[str, FrozenSet[str]]] = {}
         self.fstab: Dict[str, FstabLine] = {}
-        self.array_lines: Set[str] = set()
+        self.array_lines: Dict[str, str] = {}
         self.directories: Set[str] = set()
         self.mounted_at: Dict[str, float] = {}
 
@@ -499,7 +499,7 @@ class MachineObserver:
             ),
             paths={path: PathState("directory") for path in machine.directories},
             fstab=dict(machine.fstab),
-            array_lines=frozenset(machine.array_lines),
+            array_lines=dict(machine.array_lines),
             attached_now=attached_now,
         )
 
@@ -523,7 +523,7 @@ class MachineExecutor(Executor):
             EraseRecords: self._fact_no_records,
             CreateArray: self._fact_array,
             AssembleArray: self._fact_assembled,
-            WriteArrayLine: lambda step: machine.array_lines.add(step.uuid),
+            WriteArrayLine: self._fact_array_line,
             MakeFilesystem: self._fact_filesystem,
             MakeDirectory: lambda step: machine.directories.add(step.path),
             WriteFstab: self._fact_fstab,
@@ -569,6 +569,9 @@ class MachineExecutor(Executor):
         content = self.storage.content(step.records[0].volume_id)
         assert content.filesystem is None, "made twice"
         content.filesystem = made
+
+    def _fact_array_line(self, step: WriteArrayLine) -> None:
+        self.machine.array_lines[step.uuid] = step.set
 
     def _fact_fstab(self, step: WriteFstab) -> None:
         self.machine.fstab[step.set] = step.line

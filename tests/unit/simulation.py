@@ -220,7 +220,7 @@ class Simulation:
         self.mounts: Dict[str, Tuple[str, str]] = {}  # path: volume or array UUID
         self.paths: Dict[str, PathState] = {}
         self.fstab: Dict[str, FstabLine] = {}
-        self.array_lines: set[str] = set()
+        self.array_lines: Dict[str, str] = {}
         self.attached_now: set[str] = set()
 
     def kill(self) -> None:
@@ -382,7 +382,7 @@ class Simulation:
                 if claim.wanted.mount_path in self.paths
             },
             fstab=dict(self.fstab),
-            array_lines=frozenset(self.array_lines),
+            array_lines=dict(self.array_lines),
             accounts=self.accounts,
             attached_now=frozenset(self.attached_now),
             overdue=self.overdue,
@@ -828,7 +828,7 @@ class Simulation:
         yield
 
     def _write_array_line(self, step: WriteArrayLine) -> Iterator[None]:
-        self.array_lines.add(step.uuid)
+        self.array_lines[step.uuid] = step.set
         yield
 
     def _make_filesystem(self, step: MakeFilesystem) -> Iterator[None]:
@@ -900,6 +900,9 @@ class Simulation:
         yield
 
     def _write_fstab(self, step: WriteFstab) -> Iterator[None]:
+        for line in step.instead_of:
+            demand(line.spec == step.line.spec, "the line of another filesystem goes")
+            self.fstab.pop(line.set, None)
         self.fstab[step.set] = step.line
         yield
 

@@ -23,7 +23,7 @@ from cc_kraken.model import (
     Volume,
     WantedSet,
 )
-from cc_kraken.steps import Attach, MakeFilesystem, Step, WriteRecords
+from cc_kraken.steps import Attach, MakeFilesystem, Step, WriteFstab, WriteRecords
 from cc_kraken.world import World
 from tests.unit import worlds as w
 
@@ -303,7 +303,7 @@ def test_an_array_that_udev_started_under_another_name_is_used() -> None:
         members(),
         arrays=(w.array(1, 2, 3),),
         array_looks={w.ARRAY: w.look(Known("xfs", FS))},
-        array_lines=frozenset({w.ARRAY}),
+        array_lines={w.ARRAY: "data"},
     )
     plan = decide(raid_claim(w.raid()), world)
     assert names(plan.steps) == ["MakeDirectory", "WriteFstab", "MountFilesystem"]
@@ -349,7 +349,7 @@ def test_an_array_whose_filesystem_was_half_made_goes_on_at_mkfs() -> None:
         looks,
         arrays=(w.array(1, 2, 3, uuid=uuid),),
         array_looks={uuid: Look(HalfMade())},
-        array_lines=frozenset({uuid}),
+        array_lines={uuid: "data"},
     )
     assert names(decide(claim, world).steps)[:2] == ["MakeFilesystem", "EraseRecords"]
 
@@ -443,7 +443,7 @@ def test_an_array_that_runs_with_a_stranger_is_refused() -> None:
 
 def test_without_fs_type_an_array_is_only_assembled() -> None:
     world = raid_world(
-        members(), arrays=(w.array(1, 2, 3),), array_lines=frozenset({w.ARRAY})
+        members(), arrays=(w.array(1, 2, 3),), array_lines={w.ARRAY: "data"}
     )
     plan = decide(raid_claim(w.raid(fs_type=None)), world)
     assert (plan.steps, plan.state) == ((), ASSEMBLED)
@@ -564,7 +564,7 @@ def running(looks: dict[int, Look], *inside: int, **kwargs: object) -> World:
         looks,
         arrays=(w.array(*inside, **change),),
         array_looks={w.ARRAY: w.look(Known("xfs", FS))},
-        array_lines=frozenset({w.ARRAY}),
+        array_lines={w.ARRAY: "data"},
     )
 
 
@@ -695,3 +695,255 @@ def test_a_mirror_that_runs_beside_a_member_that_was_zeroed() -> None:
     looks = with_look(members(2, level=1), 2, w.blank())
     plan = decide(raid_claim(w.raid(2, 1), 2), running(looks, 1))
     assert (plan.steps, kind(plan)) == ((), "array-members-missing")
+
+
+# ------------------------------------------- what goat left, and what changes
+
+GOAT_LINE = "LABEL=GOAT-log /krkn_log ext4 defaults 0 1\n"
+GOAT_FS = Known("ext4", FS, "GOAT-log")
+
+
+def goat(text: str = GOAT_LINE, **kwargs: object) -> World:
+    """A machine whose fstab has these lines of somebody else's."""
+    looks = {1: w.look(GOAT_FS)}
+    return w.world(1, looks=looks, fstab_foreign=fstab.parse(text), **kwargs)
+
+
+def up(*paths: str) -> dict[str, object]:
+    return {"mounts": tuple(w.mounted(path, "ext4", 1) for path in paths)}
+
+
+LOG = w.claim(w.single(), w.attached(1))
+
+
+def line_step(plan: Plan) -> WriteFstab:
+    (step,) = [step for step in plan.steps if isinstance(step, WriteFstab)]
+    return step
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOAT_LINE,
+        GOAT_LINE * 3,
+        f"UUID={FS} /krkn_log/ ext4 noauto 0 0\n",
+        f"/dev/sdx /krkn_log ext4 defaults 0 0\n{GOAT_LINE}",
+    ],
+)
+def test_a_line_for_this_very_filesystem_is_taken_over(
+    text: str, mounted: bool
+) -> None:
+    found = {"LABEL=GOAT-log": "259:1", "/dev/sdx": "259:1"}
+    world = goat(text, fstab_devnos=found, **(up("/krkn_log") if mounted else {}))
+    plan = decide(LOG, world)
+    assert plan.trouble is None
+    step = line_step(plan)
+    assert set(step.instead_of) == set(fstab.parse(text))
+    after = fstab.replace(text, {"log": step.line}, step.instead_of)
+    assert after == fstab.render(step.line) + "\n"
+    assert "instead of" in str(step)
+    done = dataclasses.replace(world, fstab={"log": step.line}, fstab_foreign=())
+    assert "WriteFstab" not in names(decide(LOG, done).steps)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/dev/sdz /krkn_log ext4 defaults 0 0\n",
+        "LABEL=other /krkn_log ext4 defaults 0 0\n",
+        f"{GOAT_LINE}UUID=aaaa /krkn_log xfs defaults 0 0\n",
+        "tmpfs /krkn_log tmpfs defaults 0 0\n",
+        "LABEL=GOAT-log /krkn_log btrfs subvol=x 0 0\n",
+    ],
+)
+def test_a_line_for_something_else_is_refused_or_where_mounted_a_warning(
+    text: str,
+) -> None:
+    plan = decide(LOG, goat(text))
+    assert (plan.steps, kind(plan)) == ((), "fstab-conflict")
+    plan = decide(LOG, goat(text, **up("/krkn_log")))
+    assert (plan.state, plan.steps, plan.trouble) == (MOUNTED, (), None)
+    assert any("fstab mounts" in text for text in plan.warnings)
+
+
+def test_a_line_by_label_where_the_label_is_found_on_another_disk() -> None:
+    plan = decide(LOG, goat(fstab_devnos={"LABEL=GOAT-log": "259:9"}))
+    assert kind(plan) == "fstab-conflict"
+
+
+def test_options_that_end_with_a_line_are_told() -> None:
+    plan = decide(LOG, goat("LABEL=GOAT-log /krkn_log ext4 noatime,ro 0 1\n"))
+    assert any("options noatime,ro" in text for text in plan.warnings)
+    kept = w.claim(w.single(mount_options=("noatime", "ro")), w.attached(1))
+    plan = decide(kept, goat("LABEL=GOAT-log /krkn_log ext4 noatime,ro 0 1\n"))
+    assert plan.warnings == ()
+
+
+def test_a_line_elsewhere_is_left_alone_unless_the_set_moves_from_there() -> None:
+    text = "LABEL=GOAT-log /old ext4 defaults 0 1\n"
+    assert line_step(decide(LOG, goat(text))).instead_of == ()
+    plan = decide(LOG, goat(text, **up("/old")))
+    assert line_step(plan).instead_of == fstab.parse(text)
+    assert "next reboot" in plan.warnings[0]
+
+
+def test_a_new_filesystem_takes_no_line_over() -> None:
+    world = dataclasses.replace(goat(), looks={w.volume_id(1): w.blank()})
+    assert kind(decide(LOG, world)) == "fstab-conflict"
+
+
+def test_an_array_line_of_somebody_else_is_replaced() -> None:
+    world = raid_world(
+        members(),
+        arrays=(w.array(1, 2, 3),),
+        array_looks={w.ARRAY: w.look(Known("xfs", FS, "GOAT-data"))},
+        array_lines_foreign={w.ARRAY: ("/etc/mdadm.conf",)},
+        fstab_foreign=fstab.parse("LABEL=GOAT-data /krkn_data xfs defaults 0 1\n"),
+        fstab_devnos={"LABEL=GOAT-data": "9:127"},
+    )
+    plan = decide(raid_claim(w.raid()), world)
+    assert names(plan.steps) == [
+        "WriteArrayLine",
+        "MakeDirectory",
+        "WriteFstab",
+        "MountFilesystem",
+    ]
+    assert "/etc/mdadm.conf" in str(plan.steps[0])
+    both = dataclasses.replace(world, array_lines={w.ARRAY: "data"})
+    assert "WriteArrayLine" in names(decide(raid_claim(w.raid()), both).steps)
+
+
+def test_a_set_with_a_new_name_replaces_its_old_lines() -> None:
+    old = fstab.entry("old", FS, "/krkn_log", "ext4")
+    world = w.world(
+        1, looks={1: w.look(GOAT_FS)}, fstab={"old": old}, **up("/krkn_log")
+    )
+    (plan,) = decision.decide(w.NODE, (LOG,), world)
+    assert line_step(plan).instead_of == (old,)
+    done = dataclasses.replace(world, fstab={"log": line_step(plan).line})
+    (plan,) = decision.decide(w.NODE, (LOG,), done)
+    assert (plan.steps, plan.warnings) == ((), ())
+    named = raid_world(
+        members(),
+        arrays=(w.array(1, 2, 3),),
+        array_looks={w.ARRAY: w.look(Known("xfs", FS))},
+        array_lines={w.ARRAY: "old"},
+    )
+    assert "WriteArrayLine" in names(decide(raid_claim(w.raid()), named).steps)
+
+
+def test_the_line_of_another_set_that_is_gone_is_no_former_name() -> None:
+    old = fstab.entry("old", w.ARRAY, "/krkn_log", "ext4")
+    world = w.world(1, looks={1: w.look(GOAT_FS)}, fstab={"old": old})
+    plans = decision.decide(w.NODE, (LOG,), world)
+    assert line_step(plans[0]).instead_of == ()
+    assert names(plans[1].steps) == ["RemoveFstab"]
+
+
+def test_changed_mount_options_are_written_and_told_once() -> None:
+    line = fstab.entry("log", FS, "/krkn_log", "ext4")
+    world = w.world(1, looks={1: w.look(GOAT_FS)}, fstab={"log": line})
+    world = dataclasses.replace(world, **up("/krkn_log"))
+    claim = w.claim(w.single(mount_options=("noatime",)), w.attached(1))
+    plan = decide(claim, world)
+    assert names(plan.steps) == ["WriteFstab"]
+    assert any("remount /krkn_log" in text for text in plan.warnings)
+    after = dataclasses.replace(world, fstab={"log": line_step(plan).line})
+    plan = decide(claim, after)
+    assert (plan.steps, plan.warnings) == ((), ())
+
+
+@pytest.mark.parametrize("found", ["symlink", "other", "unreadable"])
+def test_a_set_does_not_move_to_what_is_no_directory(found: str) -> None:
+    world = w.world(
+        1,
+        looks={1: w.look(GOAT_FS)},
+        paths={"/krkn_log": PathState(found)},
+        **up("/old"),
+    )
+    plan = decide(LOG, world)
+    assert (plan.state, plan.steps, plan.trouble) == (MOUNTED, (), None)
+    assert len(plan.warnings) == 2
+
+
+def test_a_set_that_moves_will_hide_files() -> None:
+    paths = {"/krkn_log": w.directory("precious")}
+    world = w.world(1, looks={1: w.look(GOAT_FS)}, paths=paths, **up("/old"))
+    plan = decide(LOG, world)
+    assert names(plan.steps) == ["WriteFstab"]
+    assert any("precious" in text for text in plan.warnings)
+
+
+def test_a_new_filesystem_below_another_set_is_made_after_its_mount() -> None:
+    """What its directory holds can be seen only then."""
+    parent = w.claim(w.single(name="pg", mount_path="/pg"), w.attached(2))
+    child = w.claim(w.single(name="wal", mount_path="/pg/wal"), w.attached(1))
+    looks = {1: w.blank(), 2: w.look(Known("ext4", w.ARRAY))}
+    plan = decide(child, w.world(1, 2, looks=looks), parent)
+    assert (plan.steps, kind(plan)) == ((), "parent-not-mounted")
+    mounts = (w.mounted("/pg", "ext4", 2),)
+    paths = {"/pg/wal": w.directory("segment")}
+    there = w.world(1, 2, looks=looks, mounts=mounts, paths=paths)
+    assert kind(decide(child, there, parent)) == "mount-path-files"
+
+
+def test_a_set_below_one_that_moves_at_the_next_reboot() -> None:
+    parent = w.claim(w.single(name="pg", mount_path="/pg"), w.attached(2))
+    child = w.claim(w.single(name="wal", mount_path="/pg/wal"), w.attached(1))
+    looks = {1: w.look(Known("ext4", FS)), 2: w.look(Known("ext4", w.ARRAY))}
+    world = w.world(1, 2, looks=looks, mounts=(w.mounted("/old", "ext4", 2),))
+    plan = decide(child, world, parent)
+    assert (kind(plan), plan.state) == ("parent-moves", FAILED)
+
+
+def test_a_set_of_one_that_is_to_become_an_array() -> None:
+    """VolumeSize raised where the volume is in use: nothing is touched."""
+    wanted = w.raid(2, 0, name="log", fs_type="ext4", mount_path="/krkn_log")
+    late = Trouble("members-missing", "1 of 2", "2", "Tag it.", waits=True)
+    line = fstab.entry("log", FS, "/krkn_log", "ext4")
+    one = w.world(1, looks={1: w.look(GOAT_FS)}, fstab={"log": line}, **up("/krkn_log"))
+    (plan,) = decision.decide(
+        w.NODE, (w.claim(wanted, w.attached(1), trouble=late),), one
+    )
+    assert (plan.steps, kind(plan)) == ((), "members-missing")
+    looks = {1: w.look(GOAT_FS), 2: w.blank()}
+    both = w.claim(wanted, w.attached(1), w.attached(2))
+    used = w.device(1, mounted=("/krkn_log",))
+    world = w.world(1, 2, looks=looks, fstab={"log": line}, **up("/krkn_log"))
+    world = dataclasses.replace(world, devices={**world.devices, used.volume_id: used})
+    assert (decide(both, world).steps, kind(decide(both, world))) == ((), "device-held")
+    bare = w.world(1, 2, looks=looks, fstab={"log": line})
+    assert (decide(both, bare).steps, kind(decide(both, bare))) == ((), "content-other")
+
+
+def test_an_array_whose_size_was_raised_is_used_as_it_is() -> None:
+    """The new volume has no place in it: a warning, and it is left alone."""
+    wanted = w.raid(4, 0)
+    late = Trouble("members-missing", "3 of 4", "4", "Tag it.", waits=True)
+    three = [w.attached(n) for n in (1, 2, 3)]
+    plan = decide(w.claim(wanted, *three, trouble=late), raid_world(members()))
+    assert (plan.steps, kind(plan)) == ((), "members-missing")
+    world = w.world(
+        *(1, 2, 3, 4),
+        looks={**members(), 4: w.blank()},
+        arrays=(w.array(1, 2, 3),),
+        array_looks={w.ARRAY: w.look(Known("xfs", FS))},
+    )
+    plan = decide(w.claim(wanted, *three, w.attached(4)), world)
+    assert plan.trouble is None and names(plan.steps)[-1] == "MountFilesystem"
+    assert not {"AddMember", "CreateArray", "MakeFilesystem"} & set(names(plan.steps))
+    assert any("left alone" in text for text in plan.warnings)
+    assert any("VolumeSize says 4" in text for text in plan.warnings)
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("label", ["", "GOAT-log", "somebody's"])
+def test_a_filesystem_of_another_tool_is_used_as_it_is(
+    fs_type: str, label: str
+) -> None:
+    claim = w.claim(w.single(fs_type=fs_type, label="mine"), w.attached(1))
+    looks = {1: w.look(Known(fs_type, FS, label))}
+    plan = decide(claim, w.world(1, looks=looks))
+    assert names(plan.steps) == ["MakeDirectory", "WriteFstab", "MountFilesystem"]
+    assert plan.filesystem == Known(fs_type, FS, label)

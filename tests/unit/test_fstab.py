@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken import files, fstab
-from cc_kraken.model import FstabLine
+from cc_kraken.model import FstabLine, Known
 from cc_kraken.paths import Paths
 
 UUID = "0123abcd-0000-4000-8000-00000000abcd"
@@ -155,17 +155,110 @@ def test_a_comment_is_never_ours() -> None:
         ("/dev/vdb /data ext4 defaults 0 0", True),
         ("/dev/vdb /data/ ext4 defaults 0 0", True),
         ("/dev/vdb //data ext4", True),
-        (f"UUID={UUID} /else ext4 defaults 0 0", True),
-        (f'UUID="{UUID.upper()}" /else ext4 defaults 0 0', True),
-        (f"/dev/disk/by-uuid/{UUID} /else ext4 defaults 0 0", True),
+        (f"UUID={UUID} /else ext4 defaults 0 0", False),
         ("/dev/vdb /data2 ext4 defaults 0 0", False),
         ("/dev/vdb none swap sw 0 0", False),
         ("# /dev/vdb /data ext4 defaults 0 0", False),
-        ("/dev/vdb /data ext4 X-kraken.set=log 0 0", False),
     ],
 )
-def test_conflicts(other: str, hit: bool) -> None:
-    assert bool(fstab.conflicts(FOREIGN + other + "\n", line())) is hit
+def test_on_path(other: str, hit: bool) -> None:
+    assert bool(fstab.on_path(fstab.parse(FOREIGN + other + "\n"), "/data")) is hit
+
+
+EXT4 = Known("ext4", UUID, "GOAT-data")
+XFS = Known("xfs", UUID, "GOAT-data")
+HERE, THERE = "259:1", "259:2"
+
+
+@pytest.mark.parametrize(
+    ("other", "known", "resolved", "hit"),
+    [
+        ("LABEL=GOAT-data /data ext4 defaults 0 1", EXT4, {}, True),
+        ("LABEL=GOAT-data /data ext4 defaults 0 1", EXT4, HERE, True),
+        ("LABEL=GOAT-data /data ext4 defaults 0 1", EXT4, THERE, False),
+        ('LABEL="GOAT-data" /data auto', EXT4, {}, True),
+        ("LABEL=GOAT-date /data ext4 defaults 0 1", EXT4, {}, False),
+        ("LABEL=goat-data /data ext4 defaults 0 1", EXT4, {}, False),
+        ("LABEL= /data ext4 defaults 0 1", Known("ext4", UUID), {}, False),
+        ("/dev/disk/by-label/GOAT-data /data ext4", EXT4, HERE, True),
+        ("/dev/disk/by-label/GOAT\\x20a /data xfs", Known("xfs", UUID, "GOAT a"),
+         {}, True),
+        ("LABEL=GOAT\\040a /data xfs", Known("xfs", UUID, "GOAT a"), {}, True),
+        # mkfs.ext4 has cut it to sixteen bytes, and goat wrote it whole.
+        ("LABEL=GOAT-commitlogs01 /data ext4", Known("ext4", UUID, "GOAT-commitlogs0"),
+         {}, True),
+        (f"UUID={UUID} /data ext4 defaults 0 0", EXT4, {}, True),
+        (f'UUID="{UUID.upper()}" /data ext4 defaults 0 0', EXT4, {}, True),
+        (f"/dev/disk/by-uuid/{UUID} /data ext4 defaults 0 0", EXT4, THERE, True),
+        ("UUID=aaaa /data ext4 defaults 0 0", EXT4, HERE, False),
+        ("/dev/md0 /data xfs defaults 0 0", XFS, HERE, True),
+        ("/dev/md0 /data xfs defaults 0 0", XFS, THERE, False),
+        ("/dev/md0 /data xfs defaults 0 0", XFS, {}, False),
+        ("LABEL=GOAT-data /data btrfs subvol=a 0 0", Known("btrfs", UUID, "GOAT-data"),
+         {}, False),
+        ("/dev/md0 /data none bind 0 0", XFS, HERE, False),
+        ("PARTLABEL=GOAT-data /data ext4 defaults", EXT4, HERE, True),
+        ("tmpfs /data tmpfs", EXT4, {}, False),
+    ],
+)  # fmt: skip
+def test_whether_a_line_names_this_very_filesystem(
+    other: str, known: Known, resolved: object, hit: bool
+) -> None:
+    (parsed,) = fstab.parse(other + "\n")
+    found = {parsed.spec: resolved} if isinstance(resolved, str) else {}
+    assert fstab.names(parsed, known, HERE, found) is hit
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ("/dev/md0", "/dev/md0"),
+        ("LABEL=GOAT-data", "/dev/disk/by-label/GOAT-data"),
+        ('LABEL="a b/c"', "/dev/disk/by-label/a\\x20b\\x2fc"),
+        (f"UUID={UUID}", f"/dev/disk/by-uuid/{UUID}"),
+        ("LABEL=ü", "/dev/disk/by-label/ü"),
+        ("LABEL=..", "/dev/disk/by-label/.."),
+        ("tmpfs", ""),
+        ("none", ""),
+        ("LABEL=", ""),
+    ],
+)
+def test_the_node_of_a_spec(spec: str, path: str) -> None:
+    assert fstab.node(spec) == path
+
+
+def test_lines_of_others_are_replaced_however_often_they_are_there() -> None:
+    goat = "LABEL=GOAT-data /data ext4 defaults 0 1\n"
+    same = "LABEL=GOAT-data\t/data  ext4 defaults 0 1\n"
+    other = "LABEL=GOAT-log /log ext4 defaults 0 1\n"
+    text = f"# a\n{goat}# {goat}{same}{other}{goat}"
+    gone = fstab.parse(goat)
+    after = fstab.replace(text, {"data": line()}, gone)
+    assert after == f"# a\n{fstab.render(line())}\n# {goat}{other}"
+    assert fstab.replace(after, {"data": line()}, gone) == after
+    marked = f"{goat}{fstab.render(line(path='/old'))}\n{other}"
+    after = fstab.replace(marked, {"data": line()}, gone)
+    assert after == f"{fstab.render(line())}\n{other}"
+
+
+def test_the_line_of_a_former_name_is_replaced_where_it_stands() -> None:
+    old = line("old")
+    text = f"{fstab.render(old)}\n# end\n"
+    after = fstab.replace(text, {"data": line()}, (old,))
+    assert after == f"{fstab.render(line())}\n# end\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        ("defaults", ()),
+        ("defaults,nofail,rw,noatime", ()),
+        ("discard,noatime,x-systemd.device-timeout=9,ro", ("discard", "ro")),
+    ],
+)
+def test_options_that_a_replaced_line_had(options: str, lost: tuple) -> None:
+    (theirs,) = fstab.parse(f"LABEL=GOAT-data /data ext4 {options} 0 1")
+    assert fstab.options_lost(theirs, line(options=("noatime",))) == lost
 
 
 def test_empty_field_is_refused() -> None:

@@ -112,7 +112,6 @@ def test_one_set_at_a_time(tmp_path: Path, name: str) -> None:
     assert mdadmconf.add(paths, "log", TWO)
     assert not mdadmconf.add(paths, "log", TWO)
     assert mdadmconf.current(paths) == {name: ONE, "log": TWO}
-    assert mdadmconf.every(paths) == {ONE, TWO}
     assert mdadmconf.drop(paths, name)
     assert not mdadmconf.drop(paths, name)
     assert mdadmconf.current(paths) == {"log": TWO}
@@ -120,19 +119,87 @@ def test_one_set_at_a_time(tmp_path: Path, name: str) -> None:
     assert not Path(mdadmconf.location(paths)).exists()
 
 
-def test_no_second_line_for_an_array(tmp_path: Path) -> None:
+GOAT = (
+    "ARRAY /dev/md0 level=raid0 num-devices=3 metadata=1.2 "
+    f"name=\"ip-172-31-18-112:'GOAT-data'\" UUID={MD_ONE}\n"
+    "   devices=/dev/xvdc,/dev/xvdd,/dev/xvde\n"
+)
+
+
+def test_lines_of_others_for_our_arrays_go_and_every_other_byte_stays(
+    tmp_path: Path,
+) -> None:
     paths = Paths(etc=str(tmp_path))
     main = tmp_path / "mdadm.conf"
-    main.write_text(f"ARRAY /dev/md/0 UUID={MD_ONE}\n")
+    first = "# mdadm.conf\nHOMEHOST <system>\r\n"
+    last = f"# {GOAT.splitlines()[0]}\nARRAY /dev/md/1 UUID={MD_TWO}\n\tname=x:1"
+    main.write_text(first + GOAT + last, newline="")
+    main.chmod(0o600)
     (tmp_path / "mdadm.conf.d").mkdir()
     other = tmp_path / "mdadm.conf.d" / "other.conf"
-    other.write_text("ARRAY /dev/md/1\n")
-    (tmp_path / "mdadm.conf.d" / "not-read").write_text(f"ARRAY UUID={MD_TWO}\n")
-    before = main.read_bytes(), other.read_bytes()
-    assert mdadmconf.write(paths, {"data": ONE, "log": TWO})
-    written = Path(mdadmconf.location(paths)).read_text()
-    assert mdadmconf.named(written) == {TWO}
-    assert (main.read_bytes(), other.read_bytes()) == before
+    other.write_text(f"ARRAY <ignore> UUID={MD_TWO}\nARRAY /dev/md/3 name=3\n")
+    unread = tmp_path / "mdadm.conf.d" / "not-read"
+    unread.write_text(f"ARRAY UUID={MD_ONE}\n")
+    before = other.read_bytes(), unread.read_bytes()
+    assert mdadmconf.elsewhere(paths) == {
+        ONE: (str(main),),
+        TWO: (str(main), str(other)),
+    }
+    assert mdadmconf.add(paths, "data", ONE)
+    assert not mdadmconf.add(paths, "data", ONE)
+    assert main.read_bytes().decode() == first + last
+    assert main.stat().st_mode & 0o777 == 0o600
+    assert (other.read_bytes(), unread.read_bytes()) == before
+    assert mdadmconf.current(paths) == {"data": ONE}
+    assert mdadmconf.elsewhere(paths).keys() == {TWO}
+
+
+@pytest.mark.parametrize(
+    ("present", "read", "place"),
+    [
+        # goat writes where mdadm of Debian does not look; ours goes where it does
+        (["debian_version", "mdadm/mdadm.conf"], False, "mdadm/mdadm.conf.d"),
+        (["debian_version"], True, "mdadm.conf.d"),
+        ([], True, "mdadm.conf.d"),
+    ],
+)
+def test_the_file_that_goat_wrote(
+    tmp_path: Path, present: list, read: bool, place: str
+) -> None:
+    for name in present:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    paths = Paths(etc=str(tmp_path))
+    (tmp_path / "mdadm.conf").write_text(GOAT)
+    assert mdadmconf.add(paths, "data", ONE)
+    assert (tmp_path / "mdadm.conf").read_text() == ""
+    assert mdadmconf.location(paths) == str(tmp_path / place / "cc-kraken.conf")
+    assert mdadmconf.current(paths) == {"data": ONE}
+    assert mdadmconf.elsewhere(paths) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "left"),
+    [
+        (f"ARRAY UUID={MD_ONE}", ""),
+        (f"a\nARRAY UUID={MD_ONE}\nb\n", "a\nb\n"),
+        (f"ARRAY /dev/md0\n# note\n  UUID={MD_ONE}\n\n", "# note\n\n"),
+        (f"ARRAY x\nDEVICE\n  UUID={MD_ONE}\n", f"ARRAY x\nDEVICE\n  UUID={MD_ONE}\n"),
+        (f"ARRAY UUID={MD_TWO}\n", f"ARRAY UUID={MD_TWO}\n"),
+        (f"ARRAY UUID={MD_ONE}\r\nb\r\n", "b\r\n"),
+    ],
+)  # fmt: skip
+def test_without(config: str, left: str) -> None:
+    assert mdadmconf.without(config, {ONE}) == left
+    assert mdadmconf.without(left, {ONE}) == left
+
+
+def test_a_set_with_a_new_name(tmp_path: Path) -> None:
+    paths = Paths(etc=str(tmp_path))
+    mdadmconf.add(paths, "data", ONE)
+    assert mdadmconf.add(paths, "store", ONE)
+    assert mdadmconf.current(paths) == {"store": ONE}
+    assert not mdadmconf.drop(paths, "data")
 
 
 def test_moves_with_the_main_file(tmp_path: Path) -> None:
@@ -150,6 +217,9 @@ def test_moves_with_the_main_file(tmp_path: Path) -> None:
 def test_any_text(text: str) -> None:
     for uuid in mdadmconf.named(text):
         assert len(uuid) == 36
+    assert mdadmconf.without(text, ()) == text
+    left = mdadmconf.without(text, mdadmconf.named(text))
+    assert mdadmconf.named(left) == frozenset()
 
 
 @pytest.mark.skipif(not shutil.which("mdadm"), reason="needs mdadm")
