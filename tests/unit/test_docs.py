@@ -20,13 +20,15 @@ from cc_kraken import (
     cli,
     configuration,
     decision,
+    fstab,
+    mdadmconf,
     mkfs,
     reactions,
     schemafiles,
     tags,
     values,
 )
-from cc_kraken.model import Attachment, Holder
+from cc_kraken.model import Attachment, Holder, Known
 from cc_kraken.reactions import Reaction
 from tests.unit.worlds import NODE, claim, single, volume, world
 
@@ -383,6 +385,29 @@ def test_completeness_and_arrays_name_kinds_that_are_there() -> None:
     text = page("docs/decisions.md")
     named = set(re.findall(r"\(operations\.md#([\w-]+)\)", text)) - {"errors"}
     assert named and named <= kinds
+
+
+def test_the_lines_that_are_taken_over_are_those_that_the_page_shows() -> None:
+    table = rows(page("docs/from-goat.md"), "Found")
+    (theirs, _), (array, becomes) = table
+    (line,) = fstab.parse(code(theirs.split(", once")[0]) + "\n")
+    known = Known("ext4", "11111111-2222-3333-4444-555555555555", "GOAT-data")
+    assert fstab.names(line, known, "", {})
+    after = fstab.replace(
+        f"{code(theirs.split(', once')[0])}\n" * 3,
+        {"data": fstab.entry("data", known.uuid, line.path, "ext4")},
+        (line,),
+    )
+    assert after.count("\n") == 1
+    for word in ("UUID", "nofail", "X-kraken.set=data"):
+        assert word in after and word in table[0][1]
+    uuid = "4a739fd5-5f39-2dd6-1b19-8f885cd3f50b"
+    shown = (
+        code(array).replace("UUID=…", f"UUID={uuid}").replace(" devices", "\n devices")
+    )
+    assert mdadmconf.without(shown, {uuid}) == ""
+    assert becomes.startswith("`ARRAY UUID=…`")
+    assert "ARRAY UUID=" in mdadmconf.text({"data": uuid})
 
 
 # -------------------------------------------------------------------- snippets
