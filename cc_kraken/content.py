@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from cc_kraken import places, record
+from cc_kraken import places, record, wiping
 from cc_kraken import superblock as blocks
 from cc_kraken.command import run
 from cc_kraken.model import (
@@ -78,9 +78,10 @@ def look(
     ``fingerprint``: ask for one also where an md member or a filesystem is
     recognised, which otherwise takes a handful of reads.
 
-    The fingerprint is a sha256 (hex) over what the fixed places hold (with
-    ``full``, and nothing there: over everything), the size and the volume id.
-    It is "" when that is all zero or could not be read in whole.
+    The fingerprint is a sha256 (hex) over what the fixed places and the intent
+    record hold (with ``full``, and nothing there: over everything), the size
+    and the volume id.  It is "" when the fixed places are all zero or could
+    not be read in whole.
 
     A device that is missing, unreadable or no block device is Unknown.
     Raises KrakenError only where a program is missing.
@@ -292,10 +293,12 @@ class Reader:
 @dataclass(frozen=True)
 class _Piece:
     """What one read told: a digest, and the first byte that is in the way
-    (also the one that could not be read, with its error)."""
+    (also the one that could not be read, with its error).  ``bare``: the
+    digest without what is exempt, "" where nothing else is there."""
 
     start: int
     digest: str = ""
+    bare: str = ""
     in_the_way: Optional[int] = None
     error: str = ""
 
@@ -306,6 +309,11 @@ class _Survey:
     the order of their place."""
 
     found: Tuple[_Piece, ...]
+
+    @property
+    def bare(self) -> Dict[int, str]:
+        """Digests by offset, without what is exempt."""
+        return {piece.start: piece.bare for piece in self.found if piece.bare}
 
     @property
     def error(self) -> Optional[_Piece]:
@@ -367,21 +375,46 @@ def _judge_piece(
     # comparing slices is the fast way: memcmp(3)
     if data == (_ZERO if length == PIECE else _ZERO[:length]):
         return None
-    digest = hashlib.sha256(data).hexdigest()
-    return _Piece(start, digest, first_byte(data, start, exempt))
+    digest = bare = hashlib.sha256(data).hexdigest()
+    rest = _without(data, start, exempt)
+    if rest is not data:
+        bare = hashlib.sha256(rest).hexdigest() if any(rest) else ""
+    return _Piece(start, digest, bare, _first(rest, start))
 
 
 def first_byte(data: bytes, start: int, exempt: Sequence[Extent]) -> Optional[int]:
     """The offset of the first byte of ``data``, read at ``start``, that is
     neither zero nor in one of the extents ``exempt``."""
+    return _first(_without(data, start, exempt), start)
+
+
+def _first(data: bytes, start: int) -> Optional[int]:
+    bare = data.lstrip(b"\0")
+    return start + len(data) - len(bare) if bare else None
+
+
+def _without(data: bytes, start: int, exempt: Sequence[Extent]) -> bytes:
+    """``data``, read at ``start``, with zeros for what is ``exempt``."""
     rest = data
     for extent in exempt:
         low = max(0, extent.start - start)
         high = min(len(data), extent.end - start)
         if low < high:
             rest = rest[:low] + bytes(high - low) + rest[high:]
-    bare = rest.lstrip(b"\0")
-    return start + len(rest) - len(bare) if bare else None
+    return rest
+
+
+def remainders(path: str, exempt: Sequence[Extent]) -> Tuple[str, ...]:
+    """:func:`wiping.remainders` of what the device at ``path`` holds outside
+    ``exempt``.  Raises OSError and ReadError."""
+    reader = Reader(path)
+    try:
+        survey = _survey(reader, places.places(reader.size), exempt)
+        if survey.error is not None:
+            raise ReadError(survey.error.in_the_way or 0, survey.error.error)
+        return wiping.remainders(reader.size, survey.bare)
+    finally:
+        reader.close()
 
 
 # --------------------------------------------------------- what the tools say
@@ -592,6 +625,8 @@ class _Examination:
                 raise
             return self._look(Unknown(str(error)))
         content = self.strange or judge(found, said)
+        if self.record is not None and self.record.given_up:
+            return self._given_up(content, self.record)
         if self.ours and self.strange is None and (self.record or self.licence):
             return self._half_made()
         if isinstance(content, Known) and not self.fingerprint:
@@ -620,11 +655,51 @@ class _Examination:
                 )
                 return
             spots.append((place, decoded))
+        begun = [spot for spot in spots if spot[1].given_up]
+        # Another record beside it is part of what was given up.
+        spots = begun[:1] or spots
         if any(decoded != spots[0][1] for _, decoded in spots):
             self.strange = Unknown("Two intent records that differ.", spots[0][0])
         elif spots:
             self.record = spots[0][1]
             self.exempt = tuple(record.extent(place) for place, _ in spots)
+
+    def _given_up(self, content: Optional[Content], intent: Record) -> Look:
+        """What is left of a content that the operator gave up, wherever the
+        wipe or what follows it was cut off.
+
+        Only the samples are not asked: the permission covers what they see.
+        """
+        ours = self.ours if intent.part < 0 else ()
+        survey = self._fixed(self.exempt + ours)
+        stray: Optional[Content] = self._in_the_way(survey)
+        if survey.error is None and intent.part >= 0:
+            stray = self._in_work(content, intent, survey)
+        elif survey.error is None and content is not None and not ours:
+            stray = content
+        return self._look(stray or HalfMade(), self._digest(survey))
+
+    def _in_work(
+        self, content: Optional[Content], intent: Record, survey: _Survey
+    ) -> Optional[Content]:
+        """None where all is as a wipe leaves it that was cut off in this part."""
+        size, found = self.reader.size, survey.bare
+        numbers = wiping.number_of(size, found)
+        again = min((at for at in found if numbers[at] < intent.part), default=None)
+        if again is not None:
+            return Unknown("Data where it was wiped already.", again)
+        left = wiping.remainders(size, found)
+        if intent.part + 1 < len(left):
+            if left[intent.part] == intent.found:
+                return None
+            if left[intent.part + 1] == intent.rest and not isinstance(content, Known):
+                return None
+        if isinstance(content, Known):
+            return content
+        return Unknown(
+            "It is not what is left of the content that was given up.",
+            survey.in_the_way,
+        )
 
     def _half_made(self) -> Look:
         survey, fingerprint = self._whole(self.exempt + self.ours)
@@ -668,6 +743,9 @@ class _Examination:
             return ""
         lines = [f"cc_kraken 1 {self.volume_id} {self.reader.size}"]
         lines += [f"{piece.start} {piece.digest}" for piece in survey.found]
+        if self.record is not None:
+            text = record.encode(self.record)
+            lines.append(f"record {hashlib.sha256(text).hexdigest()}")
         return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
 
     def _look(self, content: Content, fingerprint: str = "") -> Look:

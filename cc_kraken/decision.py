@@ -10,7 +10,7 @@ import uuid as uuids
 from dataclasses import dataclass, replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken import arraystate, fstab, mkfs
+from cc_kraken import arraystate, fstab, mkfs, wiping
 from cc_kraken.arrays import array_name
 from cc_kraken.model import (
     Array,
@@ -540,31 +540,69 @@ class _SetDecision:
             # Made only where all volumes are there that the record is to name.
             if missing.kind == "members-missing":
                 raise _Stop(missing)
+        permitted = not self.is_array and self._permitted(target.volume_id, look)
         if present:
-            return self._filesystem_of_record(content, present, records, target)
-        if isinstance(content, Blank):
+            try:
+                return self._filesystem_of_record(content, present, records, target)
+            except _Stop as stop:
+                # Named with its record, it may be given up like anything else.
+                if not permitted:
+                    raise self._naming(stop, look, target) from None
+        elif isinstance(content, Blank):
             self._check_origin()
             erase = EraseRecords(self.claim.name, records, member=self.is_array)
             write = WriteRecords(self.claim.name, records, member=self.is_array)
             make = self._mkfs(records, array_uuid=target.array_uuid)
             return [write, make, erase], made
-        if isinstance(content, Known) and content.type == self.wanted.fs_type:
+        elif isinstance(content, Known) and content.type == self.wanted.fs_type:
             self._check_btrfs(content)
             return [], content
-        if not self.is_array and self._permitted(target.volume_id, look):
+        if permitted:
             self._check_origin()
-            return [
-                Wipe(self.claim.name, target.volume_id, look.fingerprint),
-                WriteRecords(
-                    self.claim.name,
-                    records,
-                    member=False,
-                    permitted=(target.volume_id,),
-                ),
-                self._mkfs(records, permitted=True),
-                EraseRecords(self.claim.name, records, member=False),
-            ], made
+            return self._overwrite_steps(look.fingerprint, wiped=False), made
         raise self._refuse_content(content, look, target)
+
+    def _overwrite_steps(self, fingerprint: str, *, wiped: bool) -> List[Step]:
+        """From a content that was given up to the filesystem, on one volume."""
+        (base,) = self._records()
+        record = replace(base, given_up=fingerprint[: wiping.DIGITS])
+        steps: List[Step] = []
+        if not wiped:
+            steps.append(
+                Wipe(self.claim.name, record.volume_id, fingerprint, record=record)
+            )
+        return [
+            *steps,
+            self._mkfs((record,), permitted=True),
+            EraseRecords(self.claim.name, (record,), member=False),
+        ]
+
+    def _overwriting(self, content: Content, record: Record) -> List[Step]:
+        """Finish what was begun on a volume whose content was given up.
+
+        While there is something left of it, the permission must still be
+        there; when all of it is wiped, the record says enough.
+        """
+        if not isinstance(content, HalfMade):
+            raise self._refuse_record(content, record)
+        (base,) = self._records()
+        wiped = replace(record, part=-1, found="", rest="")
+        if wiped != replace(base, given_up=record.given_up):
+            raise self._refuse_record(content, record)
+        if record == wiped:
+            return self._overwrite_steps(record.given_up, wiped=True)
+        given = self.wanted.overwrite.get(record.volume_id, "")
+        if not given.startswith(record.given_up):
+            raise _stop(
+                "overwrite-withdrawn",
+                f"{record.volume_id} was being wiped, as overwrite permitted for the "
+                f"content with the fingerprint {record.given_up}…, and does not "
+                "permit any more",
+                "the same entry of overwrite, to go on",
+                "Put it back to have the volume wiped and formatted; what is left "
+                "of its content is not touched without it.",
+            )
+        return self._overwrite_steps(given, wiped=False)
 
     def _filesystem_of_record(
         self,
@@ -578,6 +616,9 @@ class _SetDecision:
             self.claim.name, tuple(present), member=bool(target.array_uuid)
         )
         first = present[0]
+        if first.given_up and not isinstance(content, Known) and not self.is_array:
+            made = Known(first.fs_type, first.fs_uuid)
+            return self._overwriting(content, first), made
         if isinstance(content, Known):
             if (content.type, content.uuid) == (first.fs_type, first.fs_uuid):
                 return [erase], content
@@ -656,6 +697,16 @@ class _SetDecision:
                 "Detach the copy, or give it a UUID of its own.",
             )
 
+    def _naming(self, stop: _Stop, look: Look, target: Target) -> _Stop:
+        """The refusal of a record, with what overwrite would have to name."""
+        if not look.fingerprint or not target.volume_id:
+            return stop
+        remedy = (
+            f"{stop.trouble.remedy} What is there now: overwrite: "
+            f"{{{target.volume_id}: {look.fingerprint}}}."
+        )
+        return _Stop(replace(stop.trouble, remedy=remedy))
+
     def _permitted(self, volume_id: str, look: Look) -> bool:
         given = self.wanted.overwrite.get(volume_id, "")
         return bool(given) and bool(look.fingerprint) and given == look.fingerprint
@@ -666,10 +717,16 @@ class _SetDecision:
         path = path or (target.array.path if target.array else "")
         found = f"{where} ({path}) holds {_tell(content)}"
         remedy = "Nothing was written. Correct FsType, or use another volume"
+        offset = content.offset if isinstance(content, Unknown) else None
         if look.fingerprint and target.volume_id:
             remedy += (
                 "; to give this content up, set overwrite: "
                 f"{{{target.volume_id}: {look.fingerprint}}}"
+            )
+        elif offset is not None and target.volume_id:
+            remedy += (
+                "; to give this content up, set blank_proof: full, and run again for "
+                "a fingerprint of every byte"
             )
         kind = "content-other" if isinstance(content, Known) else "content-unknown"
         return _stop(

@@ -19,7 +19,8 @@ import logging
 import os
 import re
 from contextlib import ExitStack
-from typing import Sequence, Tuple, Union
+from dataclasses import replace
+from typing import Optional, Sequence, Tuple, Type, Union
 
 from cc_kraken import (
     arrays,
@@ -30,6 +31,7 @@ from cc_kraken import (
     guard,
     places,
     shadow,
+    wiping,
 )
 from cc_kraken import record as records_module
 from cc_kraken.model import (
@@ -345,9 +347,10 @@ def make_filesystem(
     The target is blank, or half made by just this step: then what is in the
     way within the places that mkfs writes is zeroed first, because xfs and
     btrfs refuse over their own remains.  ``options`` as configured.
-    ``permitted``: ``overwrite`` has just wiped it.  Never killed by a
-    deadline.
+    ``permitted``: an array of volumes that ``overwrite`` has just wiped; of a
+    single volume its record says so.  Never killed by a deadline.
     """
+    wiped = isinstance(target, Device) and bool(records and records[0].given_up)
     shape = shadow.geometry(paths, target)
     argv = shadow.command_line(
         type,
@@ -356,7 +359,7 @@ def make_filesystem(
         uuid=uuid,
         label=label,
         options=options,
-        prezeroed=not permitted,
+        prezeroed=not (permitted or wiped),
     )
     guard.check_intent(target, members, records, type, uuid)
     with ExitStack() as stack:
@@ -392,10 +395,17 @@ def _make_room(
 ) -> None:
     """Leave ``target`` blank, which it is, or half made, or wiped."""
     look = guard.look_at(target)
-    if not isinstance(look.content, Blank) and permitted:
-        _check_permitted(target, look)
-        guard.check_exclusive(target)
-        return
+    nothing: Tuple[Type[Content], ...] = (Blank,)
+    if isinstance(target, Array):
+        if not isinstance(look.content, Blank) and permitted:
+            _check_permitted(target, look)
+            guard.check_exclusive(target)
+            return
+    elif record.given_up:
+        # It says that all of it is wiped, and the look that it is.
+        if record.part >= 0 or look.record != record:
+            raise guard.refused_record(target, "the record of a wipe", "its end")
+        nothing = (Blank, HalfMade)
     if isinstance(look.content, Unknown) or _unsound(target, look.content, record):
         # Nothing else that is Known: it is whole and ours, or somebody's.
         ours = shadow.extents(paths, target, record, options)
@@ -411,7 +421,7 @@ def _make_room(
             directio.zero(fd, ours)
             os.fsync(fd)
         look = guard.look_at(target)
-    if not isinstance(look.content, Blank):
+    if not isinstance(look.content, nothing):
         raise guard.refused_content(target, look.content, "zeros")
     if isinstance(target, Device) and look.record != record:
         raise guard.refused_record(target, "another intent record", "this one")
@@ -426,22 +436,15 @@ def _unsound(target: Union[Device, Array], shown: Content, record: Record) -> bo
     return meant and not fscheck.sound(target.path, shown.type)
 
 
-def _check_permitted(target: Union[Device, Array], look: Look) -> None:
-    """After ``wipe`` the fixed places are zero; samples may see old data.
-
-    An array made of wiped members has other fixed places, which still hold
-    what was given up: they are zeroed here.
-    """
+def _check_permitted(target: Array, look: Look) -> None:
+    """An array made of wiped members has other fixed places than they have,
+    which still hold what was given up: they are zeroed here."""
     if not isinstance(look.content, Unknown):
         raise guard.refused_content(target, look.content, "what overwrite has wiped")
-    exempt: Tuple[Extent, ...] = ()
-    if isinstance(target, Device):
-        exempt = tuple(map(records_module.extent, records_module.places(target.size)))
     with guard.opened_node(target, os.O_RDWR | os.O_EXCL) as fd:
-        if isinstance(target, Array):
-            directio.zero(fd, places.places(target.size))
-            os.fsync(fd)
-        stray = directio.first_byte(fd, places.places(target.size), exempt)
+        directio.zero(fd, places.places(target.size))
+        os.fsync(fd)
+        stray = directio.first_byte(fd, places.places(target.size))
     if stray is not None:
         raise guard.refused_content(
             target, Unknown("something not wiped", stray), "what overwrite has wiped"
@@ -466,18 +469,24 @@ def _verify_filesystem(
 # ------------------------------------------------------------------ overwrite
 
 
-def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
+def wipe(
+    paths: Paths, device: Device, fingerprint: str, record: Optional[Record] = None
+) -> None:
     """Zero the fixed places of a volume whose content the operator gave up.
 
     ``overwrite: {vol-…: fingerprint}`` names exactly this content: one byte
-    of it changed, and nothing is done.  The head goes first, so that a wipe
-    that is cut off leaves nothing that could be taken for a filesystem.
+    of it changed, and nothing is done.  With ``record``, the intent of a
+    volume of its own as it is to lie there in the end, the wipe goes part by
+    part behind it (see :mod:`cc_kraken.wiping`), and one that was cut off goes
+    on where it was, as long as the rest is what was given up.  Without, one
+    that was cut off leaves a content with another fingerprint.
     """
-    if not re.fullmatch(r"[0-9a-f]{16,}", fingerprint):
+    if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
         raise guard.refused_content(device, Unknown("no fingerprint given"), "one")
     with guard.opened(paths, device, os.O_RDWR, partitions=True) as fd:
-        look = content.look(device.path, volume_id=device.volume_id, fingerprint=True)
-        if look.fingerprint != fingerprint:
+        look = _look_to_wipe(device)
+        begun = look.record if record and _begun(look, record) else None
+        if begun is None and look.fingerprint != fingerprint:
             raise guard.refused_content(
                 device,
                 look.content,
@@ -485,18 +494,78 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
                 f"it has {look.fingerprint or 'none'}",
             )
         guard.check_serial(paths, device)
-        own = map(records_module.extent, records_module.places(device.size))
-        directio.zero(fd, (*places.places(device.size), *own))
-        os.fsync(fd)
+        if record is None:
+            own = map(records_module.extent, records_module.places(device.size))
+            directio.zero(fd, (*places.places(device.size), *own))
+            os.fsync(fd)
+        else:
+            if record.given_up != fingerprint[: wiping.DIGITS] or record.part >= 0:
+                raise guard.refused_record(device, "another record", fingerprint)
+            _wipe_parts(paths, device, fd, record, begun)
         _forget_partitions(fd)
-        stray = directio.first_byte(fd, places.places(device.size))
-        look = content.look(device.path, volume_id=device.volume_id)
-        if (
-            stray is not None
-            or look.record is not None
-            or isinstance(look.content, Known)
-        ):
-            raise guard.made_otherwise(device.path, look.content, "nothing known")
+        _verify_wiped(device, fd, record)
+
+
+def _look_to_wipe(device: Device) -> Look:
+    """A content that touches no fixed place has a fingerprint only where all
+    of it is read."""
+    look = content.look(device.path, volume_id=device.volume_id, fingerprint=True)
+    if isinstance(look.content, Unknown) and not look.fingerprint:
+        look = content.look(device.path, volume_id=device.volume_id, full=True)
+    return look
+
+
+def _begun(look: Look, record: Record) -> bool:
+    """The record says that this very wipe was begun, and the content that
+    nobody has written since."""
+    present = look.record
+    return (
+        isinstance(look.content, HalfMade)
+        and present is not None
+        and present.part >= 0
+        and replace(present, part=-1, found="", rest="") == record
+    )
+
+
+def _wipe_parts(
+    paths: Paths, device: Device, fd: int, record: Record, begun: Optional[Record]
+) -> None:
+    """Before each part the record says what is there from then on."""
+    place = records_module.single_place(device.size)
+    guard.check_place(device, record, place)
+    own = records_module.extent(place)
+    left = content.remainders(device.path, (own,))
+    parts = wiping.parts(device.size)
+    first = begun.part if begun is not None else 0
+    for number in range(first, len(parts)):
+        now = replace(record, part=number, found=left[number], rest=left[number + 1])
+        if begun is None or number > first:
+            guard.write_checked(paths, device, fd, place, guard.encode(now))
+        directio.zero(fd, _around(parts[number], own))
+        os.fsync(fd)
+    guard.write_checked(paths, device, fd, place, guard.encode(record))
+
+
+def _around(extents: Sequence[Extent], hole: Extent) -> Tuple[Extent, ...]:
+    """``extents`` without what they share with ``hole``."""
+    pieces = [
+        piece
+        for one in extents
+        for piece in (
+            Extent(one.start, min(one.end, hole.start)),
+            Extent(max(one.start, hole.end), one.end),
+        )
+    ]
+    return tuple(piece for piece in pieces if piece.start < piece.end)
+
+
+def _verify_wiped(device: Device, fd: int, record: Optional[Record]) -> None:
+    own = records_module.extent(records_module.single_place(device.size))
+    exempt = (own,) if record is not None else ()
+    stray = directio.first_byte(fd, places.places(device.size), exempt)
+    look = content.look(device.path, volume_id=device.volume_id)
+    if stray is not None or look.record != record or isinstance(look.content, Known):
+        raise guard.made_otherwise(device.path, look.content, "nothing known")
 
 
 def _forget_partitions(fd: int) -> None:

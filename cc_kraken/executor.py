@@ -243,7 +243,9 @@ class Executor:
 
     def _wipe(self, step: Step) -> None:
         assert isinstance(step, Wipe)
-        destroy.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
+        destroy.wipe(
+            self.paths, self._device(step.volume_id), step.fingerprint, step.record
+        )
 
     def _write_records(self, step: Step) -> None:
         assert isinstance(step, WriteRecords)

@@ -280,7 +280,8 @@ class Blank:
 @dataclass(frozen=True)
 class HalfMade:
     """Our own intent record, and nothing but zeros outside it and outside
-    the structures that the recorded step itself writes."""
+    the structures that the recorded step itself writes; or, where the record
+    says that the content was given up, what is left of just that content."""
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,11 @@ class Record:
 
     ``identity`` is the sha256 (hex) over node, set and volume ids;
     ``volume_id`` is the volume that this copy of the record lies on.
+    ``given_up``: the first 32 digits of the fingerprint that ``overwrite``
+    named, "" where the volume was blank.  While its content is being wiped:
+    ``part``, the number of the part in work (see :mod:`cc_kraken.wiping`), and
+    what the volume held before it from there on (``found``) and behind that
+    part (``rest``).  ``part`` -1: all of it is wiped.
     """
 
     identity: str
@@ -321,6 +327,10 @@ class Record:
     array_uuid: str = ""
     level: int = -1
     members: int = 1
+    given_up: str = ""
+    part: int = -1
+    found: str = ""
+    rest: str = ""
 
 
 @dataclass(frozen=True)

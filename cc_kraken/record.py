@@ -43,6 +43,8 @@ _LINE = re.compile(
     rb"filesystem (?P<type>[a-z][a-z0-9]{0,15}|-) (?P<fs>[0-9a-f-]{36}|-)\n"
     rb"array (?P<array>[0-9a-f:-]{32,36}|-) level (?P<level>-?[0-9]{1,2})"
     rb" members (?P<members>[0-9]{1,3})\n"
+    rb"(?:overwrite (?P<given>[0-9a-f]{32}) (?:wiped|part (?P<part>[0-9]{1,2})"
+    rb" (?P<found>[0-9a-f]{32}) (?P<rest>[0-9a-f]{32}))\n)?"
     rb"sha256 (?P<sum>[0-9a-f]{64})\n\0*\Z"
 )
 
@@ -108,6 +110,13 @@ def _body(record: Record) -> bytes:
         f"array {record.array_uuid or '-'} level {record.level}"
         f" members {record.members}",
     ]
+    if record.given_up and record.part < 0:
+        lines.append(f"overwrite {record.given_up} wiped")
+    elif record.given_up:
+        lines.append(
+            f"overwrite {record.given_up} part {record.part} {record.found} "
+            + record.rest
+        )
     return "".join(line + "\n" for line in lines).encode("utf-8", "replace")
 
 
@@ -116,7 +125,7 @@ def _parse(block: bytes) -> Optional[Record]:
     if found is None:
         return None
     words = {
-        name: "" if value == b"-" else value.decode("ascii")
+        name: "" if value in (b"-", None) else value.decode("ascii")
         for name, value in found.groupdict().items()
     }
     return Record(
@@ -127,4 +136,8 @@ def _parse(block: bytes) -> Optional[Record]:
         array_uuid=words["array"],
         level=int(words["level"]),
         members=int(words["members"]),
+        given_up=words["given"],
+        part=int(words["part"] or -1),
+        found=words["found"],
+        rest=words["rest"],
     )

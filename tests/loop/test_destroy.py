@@ -9,18 +9,30 @@ running md is shown in the virtual machines.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
 import subprocess
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cc_kraken import command, content, destroy, guard, mkfs, places, record, shadow
+from cc_kraken import (
+    command,
+    content,
+    destroy,
+    guard,
+    mkfs,
+    places,
+    record,
+    shadow,
+    wiping,
+)
 from cc_kraken.model import (
     Array,
     Blank,
@@ -1005,17 +1017,204 @@ def test_overwrite_of_exactly_this_content(name: str, disk: Disk) -> None:
         lambda disk: destroy.wipe(paths, disk.device, seen),
     )
     disk.put(12 * MIB, b"\x00")
-    destroy.wipe(paths, disk.device, seen)
+    intent = given_up(intent, seen)
+    destroy.wipe(paths, disk.device, seen, intent)
+    assert disk.look() == HalfMade()
+    make(disk, intent)
+    destroy.erase_record(paths, disk.device, intent, disk.single)
+    assert disk.look() == Known("ext4", FS, "KRKN-data")
+    check_filesystem("ext4", disk)
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_overwrite_of_a_member_to_be(name: str, disk: Disk) -> None:
+    """Its record comes after the wipe, at the place of a member."""
+    paths = disk.machine.paths
+    intent = array_intent(disk, disk, second(disk))
+    CONTENTS[name](disk)
+    destroy.wipe(paths, disk.device, fingerprint(disk))
     after = disk.look()
     assert isinstance(after, (Blank, Unknown))
     if isinstance(after, Unknown):
         # data that only samples see: nothing but the permission covers it
         refused(disk, "content-refused", READY["write_record"][1])
-    destroy.write_record(paths, disk.device, intent, disk.single, permitted=True)
-    make(disk, intent, permitted=True)
-    destroy.erase_record(paths, disk.device, intent, disk.single)
-    assert disk.look() == Known("ext4", FS, "KRKN-data")
+    destroy.write_record(paths, disk.device, intent, MEMBER, permitted=True)
+
+
+def given_up(intent: Record, seen: str) -> Record:
+    return replace(intent, given_up=seen[:32])
+
+
+class Cut(BaseException):
+    """The power is gone."""
+
+
+@contextmanager
+def cut_at_write(number: int, torn: bool = False) -> Iterator[list[int]]:
+    """The power fails at this write of ours, or within it; yields the count."""
+    write, count = os.pwritev, [0]
+
+    def counted(fd: int, buffers: Sequence[mmap.mmap], offset: int) -> int:
+        count[0] += 1
+        if count[0] != number:
+            return write(fd, buffers, offset)
+        if torn:
+            # Sectors are written whole, in an order of the disk's own.
+            half = len(buffers[0]) // 1024 * 512
+            write(fd, [memoryview(buffers[0])[: half or 512]], offset)
+        raise Cut
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwritev", counted)
+        yield count
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "torn"),
+    [("ext4", True), ("end", True), ("deep data", False)],
+)
+def test_a_wipe_that_was_cut_off_is_finished(
+    name: str, torn: bool, machine: Machine
+) -> None:
+    """At every write of it: the next wipe of the same content goes on, but
+    not where one byte of what is left has changed."""
+    disk = machine.disk()
+    CONTENTS[name](disk)
+    disk.flush()
+    seen = fingerprint(disk)
+    intent = given_up(disk.intent("ext4"), seen)
+    kept = machine.base / "kept"
+    subprocess.run(["cp", "--sparse=always", disk.file, kept], check=True)
+    with cut_at_write(0) as count:
+        destroy.wipe(machine.paths, disk.device, seen, intent)
+    for number in spread(count[0]):
+        restore(disk, kept)
+        with cut_at_write(number, torn), pytest.raises(Cut):
+            destroy.wipe(machine.paths, disk.device, seen, intent)
+        look = content.look(disk.path, volume_id=disk.volume_id, fingerprint=True)
+        if look.record is None:
+            assert look.fingerprint == seen
+            destroy.wipe(machine.paths, disk.device, seen, intent)
+        elif isinstance(look.content, Known) and look.record.part == 1:
+            # Half of the beginning is there and still shows what it was.
+            assert torn
+            refused(
+                disk,
+                "content-refused",
+                lambda disk: destroy.wipe(machine.paths, disk.device, seen, intent),
+            )
+            continue
+        else:
+            assert look.content == HalfMade(), (number, look)
+            written_since(disk, look.record, seen, intent)
+            if look.record != intent:
+                destroy.wipe(machine.paths, disk.device, seen, intent)
+        assert disk.look() == HalfMade()
+        assert disk.get(disk.single, 4096) == record.encode(intent)
+    make(disk, intent)
+    destroy.erase_record(machine.paths, disk.device, intent, disk.single)
     check_filesystem("ext4", disk)
+
+
+def spread(count: int) -> list[int]:
+    """A dozen of the numbers from 1 to ``count``, first and last ones."""
+    ends = {*range(1, 6), *range(count - 2, count + 1)}
+    return sorted(n for n in {*ends, *range(1, count, max(1, count // 4))} if n > 0)
+
+
+def restore(disk: Disk, kept: Path) -> None:
+    subprocess.run(["blkdiscard", disk.path], check=True)
+    with open(kept, "rb") as file:
+        for extent in shadow.data_extents(str(kept)):
+            file.seek(extent.start)
+            disk.put(extent.start, file.read(extent.end - extent.start))
+
+
+def written_since(disk: Disk, begun: Record, seen: str, intent: Record) -> None:
+    """One byte outside the part in work: the wipe does not go on."""
+    parts = wiping.parts(disk.device.size)
+    numbers = {begun.part + 1, begun.part - 1} if begun.part >= 0 else {1}
+    for number in sorted(numbers & set(range(len(parts))) - {begun.part}):
+        where = parts[number][-1].end - 300
+        if disk.single - 4096 < where < disk.single + 8192:
+            continue
+        old = disk.get(where, 1)
+        disk.put(where, bytes([old[0] ^ 1]))
+        shown = disk.look()
+        assert not isinstance(shown, (HalfMade, Blank)), (begun, number)
+        if begun.part >= 0:
+            refused(
+                disk,
+                "content-refused",
+                lambda disk: destroy.wipe(
+                    disk.machine.paths, disk.device, seen, intent
+                ),
+            )
+        else:
+            refused(disk, "content-refused", lambda disk: make(disk, intent))
+        disk.put(where, old)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_somebody_uses_what_was_half_wiped(kind: str, machine: Machine) -> None:
+    """A filesystem made by hand on a volume that is being wiped is kept,
+    though mkfs leaves our record where it is."""
+    disk = machine.disk()
+    CONTENTS["deep data"](disk)
+    seen = fingerprint(disk)
+    intent = given_up(disk.intent("ext4"), seen)
+    number = {"ext4": 2, "xfs": 9, "btrfs": 40}[kind]
+    with cut_at_write(number), pytest.raises(Cut):
+        destroy.wipe(machine.paths, disk.device, seen, intent)
+    options = {"ext4": ["-F", "-E", "nodiscard"], "xfs": ["-f", "-K"]}
+    words = options.get(kind, ["-f", "--nodiscard"])
+    subprocess.run([f"mkfs.{kind}", "-q", *words, disk.path], check=True)
+    disk.flush()
+    assert content.look(disk.path, volume_id=disk.volume_id).record is not None
+    refused(
+        disk,
+        "content-refused",
+        lambda disk: destroy.wipe(machine.paths, disk.device, seen, intent),
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_mkfs_that_was_killed_after_a_wipe_is_done_again(
+    kind: str, share: float, machine: Machine
+) -> None:
+    """What samples see of the old content is given up; what lies where
+    everybody looks is not, if it came since."""
+    disk = machine.disk()
+    CONTENTS["deep data"](disk)
+    seen = fingerprint(disk)
+    intent = given_up(disk.intent(kind), seen)
+    destroy.wipe(machine.paths, disk.device, seen, intent)
+    argv = shadow.command_line(
+        kind,
+        disk.path,
+        shadow.geometry(machine.paths, disk.device),
+        uuid=FS,
+        label="KRKN-data",
+        prezeroed=False,
+    )
+    like = machine.disk()
+    words = [word.replace(FS, OTHER) for word in argv]
+    count = writes_of((*words[:-1], like.path), str(machine.base / "log"))
+    assert kill_at(argv, max(1, round(count * share))) != 0
+    ours = shadow.extents(machine.paths, disk.device, intent)
+    if not isinstance(disk.look(), Known):
+        assert disk.look(ours=ours) == HalfMade()
+        where = GIB - 4096  # the end, where none of the three writes
+        disk.put(where, b"\1")
+        assert disk.look(ours=ours) == Unknown("Data without a known signature.", where)
+        refused(disk, "content-refused", lambda disk: make(disk, intent))
+        disk.put(where, b"\0")
+        make(disk, intent)
+    assert disk.look() == Known(kind, FS, "KRKN-data")
+    check_filesystem(kind, disk)
 
 
 @pytest.mark.parametrize("name", ["data", "ext4", "xfs", "gpt", "md", "end"])

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ import pytest
 from cc_kraken import (
     content,
     decision,
+    directio,
     files,
     host,
     layout,
@@ -40,6 +41,7 @@ from cc_kraken.clock import Clock
 from cc_kraken.executor import Executor
 from cc_kraken.model import (
     Ec2Options,
+    Extent,
     Identity,
     Known,
     KrakenError,
@@ -59,6 +61,7 @@ from cc_kraken.steps import (
     MountFilesystem,
     SetOwner,
     Step,
+    Wipe,
     WriteFstab,
     WriteRecords,
 )
@@ -606,6 +609,51 @@ def test_cut_off_after_each_step_and_finished_by_the_next_run(
     assert os.stat(machine.path("data")).st_uid == 12
     assert content.look(machine.disk(volume), volume_id=volume).record is None
     assert machine.lab.calls.count("AttachVolume") == 1
+
+
+@pytest.mark.parametrize("last", ["inside", Wipe, MakeFilesystem, EraseRecords])
+def test_an_overwrite_that_was_cut_off_is_finished_by_the_next_run(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, last: object
+) -> None:
+    """Samples of the volume still see what was given up: it is no obstacle."""
+    volume = machine.volume("data", FsType="xfs")
+    for at in range(3 * MIB, GIB, 20 * MIB):
+        put(machine, volume, at, os.urandom(MIB))
+    mark = re.search(
+        r"\{vol-\w+: ([0-9a-f]{64})\}",
+        machine.run()["sets"]["data"]["error"]["remedy"],
+    )
+    assert mark is not None
+    permitted = {"data": {"overwrite": {volume: mark.group(1)}}}
+    one, zero = Executor._one, directio.zero
+
+    def until(self: Executor, step: Step) -> None:
+        one(self, step)
+        if isinstance(last, type) and isinstance(step, last):
+            raise Cut
+
+    def zero_some(fd: int, extents: Sequence[Extent]) -> None:
+        if last == "inside" and extents[0].start > 100 * MIB:
+            raise Cut
+        zero(fd, extents)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Executor, "_one", until)
+        patch.setattr(directio, "zero", zero_some)
+        with pytest.raises(Cut):
+            machine.run(volumes=permitted)
+    seen = content.look(machine.disk(volume), volume_id=volume)
+    assert (seen.record is not None) == (last is not EraseRecords)
+    if last == "inside":
+        # Nothing goes on without the permission, and nothing changes.
+        before = machine.digest(volume)
+        assert error_of(machine.run(), "data") == "overwrite-withdrawn"
+        assert machine.digest(volume) == before
+        status = machine.run(volumes=permitted)
+    else:
+        status = machine.run()
+    assert states(status) == {"data": "mounted"}, status["sets"]["data"]["error"]
+    assert content.look(machine.disk(volume), volume_id=volume).record is None
 
 
 def test_nothing_is_mounted_over_what_somebody_else_just_mounted(

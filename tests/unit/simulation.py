@@ -417,13 +417,22 @@ class Simulation:
             return Look(Unknown("two intent records"), None, mark)
         record = next(iter(found), None)
         shown = self._signature(disk)
+        if record is not None and record.part >= 0:
+            return Look(HalfMade(), record, mark)
+        if record is not None and record.given_up and disk.body is None:
+            return Look(HalfMade(), record, mark)
         if record is not None and self._unproved(shown, disk.body, record):
             half = (
                 disk.torn and not disk.share and disk.body is None
                 if record.array_uuid
                 else self._half(disk.body, record)
             )
-            if half and not disk.residue and (record.array_uuid or not disk.torn):
+            given_up = bool(record.given_up)
+            if (
+                half
+                and (not disk.residue or given_up)
+                and (record.array_uuid or not disk.torn)
+            ):
                 return Look(HalfMade(), record, mark)
             return Look(Unknown("more than we half made"), record, mark)
         return Look(shown, record, mark)
@@ -661,14 +670,30 @@ class Simulation:
         disk = self._writable(step.volume_id)
         given = self.section.volumes.get(step.set, {}).get("overwrite", {})
         assert isinstance(given, Mapping)
+        begun = next((one for one in disk.records.values() if one.part >= 0), None)
+        if begun is not None and step.record is not None:
+            # The proof that the rest is what was given up is not simulated.
+            seen = step.fingerprint
+            demand(begun.given_up == seen[:32], f"wipes {disk.id} on another record")
+        else:
+            seen = self.fingerprint(disk)
         demand(
-            given.get(disk.id) == self.fingerprint(disk) == step.fingerprint,
+            given.get(disk.id) == seen == step.fingerprint,
             f"wipes {disk.id}, which nobody gave up",
         )
+        if step.record is None:
+            disk.records = {}
+        else:
+            demand(step.record.given_up == step.fingerprint[:32], "another content")
+            begun = replace(step.record, part=0, found="0" * 32, rest="1" * 32)
+            disk.records = {SINGLE: begun}
+            yield
         disk.block, disk.torn, disk.body, disk.share = None, False, None, False
         disk.residue = True
-        disk.records = {}
         yield
+        if step.record is not None:
+            disk.records = {SINGLE: step.record}
+            yield
 
     def _writable(self, volume_id: str) -> Disk:
         disk = self.disks[volume_id]
@@ -855,7 +880,8 @@ class Simulation:
             disk = self._writable(key)
             demand(disk.block is None and not disk.torn, f"mkfs over a member: {key}")
             demand(not disk.share, f"mkfs over a part of an array: {key}")
-            demand(not disk.residue or step.permitted, f"mkfs over what was on {key}")
+            wiped = step.permitted and step.records[0].given_up
+            demand(not disk.residue or wiped, f"mkfs over what was on {key}")
             body = disk.body
         ours = (
             isinstance(body, Filesystem)

@@ -158,9 +158,57 @@ def test_a_copy_of_a_snapshot_is_never_formatted() -> None:
 
 def test_overwrite_permits_exactly_that_content() -> None:
     look = w.look(Unknown("data", 512), mark="abc")
-    for given, expected in (("abc", ["Wipe", "WriteRecords"]), ("abd", [])):
+    for given, expected in (("abc", ["Wipe", "MakeFilesystem"]), ("abd", [])):
         wanted = w.single(overwrite={w.volume_id(1): given})
         plan = decide(w.claim(wanted, w.attached(1)), w.world(1, looks={1: look}))
+        assert names(plan.steps)[:2] == expected
+
+
+MARK = "ab" * 32
+WIPED = dataclasses.replace(RECORD, given_up=MARK[:32])
+IN_WORK = dataclasses.replace(WIPED, part=3, found="1" * 32, rest="2" * 32)
+OVERWRITING = {
+    "wiped": (HalfMade(), WIPED, {}, ["MakeFilesystem", "EraseRecords"]),
+    "in work": (HalfMade(), IN_WORK, {1: MARK}, ["Wipe", "MakeFilesystem"]),
+    "in work, and the permission is gone": (
+        HalfMade(), IN_WORK, {}, "overwrite-withdrawn",
+    ),
+    "in work, and another content is named": (
+        HalfMade(), IN_WORK, {1: "cd" * 32}, "overwrite-withdrawn",
+    ),
+    "in work, and written since": (
+        Unknown("data", 512), IN_WORK, {1: MARK}, "record-unusable",
+    ),
+    "in work, and somebody made a filesystem": (
+        Known("ext4", "f" * 36), IN_WORK, {1: MARK}, "record-unusable",
+    ),
+    "wiped, and written since": (
+        Unknown("data", 512), WIPED, {1: MARK}, "record-unusable",
+    ),
+    "for another filesystem": (
+        HalfMade(), dataclasses.replace(WIPED, fs_type="xfs"), {1: MARK},
+        "record-unusable",
+    ),
+    "written since, and that is given up as well": (
+        Unknown("data", 512), IN_WORK, {1: "cd" * 32, "mark": "cd" * 32},
+        ["Wipe", "MakeFilesystem"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVERWRITING)
+def test_an_overwrite_that_was_cut_off(name: str) -> None:
+    content, record, given, expected = OVERWRITING[name]
+    mark = given.get("mark", "99" * 32)
+    overwrite = {w.volume_id(1): given[1]} if 1 in given else {}
+    look = w.look(content, record, mark=mark)
+    plan = decide(
+        w.claim(w.single(overwrite=overwrite), w.attached(1)),
+        w.world(1, looks={1: look}),
+    )
+    if isinstance(expected, str):
+        assert (plan.steps, kind(plan)) == ((), expected)
+    else:
         assert names(plan.steps)[:2] == expected
 
 

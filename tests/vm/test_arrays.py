@@ -24,7 +24,10 @@ pytestmark = [
 
 AUTO_OFF = "/etc/mdadm/mdadm.conf.d/off.conf"
 PORTS = 22
+#: Seconds after which a missing member counts as missing: the whole run of
+#: those sets that wait for one, while all others have their time.
 WAIT = 5
+TIME = 900
 
 # Inside, as root: `create NAME LEVEL DISK…`, `fill NAME`, `stop NAME`, and what
 # they share.  No resync: what is written is written once.
@@ -85,6 +88,10 @@ FAILED = (
     'create $n $l "$@"; mdadm --quiet /dev/md/$n --fail ${!#} --remove ${!#}; '
     "fill $n; stop $n; "
 )
+# The same set twice: an older array of the first two disks, a newer one.
+OLDER = (
+    "create ${n}o 1 $1 $2; fill ${n}o; stop ${n}o; create $n 1 $3 $4; fill $n; stop $n"
+)
 
 
 def take_away(batch: Batch, case: Case) -> None:
@@ -111,6 +118,10 @@ def has_copies(batch: Batch, case: Case) -> None:
 def pinned_beside_copies(batch: Batch, case: Case) -> None:
     has_copies(batch, case)
     case.settings["volume_ids"] = list(case.volumes)
+
+
+def pinned_to_the_newer(_batch: Batch, case: Case) -> None:
+    case.settings["volume_ids"] = case.volumes[2:]
 
 
 def all_are_copies(batch: Batch, case: Case) -> None:
@@ -142,6 +153,18 @@ CASES = (
     Case("replaced", FAILED + "mdadm --quiet --zero-superblock $3; "
          "blkdiscard $3",
          "mounted", 3, 5, said="lost 1 of 3", steps=("add the blank",)),
+    *(
+        Case(f"failed{level}", FAILED, "mounted", disks, level, tagged=disks - 1,
+             said=f"lost 1 of {disks}", outside=take_away, steps=("assemble",))
+        for level, disks in ((1, 3), (10, 4))
+    ),
+    *(  # with tags that allow no set of that level, only at the operator's word
+        Case(f"failed{level}", FAILED, "mounted", disks, level, settings=DEGRADED,
+             said=f"lost 1 of {disks}", outside=take_away, steps=("assemble",))
+        for level, disks in ((5, 3), (6, 4))
+    ),
+    # Two arrays that were this set, one after the other.
+    Case("history", OLDER, "mounted", 4, tagged=2, outside=pinned_to_the_newer),
     # ---- refused
     *(
         Case(f"missing{level}", MADE, "members-missing", disks, level,
@@ -156,6 +179,7 @@ CASES = (
         for level, disks in ((0, 2), (1, 2), (5, 3), (6, 4), (10, 4))
     ),
     Case("surplus", MADE, "members-surplus", outside=has_copies),
+    Case("histories", OLDER, "members-surplus", 4, tagged=2),
     Case("stale", f"{MADE}; mdadm --quiet --assemble --run /dev/md/$n $1; "
          "mount /dev/md/$n /mnt/$n; echo more > /mnt/$n/more; umount /mnt/$n; stop $n",
          "array-stale"),
@@ -216,7 +240,7 @@ class Batch:
                 f"( n={case.name} l={case.level}; set -- {disks}; {case.script} )"
             )
         self.node.write_file("/root/past.sh", "\n".join(script))
-        self.node.run(["bash", "/root/past.sh"], timeout=400, check=True)
+        self.node.run(["bash", "/root/past.sh"], timeout=TIME, check=True)
         for case in self.cases:
             if case.outside is not None:
                 case.outside(self, case)
@@ -239,9 +263,10 @@ class Batch:
             "boot_wait": WAIT,
             "volumes": {case.name: case.settings for case in self.cases},
         }
-        # What is awaited is awaited for boot_wait, all else has its time.
-        words = ("apply",) if self.cases[0].waits else ("apply", "--wait", "200")
-        done = self.node.kraken(section, *words, timeout=400)
+        wait = WAIT if self.cases[0].waits else TIME
+        done = self.node.kraken(
+            section, "apply", "--wait", str(wait), timeout=TIME + 100
+        )
         assert not nodes.traceback_in(done.err), done.err
         now = nodes.status(self.node)
         assert now["sets"], f"there was no run: {done.out}{done.err}"
