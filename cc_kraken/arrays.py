@@ -166,6 +166,18 @@ def add_member(array: Array, device_path: str) -> None:
     )
 
 
+def grow(array: Array) -> None:
+    """Let a running array use all that its members have now.
+
+    md makes the bitmap fit by itself, and brings the new room in step.
+    Raises :class:`KrakenError` ``command-failed``.
+    """
+    command.check(
+        command.run(["mdadm", "--grow", array.path, "--size=max"], timeout=None),
+        f"growing {array.path}",
+    )
+
+
 def holding(arrays: Iterable[Array], members: Iterable[str]) -> Tuple[Array, ...]:
     """The arrays that hold any of these disks (kernel names)."""
     wanted = set(members)
@@ -218,6 +230,8 @@ def _array(
         size=_number(_read(paths, name, "size")) * SECTOR,
         read_only=_read(paths, name, "ro") != "0",
         mounted=mounted,
+        component=_number(_read(paths, name, "md", "component_size")) * 1024,
+        action=_read(paths, name, "md", "sync_action") or "",
     )
 
 

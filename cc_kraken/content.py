@@ -45,6 +45,7 @@ from cc_kraken.superblock import MD_MEMBER, Found
 PAGE = 4096
 #: Bytes of one read at most.
 PIECE = 1 << 20
+GIB = 1 << 30
 #: Reads under way at the same time.
 DEPTH = 8
 #: Seconds that :func:`locked` waits, and between two tries.
@@ -137,7 +138,7 @@ def head(path: str, offset: int) -> Optional[Content]:
         reader.close()
     found = blocks.filesystems(data, 1 << 63)
     if len(found) == 1 and not found[0].flaw:
-        return Known(found[0].type, found[0].uuid, found[0].label)
+        return _known(found[0])
     first = first_byte(data, offset, ())
     if first is None:
         return None
@@ -463,6 +464,16 @@ def signs(path: str) -> Signs:
     return Signs(blkid.code, tags, code, tuple(listed or ()))
 
 
+def _known(found: Found) -> Known:
+    return Known(
+        found.type,
+        found.uuid,
+        found.label,
+        size=found.size,
+        errors=found.errors,
+    )
+
+
 def _listed(text: str) -> Optional[List[Tuple[int, str]]]:
     if not text.strip():
         # older ones print nothing at all for an empty list
@@ -525,7 +536,7 @@ def _judge_one(
             own.offset if own else first,
         )
     if own is not None:
-        return Known(own.type, own.uuid, own.label)
+        return _known(own)
     return Known(kind, uuid, said.tags.get("LABEL", ""))
 
 
@@ -615,7 +626,7 @@ class _Examination:
             return Look(Unknown(f"{self.path} has no size: nothing is bound to it."))
         try:
             found = blocks.scan(self.reader.read, self.reader.size)
-            self._find_records()
+            self._find_records(found)
         except ReadError as error:
             return self._look(Unknown(_sentence(str(error)), error.offset))
         try:
@@ -637,8 +648,12 @@ class _Examination:
             return self._look(content, self._digest(survey))
         return self._proof()
 
-    def _find_records(self) -> None:
-        """Which of the two blocks that may carry an intent record does."""
+    def _find_records(self, found: Sequence[Found]) -> None:
+        """Which of the two blocks that may carry an intent record does.
+
+        Its place on a single volume depends on the size: where a filesystem
+        is smaller than its volume, it is also looked for where it was before.
+        """
         size = self.reader.size
         spots: List[Tuple[int, Record]] = []
         for place in sorted(set(record.places(size))):
@@ -655,6 +670,19 @@ class _Examination:
                 )
                 return
             spots.append((place, decoded))
+        for one in () if spots else found:
+            before = -(-one.size // GIB) * GIB
+            if one.type == MD_MEMBER or not 0 < before < size:
+                continue
+            place = record.single_place(before)
+            decoded = record.decode(self.reader.read(place, record.BLOCK))
+            if decoded is not None and decoded.volume_id == self.volume_id:
+                self.strange = Unknown(
+                    "An intent record of before the volume was enlarged: it was "
+                    "never finished.",
+                    place,
+                )
+                return
         begun = [spot for spot in spots if spot[1].given_up]
         # Another record beside it is part of what was given up.
         spots = begun[:1] or spots

@@ -10,7 +10,7 @@ import uuid as uuids
 from dataclasses import dataclass, replace
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken import arraystate, fstab, mkfs, wiping
+from cc_kraken import arraystate, fstab, growth, mkfs, wiping
 from cc_kraken.arrays import array_name
 from cc_kraken.model import (
     Array,
@@ -36,6 +36,7 @@ from cc_kraken.steps import (
     AddMember,
     AssembleArray,
     Attach,
+    CheckFilesystem,
     CreateArray,
     Detach,
     EraseRecords,
@@ -51,6 +52,7 @@ from cc_kraken.steps import (
     WriteFstab,
     WriteRecords,
     ZeroSuperblocks,
+    gib,
 )
 from cc_kraken.world import Mounted, World
 
@@ -71,7 +73,8 @@ class Plan:
 
     ``state``: where the set stands when ``steps`` is empty.  ``outcomes``:
     what may follow on things that cannot be seen yet.  ``trouble`` with
-    ``waits`` is awaited, without it the set has failed.
+    ``waits`` is awaited, without it the set has failed.  ``notes``: what a
+    person may want to know, and need not act on.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Plan:
     outcomes: Tuple[str, ...] = ()
     array_uuid: str = ""
     filesystem: Optional[Known] = None
+    notes: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,7 @@ class _SetDecision:
         self.claims = claims
         self.world = world
         self.warnings = warnings
+        self.notes: List[str] = []
         self.wanted: WantedSet = claim.wanted
         self.volume_ids = tuple(sorted(volume.id for volume in claim.volumes))
         self.identity = set_identity(node, claim.name, self.volume_ids)
@@ -413,6 +418,7 @@ class _SetDecision:
                 )
 
     def _check_devices(self) -> None:
+        mounted = self._mounted() is not None
         for volume in self.claim.volumes:
             device = self._device(volume.id)
             if device.read_only:
@@ -422,7 +428,7 @@ class _SetDecision:
                     "a disk that can be written",
                     "Look at the kernel's log for the reason.",
                 )
-            if device.size != volume.size_gib * GIB:
+            if device.size != volume.size_gib * GIB and not mounted:
                 raise _stop(
                     "device-size",
                     f"{device.path} ({volume.id}) has {device.size} bytes and EC2 "
@@ -910,7 +916,9 @@ class _SetDecision:
             steps.append(WriteArrayLine(self.claim.name, state.uuid, theirs))
         target = Target(array_uuid=state.uuid, array=array)
         if mounted is not None:
-            return self._plan_mounted(target, mounted, Known(mounted.mount.type), steps)
+            return self._plan_mounted(
+                target, mounted, Known(mounted.mount.type), steps, blocks
+            )
         if self.wanted.fs_type is None:
             return self._finish_array(target, steps, looks)
         shown = self.world.array_looks.get(state.uuid)
@@ -1127,6 +1135,7 @@ class _SetDecision:
         mounted: Mounted,
         known: Known,
         steps: Sequence[Step] = (),
+        blocks: Mapping[str, MdSuperblock] = {},
     ) -> Plan:
         todo = list(steps)
         path = self.wanted.mount_path
@@ -1147,13 +1156,82 @@ class _SetDecision:
             todo += self._mounted_line(target, mounted, known)
         if mounted.mount.path == path:
             todo += self._owner_steps(path, fresh=False)
+            self._note_owner(path)
+        self._note_label(known, mounted.mount.path)
+        self._warn_of_damage(mounted)
+        grown = self._growth(target, mounted, blocks)
         return self._finish(
             MOUNTED,
-            todo,
+            [*todo, *grown.steps],
+            outcomes=grown.outcomes,
             array_uuid=target.array_uuid,
             filesystem=known,
             trouble=self._owner_pending(path),
         )
+
+    def _growth(
+        self, target: Target, mounted: Mounted, blocks: Mapping[str, MdSuperblock]
+    ) -> growth.Growth:
+        if not self.wanted.grow or self.claim.name in self.world.not_grown:
+            return growth.Growth()
+        for volume in self.claim.volumes:
+            device = self._device(volume.id)
+            if device.size < volume.size_gib * GIB:
+                self.notes.append(
+                    f"EC2 says that {volume.id} has {volume.size_gib} GiB, and "
+                    f"{device.path} has {gib(device.size)} so far: it grows when "
+                    "the machine sees the new size, at the next boot at the latest."
+                )
+        if target.device is not None:
+            found = growth.of_volume(self.claim.name, target.device, mounted)
+        elif target.array is not None:
+            inside = {
+                volume: growth.Member(self._device(volume), block)
+                for volume, block in blocks.items()
+                if self._device(volume).name in target.array.members
+            }
+            found = growth.of_array(self.claim.name, target.array, inside, mounted)
+        else:
+            return growth.Growth()
+        self.warnings += found.warnings
+        self.notes += found.notes
+        return found
+
+    def _note_label(self, known: Known, path: str) -> None:
+        wanted = self.wanted.label
+        if not wanted or not known.uuid:
+            return
+        meant = mkfs.label(known.type, wanted)
+        if known.label != meant:
+            self.notes.append(
+                f"Label says {meant!r}, the {known.type} at {path} has "
+                f"{known.label!r}: it is left as it is."
+            )
+
+    def _note_owner(self, path: str) -> None:
+        state = self.world.paths.get(path)
+        if not self._owner_wanted() or state is None or self._unknown_accounts():
+            return
+        if not self._owned(state) and not state.as_made:
+            self.notes.append(
+                f"{path} belongs to {state.uid}:{state.gid} with mode "
+                f"{state.mode:04o}, which is not what Owner, Group and Mode say: "
+                "they are set when a filesystem is new, and it is left as it is."
+            )
+
+    def _warn_of_damage(self, mounted: Mounted) -> None:
+        path, kind = mounted.mount.path, mounted.mount.type
+        if mounted.errors:
+            self.warnings.append(
+                f"The kernel has found errors in the {kind} at {path} (dmesg): take "
+                "a snapshot, stop what uses it, and reboot or unmount it and run "
+                "again. It is checked before it is mounted."
+            )
+        if mounted.read_only and "ro" not in self.wanted.mount_options:
+            self.warnings.append(
+                f"{path} can only be read, which MountOptions does not ask for: the "
+                "kernel does so after an error (dmesg)."
+            )
 
     def _mounted_filesystem(self, known: Known, target: Target) -> Known:
         look: Optional[Look] = self.world.looks.get(target.volume_id)
@@ -1295,6 +1373,16 @@ class _SetDecision:
         if self._path_kind(path) == "absent":
             steps.append(MakeDirectory(self.claim.name, path))
         steps += self._fstab_steps(line, target, known)
+        if known.errors:
+            steps.append(
+                CheckFilesystem(
+                    self.claim.name,
+                    type=known.type,
+                    uuid=known.uuid,
+                    array_uuid=target.array_uuid,
+                    volume_id=target.volume_id,
+                )
+            )
         steps.append(
             MountFilesystem(
                 self.claim.name,
@@ -1401,9 +1489,7 @@ class _SetDecision:
         if not self._owner_wanted():
             return []
         state = self.world.paths.get(path)
-        if not fresh and (
-            state is None or not self._as_made(state) or self._owned(state)
-        ):
+        if not fresh and (state is None or not state.as_made or self._owned(state)):
             return []
         if self._unknown_accounts():
             return []
@@ -1423,7 +1509,7 @@ class _SetDecision:
     def _owner_pending(self, path: str) -> Optional[Trouble]:
         state = self.world.paths.get(path)
         unknown = self._unknown_accounts()
-        if not unknown or state is None or not self._as_made(state):
+        if not unknown or state is None or not state.as_made:
             return None
         return Trouble(
             "owner-pending",
@@ -1432,12 +1518,6 @@ class _SetDecision:
             "It is settled when the user exists (cc-kraken wait "
             f"{self.claim.name} does it right before a service).",
             waits=True,
-        )
-
-    def _as_made(self, state: PathState) -> bool:
-        """Whether the root of the filesystem is as mkfs left it."""
-        return (state.uid, state.gid, state.mode) == (0, 0, 0o755) and (
-            not state.entries
         )
 
     def _owned(self, state: PathState) -> bool:
@@ -1499,6 +1579,7 @@ class _SetDecision:
             outcomes=outcomes,
             array_uuid=array_uuid,
             filesystem=filesystem,
+            notes=tuple(self.notes),
         )
 
 

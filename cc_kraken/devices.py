@@ -72,6 +72,12 @@ def serial_of(paths: Paths, name: str) -> Optional[str]:
     return None if serial is None else volume_of_serial(serial)
 
 
+def node(paths: Paths, devno: str) -> Optional[str]:
+    """The path of the disk, array or partition with this number."""
+    name = _name_of(paths, devno)
+    return None if name is None else os.path.join(paths.dev, name.replace("!", "/"))
+
+
 def leaves(paths: Paths, devno: str) -> FrozenSet[str]:
     """Kernel names of the whole disks below a device (md, dm, partitions)."""
     name = _name_of(paths, devno)

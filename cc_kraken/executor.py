@@ -17,7 +17,10 @@ from cc_kraken import (
     content,
     destroy,
     devices,
+    fscheck,
     fstab,
+    grow,
+    guard,
     mdadmconf,
     mounts,
     record,
@@ -39,13 +42,17 @@ from cc_kraken.paths import Paths
 from cc_kraken.report import Report
 from cc_kraken.steps import (
     CHANGES,
+    GROW,
     PHASES,
     AddMember,
     AssembleArray,
     Attach,
+    CheckFilesystem,
     CreateArray,
     Detach,
     EraseRecords,
+    GrowArray,
+    GrowFilesystem,
     MakeDirectory,
     MakeFilesystem,
     MountFilesystem,
@@ -72,12 +79,14 @@ class Carried:
 
     ``attached``: volume id to device name, accepted by EC2.  ``ask_again``:
     EC2's answers left it open what is true.  ``unused``: nothing has used
-    the volumes that were attached.
+    the volumes that were attached.  ``not_grown``: why a set that is up
+    could not be grown.
     """
 
     attached: Dict[str, str] = field(default_factory=dict)
     detached: List[str] = field(default_factory=list)
     troubles: Dict[str, Trouble] = field(default_factory=dict)
+    not_grown: Dict[str, Trouble] = field(default_factory=dict)
     ask_again: bool = False
     used: List[str] = field(default_factory=list)
 
@@ -120,8 +129,11 @@ class Executor:
             EraseRecords: self._erase_records,
             MakeDirectory: self._make_directory,
             WriteFstab: self._write_fstab,
+            CheckFilesystem: self._check_filesystem,
             MountFilesystem: self._mount,
             SetOwner: self._set_owner,
+            GrowArray: self._grow_array,
+            GrowFilesystem: self._grow_filesystem,
             RemoveFstab: self._remove_fstab,
         }
         assert set(self._do) == set(CHANGES)
@@ -158,7 +170,11 @@ class Executor:
             try:
                 self._one(step)
             except KrakenError as error:
-                self._carried.troubles[name] = error.trouble
+                if step.phase == GROW:
+                    # What is mounted serves as it is.
+                    self._carried.not_grown[name] = error.trouble
+                else:
+                    self._carried.troubles[name] = error.trouble
                 return
             except Exception as error:
                 LOG.exception("%s: cannot %s", name, step)
@@ -397,6 +413,21 @@ class Executor:
         fstab.write(self.paths, text)
         mounts.reload()
 
+    def _check_filesystem(self, step: Step) -> None:
+        """As systemd does it at a boot, for what no boot has mounted yet."""
+        assert isinstance(step, CheckFilesystem)
+        target = self._target(step.array_uuid, step.volume_id)
+        self._check_shown(target, step.type, step.uuid)
+        if isinstance(target, Array):
+            guard.check_array(self.paths, target, self._members(target))
+        else:
+            guard.check_unused(self.paths, target)
+        guard.check_exclusive(target)
+        self._check_serial(target)
+        said = fscheck.preen(target.path, step.type)
+        if said:
+            LOG.info("%s: %s", step.set, said)
+
     def _mount(self, step: Step) -> None:
         """Mount the very device, never whatever has its UUID."""
         assert isinstance(step, MountFilesystem)
@@ -410,11 +441,26 @@ class Executor:
         # Also where somebody was faster: nothing is mounted over another mount.
         mounts.verify(self.paths, step.path, target.devno)
         self._check_serial(target)
-        mounts.relabel(self.paths, step.path)
+        if mounts.path_state(step.path).as_made:
+            mounts.relabel(self.paths, step.path)
 
     def _check_before_mount(
         self, step: MountFilesystem, target: "Device | Array"
     ) -> None:
+        self._check_shown(target, step.type, step.uuid)
+        state = mounts.path_state(step.path)
+        if state.entries and not step.covers:
+            raise KrakenError(
+                Trouble(
+                    "mount-path-files",
+                    f"{step.path} has files in it ({', '.join(state.entries)})",
+                    "an empty directory for a new filesystem",
+                    "Move the files away, or set mount_over: true.",
+                )
+            )
+
+    def _check_shown(self, target: "Device | Array", kind: str, uuid: str) -> None:
+        """It is the right disk, and shows the filesystem that was seen."""
         self._check_serial(target)
         look = content.look(target.path)
         shown = look.content
@@ -427,26 +473,13 @@ class Executor:
                     "Run again: it is looked at afresh.",
                 )
             )
-        if not isinstance(shown, Known) or (shown.type, shown.uuid) != (
-            step.type,
-            step.uuid,
-        ):
+        if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
             raise KrakenError(
                 Trouble(
                     "content-changed",
-                    f"{target.path} does not show {step.type} with UUID {step.uuid}",
+                    f"{target.path} does not show {kind} with UUID {uuid}",
                     "the filesystem that was seen before",
                     "Run again: the new content is looked at afresh.",
-                )
-            )
-        state = mounts.path_state(step.path)
-        if state.entries and not step.covers:
-            raise KrakenError(
-                Trouble(
-                    "mount-path-files",
-                    f"{step.path} has files in it ({', '.join(state.entries)})",
-                    "an empty directory for a new filesystem",
-                    "Move the files away, or set mount_over: true.",
                 )
             )
 
@@ -469,6 +502,24 @@ class Executor:
         uid = mounts.user_id(step.owner) if step.owner is not None else None
         gid = mounts.group_id(step.group) if step.group is not None else None
         mounts.set_owner(step.path, uid, gid, step.mode)
+
+    # ---- growth
+
+    def _grow_array(self, step: Step) -> None:
+        assert isinstance(step, GrowArray)
+        array = self._array(step.uuid)
+        grow.array(self.paths, array, self._members(array), step.after)
+
+    def _grow_filesystem(self, step: Step) -> None:
+        assert isinstance(step, GrowFilesystem)
+        target = self._target(step.array_uuid, step.volume_id)
+        members = self._members(target) if isinstance(target, Array) else (target,)
+        grow.filesystem(self.paths, target, members, step.path, step.type)
+
+    def _members(self, array: Array) -> Sequence[Device]:
+        """The volumes in it that are ours; what it has besides shows then."""
+        found = self._world.devices.values()
+        return [device for device in found if device.name in array.members]
 
 
 def _in_use(text: str) -> Trouble:

@@ -37,12 +37,15 @@ def save(
         entry["state"] in ("mounted", "assembled", "attached")
         and not entry["error"]
         and not entry["reason"]
+        and not entry["outcomes"]
         for entry in sets.values()
     )
     mounted = {
         name: {
             "mount_path": entry["mount_path"],
             "volumes": sorted(volume["id"] for volume in entry["volumes"]),
+            # One that is larger by now may have room for its filesystem.
+            "sizes": {volume["id"]: volume.get("size") for volume in entry["volumes"]},
             "required": entry["required"],
             "filesystem": entry["filesystem"],
             "array": entry["array"],
@@ -83,7 +86,10 @@ def _well_formed(content: Any) -> bool:
             names += [entry["mount_path"], *entry["volumes"]]
             if not isinstance(entry["required"], bool):
                 return False
+            entry["sizes"].get("")
             if not {"filesystem", "array"} <= set(entry):
+                return False
+            if not isinstance(entry["sizes"], dict):
                 return False
     except (AttributeError, KeyError, TypeError):
         return False
@@ -110,6 +116,17 @@ def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
         if behind is None or sorted(behind) != entry["volumes"]:
             return False
     return True
+
+
+def enlarged(paths: Paths, layout: Mapping[str, Any]) -> bool:
+    """Whether any recorded volume has another size by now (sysfs only)."""
+    found = devices.scan(paths).by_volume
+    return any(
+        entry["sizes"].get(volume) != found[volume].size
+        for entry in layout["sets"].values()
+        for volume in entry["volumes"]
+        if volume in found
+    )
 
 
 def present(paths: Paths, layout: Mapping[str, Any]) -> bool:

@@ -216,7 +216,9 @@ class Array:
     """An md array that the kernel knows, running or not (sysfs).
 
     ``members`` are kernel names of the disks in it; ``state`` is sysfs
-    ``md/array_state``; ``level`` as sysfs says it (``raid0``).
+    ``md/array_state``; ``level`` as sysfs says it (``raid0``).  ``component``:
+    bytes of each member that it uses (0 for RAID 0).  ``action``: what it is
+    doing to its members (``idle``, ``resync``; "" for RAID 0).
     """
 
     name: str
@@ -231,6 +233,8 @@ class Array:
     size: int = 0
     read_only: bool = False
     mounted: Tuple[str, ...] = ()
+    component: int = 0
+    action: str = ""
 
     @property
     def running(self) -> bool:
@@ -287,12 +291,19 @@ class HalfMade:
 @dataclass(frozen=True)
 class Known:
     """A known content: ``type`` is blkid's name for it (``ext4``,
-    ``linux_raid_member``, ``LVM2_member``, ``gpt`` …)."""
+    ``linux_raid_member``, ``LVM2_member``, ``gpt`` …).
+
+    ``size``: bytes that the filesystem says it has (0: not known).
+    ``errors``: it says of itself that it needs its checker (ext4).  Neither
+    makes it another content.
+    """
 
     type: str
     uuid: str = ""
     label: str = ""
     superblock: Optional[MdSuperblock] = None
+    size: int = field(default=0, compare=False)
+    errors: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -385,3 +396,12 @@ class PathState:
     uid: int = 0
     gid: int = 0
     mode: int = 0o755
+
+    @property
+    def as_made(self) -> bool:
+        """Whether it is as mkfs leaves the root of a filesystem."""
+        return (
+            self.kind == "directory"
+            and (self.uid, self.gid, self.mode) == (0, 0, 0o755)
+            and not self.entries
+        )

@@ -452,7 +452,7 @@ def mount_device(
     # No timeout: a mount can replay a long journal.
     finished = command.run(argv, timeout=None)
     if finished.code != 0:
-        raise _not_mounted(path, f"the set {set_name!r}: {_said(finished)}")
+        raise _not_mounted(path, f"the set {set_name!r}: {_said(finished)}", fs_type)
     if at(paths, path) is None:
         raise _not_mounted(path, f"the set {set_name!r} was unmounted at once")
 
@@ -480,20 +480,34 @@ def _said(finished: command.Finished) -> str:
     return " ".join(finished.err.split()) or f"exit status {finished.code}"
 
 
-def _not_mounted(path: str, why: str) -> KrakenError:
+#: What helps where a mount fails; nothing of it is done unasked.
+_REPAIR: Dict[str, str] = {
+    "ext4": "e2fsck -f",
+    "xfs": "xfs_repair (its option -L throws away what was written last)",
+    "btrfs": "btrfs check --readonly",
+}
+
+
+def _not_mounted(path: str, why: str, fs_type: str = "") -> KrakenError:
+    repair = _REPAIR.get(fs_type)
+    further = "" if repair is None else f" Damaged? Take a snapshot, then {repair}."
     return KrakenError(
         Trouble(
             kind="mount-failed",
             found=f"cannot mount {path!r}: {why}",
             expected="a mounted filesystem",
             remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
-            "newer release needs a newer kernel.",
+            "newer release needs a newer kernel." + further,
         )
     )
 
 
 def relabel(paths: Paths, path: str) -> bool:
-    """Give the root of a new filesystem its SELinux label, where SELinux is."""
+    """Give the root of a new filesystem its SELinux label, where SELinux is.
+
+    The root alone: what people put below has labels of its own.  Returns
+    whether it was done.  Raises ``command-failed``.
+    """
     if not os.path.exists(os.path.join(paths.sys, "fs", "selinux", "enforce")):
         return False
     if not command.available("restorecon"):

@@ -18,6 +18,7 @@ from cc_kraken import (
     devices,
     fscheck,
     fstab,
+    grow,
     mdadmconf,
     mounts,
     shadow,
@@ -33,6 +34,7 @@ from cc_kraken.model import (
     KrakenError,
     Look,
     MdSuperblock,
+    Mount,
     Node,
     PathState,
     Record,
@@ -72,10 +74,8 @@ class Observer:
         """Everything that a decision on ``claims`` may rest on."""
         scanned = devices.scan(self.paths)
         lines = fstab.parse(fstab.read(self.paths))
-        mounted = tuple(
-            Mounted(mount, devices.volumes_behind_mount(self.paths, mount))
-            for mount in mounts.scan(self.paths)
-        )
+        ours = frozenset(volume.id for claim in claims for volume in claim.volumes)
+        mounted = tuple(self._mounted(mount, ours) for mount in mounts.scan(self.paths))
         world = World(
             instance_id=instance_id,
             devices=scanned.by_volume,
@@ -99,6 +99,22 @@ class Observer:
         )
         world = replace(world, paths=_paths(claims))
         return self._contents(world, claims)
+
+    def _mounted(self, mount: Mount, ours: FrozenSet[str]) -> Mounted:
+        volumes = devices.volumes_behind_mount(self.paths, mount)
+        number = mounts.device_number(self.paths, mount)
+        if not volumes or not volumes <= ours or number is None:
+            return Mounted(mount, volumes)
+        node = devices.node(self.paths, number)
+        found = None if node is None else grow.state(self.paths, mount, node)
+        return Mounted(
+            mount,
+            volumes,
+            device=number,
+            size=found.size if found is not None else None,
+            errors=found is not None and found.errors,
+            read_only=grow.read_only(mount),
+        )
 
     # ---- contents
 

@@ -15,10 +15,10 @@ import os
 import threading
 import time
 from collections import Counter
-from typing import Any, Dict, Iterable, List, Mapping, Optional
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from cc_kraken import files
-from cc_kraken.model import Array, Claim, Identity, Node, Trouble
+from cc_kraken.model import Array, Claim, Device, Identity, Node, Trouble
 from cc_kraken.paths import Paths
 
 LOG = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ def _still_up(status: Optional[Mapping[str, Any]]) -> Dict[str, Dict[str, Any]]:
     one has looked, for a service may be waiting for nothing else."""
     if status is None or status.get("dry_run"):
         return {}
-    fresh: Dict[str, Any] = {"done": [], "plan": [], "outcomes": [], "warnings": []}
+    lists = ("done", "plan", "outcomes", "notes", "warnings")
+    fresh: Dict[str, Any] = {key: [] for key in lists}
     return {
         name: {**entry, **copy.deepcopy(fresh)}
         for name, entry in status.get("sets", {}).items()
@@ -121,6 +122,7 @@ class Report:
         self._begun = time.monotonic()
         self._phase: Optional[str] = None
         self._phase_begun = 0.0
+        self._noted: Set[Tuple[str, str]] = set()
         self._status: Dict[str, Any] = {
             "version": 1,
             "instance": None,
@@ -176,12 +178,13 @@ class Report:
                 "done": [],
                 "plan": [],
                 "outcomes": [],
+                "notes": [],
                 "warnings": [],
             },
         )
 
     def describe(
-        self, claim: Claim, devices: Mapping[str, str], array: Optional[Array]
+        self, claim: Claim, devices: Mapping[str, Device], array: Optional[Array]
     ) -> None:
         """The volumes of a set, their devices and its array."""
         entry = self.set(claim.name, required=claim.wanted.required)
@@ -190,7 +193,8 @@ class Report:
         entry["volumes"] = [
             {
                 "id": volume.id,
-                "device": devices.get(volume.id),
+                "device": devices[volume.id].path if volume.id in devices else None,
+                "size": devices[volume.id].size if volume.id in devices else None,
                 "state": volume.state,
             }
             for volume in claim.volumes
@@ -234,6 +238,15 @@ class Report:
                 return
             told.append(text)
         LOG.warning("%s", text)
+
+    def notes(self, name: str, texts: Sequence[str]) -> None:
+        """What a person may want to know of a set, and need not; logged once."""
+        entry = self.set(name)
+        for text in texts:
+            if (name, text) not in self._noted:
+                self._noted.add((name, text))
+                LOG.info("%s: %s", name, text)
+        entry["notes"] = list(texts)
 
     def fail(self, trouble: Trouble) -> None:
         """An error that is not one set's own."""

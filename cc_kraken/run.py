@@ -45,7 +45,7 @@ from cc_kraken.observe import Observer, account_number
 from cc_kraken.pacing import Backoff, PutOff
 from cc_kraken.paths import Paths
 from cc_kraken.report import DONE, FAILED, PENDING, Report
-from cc_kraken.steps import Detach
+from cc_kraken.steps import GROW, Detach
 from cc_kraken.world import World
 
 LOG = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ TITLES = {
     "assemble": "3: putting arrays together",
     "mkfs": "4: making filesystems",
     "mount": "5: mounting",
+    "grow": "6: growing what was enlarged",
 }
 """The phases, as a person reads them in the log."""
 LOCAL_KINDS = ("parent-not-mounted", "device-unseen")
@@ -178,6 +179,7 @@ class Run:
         self.known = _Knowledge()
         self.instance_tags: Mapping[str, str] = {}
         self.failed: Dict[str, Trouble] = {}
+        self.not_grown: Set[str] = set()
         self.awaited_since: Dict[str, float] = {}
         self.attached_now: Set[str] = set()
         self.put_off = PutOff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN)
@@ -427,7 +429,13 @@ class Run:
                 awaited[volume.id] = moment - since
         overdue = self._elapsed() >= self.section.boot_wait or self._left() <= 0
         failed = frozenset(self.failed)
-        return replace(world, awaited=awaited, overdue=overdue, failed=failed)
+        return replace(
+            world,
+            awaited=awaited,
+            overdue=overdue,
+            failed=failed,
+            not_grown=frozenset(self.not_grown),
+        )
 
     def _is_ours(self, volume: Volume) -> bool:
         return any(
@@ -498,6 +506,9 @@ class Run:
             if plan.name in outcome.used
             for volume in self._volumes_of(plan.name)
         }
+        for name, why in outcome.not_grown.items():
+            self.not_grown.add(name)
+            self.report.warn(f"{name} could not be grown: {why}", name)
         ask = outcome.ask_again
         for plan in todo:
             trouble = outcome.troubles.get(plan.name)
@@ -677,7 +688,6 @@ class Run:
     ) -> None:
         by_name = {claim.name: claim for claim in claims}
         self.report.only((*by_name, *self.failed))
-        devices = {key: device.path for key, device in world.devices.items()}
         for plan in plans:
             claim = by_name.get(plan.name)
             if claim is None:
@@ -685,7 +695,7 @@ class Run:
                     self.report.warn(text)
                 continue
             array = world.array(plan.array_uuid) if plan.array_uuid else None
-            self.report.describe(claim, devices, array)
+            self.report.describe(claim, world.devices, array)
             entry = self.report.set(plan.name)
             entry["plan"] = [str(step) for step in plan.steps]
             entry["outcomes"] = list(plan.outcomes)
@@ -703,7 +713,8 @@ class Run:
             if plan.steps and self.dry_run and plan.state != decision.MOUNTED:
                 entry["state"] = decision.PLANNED
             entry["owner"] = _owner(claim) if _owner_pending(trouble) else None
-            if plan.steps and trouble is None and not self.dry_run:
+            self.report.notes(plan.name, plan.notes)
+            if _to_come(plan) and trouble is None and not self.dry_run:
                 entry["state"] = decision.PENDING
                 entry["reason"] = f"to do: {plan.steps[0]}"
             for text in plan.warnings:
@@ -751,7 +762,7 @@ class Run:
 
     def _unfinished(self, plan: decision.Plan) -> decision.Plan:
         """A plan whose steps were not begun any more has not ended well."""
-        if not plan.steps or plan.trouble is not None:
+        if not _to_come(plan) or plan.trouble is not None:
             return plan
         if plan.name not in self.report.sets:
             return plan  # the line of a set that is gone can wait
@@ -793,6 +804,11 @@ def _identity_of(reasons: Mapping[str, Trouble]) -> FrozenSet[Tuple[str, str]]:
         (name, trouble.kind if trouble.kind in PASSING_KINDS else trouble.found)
         for name, trouble in reasons.items()
     )
+
+
+def _to_come(plan: decision.Plan) -> bool:
+    """Whether a set is not up before these steps: growing is no such step."""
+    return any(step.phase != GROW for step in plan.steps)
 
 
 def _asks(plan: decision.Plan) -> bool:

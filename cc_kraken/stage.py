@@ -260,6 +260,9 @@ def _kept(
         return None
     if not layout.matches(saved, section, identity):
         return None
+    if layout.enlarged(paths, saved):
+        LOG.info("A volume has another size than before")
+        return None
     end = time.monotonic() + MOUNT_GRACE
     while True:
         if layout.mounted(paths, saved):
@@ -282,7 +285,12 @@ def _report_kept(
         shown["filesystem"] = entry["filesystem"]
         shown["array"] = entry["array"]
         shown["volumes"] = [
-            {"id": volume, "device": None, "state": "in-use"}
+            {
+                "id": volume,
+                "device": None,
+                "size": entry["sizes"].get(volume),
+                "state": "in-use",
+            }
             for volume in entry["volumes"]
         ]
         LOG.info("%s is mounted at %s (as before)", name, entry["mount_path"])

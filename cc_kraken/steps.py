@@ -16,7 +16,8 @@ ATTACH = "attach"
 ASSEMBLE = "assemble"
 MKFS = "mkfs"
 MOUNT = "mount"
-PHASES = (ATTACH, ASSEMBLE, MKFS, MOUNT)
+GROW = "grow"
+PHASES = (ATTACH, ASSEMBLE, MKFS, MOUNT, GROW)
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,21 @@ class WriteFstab(Step):
 
 
 @dataclass(frozen=True)
+class CheckFilesystem(Step):
+    """What fsck does by itself, on a filesystem that says it needs it."""
+
+    phase: ClassVar[str] = MOUNT
+    type: str
+    uuid: str
+    array_uuid: str = ""
+    volume_id: str = ""
+
+    def __str__(self) -> str:
+        where = self.array_uuid and f"array {self.array_uuid}"
+        return f"check the {self.type} on {where or self.volume_id}, which has errors"
+
+
+@dataclass(frozen=True)
 class MountFilesystem(Step):
     """Mount, and verify that it is the right device that is mounted.
 
@@ -281,6 +297,47 @@ class SetOwner(Step):
 
 
 @dataclass(frozen=True)
+class GrowArray(Step):
+    """``mdadm --grow --size=max``: all members have more than it uses.
+
+    ``before`` and ``after``: bytes of each member, as seen and at most.
+    """
+
+    phase: ClassVar[str] = GROW
+    uuid: str
+    before: int
+    after: int
+
+    def __str__(self) -> str:
+        return (
+            f"grow array {self.uuid} from {gib(self.before)} to "
+            f"{gib(self.after)} of each member"
+        )
+
+
+@dataclass(frozen=True)
+class GrowFilesystem(Step):
+    """Let the filesystem mounted at ``path`` fill its device.
+
+    ``before`` and ``after``: bytes of the filesystem as seen, and at most.
+    """
+
+    phase: ClassVar[str] = GROW
+    path: str
+    type: str
+    before: int
+    after: int
+    array_uuid: str = ""
+    volume_id: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"grow the {self.type} at {self.path} from {gib(self.before)} to "
+            f"{gib(self.after)}"
+        )
+
+
+@dataclass(frozen=True)
 class RemoveFstab(Step):
     """Take out the line of a set that this node no longer has."""
 
@@ -305,7 +362,15 @@ CHANGES: Tuple[Type[Step], ...] = (
     EraseRecords,
     MakeDirectory,
     WriteFstab,
+    CheckFilesystem,
     MountFilesystem,
     SetOwner,
+    GrowArray,
+    GrowFilesystem,
     RemoveFstab,
 )
+
+
+def gib(size: int) -> str:
+    """A size in bytes, for people."""
+    return f"{size / (1 << 30):.2f}".rstrip("0").rstrip(".") + " GiB"

@@ -42,6 +42,7 @@ class Found:
 
     ``type`` as blkid names it; ``size`` in bytes that it claims of its
     device; ``offset`` where it lies; ``block`` bytes of a filesystem block.
+    ``errors``: the filesystem says of itself that it needs its checker.
     """
 
     type: str
@@ -52,6 +53,7 @@ class Found:
     block: int = 0
     flaw: str = ""
     superblock: Optional[MdSuperblock] = None
+    errors: bool = False
 
 
 def scan(read: Read, size: int) -> Tuple[Found, ...]:
@@ -233,6 +235,7 @@ _INCOMPAT_EXT3 = _INCOMPAT_EXT2 | 0x4
 _JOURNAL_DEVICE = 0x8
 _64BIT = 0x80
 _METADATA_CSUM = 0x400
+_ERROR_STATE = 0x2
 
 
 def ext(data: bytes, size: int) -> Optional[Found]:
@@ -256,7 +259,9 @@ def ext(data: bytes, size: int) -> Optional[Found]:
         flaw = _beyond(f"an {kind} superblock", claimed, size)
     uuid = str(uuids.UUID(bytes=bytes(data[104:120])))
     label = _text(data[120:136])
-    return Found(kind, EXT_OFFSET, uuid, label, claimed, block, flaw)
+    (state,) = struct.unpack_from("<H", data, 58)
+    errors = bool(state & _ERROR_STATE)
+    return Found(kind, EXT_OFFSET, uuid, label, claimed, block, flaw, errors=errors)
 
 
 def _ext_kind(compat: int, incompat: int, ro_compat: int) -> str:

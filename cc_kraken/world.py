@@ -19,10 +19,19 @@ from cc_kraken.model import (
 
 @dataclass(frozen=True)
 class Mounted:
-    """A mount, and the volumes that lie behind it (None: not only ours)."""
+    """A mount, and the volumes that lie behind it (None: not only ours).
+
+    ``device``: number of the device that is mounted.  ``size``: bytes that
+    the filesystem says it has.  Both None where nobody has asked.
+    ``errors``: the kernel has found it damaged.
+    """
 
     mount: Mount
     volumes: Optional[FrozenSet[str]]
+    device: Optional[str] = None
+    size: Optional[int] = None
+    errors: bool = False
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class World:
     ``attached_now``: volumes that this run attached and has not used yet.
     ``overdue``: missing volumes have been waited for long enough.
     ``failed``: sets that this run has given up.
+    ``not_grown``: sets that this run has tried to grow, and could not.
     """
 
     instance_id: str
@@ -66,6 +76,7 @@ class World:
     attached_now: FrozenSet[str] = frozenset()
     overdue: bool = False
     failed: FrozenSet[str] = frozenset()
+    not_grown: FrozenSet[str] = frozenset()
 
     def array(self, uuid: str) -> Optional[Array]:
         for array in self.arrays:

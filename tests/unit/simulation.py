@@ -52,9 +52,12 @@ from cc_kraken.steps import (
     AddMember,
     AssembleArray,
     Attach,
+    CheckFilesystem,
     CreateArray,
     Detach,
     EraseRecords,
+    GrowArray,
+    GrowFilesystem,
     MakeDirectory,
     MakeFilesystem,
     MountFilesystem,
@@ -73,6 +76,7 @@ from tests.unit import worlds as w
 
 MD_MEMBER = "linux_raid_member"
 MEMBER, SINGLE = "member", "single"
+OLD = "where it was before the volume was enlarged"
 WHOLE, TORN, HALF = "whole", "torn", "half"
 SPARE = 0xFFFF
 QUIET_ROUNDS = 12
@@ -166,6 +170,9 @@ class Simulation:
         self.section = section
         self.disks = {disk.id: disk for disk in disks}
         self.bodies: Dict[str, Body] = {}
+        self.sizes: Dict[str, int] = {}  # of filesystems, in bytes
+        self.components: Dict[str, int] = {}  # of arrays
+        self.flagged: set[str] = set()  # ext4 that says it has errors
         self.roots: Dict[str, PathState] = {}  # owner and mode of filesystems
         self.instance = w.ME
         self.holders: Dict[str, Holder] = {}
@@ -195,8 +202,11 @@ class Simulation:
             EraseRecords: self._erase_records,
             MakeDirectory: self._make_directory,
             WriteFstab: self._write_fstab,
+            CheckFilesystem: self._check_filesystem,
             MountFilesystem: self._mount,
             SetOwner: self._set_owner,
+            GrowArray: self._grow_array,
+            GrowFilesystem: self._grow_filesystem,
             RemoveFstab: self._remove_fstab,
         }
         assert set(self._do) == set(CHANGES)
@@ -237,6 +247,7 @@ class Simulation:
                 if isinstance(body, Filesystem) and f"UUID={body.uuid}" == line.spec:
                     demand(not self.records_of(key), f"{line.path}: mounted at boot")
                     demand(body.state == WHOLE or body.files, "fstab mounts a ruin")
+                    self.flagged.discard(key)  # systemd-fsck@.service
                     self.mounts.setdefault(line.path, (line.set, key))
                     made = PathState("directory")
                     self.paths[line.path] = self.roots.get(key, made)
@@ -254,6 +265,38 @@ class Simulation:
         for disk in self.disks.values():
             disk.arrived = disk.holder == self.instance
         self.settle()
+
+    def enlarge(self, volume_id: str, gib: int = 1) -> None:
+        """ModifyVolume; the record of a single volume has its place by size."""
+        self._note_sizes()
+        disk = self.disks[volume_id]
+        disk.size_gib += gib
+        if SINGLE in disk.records:
+            disk.records[OLD] = disk.records.pop(SINGLE)
+
+    def _note_sizes(self) -> None:
+        for disk in self.disks.values():
+            if disk.block is not None:
+                self.component(disk.block.uuid)
+                self.size(disk.block.uuid)
+            self.size(disk.id)
+
+    def component(self, uuid: str) -> int:
+        rooms = [
+            disk.size_gib * w.GIB - disk.block.data_offset
+            for disk in self.disks.values()
+            if disk.block is not None and disk.block.uuid == uuid
+        ]
+        return self.components.setdefault(uuid, min(rooms))
+
+    def place(self, key: str) -> int:
+        """Bytes of what a filesystem lies on: one member's worth, as a mirror."""
+        if key in self.disks:
+            return self.disks[key].size_gib * w.GIB
+        return self.component(key)
+
+    def size(self, key: str) -> int:
+        return self.sizes.setdefault(key, self.place(key))
 
     def settle(self) -> None:
         """What md and udev do by themselves, the last-resort timer aside."""
@@ -373,6 +416,9 @@ class Simulation:
                 Mounted(
                     Mount(path, "9:1", self._type(key), key),
                     frozenset(self._behind(key)),
+                    device=devices[key].devno if key in devices else "9:1",
+                    size=self.size(key),
+                    errors=self._type(key) == "ext4" and key in self.flagged,
                 )
                 for path, (_, key) in self.mounts.items()
             ),
@@ -404,12 +450,18 @@ class Simulation:
             members=tuple(devices[one].name for one in md.members if one in devices),
             state="clean" if md.running else "inactive",
             degraded=block.raid_disks - len(md.members),
-            size=w.GIB,
+            size=self.component(md.uuid),
+            component=0 if block.level == 0 else self.component(md.uuid),
+            action="" if block.level == 0 else "idle",
         )
 
     def look(self, disk: Disk) -> Look:
         """As :func:`cc_kraken.content.look` and the observer see it."""
-        found = set(disk.records.values())
+        found = {one for place, one in disk.records.items() if place != OLD}
+        if OLD in disk.records and (found or isinstance(disk.body, Filesystem)):
+            # A guard refuses what is left of two records; the decision is shown
+            # what it would come to.
+            return Look(Unknown("an intent record of before"), None, "")
         mark = "" if disk.zero else self.fingerprint(disk)
         if any(record.volume_id != disk.id for record in found):
             return Look(Unknown("an intent record of another volume"), None, mark)
@@ -444,16 +496,17 @@ class Simulation:
             return Known(MD_MEMBER, disk.block.uuid, superblock=disk.block)
         if disk.share or disk.residue:
             return Unknown("data without a signature", 1 << 20)
-        return self._of_body(disk.body)
+        return self._of_body(disk.body, disk.id)
 
-    def _of_body(self, body: Body) -> Content:
+    def _of_body(self, body: Body, key: str) -> Content:
         if body is None:
             return Blank()
         if isinstance(body, Alien):
             return Known(body.type) if body.type else Unknown("random bytes", 0)
         if body.state == HALF:
             return Unknown("data without a signature", 1024)
-        return Known(body.type, body.uuid)
+        errors = body.type == "ext4" and key in self.flagged
+        return Known(body.type, body.uuid, errors=errors)
 
     def _unproved(self, shown: Content, body: Body, record: Record) -> bool:
         if isinstance(shown, Unknown):
@@ -473,7 +526,7 @@ class Simulation:
 
     def array_look(self, uuid: str) -> Look:
         body = self.bodies.get(uuid)
-        shown = self._of_body(body)
+        shown = self._of_body(body, uuid)
         record = next(iter(self.records_of(uuid)), None)
         if record is not None and self._unproved(shown, body, record):
             if self._half(body, record):
@@ -487,7 +540,7 @@ class Simulation:
             block = look.content.superblock if isinstance(look.content, Known) else None
             if block is None or block.uuid not in uuids:
                 continue
-            shown = self._of_body(self.bodies.get(block.uuid))
+            shown = self._of_body(self.bodies.get(block.uuid), block.uuid)
             if block.role == (1 if block.level == 6 else 0) and shown != Blank():
                 out[block.uuid] = shown
         return out
@@ -716,6 +769,8 @@ class Simulation:
             demand(self._here(disk), f"{disk.id} is not here")
             if disk.records.get(place) == record:
                 continue
+            if disk.body is None:
+                disk.records.pop(OLD, None)  # nobody sees it: harmless
             demand(not disk.records, f"{disk.id}: a record over a record")
             demand(not disk.origin, f"{disk.id}: a record on a copy")
             if disk.block is None:
@@ -775,6 +830,7 @@ class Simulation:
                 f"creates over {volume_id}, which is not blank",
             )
         self.bodies[step.uuid] = None
+        self.components.pop(step.uuid, None)
         count = len(step.volume_ids)
         # mdadm makes the last member of RAID 5 a spare that is rebuilt.
         active = tuple(range(count - 1 if step.level == 5 else count))
@@ -891,6 +947,8 @@ class Simulation:
         demand(body is None or ours, f"mkfs over {body} on {key}")
         for state in (HALF, TORN, WHOLE):
             self._set_body(key, Filesystem(step.type, step.uuid, state))
+            self.sizes[key] = self.place(key)
+            self.flagged.discard(key)
             yield
 
     def _set_body(self, key: str, body: Body) -> None:
@@ -937,6 +995,15 @@ class Simulation:
         self.fstab.pop(step.set, None)
         yield
 
+    def _check_filesystem(self, step: CheckFilesystem) -> Iterator[None]:
+        key = step.array_uuid or step.volume_id
+        demand(key in self.flagged, f"checks {key}, which has no errors")
+        demand(not self.records_of(key), f"checks {key}, which is half made")
+        busy = any(one == key for _, one in self.mounts.values())
+        demand(not busy, f"checks {key}, which is mounted")
+        self.flagged.discard(key)
+        yield
+
     def _mount(self, step: MountFilesystem) -> Iterator[None]:
         key = step.array_uuid or step.volume_id
         body = dict(self._shown()).get(key)
@@ -945,6 +1012,8 @@ class Simulation:
         demand((body.type, body.uuid) == (step.type, step.uuid), "mounts another one")
         demand(body.state == WHOLE or body.files, f"mounts what is half made: {key}")
         demand(not self.records_of(key), f"mounts {key} with its intent record")
+        damaged = body.type == "ext4" and key in self.flagged
+        demand(not damaged, f"mounts {key}, which has errors")
         demand(step.path not in self.mounts, f"mounts over what is at {step.path}")
         state = self.paths.get(step.path)
         demand(state and state.kind == "directory", f"no directory at {step.path}")
@@ -969,6 +1038,32 @@ class Simulation:
         mode = 0o755 if step.mode is None else step.mode
         made = PathState("directory", (), uid or 0, gid or 0, mode)
         self.paths[step.path] = self.roots[self.mounts[step.path][1]] = made
+        yield
+
+    def _grow_array(self, step: GrowArray) -> Iterator[None]:
+        md = self.arrays[step.uuid]
+        demand(md.running, f"grows {step.uuid}, which does not run")
+        demand(not self.records_of(step.uuid), "grows what is half made")
+        demand(
+            any(key == step.uuid for _, key in self.mounts.values()),
+            "grows an array that nobody uses",
+        )
+        for one in md.members:
+            block = self.disks[one].block
+            assert block is not None
+            demand(block.level != 0, "grows RAID 0")
+            demand(len(md.members) == block.raid_disks, "grows a degraded array")
+            room = self.disks[one].size_gib * w.GIB - block.data_offset
+            demand(room >= step.after, f"{one} has no room for {step}")
+        self.components[step.uuid] = step.after
+        yield
+
+    def _grow_filesystem(self, step: GrowFilesystem) -> Iterator[None]:
+        key = step.array_uuid or step.volume_id
+        demand(self.mounts.get(step.path, ("", ""))[1] == key, "grows another one")
+        demand(not self.records_of(key), f"grows {key} with its intent record")
+        demand(self.size(key) < self.place(key), f"{key} has no room")
+        self.sizes[key] = self.place(key)
         yield
 
     # ---------------------------------------------------------------- truth

@@ -12,7 +12,7 @@ import pytest
 
 from cc_kraken import layout
 from cc_kraken.model import Identity, Section
-from tests.unit.tree import Tree
+from tests.unit.tree import GIB, Tree
 
 VOLUME = "vol-00000000000000001"
 ME = Identity("i-00000000000000001", "us-east-1", "us-east-1a", {"a": "b"})
@@ -25,10 +25,13 @@ def entry(**changes: object) -> dict[str, object]:
         "required": True,
         "reason": None,
         "error": None,
-        "volumes": [{"id": VOLUME, "device": "/dev/nvme1n1", "state": "in-use"}],
+        "volumes": [
+            {"id": VOLUME, "device": "/dev/nvme1n1", "size": GIB, "state": "in-use"}
+        ],
         "array": None,
         "filesystem": {"type": "ext4", "uuid": "u", "label": ""},
         "mount_path": "/data",
+        "outcomes": [],
         **changes,
     }
 
@@ -78,6 +81,7 @@ def test_another_instance_or_other_tags(tree: Tree, change: dict[str, Any]) -> N
         entry(state="failed", error={"message": "no"}),
         entry(state="attached"),
         entry(reason="the owner is pending"),
+        entry(outcomes=["the array grows when its resync is over"]),
     ],
 )
 def test_a_set_that_is_not_up_removes_the_layout(
@@ -86,6 +90,17 @@ def test_a_set_that_is_not_up_removes_the_layout(
     layout.save(tree.paths, SECTION, ME, status(data=entry()))
     layout.save(tree.paths, SECTION, ME, status(data=entry(), other=other))
     assert not os.path.exists(tree.paths.layout)
+
+
+def test_a_volume_that_was_enlarged_ends_the_fast_way(tree: Tree) -> None:
+    layout.save(tree.paths, SECTION, ME, status(data=entry()))
+    saved = layout.load(tree.paths)
+    assert saved is not None
+    assert not layout.enlarged(tree.paths, saved)
+    size = tree.base / "sys/block/nvme1n1/size"
+    size.write_text(f"{2 * GIB // 512}\n")
+    assert layout.enlarged(tree.paths, saved)
+    assert layout.mounted(tree.paths, saved)
 
 
 def test_other_volumes_behind_the_path(tree: Tree) -> None:
@@ -107,6 +122,7 @@ WHOLE = {
         "data": {
             "mount_path": "/data",
             "volumes": [VOLUME],
+            "sizes": {VOLUME: GIB},
             "required": True,
             "filesystem": None,
             "array": None,
@@ -133,6 +149,7 @@ def test_the_whole_one_counts(tree: Tree) -> None:
         json.dumps({**WHOLE, "node": {}}),
         json.dumps({**WHOLE, "sets": []}),
         json.dumps({**WHOLE, "sets": {"data": None}}),
+        json.dumps({**WHOLE, "sets": {"data": {**WHOLE["sets"]["data"], "sizes": 1}}}),  # type: ignore[index]
         json.dumps({**WHOLE, "sets": {"data": {"mount_path": "/data"}}}),
         json.dumps(
             {**WHOLE, "sets": {"data": {**WHOLE["sets"]["data"], "mount_path": 1}}}  # type: ignore[index]

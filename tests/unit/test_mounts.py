@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import mounts
+from cc_kraken import command, mounts
 from cc_kraken.model import KrakenError, Mount, PathState
 from cc_kraken.paths import Paths
 from tests.unit.tree import Tree
@@ -285,3 +285,32 @@ def test_reload_where_systemd_is_not_the_init(tmp_path: Path) -> None:
 
 def test_relabel_without_selinux(tree: Tree) -> None:
     assert not mounts.relabel(tree.paths, "/data")
+
+
+def test_relabel_with_selinux(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root alone, nothing below it; without the program nothing is done."""
+    tree.write("sys/fs/selinux/enforce", "1")
+    monkeypatch.setattr(command, "PATH", str(tree.base))
+    assert not mounts.relabel(tree.paths, "/data")
+    said = tree.base / "said"
+    program = tree.write("restorecon", f'#!/bin/sh\necho "$@" >> {said}\n')
+    program.chmod(0o755)
+    assert mounts.relabel(tree.paths, "/data")
+    assert said.read_text() == "/data\n"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(KrakenError, match="restorecon failed"):
+        mounts.relabel(tree.paths, "/data")
+
+
+@pytest.mark.parametrize(
+    "state, made",
+    [
+        (PathState("directory"), True),
+        (PathState("directory", ("file",)), False),
+        (PathState("directory", (), 12), False),
+        (PathState("directory", (), 0, 0, 0o700), False),
+        (PathState("absent"), False),
+    ],
+)
+def test_a_root_as_mkfs_left_it(state: PathState, made: bool) -> None:
+    assert state.as_made is made

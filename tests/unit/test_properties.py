@@ -159,7 +159,7 @@ def test_the_cuts_are_at_every_step_that_a_first_boot_can_take() -> None:
         "AssembleArray",
         "AddMember",
     }
-    later |= {"RemoveFstab"}
+    later |= {"RemoveFstab", "CheckFilesystem", "GrowArray", "GrowFilesystem"}
     assert {step.__name__ for step in set(CHANGES) - seen} == later
 
 
@@ -351,6 +351,9 @@ def machines(draw: st.DrawFn, quiet: bool = False) -> Simulation:
         if draw(st.integers(0, 3)) == 0:
             own["overwrite"] = _overwrite(draw, simulation, name)
     simulation.section = Section(volumes=volumes)
+    for key in (*simulation.bodies, *(disk.id for disk in disks)):
+        if draw(st.integers(0, 3)) == 0:
+            simulation.flagged.add(key)
     if draw(st.integers(0, 3)) == 0:
         path = draw(st.sampled_from(paths))
         simulation.paths[path] = PathState("directory", ("file",))
@@ -523,6 +526,14 @@ class Story(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(["RaidLevel", "VolumeSize", "FsType"]))
         value = {"RaidLevel": "1", "VolumeSize": "2", "FsType": "ext4"}[key]
         disk.tags = {**disk.tags, f"KRKN-IN:{key}": value}
+
+    @rule(data=st.data(), gib=st.integers(1, 3))
+    def a_volume_is_enlarged(self, data: st.DataObject, gib: int) -> None:
+        self.simulation.enlarge(data.draw(self._id()), gib)
+
+    @rule(data=st.data())
+    def the_kernel_finds_errors_on(self, data: st.DataObject) -> None:
+        self.simulation.flagged.add(data.draw(self._id()))
 
     @rule()
     def the_user_is_made(self) -> None:

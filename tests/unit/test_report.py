@@ -39,7 +39,9 @@ def test_every_write_fits_the_schema(paths: Paths) -> None:
     check(read(paths))
     told.identify(Identity(w.ME, "us-east-1", "us-east-1a"), Node("kafka", "0"))
     told.phase("attach")
-    told.describe(w.claim(w.single(), w.attached(1)), {w.volume_id(1): "/dev/x"}, None)
+    told.describe(
+        w.claim(w.single(), w.attached(1)), {w.volume_id(1): w.device(1)}, None
+    )
     told.describe(w.claim(w.raid(), w.attached(2)), {}, w.array(2))
     told.waiting("data: something")
     check(read(paths))

@@ -20,7 +20,7 @@ from cc_kraken import handle, host, layout, report, run, stage
 from cc_kraken.model import Identity, KrakenError, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.report import Report
-from tests.unit.tree import Tree
+from tests.unit.tree import GIB, Tree
 
 VOLUME = "vol-00000000000000001"
 ME = "i-00000000000000001"
@@ -190,6 +190,7 @@ def reboot(tree: Tree) -> Identity:
             "data": {
                 "mount_path": "/data",
                 "volumes": [VOLUME],
+                "sizes": {VOLUME: GIB},
                 "required": True,
                 "filesystem": {"type": "ext4", "uuid": "u", "label": ""},
                 "array": None,
