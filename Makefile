@@ -25,6 +25,7 @@ READY = .venv/ready
 
 SOURCES := $(wildcard cc_kraken/*.py schema/*.json) setup.cfg pyproject.toml \
 	MANIFEST.in README.md LICENSE
+DOCS := CHANGELOG.md $(shell find docs examples -type f)
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
@@ -70,7 +71,7 @@ check: lint unit
 deb: $(READY) $(DEB)
 
 # Built from a copy: dpkg-buildpackage puts its results beside the tree.
-$(DEB): $(SOURCES) $(wildcard debian/* debian/source/*)
+$(DEB): $(SOURCES) $(DOCS) $(wildcard debian/* debian/source/* debian/tests/*)
 	@echo "deb: building $(notdir $@)"
 	@rm -rf build/deb && mkdir -p build/deb/tree
 	@cp -a --parents $^ build/deb/tree/

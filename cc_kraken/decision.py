@@ -305,7 +305,8 @@ class _SetDecision:
                     f"{volume.id} is being detached from this instance "
                     f"({attachment.state})",
                     "an attachment that stays",
-                    "It is attached again when EC2 has let it go.",
+                    "It is attached again once EC2 has let it go; if that lasts, look "
+                    "for what detaches it (CloudTrail: DetachVolume).",
                     waits=True,
                 )
             if volume.id not in self.world.devices:
@@ -317,7 +318,7 @@ class _SetDecision:
                 "volume-state",
                 f"{volume.id} is in the state {volume.state}",
                 "available",
-                "It is waited for.",
+                f"Look at {volume.id} in EC2 (describe-volumes) if that lasts.",
                 waits=True,
             )
         return None
@@ -336,7 +337,8 @@ class _SetDecision:
             "attaching",
             f"{volume.id} is {state} and its device is not there yet",
             "an NVMe device with its serial",
-            "It is waited for.",
+            f"If it stays away, detach {volume.id} in EC2 and run again, or replace "
+            "the instance.",
             waits=True,
         )
 
@@ -356,7 +358,8 @@ class _SetDecision:
                 "holder-leaving",
                 f"{attached}, which is {state}",
                 "a free volume",
-                "It is attached when EC2 has let it go.",
+                f"It is attached once EC2 has let it go; if that lasts, see in EC2 why "
+                f"{instance_id} does not end.",
                 waits=True,
             )
         if any(
@@ -368,7 +371,8 @@ class _SetDecision:
                 "holder-detaching",
                 f"{volume.id} is being detached from {instance_id}",
                 "a free volume",
-                "It is attached when EC2 has let it go.",
+                "It is attached once EC2 has let it go; if that lasts, unmount it on "
+                f"{instance_id}.",
                 waits=True,
             )
         if state in ("stopped", "stopping"):
@@ -390,7 +394,7 @@ class _SetDecision:
                 "holder-predecessor",
                 f"{attached}, which is {state} as the same node {self.node}",
                 "a free volume",
-                "Its end is waited for; terminate it if it is not on its way out.",
+                f"Terminate {instance_id} if it is not on its way out.",
                 waits=True,
             )
         return Trouble(
@@ -486,7 +490,7 @@ class _SetDecision:
                 "device-unseen",
                 f"{volume_id} could not be looked at yet",
                 "its content",
-                "It is looked at again.",
+                "Run again; if it stays so, see the kernel's log for its disk.",
                 waits=True,
             )
         return look
@@ -717,12 +721,19 @@ class _SetDecision:
         given = self.wanted.overwrite.get(volume_id, "")
         return bool(given) and bool(look.fingerprint) and given == look.fingerprint
 
-    def _refuse_content(self, content: Content, look: Look, target: Target) -> _Stop:
+    def _refuse_content(
+        self,
+        content: Content,
+        look: Look,
+        target: Target,
+        expected: str = "",
+        correct: str = "Correct FsType",
+    ) -> _Stop:
         where = target.volume_id or f"array {target.array_uuid}"
         path = target.device.path if target.device else ""
         path = path or (target.array.path if target.array else "")
         found = f"{where} ({path}) holds {_tell(content)}"
-        remedy = "Nothing was written. Correct FsType, or use another volume"
+        remedy = f"Nothing was written. {correct}, or use another volume"
         offset = content.offset if isinstance(content, Unknown) else None
         if look.fingerprint and target.volume_id:
             remedy += (
@@ -736,7 +747,10 @@ class _SetDecision:
             )
         kind = "content-other" if isinstance(content, Known) else "content-unknown"
         return _stop(
-            kind, found, f"{self.wanted.fs_type}, or a blank volume", remedy + "."
+            kind,
+            found,
+            expected or f"{self.wanted.fs_type}, or a blank volume",
+            remedy + ".",
         )
 
     # ---- arrays (section 7)
@@ -838,12 +852,17 @@ class _SetDecision:
                 "device-held",
                 f"{device.path} ({volume_id}) is in use by {by}",
                 "a disk that nothing uses",
-                "Stop what holds it, or take its tags off.",
+                "Unmount it, or stop what holds it. A filesystem does not become part "
+                "of an array: correct VolumeSize, or take its tags off.",
             )
 
     def _refuse_content_of_member(self, volume_id: str, look: Look) -> _Stop:
         return self._refuse_content(
-            look.content, look, Target(device=self._device(volume_id))
+            look.content,
+            look,
+            Target(device=self._device(volume_id)),
+            "a member of this set's array, or a blank volume",
+            "Correct VolumeSize",
         )
 
     def _half_made_array(
@@ -1363,8 +1382,8 @@ class _SetDecision:
                 "parent-not-mounted",
                 f"{path} lies below the mount path of the set {parent}, which is "
                 "not mounted yet",
-                f"{parent} first",
-                "It is waited for.",
+                f"{parent} mounted first",
+                f"See what {parent} waits for (cc-kraken status).",
                 waits=True,
             )
         self._check_path(path, fresh)
@@ -1515,8 +1534,9 @@ class _SetDecision:
             "owner-pending",
             f"There is no {' and no '.join(unknown)} yet, {path} stays with root",
             f"the owner that the set {self.claim.name} names",
-            "It is settled when the user exists (cc-kraken wait "
-            f"{self.claim.name} does it right before a service).",
+            f"Make {' and '.join(unknown)}, or correct Owner and Group; the owner is "
+            f"set when they exist (cc-kraken wait {self.claim.name} does it right "
+            "before a service).",
             waits=True,
         )
 

@@ -528,7 +528,7 @@ def _in_use(text: str) -> Trouble:
         "volume-in-use",
         text,
         "an available volume",
-        "EC2 is asked who holds it.",
+        "See in EC2 what it is attached to, and detach it there.",
         waits=True,
     )
 

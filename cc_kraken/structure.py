@@ -193,12 +193,34 @@ _OBJECT = frozenset({"properties", "patternProperties", "additionalProperties"})
 
 # -------------------------------------------------------------------- words
 
+_PLAIN = "letters, digits, dots, dashes and underscores"
+#: What the patterns of the schema demand, after "a string" or "a name".
+PATTERN_WORDS: Mapping[str, str] = {
+    "^/": "that begins with / (an absolute path)",
+    "^[^/]*$": "without a slash",
+    "^https?://[^ ]+$": "that begins with http:// or https:// and has no space",
+    "^[a-z][a-z0-9-]{2,62}$": "like us-east-1",
+    "^0?[0-7]{3,4}$": "of three or four octal digits, like 0750",
+    "^vol-[0-9a-f]{8,17}$": "that is a volume id, like vol-0541e52659458f1c9",
+    "^[0-9a-f]{8,128}$": "that is a fingerprint, as the error about the volume "
+    "prints it",
+    "^(?!vol-[0-9a-f]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": f"of 1 to 64 {_PLAIN}, "
+    "which begins with a letter or a digit and is no volume id",
+    "^(?!aws:)[A-Za-z0-9][A-Za-z0-9 +=._:/@-]{0,99}$": "of 1 to 100 letters, digits, "
+    "spaces and + = . _ : / @ -, which begins with a letter or a digit and not with "
+    "aws:",
+}
+
+
+def _in_words(pattern: str) -> str:
+    return PATTERN_WORDS.get(pattern, f"that matches {pattern}")
+
 
 def _unknown_key(
     key: str, path: str, known: Tuple[str, ...], patterns: Tuple[str, ...]
 ) -> Mistake:
     allowed = [", ".join(known)] if known else []
-    allowed += [f"a name that matches {one}" for one in patterns]
+    allowed += [f"a name {_in_words(one)}" for one in patterns]
     near = difflib.get_close_matches(_plain(key), known, n=1, cutoff=0.6)
     expected = " or ".join(allowed)
     found = "an unknown key" if known else f"the name {_key(key)}"
@@ -221,7 +243,7 @@ def _allowed(schema: Schema) -> str:
     elif "minimum" in schema:
         text += f" from {schema['minimum']} up"
     if "pattern" in schema:
-        text += f" that matches {schema['pattern']}"
+        text += f" {_in_words(schema['pattern'])}"
     return text or "another value"
 
 

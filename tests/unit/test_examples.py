@@ -418,7 +418,9 @@ SITE = "/usr/lib/python3.9/site-packages/cc_kraken"
 
 def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
     lines = query(rpm, "--queryformat", "[%{FILENAMES} %{FILEDIGESTS}\n]")
-    there = dict(line.split(" ", 1) for line in lines)
+    # Where documents go is named with the version or without, by distribution.
+    plain = [re.sub(r"(/cloud-init-kraken)-\d[\d.]*/", r"\1/", line) for line in lines]
+    there = dict(line.split(" ", 1) for line in plain)
     expected = {
         f"{SITE}/{path.name}": path for path in (ROOT / "cc_kraken").glob("*.py")
     }
@@ -433,6 +435,15 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
         debian / "cloud-init-kraken@.cc-kraken.service"
     )
     expected["/usr/share/man/man8/cc-kraken.8"] = debian / "cc-kraken.8"
+    held = f"{units}/mdadm-last-resort@.service.d/50-cc-kraken.conf"
+    expected[held] = debian / "last-resort.conf"
+    asked = "/usr/lib/cloud-init-kraken/last-resort"
+    expected[asked] = debian / "last-resort"
+    assert f"ExecCondition={asked} " in (debian / "last-resort.conf").read_text()
+    for path in (*(ROOT / "docs").iterdir(), *EXAMPLES.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(ROOT)
+            expected[f"/usr/share/doc/cloud-init-kraken/{name}"] = path
     for name, source in expected.items():
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         assert there[name] == digest, name
@@ -448,6 +459,7 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
         for line in query(rpm, "--queryformat", "[%{FILENAMES} %{FILEMODES:octal}\n]")
     )
     assert modes["/usr/bin/cc-kraken"] == "100755"
+    assert modes["/usr/lib/cloud-init-kraken/last-resort"] == "100755"
     assert modes["/etc/cloud/clean.d/50-cc-kraken"] == "100755"
 
 

@@ -135,6 +135,53 @@ def test_the_source_archive_holds_what_a_build_needs(built: Path) -> None:
     assert {f"schema/{name}" for name in SCHEMAS} <= names
 
 
+def test_the_index_would_take_what_is_built(built: Path) -> None:
+    """twine checks the metadata, and that the README can be rendered."""
+    files = [*built.glob("*.whl"), *built.glob("*.tar.gz")]
+    assert len(files) == 2
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *map(str, files)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+
+
+def test_what_the_debian_package_ships_besides_the_program() -> None:
+    debian = ROOT / "debian"
+    assert (debian / "docs").read_text().split() == [
+        "README.md",
+        "CHANGELOG.md",
+        "docs",
+    ]
+    assert (debian / "examples").read_text().split() == ["examples/*"]
+    assert (debian / "manpages").read_text().split() == ["debian/cc-kraken.8"]
+
+
+def test_the_tests_of_the_installed_package() -> None:
+    """autopkgtest runs those that need Debian's packages alone."""
+    tests = ROOT / "debian" / "tests"
+    control = dict(
+        line.split(": ") for line in (tests / "control").read_text().splitlines()
+    )
+    depends = control["Depends"].split(", ")
+    assert {"@", "python3-pytest"} <= set(depends)
+    script = tests / control["Tests"]
+    assert os.access(script, os.X_OK)
+    (arms,) = re.findall(r"test_\} *in\n(.*?)\n +\*\)", script.read_text(), re.S)
+    left_out = set(re.findall(r"[\w*]+\.py", arms))
+    foreign = ("tests.lab", "tests.fleet", "botocore", "hcl2", "tests.mutations")
+    for path in (ROOT / "tests" / "unit").glob("test_*.py"):
+        if any(path.match(f"test_{name}") for name in left_out):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not str(node.module).startswith(foreign), path.name
+    for name in left_out:
+        assert list((ROOT / "tests" / "unit").glob(f"test_{name}")), name
+
+
 LOCATE = """
 import json
 from cc_kraken import schemafiles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,16 @@ def subschemas(schema: Any) -> Iterator[dict]:
 @pytest.fixture(scope="module")
 def section() -> dict:
     return schemafiles.load(schemafiles.SECTION)
+
+
+def test_every_pattern_is_told_in_words(section: dict) -> None:
+    patterns = set()
+    for schema in subschemas(section):
+        patterns |= {schema["pattern"]} if "pattern" in schema else set()
+        patterns |= set(schema.get("patternProperties", ()))
+    assert patterns == set(structure.PATTERN_WORDS)
+    for words in structure.PATTERN_WORDS.values():
+        assert not re.search(r"[\\^$?*\[\]{}]", words)
 
 
 @pytest.mark.parametrize("name", [schemafiles.SECTION, schemafiles.STATUS])
