@@ -298,3 +298,48 @@ def test_any_foreign_text_survives(text: str, path: str) -> None:
 def test_parser_takes_any_bytes(data: bytes) -> None:
     for parsed in fstab.parse(files.decode(data)):
         assert parsed.path
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "LABEL=GOAT-data /data ext4 defaults 0 1",
+                "LABEL=GOAT-data\t/data ext4 defaults,noatime 0 1",
+                f"UUID={UUID} /data/ ext4",
+                "LABEL=GOAT-log /log ext4 defaults 0 1",
+                "LABEL=other /data ext4 defaults 0 1",
+                f"UUID={UUID} /else ext4 defaults 0 1",
+                fstab.render(line(path="/old")),
+                fstab.render(line("log", "/log")),
+                fstab.render(line("former")),
+                "# LABEL=GOAT-data /data ext4 defaults 0 1",
+                "",
+                "odd",
+            ]
+        ),
+        max_size=8,
+    ),
+    st.sampled_from(["", "\n"]),
+)
+def test_whatever_is_taken_over_the_rest_stays_in_its_order(
+    lines: list, end: str
+) -> None:
+    text = "\n".join(lines) + end
+    theirs = tuple(
+        one
+        for one in fstab.parse(text)
+        if one.set == "former"
+        or (not one.set and one.path != "/else" and fstab.names(one, EXT4, HERE, {}))
+    )
+    after = fstab.replace(text, {"data": line()}, theirs)
+    assert fstab.replace(after, {"data": line()}, theirs) == after
+    kept = [
+        raw
+        for raw in lines
+        if not any(one in theirs or one.set == "data" for one in fstab.parse(raw))
+    ]
+    left = after.split("\n")
+    left.remove(fstab.render(line()))
+    assert [raw for raw in left if raw] == [raw for raw in kept if raw]
+    assert after.count("X-kraken.set=data ") == 1
