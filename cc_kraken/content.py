@@ -45,7 +45,6 @@ from cc_kraken.superblock import MD_MEMBER, Found
 PAGE = 4096
 #: Bytes of one read at most.
 PIECE = 1 << 20
-GIB = 1 << 30
 #: Reads under way at the same time.
 DEPTH = 8
 #: Seconds that :func:`locked` waits, and between two tries.
@@ -618,6 +617,7 @@ class _Examination:
         self.rng = rng or random.SystemRandom()
         self.fingerprint = fingerprint
         self.record: Optional[Record] = None
+        self.moved: Optional[int] = None
         self.exempt: Tuple[Extent, ...] = ()
         self.strange: Optional[Unknown] = None
 
@@ -649,14 +649,17 @@ class _Examination:
         return self._proof()
 
     def _find_records(self, found: Sequence[Found]) -> None:
-        """Which of the two blocks that may carry an intent record does.
-
-        Its place on a single volume depends on the size: where a filesystem
-        is smaller than its volume, it is also looked for where it was before.
-        """
+        """Which of the blocks that may carry an intent record does: the two of
+        this size, and that of the size that a filesystem was made for."""
         size = self.reader.size
         spots: List[Tuple[int, Record]] = []
-        for place in sorted(set(record.places(size))):
+        former = {
+            record.former_place(size, one.size)
+            for one in found
+            if one.type != MD_MEMBER
+        }
+        now = set(record.places(size))
+        for place in sorted(now | {place for place in former if place is not None}):
             if place < 0 or place + record.BLOCK > size:
                 continue
             decoded = record.decode(self.reader.read(place, record.BLOCK))
@@ -670,19 +673,6 @@ class _Examination:
                 )
                 return
             spots.append((place, decoded))
-        for one in () if spots else found:
-            before = -(-one.size // GIB) * GIB
-            if one.type == MD_MEMBER or not 0 < before < size:
-                continue
-            place = record.single_place(before)
-            decoded = record.decode(self.reader.read(place, record.BLOCK))
-            if decoded is not None and decoded.volume_id == self.volume_id:
-                self.strange = Unknown(
-                    "An intent record of before the volume was enlarged: it was "
-                    "never finished.",
-                    place,
-                )
-                return
         begun = [spot for spot in spots if spot[1].given_up]
         # Another record beside it is part of what was given up.
         spots = begun[:1] or spots
@@ -690,6 +680,8 @@ class _Examination:
             self.strange = Unknown("Two intent records that differ.", spots[0][0])
         elif spots:
             self.record = spots[0][1]
+            if not any(place in now for place, _ in spots):
+                self.moved = spots[0][0]
             self.exempt = tuple(record.extent(place) for place, _ in spots)
 
     def _given_up(self, content: Optional[Content], intent: Record) -> Look:
@@ -781,6 +773,7 @@ class _Examination:
             content,
             self.record,
             fingerprint,
+            self.moved,
             self.reader.bytes_read,
             self.reader.reads,
         )

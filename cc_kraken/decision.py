@@ -553,6 +553,9 @@ class _SetDecision:
         permitted = not self.is_array and self._permitted(target.volume_id, look)
         if present:
             try:
+                if look.moved is not None and not isinstance(content, Known):
+                    # Enlarged since: what it may explain lies elsewhere now.
+                    raise self._refuse_record(content, present[0])
                 return self._filesystem_of_record(content, present, records, target)
             except _Stop as stop:
                 # Named with its record, it may be given up like anything else.
@@ -883,6 +886,12 @@ class _SetDecision:
             return None
         if any(self._device(volume_id).mounted for volume_id in looks):
             return None
+        for volume_id, look in looks.items():
+            if volume_id not in blocks and not isinstance(
+                look.content, (Blank, HalfMade)
+            ):
+                assert look.record is not None
+                raise self._refuse_record(look.content, look.record)
         steps: List[Step] = []
         array = self.world.array(uuid)
         if array is not None:

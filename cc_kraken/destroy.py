@@ -215,8 +215,9 @@ def stop_array(
 ) -> None:
     """``mdadm --stop`` of an array that udev made of half-made members.
 
-    Only where every volume of the set carries the record of its creation,
-    nothing else is in the array, and it does not run or shows nothing.
+    Only where every volume of the set carries the record of its creation and
+    nothing but zeros outside md's own places, nothing else is in the array,
+    and it does not run or shows nothing.
     """
     guard.check_stop(array, members, records)
     with ExitStack() as stack:
@@ -225,6 +226,13 @@ def stop_array(
         ):
             fd = stack.enter_context(guard.locked(paths, device))
             guard.check_record(fd, device, record, MEMBER_PLACE)
+            look = content.look(
+                device.path, volume_id=device.volume_id, ours=shadow.MD_EXTENTS
+            )
+            if not isinstance(look.content, HalfMade):
+                raise guard.refused_content(
+                    device, look.content, "zeros outside md's own places"
+                )
         now = guard.check_array_unused(paths, array, members)
         if now.running:
             look = content.look(array.path)

@@ -257,6 +257,13 @@ class Executor:
     def _place(self, device: Device, member: bool) -> int:
         return record.places(device.size)[0 if member else 1]
 
+    def _place_found(self, device: Device, member: bool) -> int:
+        """Where the record of this volume was seen, or has just been written."""
+        look = self._world.looks.get(device.volume_id)
+        if look is not None and look.moved is not None and not member:
+            return look.moved
+        return self._place(device, member)
+
     def _wipe(self, step: Step) -> None:
         assert isinstance(step, Wipe)
         destroy.wipe(
@@ -281,7 +288,7 @@ class Executor:
         self._each(
             step.records,
             lambda one, device: destroy.erase_record(
-                self.paths, device, one, self._place(device, step.member)
+                self.paths, device, one, self._place_found(device, step.member)
             ),
         )
 

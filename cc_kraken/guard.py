@@ -74,7 +74,8 @@ def encode(record: Record) -> bytes:
 def check_place(device: Device, record: Record, place: int) -> None:
     if record.volume_id != device.volume_id:
         raise refused_record(device, f"a record for {record.volume_id}", "its own")
-    if place not in records_module.places(device.size) or place < 0:
+    known = place in records_module.places(device.size)
+    if place < 0 or not (known or records_module.is_former_place(device.size, place)):
         raise ValueError(f"no place of a record on {device.path}: {place}")
 
 

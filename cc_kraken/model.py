@@ -349,11 +349,14 @@ class Look:
     """The outcome of one classification of one device by direct reads.
 
     ``fingerprint`` (hex) is of what the fixed places hold; "" when blank.
+    ``moved``: where the record lies, when that is the place of the size that
+    the volume had before it was enlarged.
     """
 
     content: Content
     record: Optional[Record] = None
     fingerprint: str = ""
+    moved: Optional[int] = None
     bytes_read: int = 0
     reads: int = 0
 

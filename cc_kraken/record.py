@@ -66,6 +66,24 @@ def single_place(size: int) -> int:
     return (size // 8 * 7 - SINGLE_MARGIN) // BLOCK * BLOCK
 
 
+def former_place(size: int, filesystem: int) -> Optional[int]:
+    """Where the record lies on a volume of ``size`` bytes that was smaller,
+    when a filesystem of this many bytes was made to fill it.
+
+    None where it fills the volume as it is.  EBS volumes have whole GiB, and
+    mkfs leaves less than that.
+    """
+    before = -(-filesystem // SMALLEST) * SMALLEST
+    return single_place(before) if 0 < before < size else None
+
+
+def is_former_place(size: int, place: int) -> bool:
+    """Whether a volume that has ``size`` bytes now could once have had its
+    record at ``place``."""
+    near = (place + SINGLE_MARGIN) * 8 // 7 // SMALLEST
+    return any(former_place(size, gib * SMALLEST) == place for gib in (near, near + 1))
+
+
 def extent(place: int) -> Extent:
     """The bytes that a record at ``place`` takes."""
     return Extent(place, place + BLOCK)

@@ -427,7 +427,8 @@ class Node:
         until = time.monotonic() + timeout
         while wanted - set(self.serials()):
             if time.monotonic() > until:
-                raise LabError(f"{self.id} does not see all of {volume_ids}")
+                absent = ", ".join(sorted(wanted - set(self.serials())))
+                raise LabError(f"{self.id} does not see {absent}")
             time.sleep(0.2)
 
     def calls(self, since: int = 0) -> Counter[str]:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import destroy, guard, mkfs, places, record, shadow
+from cc_kraken import destroy, guard, mkfs, places, record, shadow, superblock
 from cc_kraken.mkfs import Geometry
 from cc_kraken.model import Extent, Record
 from tests import crafted
@@ -171,8 +171,28 @@ def check_mkfs(
             if extent.start < near.end and near.start < extent.end
         ]
         assert touching == [Extent(place, place + 4096)], f"{kind} of {size}"
+        check_former_place(path, size, place)
     finally:
         path.unlink()
+
+
+def check_former_place(path: Path, size: int, place: int) -> None:
+    """The filesystem tells where its record lies when the volume was enlarged."""
+    with open(path, "rb") as file:
+        (found,) = superblock.filesystems(file.read(superblock.HEAD), size)
+    assert not found.flaw
+    assert record.former_place(size, found.size) is None
+    for more in (GIB, 9 * GIB, size):
+        assert record.former_place(size + more, found.size) == place
+        assert record.is_former_place(size + more, place)
+
+
+@given(st.integers(1, 64 * 1024), st.integers(1, 64 * 1024))
+def test_no_other_place_is_a_former_one(one: int, other: int) -> None:
+    small, large = sorted((one * GIB, other * GIB))
+    place = record.single_place(small)
+    assert record.is_former_place(large, place) == (small < large)
+    assert not record.is_former_place(large, place + 4096)
 
 
 # --------------------------------------------------------------------- mdadm

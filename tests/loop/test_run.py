@@ -8,6 +8,7 @@ the machine's own: reads, mkfs, mount, mountinfo.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -654,6 +655,73 @@ def test_an_overwrite_that_was_cut_off_is_finished_by_the_next_run(
         status = machine.run()
     assert states(status) == {"data": "mounted"}, status["sets"]["data"]["error"]
     assert content.look(machine.disk(volume), volume_id=volume).record is None
+
+
+def enlarge(machine: Machine, volume: str) -> None:
+    """ModifyVolume to 3 GiB, on a volume that may be attached."""
+    machine.lab.resize_volume(volume, 3)
+    os.truncate(machine.file(volume), 3 * GIB)
+    with contextlib.suppress(LookupError):
+        disk = machine.disk(volume)
+        subprocess.run(["losetup", "--set-capacity", disk], check=True)
+        size = machine.base / "sys/block" / os.path.basename(disk) / "size"
+        size.write_text(f"{3 * GIB // 512}\n")
+
+
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_enlarged_before_the_record_was_erased(machine: Machine, kind: str) -> None:
+    """The filesystem says where its record lies: it is found and erased."""
+    volume = machine.volume("data", FsType=kind)
+    finished_but_for_the_record(machine, volume, kind)
+    enlarge(machine, volume)
+    status = machine.run()
+    assert states(status) == {"data": "mounted"}, status["sets"]["data"]["error"]
+    assert f"erase the intent record on {volume}" in status["sets"]["data"]["done"]
+    with open(machine.file(volume), "rb") as file:
+        file.seek(record.single_place(GIB))
+        assert not any(file.read(4096))
+
+
+@pytest.mark.parametrize("share", ["nothing", "the superblock", "a part"])
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_enlarged_after_a_cut_within_mkfs(
+    machine: Machine, kind: str, share: str
+) -> None:
+    """Made if nothing was written; else refused, though the superblock looks
+    whole: never mounted half made, never formatted."""
+    volume = machine.volume("data", FsType=kind)
+    finished_but_for_the_record(machine, volume, kind)
+    start, end = {
+        "ext4": (40 << 12, MIB),
+        "xfs": (4096, MIB),
+        "btrfs": (20 * MIB, 64 * MIB),
+    }[kind]
+    if share == "a part":
+        start, end = 0, {"ext4": 4096, "xfs": 512, "btrfs": 128 << 10}[kind]
+    if share == "nothing":
+        with open(machine.file(volume), "r+b") as file:
+            file.truncate(0)
+            file.truncate(GIB)
+        mine = record.encode(intent(volume, kind))
+        put(machine, volume, record.single_place(GIB), mine)
+    else:
+        put(machine, volume, start, bytes(end - start))
+    enlarge(machine, volume)
+    before = machine.digest(volume)
+    status = machine.run()
+    if states(status) == {"data": "mounted"}:
+        assert share == "nothing"
+        assert any(
+            text.startswith(f"make {kind} ") for text in status["sets"]["data"]["done"]
+        )
+        return
+    expected = {
+        "nothing": "content-unknown",  # a sample has hit the record
+        "the superblock": "record-unusable",
+        "a part": "content-unknown",
+    }
+    assert error_of(status, "data") == expected[share]
+    assert machine.digest(volume) == before
 
 
 def test_nothing_is_mounted_over_what_somebody_else_just_mounted(

@@ -795,6 +795,9 @@ class Simulation:
         for record in step.records:
             found = self.disks[record.volume_id].records.get(MEMBER)
             demand(found == record and record.level >= 0, "stops without a licence")
+            disk = self.disks[record.volume_id]
+            if disk.share or disk.body is not None or disk.residue:
+                raise Refused(f"{disk.id}: data behind its superblock")
         busy = any(key == step.uuid for _, key in self.mounts.values())
         demand(not busy, "stops what is mounted")
         demand(self.bodies.get(step.uuid) is None, "stops what holds something")

@@ -380,6 +380,12 @@ def test_half_an_array_with_our_records_goes_back_to_its_beginning() -> None:
         3: dataclasses.replace(w.blank(), record=made[2]),
     }
     assert names(decide(claim, raid_world(looks)).steps) == ["ZeroSuperblocks"]
+
+    # Not beside anything that the record does not explain.
+    for strange in (Unknown("data", 512), Known("ext4", FS)):
+        looks[3] = w.look(strange, made[2])
+        plan = decide(claim, raid_world(looks))
+        assert (plan.steps, kind(plan)) == ((), "record-unusable")
     without = {n: dataclasses.replace(one, record=None) for n, one in looks.items()}
     plan = decide(claim, raid_world(without))
     assert (plan.steps, plan.state) == ((), FAILED)
