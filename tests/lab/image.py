@@ -260,12 +260,13 @@ def source_digest(source: Path) -> str:
 
 
 def _source_files(source: Path) -> Iterator[Path]:
-    for name in ("cc_kraken", "schema", "debian"):
+    for name in ("cc_kraken", "schema", "debian", "docs", "examples"):
         for path in sorted((source / name).rglob("*")):
             built = "__pycache__" in path.parts or _is_built(path, source)
             if path.is_file() and not built:
                 yield path
-    for pattern in ("setup.*", "pyproject.toml", "MANIFEST.in", "README*", "LICENSE*"):
+    patterns = ("setup.*", "pyproject.toml", "MANIFEST.in", "README*", "LICENSE*")
+    for pattern in (*patterns, "CHANGELOG*"):
         yield from sorted(p for p in source.glob(pattern) if p.is_file())
 
 
