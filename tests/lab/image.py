@@ -250,7 +250,7 @@ def installed_image(
 
 
 def source_digest(source: Path) -> str:
-    """Digest of all that the package is built from."""
+    """Digest of all that the installed module is built from."""
     digest = hashlib.sha256()
     for path in _source_files(source):
         digest.update(f"{path.relative_to(source)}\0".encode())
@@ -268,6 +268,13 @@ def _source_files(source: Path) -> Iterator[Path]:
     patterns = ("setup.*", "pyproject.toml", "MANIFEST.in", "README*", "LICENSE*")
     for pattern in (*patterns, "CHANGELOG*"):
         yield from sorted(p for p in source.glob(pattern) if p.is_file())
+
+
+def _documents(source: Path) -> Iterator[Path]:
+    """What the package has besides: no instance of the lab behaves otherwise."""
+    yield from source.glob("CHANGELOG*")
+    for name in ("docs", "examples"):
+        yield from (path for path in (source / name).rglob("*") if path.is_file())
 
 
 def _is_built(path: Path, source: Path) -> bool:
@@ -398,7 +405,7 @@ def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> N
 def build_package(source: Path, at: Path, progress: Progress, log: Path) -> Path:
     """Build the Debian package of `source` in a copy of it; the .deb in `at`."""
     copy = at / "package" / "cc-kraken"
-    for path in _source_files(source):
+    for path in (*_source_files(source), *_documents(source)):
         target = copy / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
