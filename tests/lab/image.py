@@ -260,14 +260,19 @@ def source_digest(source: Path) -> str:
 
 
 def _source_files(source: Path) -> Iterator[Path]:
-    for name in ("cc_kraken", "schema", "debian", "docs", "examples"):
+    for name in ("cc_kraken", "schema", "debian"):
         for path in sorted((source / name).rglob("*")):
             built = "__pycache__" in path.parts or _is_built(path, source)
             if path.is_file() and not built:
                 yield path
-    patterns = ("setup.*", "pyproject.toml", "MANIFEST.in", "README*", "LICENSE*")
-    for pattern in (*patterns, "CHANGELOG*"):
+    for pattern in ("setup.*", "pyproject.toml", "MANIFEST.in", "README*", "LICENSE*"):
         yield from sorted(p for p in source.glob(pattern) if p.is_file())
+
+
+def package_files(source: Path) -> Iterator[Path]:
+    """All that the Debian package is built from."""
+    yield from _source_files(source)
+    yield from _documents(source)
 
 
 def _documents(source: Path) -> Iterator[Path]:
@@ -405,7 +410,7 @@ def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> N
 def build_package(source: Path, at: Path, progress: Progress, log: Path) -> Path:
     """Build the Debian package of `source` in a copy of it; the .deb in `at`."""
     copy = at / "package" / "cc-kraken"
-    for path in (*_source_files(source), *_documents(source)):
+    for path in package_files(source):
         target = copy / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import fnmatch
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.lab import image
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "cc_kraken").glob("*.py"))
@@ -214,3 +217,14 @@ def test_the_schema_is_found_in_a_checkout_and_installed(
     here = python(LOCATE % SCHEMAS)
     assert site in there and site not in here
     assert located(there) == located(here)
+
+
+def test_the_lab_packs_every_file_that_the_package_names() -> None:
+    packed = {str(path.relative_to(ROOT)) for path in image.package_files(ROOT)}
+    for listing in ("docs", "examples", "manpages"):
+        for line in (ROOT / "debian" / listing).read_text().split():
+            assert any(
+                fnmatch.fnmatch(name, pattern)
+                for name in packed
+                for pattern in (line, f"{line}/*")
+            ), (listing, line)
