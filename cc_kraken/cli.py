@@ -269,6 +269,9 @@ def status_text(status: Mapping[str, Any]) -> str:
             lines.append(f"error: {name}: {entry['error']['message']}")
         elif entry["reason"]:
             lines.append(f"{name}: {entry['reason']}")
+        if entry["state"] in report.UP:
+            lines += [f"{name}: later: {text}" for text in entry["outcomes"]]
+        lines += [f"{name}: {text}" for text in entry.get("notes", ())]
     lines += [f"error: {entry['message']}" for entry in status["errors"]]
     lines += [f"warning: {text}" for text in status["warnings"]]
     return "\n".join(lines)

@@ -41,6 +41,7 @@ PACKAGES: Dict[str, Tuple[str, str]] = {
     "blkid": ("util-linux", "util-linux"),
     "btrfs": ("btrfs-progs", "btrfs-progs"),
     "dumpe2fs": ("e2fsprogs", "e2fsprogs"),
+    "e2fsck": ("e2fsprogs", "e2fsprogs"),
     "findmnt": ("util-linux", "util-linux"),
     "lsblk": ("util-linux", "util-linux"),
     "mdadm": ("mdadm", "mdadm"),

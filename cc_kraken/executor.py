@@ -170,15 +170,11 @@ class Executor:
             try:
                 self._one(step)
             except KrakenError as error:
-                if step.phase == GROW:
-                    # What is mounted serves as it is.
-                    self._carried.not_grown[name] = error.trouble
-                else:
-                    self._carried.troubles[name] = error.trouble
+                self._note(name, step, error.trouble)
                 return
             except Exception as error:
                 LOG.exception("%s: cannot %s", name, step)
-                self._carried.troubles[name] = Trouble(
+                trouble = Trouble(
                     "internal-error",
                     f"While it was to {step}, cc_kraken failed with "
                     f"{type(error).__name__}: {error}",
@@ -186,7 +182,14 @@ class Executor:
                     "This is a fault of cc_kraken: please report it with the "
                     "traceback in the log. The next run goes on from here.",
                 )
+                self._note(name, step, trouble)
                 return
+
+    def _note(self, name: str, step: Step, trouble: Trouble) -> None:
+        # What cannot be grown is mounted and serves as it is.
+        growing = step.phase == GROW
+        told = self._carried.not_grown if growing else self._carried.troubles
+        told[name] = trouble
 
     def _one(self, step: Step) -> None:
         if step.phase != "attach":

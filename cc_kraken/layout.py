@@ -37,6 +37,7 @@ def save(
         entry["state"] in ("mounted", "assembled", "attached")
         and not entry["error"]
         and not entry["reason"]
+        and not entry["plan"]
         and not entry["outcomes"]
         for entry in sets.values()
     )

@@ -169,6 +169,16 @@ def test_status(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     assert '"state": "failed"' in capsys.readouterr().out
 
 
+def test_status_tells_what_comes_later_and_the_notes(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"outcomes": ["the array grows"], "notes": ["a label differs"]}
+    write(tree, "background", "done", data={"state": "mounted", **more})
+    assert cli.main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "data: later: the array grows\ndata: a label differs\n" in out
+
+
 Fill = Callable[[Report], None]
 
 

@@ -16,7 +16,16 @@ from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Executor
 from cc_kraken.model import Ec2Options, FstabLine
 from cc_kraken.report import Report
-from cc_kraken.steps import Attach, Detach, MakeDirectory, RemoveFstab, Step, WriteFstab
+from cc_kraken.steps import (
+    Attach,
+    Detach,
+    GrowArray,
+    GrowFilesystem,
+    MakeDirectory,
+    RemoveFstab,
+    Step,
+    WriteFstab,
+)
 from cc_kraken.world import World
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
@@ -159,6 +168,18 @@ def test_a_fault_of_ours_is_the_set_s_error_too(
     outcome = bench.carry_out(plan("data", MakeDirectory("data", "/x")))
     assert outcome.troubles["data"].kind == "internal-error"
     assert "ZeroDivisionError: oops" in str(outcome.troubles["data"])
+
+
+def test_what_cannot_be_grown_is_no_failure_of_the_set(bench: Bench) -> None:
+    """Neither for a reason, nor for a fault of ours."""
+    array = GrowArray("array", "an array that is gone", 1, 2)
+    volume = GrowFilesystem(
+        "volume", "/x", "ext4", 1, 2, volume_id="a volume that nobody has seen"
+    )
+    outcome = bench.carry_out(plan("array", array), plan("volume", volume))
+    assert outcome.troubles == {}
+    kinds = {name: why.kind for name, why in outcome.not_grown.items()}
+    assert kinds == {"array": "array-absent", "volume": "internal-error"}
 
 
 def test_told_to_stop_it_begins_no_step(bench: Bench) -> None:

@@ -31,6 +31,7 @@ def entry(**changes: object) -> dict[str, object]:
         "array": None,
         "filesystem": {"type": "ext4", "uuid": "u", "label": ""},
         "mount_path": "/data",
+        "plan": [],
         "outcomes": [],
         **changes,
     }
@@ -81,6 +82,7 @@ def test_another_instance_or_other_tags(tree: Tree, change: dict[str, Any]) -> N
         entry(state="failed", error={"message": "no"}),
         entry(state="attached"),
         entry(reason="the owner is pending"),
+        entry(plan=["grow the ext4 at /data from 1 GiB to 2 GiB"]),
         entry(outcomes=["the array grows when its resync is over"]),
     ],
 )

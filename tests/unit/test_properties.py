@@ -7,6 +7,7 @@ really lies on each volume.
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import replace
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -142,6 +143,38 @@ def test_cut_anywhere_reaches_the_same_end(shape: str, after: str, udev: bool) -
         done = len(simulation.done)
         simulation.run(1)
         assert len(simulation.done) == done, where
+
+
+@pytest.mark.parametrize("after", AFTER)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_enlarged_has_grown_in_the_end(shape: str, after: str) -> None:
+    """Wherever it is cut off: all of it, but for RAID 0; nothing is lost."""
+    simulation = shaped(shape, True)
+    simulation.run()
+    before = simulation.precious()
+    for disk in simulation.disks.values():
+        simulation.enlarge(disk.id, 2)
+    whole = copy.deepcopy(simulation)
+    effects = whole.effects
+    whole.run()
+    for point in range(whole.effects - effects + 1):
+        other = copy.deepcopy(simulation)
+        if point:
+            other.left = point
+            with pytest.raises(Cut):
+                other.run()
+            other.left = None
+            AFTER[after](other)
+        other.run()
+        for _, key in other.mounts.values():
+            level = SHAPES[shape][1]
+            gib = 1 if level == 0 else 3
+            offset = 0 if level is None else 1 << 20
+            assert other.size(key) == other.place(key) == gib * w.GIB - offset
+        assert other.precious() == before
+        done = len(other.done)
+        other.run(1)
+        assert len(other.done) == done
 
 
 def test_the_cuts_are_at_every_step_that_a_first_boot_can_take() -> None:
