@@ -477,6 +477,44 @@ def test_the_manual_has_every_command_and_option() -> None:
     assert "--debug" in text
 
 
+def test_the_synopsis_of_the_manual_is_what_help_says() -> None:
+    source = manual().split(".SH SYNOPSIS\n")[1].split(".SH ")[0]
+    told = {}
+    for entry in source.split("\n.br\n"):
+        text = " ".join(re.sub(r"^\.[A-Z]+ ", "", entry, flags=re.M).split())
+        text = text.replace("[ ", "[").replace(" ]", "]")
+        line = text.replace(" [--debug]", "").split("cc-kraken ")[1]
+        told[line.split()[0]] = sorted(re.findall(r"\[.+?\]|\S+", line))
+    usage = {}
+    for name, parser in commands().items():
+        line = parser.format_usage().split("cc-kraken ")[1].replace(" [-h]", "")
+        usage[name] = sorted(re.findall(r"\[.+?\]|\S+", line))
+    assert told == usage
+
+
+def test_the_manual_is_whole() -> None:
+    """Every part that a reader of section 8 expects, and every command as an
+    entry of its own with words below it."""
+    text = manual()
+    parts = re.findall(r"^\.SH (.+)$", text, re.M)
+    assert parts == [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "OPTIONS",
+        "COMMANDS",
+        "UNITS",
+        "FILES",
+        "EXIT STATUS",
+        "EXAMPLES",
+        "SEE ALSO",
+    ]
+    entries = text.split(".SH COMMANDS\n")[1].split(".SH ")[0].split(".TP\n")[1:]
+    told = [re.sub(r"^\.[A-Z]+ ", "", entry).split()[0] for entry in entries]
+    assert dict.fromkeys(told) == dict.fromkeys(commands())
+    assert all(entry.count("\n") >= 2 for entry in entries)
+
+
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
 def test_the_manual_is_formatted_without_a_warning() -> None:
     done = subprocess.run(
