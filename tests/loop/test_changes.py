@@ -25,7 +25,9 @@ machine = whole.machine
 ROOT_LINE = "UUID=0000-root / ext4 errors=remount-ro 0 1\n"
 
 
-def goat_tags(machine: Machine, name: str, fs_type: str) -> dict[str, str]:
+def goat_tags(
+    machine: Machine, namespace: str, name: str, fs_type: str
+) -> dict[str, str]:
     every = {
         "Prefix": whole.NODE.prefix,
         "NodeId": whole.NODE.node_id,
@@ -35,14 +37,16 @@ def goat_tags(machine: Machine, name: str, fs_type: str) -> dict[str, str]:
         "MountPath": machine.path(name),
         "FsType": fs_type,
     }
-    return {f"GOAT-IN:{key}": value for key, value in every.items()}
+    return {f"{namespace}:{key}": value for key, value in every.items()}
 
 
-def made_by_goat(machine: Machine, name: str, fs_type: str) -> str:
+def made_by_goat(machine: Machine, namespace: str, name: str, fs_type: str) -> str:
     """A volume with goat's tags, its filesystem and a file in it."""
-    volume = machine.lab.create_volume(1, whole.ZONE, goat_tags(machine, name, fs_type))
+    tags = goat_tags(machine, namespace, name, fs_type)
+    volume = machine.lab.create_volume(1, whole.ZONE, tags)
+    label = f"{namespace[:4]}-{name}"
     subprocess.run(
-        [f"mkfs.{fs_type}", "-q", "-L", f"GOAT-{name}", str(machine.file(volume))],
+        [f"mkfs.{fs_type}", "-q", "-L", label, str(machine.file(volume))],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -59,8 +63,8 @@ def made_by_goat(machine: Machine, name: str, fs_type: str) -> str:
     return volume
 
 
-def goat_line(machine: Machine, name: str, fs_type: str) -> str:
-    return f"LABEL=GOAT-{name} {machine.path(name)} {fs_type} defaults 0 1\n"
+def goat_line(machine: Machine, label: str, name: str, fs_type: str) -> str:
+    return f"LABEL={label} {machine.path(name)} {fs_type} defaults 0 1\n"
 
 
 def blkid(device: str) -> tuple[str, str]:
@@ -86,33 +90,42 @@ def attach_and_mount(machine: Machine, volume: str, name: str, fs_type: str) -> 
     subprocess.run(argv, check=True)
 
 
-@pytest.mark.parametrize("mounted", [True, False], ids=["mounted", "not mounted"])
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize(
+    ("namespace", "fs_type", "mounted"),
+    [
+        pytest.param("GOAT-IN", "ext4", True, id="goat, ext4, mounted"),
+        pytest.param("GOAT-IN", "ext4", False, id="goat, ext4"),
+        pytest.param("GOAT-IN", "xfs", True, id="goat, xfs, mounted"),
+        pytest.param("GOAT-IN", "xfs", False, id="goat, xfs"),
+        pytest.param("KRKN-IN", "ext4", False, id="kraken, ext4"),
+    ],
+)
 def test_what_goat_has_set_up_is_taken_over(
-    machine: Machine, fs_type: str, mounted: bool
+    machine: Machine, namespace: str, fs_type: str, mounted: bool
 ) -> None:
-    node = {"GOAT-IN:Prefix": "kafka", "GOAT-IN:NodeId": "0"}
+    node = {f"{namespace}:Prefix": "kafka", f"{namespace}:NodeId": "0"}
     machine.lab.tag(machine.id, node)
-    volume = made_by_goat(machine, "log", fs_type)
-    line = goat_line(machine, "log", fs_type)
+    volume = made_by_goat(machine, namespace, "log", fs_type)
+    label = f"{namespace[:4]}-log"
+    line = goat_line(machine, label, "log", fs_type)
     with open(machine.paths.fstab, "w", encoding="utf-8") as file:
         file.write(f"{ROOT_LINE}{line}# from goat\n{line}{line}")
     if mounted:
         attach_and_mount(machine, volume, "log", fs_type)
     before = blkid(str(machine.file(volume)))
-    status = machine.run(tag_namespace="GOAT-IN")
+    status = machine.run(tag_namespace=namespace)
     assert (status["state"], states(status)) == ("done", {"log": "mounted"})
-    assert before[1] == "GOAT-log"
+    assert before[1] == label
     assert blkid(machine.disk(volume)) == before
     assert Path(machine.path("log"), "file").read_text() == "from goat"
     ours = fstab.entry("log", before[0], machine.path("log"), fs_type)
     assert machine.fstab == f"{ROOT_LINE}{fstab.render(ours)}\n# from goat\n"
     done = status["sets"]["log"]["done"]
-    assert any("instead of LABEL=GOAT-log" in text for text in done)
+    assert any(f"instead of LABEL={label}" in text for text in done)
     assert any("(3 lines)" in text for text in done)
     assert not any("make " + fs_type in text for text in done)
-    assert status["sets"]["log"]["filesystem"]["label"] == "GOAT-log"
-    again = machine.run(tag_namespace="GOAT-IN")
+    assert status["sets"]["log"]["filesystem"]["label"] == label
+    again = machine.run(tag_namespace=namespace)
     assert again["sets"]["log"]["done"] == []
     machine.unmount()
     table = ["-T", machine.paths.fstab]
