@@ -1198,7 +1198,8 @@ def test_calls_may_come_all_at_once(lab: Ec2Lab) -> None:
 
 def test_what_the_lab_does_not_know_moto_answers(lab: Ec2Lab) -> None:
     pytest.importorskip("moto")
-    zones = client(lab).describe_availability_zones()["AvailabilityZones"]
+    patient = client(lab, read_timeout=120)  # moto is loaded by the first call
+    zones = patient.describe_availability_zones()["AvailabilityZones"]
     assert ZONE in {one["ZoneName"] for one in zones}
     assert lab.client("sts").get_caller_identity()["Account"] == "123456789012"
     assert lab.calls.counts() == {
