@@ -26,7 +26,6 @@ from cc_kraken import (
     record,
 )
 from cc_kraken.clock import Clock
-from cc_kraken.decision import Plan
 from cc_kraken.ec2 import Ec2, Outcome
 from cc_kraken.model import (
     Array,
@@ -39,6 +38,7 @@ from cc_kraken.model import (
 )
 from cc_kraken.names import Names
 from cc_kraken.paths import Paths
+from cc_kraken.plan import Plan
 from cc_kraken.report import Report
 from cc_kraken.steps import (
     CHANGES,

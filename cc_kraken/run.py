@@ -44,6 +44,7 @@ from cc_kraken.model import (
 from cc_kraken.observe import Observer, account_number
 from cc_kraken.pacing import Backoff, PutOff
 from cc_kraken.paths import Paths
+from cc_kraken.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.report import DONE, FAILED, PENDING, Report
 from cc_kraken.steps import GROW, Detach
 from cc_kraken.world import World
@@ -445,12 +446,12 @@ class Run:
 
     def _decide(
         self, node: Node, claims: Sequence[Claim], world: World
-    ) -> Tuple[decision.Plan, ...]:
+    ) -> Tuple[Plan, ...]:
         plans = []
         for plan in decision.decide(node, claims, world):
             failed = self.failed.get(plan.name)
             if failed is not None:
-                plan = decision.Plan(plan.name, decision.FAILED, trouble=failed)
+                plan = Plan(plan.name, FAILED, trouble=failed)
             elif plan.trouble is not None and not plan.trouble.waits:
                 self._fail(plan.name, plan.trouble)
             plans.append(plan)
@@ -468,7 +469,7 @@ class Run:
             trouble,
         )
 
-    def _due(self, plans: Sequence[decision.Plan]) -> Sequence[decision.Plan]:
+    def _due(self, plans: Sequence[Plan]) -> Sequence[Plan]:
         """The plans whose steps can be begun now.
 
         While EC2 throttles, one set at a time asks, and first of all one that
@@ -489,7 +490,7 @@ class Run:
     def _begun(self, name: str) -> bool:
         return bool(self._volumes_of(name) & self.attached_now)
 
-    def _act(self, todo: Sequence[decision.Plan], world: World) -> bool:
+    def _act(self, todo: Sequence[Plan], world: World) -> bool:
         """Carry out the steps; returns whether EC2 must be asked again."""
         for plan in todo:
             self._check_progress(plan)
@@ -527,7 +528,7 @@ class Run:
         self._enter(decision_phase(todo))
         return ask
 
-    def _check_progress(self, plan: decision.Plan) -> None:
+    def _check_progress(self, plan: Plan) -> None:
         """Fail a set whose steps are carried out, and change nothing."""
         undone = [
             volume
@@ -539,7 +540,7 @@ class Run:
         elif self.repeats[_key(plan)] >= SAME_STEPS_LIMIT:
             self._fail(plan.name, _no_progress(plan))
 
-    def _let_go(self, plan: decision.Plan, world: World) -> bool:
+    def _let_go(self, plan: Plan, world: World) -> bool:
         """A set that cannot be attached in whole is given back in whole, as
         far as nothing has used it; returns whether there was anything."""
         unused = sorted(
@@ -550,7 +551,7 @@ class Run:
         if not unused or any(step.phase != "attach" for step in plan.steps):
             return False
         steps = (Detach(plan.name, tuple(unused)),)
-        back = decision.Plan(plan.name, decision.FAILED, steps=steps)
+        back = Plan(plan.name, FAILED, steps=steps)
         outcome = self.executor.carry_out([back], world)
         for volume_id in outcome.detached:
             self._note_detached(volume_id)
@@ -580,14 +581,14 @@ class Run:
 
     # ---- waiting
 
-    def _waits(self, plan: decision.Plan) -> bool:
+    def _waits(self, plan: Plan) -> bool:
         if plan.trouble is None or not plan.trouble.waits:
             return False
         if plan.trouble.kind == "owner-pending":
             return self.limits.settle_owners
         return True
 
-    def _reasons(self, plans: Sequence[decision.Plan]) -> Dict[str, Trouble]:
+    def _reasons(self, plans: Sequence[Plan]) -> Dict[str, Trouble]:
         """What each set that is not up yet waits for."""
         reasons: Dict[str, Trouble] = {}
         for plan in plans:
@@ -683,7 +684,7 @@ class Run:
     def _tell(
         self,
         claims: Sequence[Claim],
-        plans: Sequence[decision.Plan],
+        plans: Sequence[Plan],
         world: World,
     ) -> None:
         by_name = {claim.name: claim for claim in claims}
@@ -710,19 +711,19 @@ class Run:
             entry["error"] = report.error(trouble) if trouble and refused else None
             entry["reason"] = str(trouble) if trouble and not refused else None
             entry["state"] = plan.state
-            if plan.steps and self.dry_run and plan.state != decision.MOUNTED:
-                entry["state"] = decision.PLANNED
+            if plan.steps and self.dry_run and plan.state != MOUNTED:
+                entry["state"] = PLANNED
             entry["owner"] = _owner(claim) if _owner_pending(trouble) else None
             self.report.notes(plan.name, plan.notes)
             if _to_come(plan) and trouble is None and not self.dry_run:
-                entry["state"] = decision.PENDING
+                entry["state"] = PENDING
                 entry["reason"] = f"to do: {plan.steps[0]}"
             for text in plan.warnings:
                 self.report.warn(f"{plan.name}: {text}", plan.name)
         self._count()
         self.report.write()
 
-    def _dry_end(self, plans: Sequence[decision.Plan]) -> str:
+    def _dry_end(self, plans: Sequence[Plan]) -> str:
         for plan in plans:
             if plan.trouble is not None:
                 LOG.info("%s: %s", plan.name, plan.trouble)
@@ -733,9 +734,7 @@ class Run:
         refused = any(plan.trouble and not plan.trouble.waits for plan in plans)
         return FAILED if refused else DONE
 
-    def _end(
-        self, claims: Sequence[Claim], plans: Sequence[decision.Plan], world: World
-    ) -> str:
+    def _end(self, claims: Sequence[Claim], plans: Sequence[Plan], world: World) -> str:
         pending = False
         plans = [self._unfinished(plan) for plan in plans]
         for plan in plans:
@@ -760,7 +759,7 @@ class Run:
         self._say_done(plans)
         return DONE
 
-    def _unfinished(self, plan: decision.Plan) -> decision.Plan:
+    def _unfinished(self, plan: Plan) -> Plan:
         """A plan whose steps were not begun any more has not ended well."""
         if not _to_come(plan) or plan.trouble is not None:
             return plan
@@ -778,17 +777,17 @@ class Run:
                 waits=True,
             )
         )
-        return replace(plan, state=decision.PENDING, trouble=trouble)
+        return replace(plan, state=PENDING, trouble=trouble)
 
-    def _final_plans(self, plans: Sequence[decision.Plan]) -> Tuple[decision.Plan, ...]:
+    def _final_plans(self, plans: Sequence[Plan]) -> Tuple[Plan, ...]:
         return tuple(
-            replace(plan, state=decision.FAILED, trouble=self.failed[plan.name])
+            replace(plan, state=FAILED, trouble=self.failed[plan.name])
             if plan.name in self.failed
             else plan
             for plan in plans
         )
 
-    def _say_done(self, plans: Sequence[decision.Plan]) -> None:
+    def _say_done(self, plans: Sequence[Plan]) -> None:
         for plan in plans:
             entry = self.report.sets.get(plan.name)
             if entry is None:
@@ -806,12 +805,12 @@ def _identity_of(reasons: Mapping[str, Trouble]) -> FrozenSet[Tuple[str, str]]:
     )
 
 
-def _to_come(plan: decision.Plan) -> bool:
+def _to_come(plan: Plan) -> bool:
     """Whether a set is not up before these steps: growing is no such step."""
     return any(step.phase != GROW for step in plan.steps)
 
 
-def _asks(plan: decision.Plan) -> bool:
+def _asks(plan: Plan) -> bool:
     return any(step.phase == "attach" for step in plan.steps)
 
 
@@ -820,7 +819,7 @@ def _used(world: World, volume_id: str) -> bool:
     return device is not None and bool(device.holders or device.mounted or device.swap)
 
 
-def _no_progress(plan: decision.Plan) -> Trouble:
+def _no_progress(plan: Plan) -> Trouble:
     return Trouble(
         "no-progress",
         f"{SAME_STEPS_LIMIT} rounds of the same steps have changed nothing "
@@ -842,11 +841,11 @@ def _attachment_undone(volume_id: str) -> Trouble:
     )
 
 
-def _key(plan: decision.Plan) -> Tuple[str, ...]:
+def _key(plan: Plan) -> Tuple[str, ...]:
     return (plan.name, *(str(step) for step in plan.steps))
 
 
-def decision_phase(plans: Sequence[decision.Plan]) -> Optional[str]:
+def decision_phase(plans: Sequence[Plan]) -> Optional[str]:
     """The phase that follows: waiting after an attachment belongs to it."""
     if any(step.phase == "attach" for plan in plans for step in plan.steps):
         return "attach"

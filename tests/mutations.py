@@ -67,7 +67,7 @@ MUTATIONS = (
     ),
     change(
         "the record is erased before mkfs",
-        "decision",
+        "formatting",
         "return [make, erase], made",
         "return [erase, make], made",
         PROPERTIES,
@@ -103,7 +103,7 @@ MUTATIONS = (
     ),
     change(
         "a volume made of a snapshot may be formatted",
-        "decision",
+        "formatting",
         "            if volume.origin:\n",
         "            if False:\n",
         DECISION,
@@ -125,7 +125,7 @@ MUTATIONS = (
     ),
     change(
         "volumes are attached although a member is held",
-        "decision",
+        "attaching",
         "        if troubles:\n            troubles.sort",
         "        if troubles and not free:\n            troubles.sort",
         DECISION,
@@ -133,7 +133,7 @@ MUTATIONS = (
     ),
     change(
         "overwrite permits any content",
-        "decision",
+        "formatting",
         "and given == look.fingerprint",
         "and bool(given)",
         DECISION,
@@ -155,7 +155,7 @@ MUTATIONS = (
     ),
     change(
         "the record of another set is a licence",
-        "decision",
+        "formatting",
         "            if record.identity != self.identity:\n",
         "            if False:\n",
         DECISION,
@@ -218,7 +218,7 @@ MUTATIONS = (
     ),
     change(
         "an array starts without members, unasked",
-        "decision",
+        "assembling",
         "            state.redundant\n            and self.wanted.allow_degraded\n",
         "            state.redundant\n",
         DECISION,
@@ -226,14 +226,14 @@ MUTATIONS = (
     ),
     change(
         "the volume behind / is no exception",
-        "decision",
+        "attaching",
         "            if volume in self.world.system_volumes:\n",
         "            if False:\n",
         DECISION,
     ),
     change(
         "a mirror with an empty member is created anew",
-        "decision",
+        "assembling",
         "        if len(records) != len(looks):\n            return None\n",
         "",
         DECISION,

@@ -27,7 +27,6 @@ import pytest
 
 from cc_kraken import (
     content,
-    decision,
     directio,
     files,
     host,
@@ -53,6 +52,7 @@ from cc_kraken.model import (
     Trouble,
 )
 from cc_kraken.paths import Paths
+from cc_kraken.plan import NAMESPACE
 from cc_kraken.run import Run
 from cc_kraken.steps import (
     Attach,
@@ -486,7 +486,7 @@ def test_two_disks_with_one_serial(machine: Machine) -> None:
 def intent(volume: str, kind: str) -> Record:
     """The record that a run writes on a blank volume of the set data."""
     own = record.identity(NODE, "data", [volume])
-    uuid = str(uuid5(decision.NAMESPACE, f"filesystem {own}"))
+    uuid = str(uuid5(NAMESPACE, f"filesystem {own}"))
     return Record(own, volume, kind, uuid)
 
 

@@ -24,7 +24,6 @@ from typing import (
 )
 
 from cc_kraken import arraystate, decision, wanted
-from cc_kraken.decision import Plan
 from cc_kraken.model import (
     Array,
     Attachment,
@@ -46,6 +45,7 @@ from cc_kraken.model import (
     Unknown,
     Volume,
 )
+from cc_kraken.plan import Plan
 from cc_kraken.steps import (
     CHANGES,
     PHASES,

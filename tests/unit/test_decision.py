@@ -8,7 +8,6 @@ from typing import Optional, Sequence
 import pytest
 
 from cc_kraken import decision, fstab
-from cc_kraken.decision import ASSEMBLED, ATTACHED, FAILED, MOUNTED, PENDING, Plan
 from cc_kraken.model import (
     Attachment,
     Claim,
@@ -23,6 +22,7 @@ from cc_kraken.model import (
     Volume,
     WantedSet,
 )
+from cc_kraken.plan import ASSEMBLED, ATTACHED, FAILED, MOUNTED, PENDING, Plan
 from cc_kraken.steps import Attach, MakeFilesystem, Step, WriteFstab, WriteRecords
 from cc_kraken.world import World
 from tests.unit import worlds as w

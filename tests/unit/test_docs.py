@@ -54,14 +54,17 @@ def short(path: Path) -> str:
 class Kinds(ast.NodeVisitor):
     """The kinds of trouble in one module.
 
-    Followed are ``Trouble(kind, …)`` and every function of the module that
-    passes a parameter of its own on as the kind.  What cannot be followed is
-    in ``open``, as its source text.
+    Followed are ``Trouble(kind, …)`` and every function of the module, or
+    imported from another one of ours, that passes a parameter of its own on as
+    the kind.  What cannot be followed is in ``open``, as its source text.
     """
 
     def __init__(self, source: str) -> None:
         self.tree = ast.parse(source)
         self.makers: Dict[str, int] = {"Trouble": 0}
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom):
+                self.makers.update(imported_makers(node))
         self.found: Set[str] = set()
         self.open: Set[str] = set()
         self.function: Optional[ast.FunctionDef] = None
@@ -112,6 +115,20 @@ class Kinds(ast.NodeVisitor):
                 for target in node.targets
             ):
                 self.take(node.value)
+
+
+def imported_makers(node: ast.ImportFrom) -> Dict[str, int]:
+    path = ROOT / f"{(node.module or '').replace('.', '/')}.py"
+    names = {one.name for one in node.names}
+    if path not in MODULES or not names & functions(path):
+        return {}
+    makers = Kinds(path.read_text(encoding="utf-8")).makers
+    return {name: place for name, place in makers.items() if name in names}
+
+
+def functions(path: Path) -> Set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def called(node: ast.Call) -> str:

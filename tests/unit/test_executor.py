@@ -11,10 +11,10 @@ import pytest
 
 from cc_kraken import steps
 from cc_kraken.clock import Clock
-from cc_kraken.decision import PLANNED, Plan
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Executor
 from cc_kraken.model import Ec2Options, FstabLine
+from cc_kraken.plan import PLANNED, Plan
 from cc_kraken.report import Report
 from cc_kraken.steps import (
     Attach,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken import decision, fstab, growth
-from cc_kraken.model import Known, Look, PathState
+from cc_kraken.model import Claim, Known, Look, PathState, Trouble, Volume
+from cc_kraken.plan import MOUNTED, Plan
 from cc_kraken.steps import CheckFilesystem, GrowArray, GrowFilesystem, Step, gib
 from cc_kraken.world import Mounted, World
 from tests.unit import worlds as w
@@ -20,7 +21,7 @@ OFFSET = 1 << 20
 USED = w.GIB - OFFSET  # of each member
 
 
-def decide(*args: object, **kwargs: object) -> decision.Plan:
+def decide(*args: object, **kwargs: object) -> Plan:
     (plan,) = decision.decide(w.NODE, *args, **kwargs)  # type: ignore[arg-type]
     return plan
 
@@ -49,7 +50,7 @@ def single(size: int, filesystem: int | None, **changes: object) -> World:
     return world
 
 
-def volume(number: int, size: int) -> decision.Volume:
+def volume(number: int, size: int) -> Volume:
     return dataclasses.replace(w.attached(number), size_gib=size)
 
 
@@ -68,7 +69,7 @@ def test_a_filesystem_follows_its_volume() -> None:
             volume_id=w.volume_id(1),
         ),
     )
-    assert (plan.state, plan.trouble, plan.warnings) == (decision.MOUNTED, None, ())
+    assert (plan.state, plan.trouble, plan.warnings) == (MOUNTED, None, ())
     assert str(plan.steps[0]) == "grow the ext4 at /krkn_log from 1 GiB to 3 GiB"
 
 
@@ -103,7 +104,7 @@ def test_no_growth(name: str) -> None:
     world, changes = NOT_GROWN[name]
     plan = decide([w.claim(w.single(**changes), volume(1, 3))], world)
     assert (plan.steps, plan.warnings, plan.notes) == ((), (), ())
-    assert (plan.state, plan.trouble, plan.outcomes) == (decision.MOUNTED, None, ())
+    assert (plan.state, plan.trouble, plan.outcomes) == (MOUNTED, None, ())
 
 
 @pytest.mark.parametrize("changes", [{"errors": True}, {"read_only": True}])
@@ -121,7 +122,7 @@ def test_ec2_and_the_machine_disagree_about_a_mounted_volume(
 ) -> None:
     """The modification is on its way, or EC2's answer is old: it stays up."""
     plan = decide([w.claim(w.single(), volume(1, ec2))], single(disk, disk * w.GIB))
-    assert (plan.state, plan.trouble) == (decision.MOUNTED, None)
+    assert (plan.state, plan.trouble) == (MOUNTED, None)
     assert len(plan.notes) == notes and plan.warnings == ()
 
 
@@ -142,7 +143,7 @@ def array_world(
     filesystem: int | None = None,
     layout: int = 0x102,
     **changes: object,
-) -> tuple[list[decision.Claim], World]:
+) -> tuple[list[Claim], World]:
     """An array that is mounted, whose members have so many GiB."""
     count = len(sizes)
     data = {1: 1, 5: count - 1, 6: count - 2, 10: count // 2, 0: count}[level]
@@ -197,7 +198,7 @@ def test_an_array_first_and_then_its_filesystem(level: int) -> None:
     assert isinstance(filesystem, GrowFilesystem)
     data = {1: 1, 5: 2, 6: 2, 10: 2}[level]
     assert (filesystem.before, filesystem.after) == (data * USED, data * room)
-    assert (plan.state, plan.warnings, plan.notes) == (decision.MOUNTED, (), ())
+    assert (plan.state, plan.warnings, plan.notes) == (MOUNTED, (), ())
 
 
 def test_an_array_that_has_grown_before_its_filesystem() -> None:
@@ -215,14 +216,14 @@ def test_half_grown_sets_wait_and_say_so(level: int) -> None:
     sizes[-1] = 1
     claims, world = array_world(level, sizes)
     claims[0] = dataclasses.replace(
-        claims[0], trouble=decision.Trouble("sizes-differ", "", "", "")
+        claims[0], trouble=Trouble("sizes-differ", "", "", "")
     )
     plan = decide(claims, world)
     assert (plan.steps, plan.trouble, plan.warnings) == ((), None, ())
     (note,) = plan.notes
     last = w.volume_id(len(sizes))
     assert f"it grows when {last} are enlarged" in note
-    assert plan.state == decision.MOUNTED
+    assert plan.state == MOUNTED
 
 
 def test_it_grows_as_far_as_the_smallest_member() -> None:
@@ -237,7 +238,7 @@ def test_it_grows_as_far_as_the_smallest_member() -> None:
 def test_what_cannot_grow_says_so_with_the_way_out(level: int, layout: int) -> None:
     claims, world = array_world(level, [2] * 4, layout=layout)
     plan = decide(claims, world)
-    assert (plan.steps, plan.state, plan.trouble) == ((), decision.MOUNTED, None)
+    assert (plan.steps, plan.state, plan.trouble) == ((), MOUNTED, None)
     (warning,) = plan.warnings
     assert f"RAID {level}" in warning and "cannot grow" in warning
     assert all(w.volume_id(n) in warning for n in range(1, 5))
@@ -273,7 +274,7 @@ def test_an_array_that_is_not_in_step_grows_later(name: str) -> None:
     claims, world = array_world(5, [2] * 3, **BUSY[name])  # type: ignore[arg-type]
     plan = decide(claims, world)
     assert not [step for step in plan.steps if isinstance(step, GrowArray)]
-    assert plan.trouble is None and plan.state == decision.MOUNTED
+    assert plan.trouble is None and plan.state == MOUNTED
     (outcome,) = plan.outcomes
     assert "grows to 2 GiB of each member when" in outcome
 
@@ -381,7 +382,7 @@ def test_an_ext4_with_errors_is_checked_before_it_is_mounted() -> None:
 def test_errors_while_it_is_mounted_are_a_warning() -> None:
     world = single(1, w.GIB, errors=True)
     plan = decide([w.claim(w.single(), volume(1, 1))], world)
-    assert (plan.steps, plan.state, plan.trouble) == ((), decision.MOUNTED, None)
+    assert (plan.steps, plan.state, plan.trouble) == ((), MOUNTED, None)
     assert "errors in the ext4 at /krkn_log" in plan.warnings[0]
 
 

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cc_kraken import decision
 from cc_kraken.model import Holder, PathState, Record, Section
+from cc_kraken.plan import MOUNTED
 from cc_kraken.record import identity
 from cc_kraken.steps import (
     CHANGES,
@@ -632,7 +632,7 @@ def test_a_wish_that_changed_after_the_record_was_written() -> None:
     disks[0].records[SINGLE] = record
     disks[0].tags = tags("log", 1, FsType="xfs", MountPath="/log")
     (plan,) = simulation.run()
-    assert plan.state == decision.MOUNTED
+    assert plan.state == MOUNTED
     assert isinstance(disks[0].body, Filesystem) and disks[0].body.type == "xfs"
 
 
@@ -647,7 +647,7 @@ def test_a_level_that_changed_in_the_middle_of_a_creation() -> None:
     for disk in simulation.disks.values():
         disk.tags = {**disk.tags, "KRKN-IN:RaidLevel": "0"}
     (plan,) = simulation.run()
-    assert plan.state == decision.MOUNTED
+    assert plan.state == MOUNTED
     assert {one.block and one.block.level for one in _disks(simulation)} == {0}
 
 
@@ -662,7 +662,7 @@ def test_raid_5_that_udev_started_without_its_last_member() -> None:
     simulation.kill()
     assert [md.running for md in simulation.arrays.values()] == [True]
     (plan,) = simulation.run()
-    assert plan.state == decision.MOUNTED
+    assert plan.state == MOUNTED
     assert "StopArray" in {type(step).__name__ for step in simulation.done}
 
 

@@ -1,0 +1,295 @@
+"""Which filesystem there is, or is to be made (design, section 6).  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import List, Sequence, Tuple
+
+from cc_kraken import mkfs, wiping
+from cc_kraken.model import (
+    Blank,
+    Content,
+    HalfMade,
+    Known,
+    Look,
+    Record,
+    Unknown,
+)
+from cc_kraken.plan import (
+    Again,
+    SetDecision,
+    Stop,
+    Target,
+    stopped,
+    tell,
+)
+from cc_kraken.steps import (
+    EraseRecords,
+    MakeFilesystem,
+    Step,
+    Wipe,
+    WriteRecords,
+)
+
+
+class Formatting(SetDecision):
+    """From a content to the filesystem that is wanted, or a refusal."""
+
+    def _records(self, array_uuid: str = "", level: int = -1) -> Tuple[Record, ...]:
+        """The intent on every volume.  ``level`` -1: the array is there
+        already, and the record is no licence to take it back."""
+        return tuple(
+            Record(
+                identity=self.identity,
+                volume_id=volume_id,
+                fs_type=self.wanted.fs_type or "",
+                fs_uuid=self.fs_uuid if self.wanted.fs_type else "",
+                array_uuid=array_uuid,
+                level=level,
+                members=self.wanted.members,
+            )
+            for volume_id in self.volume_ids
+        )
+
+    def _mkfs(
+        self,
+        records: Tuple[Record, ...],
+        *,
+        array_uuid: str = "",
+        permitted: bool = False,
+    ) -> MakeFilesystem:
+        kind = self.wanted.fs_type or ""
+        self._check_programs((f"mkfs.{kind}",))
+        return MakeFilesystem(
+            self.claim.name,
+            type=kind,
+            uuid=self.fs_uuid,
+            label=mkfs.label(kind, self.wanted.label or f"KRKN-{self.claim.name}"),
+            options=self.wanted.mkfs_options,
+            records=records,
+            array_uuid=array_uuid,
+            permitted=permitted,
+        )
+
+    def _filesystem_steps(
+        self, look: Look, target: Target, members: Sequence[Look]
+    ) -> Tuple[List[Step], Known]:
+        """What is to be done until the wanted filesystem is there.
+
+        ``look`` is of where the filesystem belongs, ``members`` of the
+        volumes (the same one in a set of one), which may carry records.
+        """
+        records = self._records(target.array_uuid)
+        made = Known(self.wanted.fs_type or "", self.fs_uuid)
+        content = look.content
+        present = [member.record for member in members if member.record is not None]
+        missing = self.claim.trouble
+        if missing is not None and (present or isinstance(content, Blank)):
+            # Made only where all volumes are there that the record is to name.
+            if missing.kind == "members-missing":
+                raise Stop(missing)
+        permitted = not self.is_array and self._permitted(target.volume_id, look)
+        if present:
+            try:
+                if look.moved is not None and not isinstance(content, Known):
+                    # Enlarged since: what it may explain lies elsewhere now.
+                    raise self._refuse_record(content, present[0])
+                return self._filesystem_of_record(content, present, records, target)
+            except Stop as stop:
+                # Named with its record, it may be given up like anything else.
+                if not permitted:
+                    raise self._naming(stop, look, target) from None
+        elif isinstance(content, Blank):
+            self._check_origin()
+            erase = EraseRecords(self.claim.name, records, member=self.is_array)
+            write = WriteRecords(self.claim.name, records, member=self.is_array)
+            make = self._mkfs(records, array_uuid=target.array_uuid)
+            return [write, make, erase], made
+        elif isinstance(content, Known) and content.type == self.wanted.fs_type:
+            self._check_btrfs(content)
+            return [], content
+        if permitted:
+            self._check_origin()
+            return self._overwrite_steps(look.fingerprint, wiped=False), made
+        raise self._refuse_content(content, look, target)
+
+    def _overwrite_steps(self, fingerprint: str, *, wiped: bool) -> List[Step]:
+        """From a content that was given up to the filesystem, on one volume."""
+        (base,) = self._records()
+        record = replace(base, given_up=fingerprint[: wiping.DIGITS])
+        steps: List[Step] = []
+        if not wiped:
+            steps.append(
+                Wipe(self.claim.name, record.volume_id, fingerprint, record=record)
+            )
+        return [
+            *steps,
+            self._mkfs((record,), permitted=True),
+            EraseRecords(self.claim.name, (record,), member=False),
+        ]
+
+    def _overwriting(self, content: Content, record: Record) -> List[Step]:
+        """Finish what was begun on a volume whose content was given up.
+
+        While there is something left of it, the permission must still be
+        there; when all of it is wiped, the record says enough.
+        """
+        if not isinstance(content, HalfMade):
+            raise self._refuse_record(content, record)
+        (base,) = self._records()
+        wiped = replace(record, part=-1, found="", rest="")
+        if wiped != replace(base, given_up=record.given_up):
+            raise self._refuse_record(content, record)
+        if record == wiped:
+            return self._overwrite_steps(record.given_up, wiped=True)
+        given = self.wanted.overwrite.get(record.volume_id, "")
+        if not given.startswith(record.given_up):
+            raise stopped(
+                "overwrite-withdrawn",
+                f"{record.volume_id} was being wiped, as overwrite permitted for the "
+                f"content with the fingerprint {record.given_up}…, and does not "
+                "permit any more",
+                "the same entry of overwrite, to go on",
+                "Put it back to have the volume wiped and formatted; what is left "
+                "of its content is not touched without it.",
+            )
+        return self._overwrite_steps(given, wiped=False)
+
+    def _filesystem_of_record(
+        self,
+        content: Content,
+        present: Sequence[Record],
+        records: Tuple[Record, ...],
+        target: Target,
+    ) -> Tuple[List[Step], Known]:
+        self._check_records(present)
+        erase = EraseRecords(
+            self.claim.name, tuple(present), member=bool(target.array_uuid)
+        )
+        first = present[0]
+        if first.given_up and not isinstance(content, Known) and not self.is_array:
+            made = Known(first.fs_type, first.fs_uuid)
+            return self._overwriting(content, first), made
+        if isinstance(content, Known):
+            if (content.type, content.uuid) == (first.fs_type, first.fs_uuid):
+                return [erase], content
+            raise self._refuse_record(content, first)
+        if isinstance(content, (Blank, HalfMade)):
+            meant = (self.wanted.fs_type, self.fs_uuid)
+            if any((one.fs_type, one.fs_uuid) != meant for one in present):
+                if isinstance(content, Blank):
+                    # Nothing was begun: the wish has changed meanwhile.
+                    raise Again(erase)
+                raise self._refuse_record(content, first)
+            made = Known(first.fs_type, first.fs_uuid)
+            make = self._mkfs(tuple(present), array_uuid=target.array_uuid)
+            if len(present) == len(records):
+                return [make, erase], made
+            if isinstance(content, Blank) and set(present) <= set(records):
+                write = WriteRecords(self.claim.name, records, member=self.is_array)
+                make = self._mkfs(records, array_uuid=target.array_uuid)
+                erase = replace(erase, records=records)
+                return [write, make, erase], made
+            if isinstance(content, Blank):
+                raise Again(erase)
+            raise self._refuse_record(content, first)
+        raise self._refuse_record(content, first)
+
+    def _check_records(self, present: Sequence[Record]) -> None:
+        for record in present:
+            if record.identity != self.identity:
+                raise stopped(
+                    "record-foreign",
+                    f"{record.volume_id} carries the intent record of another set "
+                    "or of other volumes",
+                    "a record of this very set, or none",
+                    "Look at the volume by hand; to give its content up, see "
+                    "overwrite.",
+                )
+
+    def _refuse_record(self, content: Content, record: Record) -> Stop:
+        return stopped(
+            "record-unusable",
+            f"{record.volume_id} carries the intent record of making "
+            f"{record.fs_type or 'an array'}, but holds {tell(content)}",
+            "nothing but zeros and our own half-made structures",
+            "It is never mounted or made anew like this. Look at the volume by "
+            "hand; to give its content up, see overwrite.",
+        )
+
+    def _check_origin(self) -> None:
+        for volume in self.claim.volumes:
+            if volume.origin:
+                raise stopped(
+                    "snapshot-blank",
+                    f"{volume.id} was made from {volume.origin} and shows no "
+                    f"{self.wanted.fs_type or 'array'}",
+                    "the content that it was copied from",
+                    "A copy is never formatted: use an empty volume, or correct "
+                    "FsType.",
+                )
+
+    def _check_btrfs(self, known: Known) -> None:
+        clones = [
+            other
+            for other, look in self.world.looks.items()
+            if other not in self.volume_ids
+            and isinstance(look.content, Known)
+            and look.content.type == known.type
+            and known.uuid
+            and look.content.uuid == known.uuid
+        ]
+        if clones:
+            raise stopped(
+                "filesystem-clone",
+                f"{', '.join(clones)} has the same filesystem UUID {known.uuid} "
+                f"as the set {self.claim.name}",
+                "each filesystem UUID once on this machine",
+                "Detach the copy, or give it a UUID of its own.",
+            )
+
+    def _naming(self, stop: Stop, look: Look, target: Target) -> Stop:
+        """The refusal of a record, with what overwrite would have to name."""
+        if not look.fingerprint or not target.volume_id:
+            return stop
+        remedy = (
+            f"{stop.trouble.remedy} What is there now: overwrite: "
+            f"{{{target.volume_id}: {look.fingerprint}}}."
+        )
+        return Stop(replace(stop.trouble, remedy=remedy))
+
+    def _permitted(self, volume_id: str, look: Look) -> bool:
+        given = self.wanted.overwrite.get(volume_id, "")
+        return bool(given) and bool(look.fingerprint) and given == look.fingerprint
+
+    def _refuse_content(
+        self,
+        content: Content,
+        look: Look,
+        target: Target,
+        expected: str = "",
+        correct: str = "Correct FsType",
+    ) -> Stop:
+        where = target.volume_id or f"array {target.array_uuid}"
+        path = target.device.path if target.device else ""
+        path = path or (target.array.path if target.array else "")
+        found = f"{where} ({path}) holds {tell(content)}"
+        remedy = f"Nothing was written. {correct}, or use another volume"
+        offset = content.offset if isinstance(content, Unknown) else None
+        if look.fingerprint and target.volume_id:
+            remedy += (
+                "; to give this content up, set overwrite: "
+                f"{{{target.volume_id}: {look.fingerprint}}}"
+            )
+        elif offset is not None and target.volume_id:
+            remedy += (
+                "; to give this content up, set blank_proof: full, and run again for "
+                "a fingerprint of every byte"
+            )
+        kind = "content-other" if isinstance(content, Known) else "content-unknown"
+        return stopped(
+            kind,
+            found,
+            expected or f"{self.wanted.fs_type}, or a blank volume",
+            remedy + ".",
+        )
