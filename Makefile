@@ -2,8 +2,10 @@
 #
 #   make demo      the story, on a virtual EC2, with virtual machines
 #   make check     what needs no virtual machine (under 2 minutes)
-#   make test      check, the packages, and the virtual machines of RELEASE
+#   make test      check, the packages, the chroots and the virtual machines
+#                  of RELEASE
 #   make test-all  the same for every release
+#   make chroot    the chroots alone
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
 #   make torture   100 power cuts (COUNT=, SEED=)
 #   make mutations breaks the guards one by one: which test sees it
@@ -30,7 +32,7 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long test test-all vm demo deb wheel clean torture mutations fleet
+.PHONY: help prepare check lint unit long chroot test test-all vm demo deb wheel clean torture mutations fleet
 .DELETE_ON_ERROR:
 
 help:
@@ -92,6 +94,10 @@ $(WHEEL): $(SOURCES)
 	@rm -rf cc_kraken.egg-info
 	@touch $@
 
+# cloud-init and dpkg of RELEASE, for real, without a machine of their own.
+chroot: $(READY)
+	$(PYTEST) -q -n 2 tests/chroot
+
 vm: $(READY) deb
 	$(PYTEST) -q --durations=0 $(if $(ALL),,-m "not slow") tests/vm
 
@@ -100,6 +106,7 @@ test: $(READY)
 	$(MAKE) check
 	$(MAKE) long
 	$(MAKE) deb wheel
+	$(MAKE) chroot
 	$(MAKE) vm
 
 test-all: $(READY)
@@ -107,6 +114,7 @@ test-all: $(READY)
 	$(MAKE) long
 	$(MAKE) deb wheel
 	@set -e; for release in $(RELEASES); do \
+	    $(MAKE) chroot RELEASE=$$release; \
 	    $(MAKE) vm ALL=1 RELEASE=$$release; done
 
 demo: $(READY) deb

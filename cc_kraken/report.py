@@ -284,7 +284,8 @@ class Report:
     def finish(self, state: str) -> None:
         self.phase(None)
         self._status["state"] = state
-        self._status["waiting_for"] = None
+        if state != PENDING:
+            self._status["waiting_for"] = None
         self._status["finished"] = now()
         self.write()
 

@@ -351,7 +351,7 @@ def join(paths: Paths, seconds: float) -> Dict[str, Any]:
     while True:
         status = report.read(paths)
         assert status is not None
-        if finished(status):
+        if finished(status) or _complete_without_unit(status):
             return status
         moment = time.monotonic()
         if moment >= end:
@@ -375,6 +375,11 @@ def finished(status: Mapping[str, Any]) -> bool:
         return True
     looked = "DescribeVolumes" in status["calls"]
     return looked and bool(status["sets"]) and _all_settled(status)
+
+
+def _complete_without_unit(status: Mapping[str, Any]) -> bool:
+    """Whether all is up, and no systemd here whose unit would look again."""
+    return bool(status["state"] == DONE) and not os.path.isdir(SYSTEMD)
 
 
 def background_alive() -> bool:

@@ -214,7 +214,7 @@ def base_image(release: str = "bookworm", progress: Progress = silent) -> Image:
         raise LabError("the lab cannot run: " + "; ".join(reasons))
     home = cache_directory() / f"{release}-{_recipe_digest(release)}"
     image = Image(release, home / "root.raw", home / "vmlinuz", home / "initrd.img")
-    with _locked(cache_directory() / f"{release}.lock"):
+    with locked(cache_directory() / f"{release}.lock"):
         if not image.root.exists():
             mark = f"build-{release}-"
             for left in home.parent.glob(f"{mark}*"):
@@ -240,7 +240,7 @@ def installed_image(
     layers = base.root.parent / "layers"
     layers.mkdir(exist_ok=True)
     root = layers / f"{source_digest(source)}.raw"
-    with _locked(cache_directory() / f"{release}.lock"):
+    with locked(cache_directory() / f"{release}.lock"):
         if root.exists():
             os.utime(root)
         else:
@@ -303,13 +303,13 @@ def _recipe_digest(release: str) -> str:
             KERNEL_OPTIONS,
             ROOT_LABEL,
             ROOT_SIZE,
-            _sources(release),
+            apt_sources(release),
         ]
     )
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
-def _sources(release: str) -> list[str]:
+def apt_sources(release: str) -> list[str]:
     mirror = os.environ.get("CC_KRAKEN_MIRROR", "http://deb.debian.org/debian")
     lines = [f"deb {mirror} {release} main"]
     if release != "sid":
@@ -327,7 +327,7 @@ def _build_base(release: str, at: Path, progress: Progress) -> None:
     early.write_text(INITRAMFS_OPTIONS)
     packages = ",".join(PACKAGES + NETWORK_PACKAGES[release])
     sources = at / "sources.list"
-    sources.write_text("\n".join(_sources(release)) + "\n")
+    sources.write_text("\n".join(apt_sources(release)) + "\n")
     argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={packages}"]
     # An index of sid that was kept for a while has expired: that is no harm here.
     argv.append('--aptopt=Acquire::Check-Valid-Until "false"')
@@ -341,7 +341,7 @@ def _build_base(release: str, at: Path, progress: Progress) -> None:
     argv += [release, str(tree), str(sources)]
     what = f"building the {release} root disk with mmdebstrap"
     log = cache_directory() / f"{release}-build.log"
-    _run(argv, progress, what, log)
+    run_logged(argv, progress, what, log)
     _check_kernel(tree)
     for name, text in FILES.items():
         path = tree / name.lstrip("/")
@@ -355,10 +355,10 @@ def _build_base(release: str, at: Path, progress: Progress) -> None:
     shutil.copyfile(_newest(tree / "boot", "vmlinuz-*"), at / "vmlinuz")
     shutil.copyfile(_newest(tree / "boot", "initrd.img-*"), at / "initrd.img")
     root = at / "root.raw"
-    _run(["truncate", "-s", ROOT_SIZE, str(root)], progress, "making room", log)
+    run_logged(["truncate", "-s", ROOT_SIZE, str(root)], progress, "making room", log)
     argv = ["mkfs.ext4", "-q", "-L", ROOT_LABEL, "-E", "lazy_itable_init=0"]
     argv += ["-d", str(tree), str(root)]
-    _run(argv, progress, "writing the root file system", log)
+    run_logged(argv, progress, "writing the root file system", log)
 
 
 def _check_kernel(tree: Path) -> None:
@@ -398,7 +398,7 @@ def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> N
         if (source / "debian" / "control").exists():
             packed = build_package(source, Path(at), progress, log)
         argv = ["cp", "--sparse=always", "--reflink=auto", str(base.root), str(copy)]
-        _run(argv, progress, "copying the root disk", log)
+        run_logged(argv, progress, "copying the root disk", log)
         with _mounted(copy, Path(at) / "mnt") as tree:
             if packed is not None:
                 _install_package(tree, packed, progress, log)
@@ -416,7 +416,7 @@ def build_package(source: Path, at: Path, progress: Progress, log: Path) -> Path
         shutil.copy2(path, target)
     argv = ["dpkg-buildpackage", "-us", "-uc", "-b"]
     environment = {**os.environ, "DEB_BUILD_OPTIONS": "nocheck"}
-    _run(argv, progress, "building the Debian package", log, copy, environment)
+    run_logged(argv, progress, "building the Debian package", log, copy, environment)
     return _newest(at / "package", "cloud-init-kraken_*.deb")
 
 
@@ -433,7 +433,7 @@ def _install_package(tree: Path, packed: Path, progress: Progress, log: Path) ->
     }
     with _chroot_mounts(tree):
         what = f"installing {packed.name} in the image"
-        _run(argv, progress, what, log, environment=environment)
+        run_logged(argv, progress, what, log, environment=environment)
     policy.unlink()
     (tree / "root" / packed.name).unlink()
 
@@ -511,14 +511,14 @@ def in_use(image: Image) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _run(
+def run_logged(
     argv: Sequence[str],
     progress: Progress,
     what: str,

@@ -451,7 +451,10 @@ def test_a_peer_that_does_not_answer_does_not_hold_the_boot(
     scene.volume()
     scene.lab.down(how)
     assert scene.run(20, final=False) == PENDING
+    # Handed on with its reason: nothing is known of any set yet.
+    assert scene.status()["waiting_for"]
     assert scene.run(20) == FAILED
+    assert scene.status()["waiting_for"] is None
     (error,) = scene.told.status["errors"]
     assert error["kind"] == "ec2-unreachable" and "awaited for 20 s" in error["found"]
     assert scene.run_now.ec2.calls["DescribeVolumes"] < 10

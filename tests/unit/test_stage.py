@@ -292,6 +292,12 @@ def test_joining_ends_when_nobody_is_at_work(tree: Tree) -> None:
         handle("kraken", BOTH, FINAL, None, [])
 
 
+def test_without_systemd_there_is_nothing_to_join_when_all_is_up(tree: Tree) -> None:
+    write(tree, "network", "done", data="mounted")
+    assert stage.join(tree.paths, 60)["errors"] == []
+    handle("kraken", BOTH, FINAL, None, [])
+
+
 def at_work(tree: Tree, then: Callable[[], None]) -> threading.Thread:
     """A run that holds the lock for a while, and leaves something."""
     begun = threading.Event()

@@ -1,0 +1,1 @@
+"""cloud-init of each Debian release, run for real in a chroot."""
