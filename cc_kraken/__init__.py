@@ -15,6 +15,14 @@ def handle(*args, **kwargs):  # type: ignore[no-untyped-def]
     Two parameters on purpose: cloud-init counts the parameters of the
     signature, and five of them make every boot "degraded" since 23.4.
     """
-    from cc_kraken.stage import run_stage
+    try:
+        from cc_kraken.asked import asked
 
-    run_stage(*args, **kwargs)
+        if asked(*args, **kwargs):
+            from cc_kraken.stage import run_stage
+
+            run_stage(*args, **kwargs)
+    except Exception:
+        raise
+    except BaseException as error:  # cloud-init would let it through
+        raise RuntimeError(f"cc_kraken failed: {error!r}") from error

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from cc_kraken import host, mounts, report, stage
+from cc_kraken.asked import is_ec2
 from cc_kraken.clock import Clock
 from cc_kraken.model import KrakenError, Trouble
 from cc_kraken.paths import Paths
@@ -117,7 +118,7 @@ def _run(
     _need_root()
     paths = Paths()
     section, datasource = stage.load_by_hand(paths)
-    if not host.is_ec2(datasource):
+    if not is_ec2(datasource):
         print("cc-kraken: this is no EC2 instance: nothing to do", file=sys.stderr)
         return None
     if section is None:

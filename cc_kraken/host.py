@@ -50,19 +50,6 @@ class Loaded(NamedTuple):
 # --------------------------------------------------------------- who we are
 
 
-def is_ec2(datasource: object) -> bool:
-    """Whether the datasource speaks of an EC2 instance.
-
-    ``cloud_name`` is ``aws`` there; private clouds that speak EC2 have
-    ``platform`` ``ec2`` and another name.
-    """
-    return (
-        _attribute(datasource, "cloud_name") == "aws"
-        or _attribute(datasource, "platform") == "ec2"
-        or _attribute(datasource, "platform_type") == "ec2"
-    )
-
-
 def identity(datasource: object) -> Identity:
     """This instance, from the identity document, else from the metadata.
 

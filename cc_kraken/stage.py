@@ -13,11 +13,13 @@ import fcntl
 import logging
 import os
 import socket
+import threading
 import time
 from collections import Counter
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken import command, configuration, host, layout, report
+from cc_kraken.asked import is_ec2
 from cc_kraken.clock import Clock
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
 from cc_kraken.paths import Paths
@@ -29,6 +31,8 @@ UNIT = "cc-kraken.service"
 SYSTEMD = "/run/systemd/system"
 JOIN_EVERY = 0.5
 ALIVE_EVERY = 5.0
+THREAD_GRACE = 10.0
+"""Seconds that threads have to end after a run."""
 MOUNT_GRACE = 10.0
 """Seconds that systemd has at a reboot to mount what fstab names."""
 
@@ -56,6 +60,7 @@ def run_stage(*args: Any, **kwargs: Any) -> None:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Leave the process as it was: cloud-init goes on in it."""
+    threads = set(threading.enumerate())
     umask = os.umask(0o022)
     directory = os.getcwd() if os.path.isdir(".") else "/"
     environment = dict(os.environ)
@@ -69,12 +74,38 @@ def _undisturbed() -> Iterator[None]:
             os.environ.clear()
             os.environ.update(environment)
         socket.setdefaulttimeout(timeout)
+        _let_go(set(threading.enumerate()) - threads)
+
+
+def _let_go(left: Iterable[threading.Thread]) -> None:
+    """Threads that a library has left: the process would wait at its end until
+    they end, and the boot with it.  For those that hang it does not."""
+    end = time.monotonic() + THREAD_GRACE
+    hung = []
+    for thread in left:
+        thread.join(max(0.0, end - time.monotonic()))
+        if thread.is_alive() and not thread.daemon:
+            LOG.warning(
+                "The thread %s hangs; the boot does not wait for it", thread.name
+            )
+            hung.append(thread)
+    if not hung:
+        return
+
+    def wait_for_the_others() -> None:
+        for thread in threading.enumerate():
+            ends = thread is not threading.main_thread() and not thread.daemon
+            if ends and thread not in hung:
+                thread.join()
+
+    # What the interpreter calls at its end, in 3.9 to 3.14 alike.
+    threading._shutdown = wait_for_the_others  # type: ignore[attr-defined]
 
 
 def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     paths = Paths()
     datasource = cloud.datasource
-    if not host.is_ec2(datasource):
+    if not is_ec2(datasource):
         return
     stage = host.stage(cloud)
     if stage == "final":

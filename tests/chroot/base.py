@@ -18,8 +18,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,7 +27,6 @@ from tests.lab.image import SOURCE, LabError, Progress, silent
 
 RELEASES = ("bullseye", "bookworm", "trixie", "sid")
 SPARE_LAYERS = 2
-OLD_SECONDS = 24 * 3600
 
 PACKAGES = (
     "apt",
@@ -103,7 +100,7 @@ def tree(release: str, progress: Progress = silent) -> Path:
                 home.mkdir()
                 os.rename(Path(at) / "tree", home / "tree")
         os.utime(home)
-        _prune(home.parent.glob(f"chroot-{release}-*"), home)
+        image.prune(home.parent.glob(f"chroot-{release}-*"), home)
     return home / "tree"
 
 
@@ -116,7 +113,7 @@ def installed(
     layers = base.parent / "layers"
     layers.mkdir(exist_ok=True)
     layer = layers / image.source_digest(source)
-    deb = package(progress, source)
+    deb = image.package(source, progress)
     with image.locked(_lock(release)), ExitStack() as stack:
         if not layer.exists():
             for left in layers.glob("build-*"):
@@ -138,7 +135,7 @@ def installed(
             key=lambda path: path.stat().st_mtime,
             reverse=True,
         )
-        _prune(others[SPARE_LAYERS:], layer)
+        image.prune(others[SPARE_LAYERS:], layer)
     return layer, base
 
 
@@ -159,36 +156,8 @@ def install(node: Node, *debs: Path) -> str:
     return done.out
 
 
-def package(progress: Progress = silent, source: Path = SOURCE) -> Path:
-    """The Debian package of the tree at `source`, built when the cache has
-    none."""
-    home = image.cache_directory() / "deb"
-    kept = home / image.source_digest(source)
-    log = image.cache_directory() / "deb-build.log"
-    home.mkdir(parents=True, exist_ok=True)
-    with image.locked(image.cache_directory() / "deb.lock"):
-        if not kept.exists():
-            with tempfile.TemporaryDirectory(dir=home, prefix="build-") as at:
-                found = image.build_package(source, Path(at), progress, log)
-                os.makedirs(Path(at) / "kept")
-                os.rename(found, Path(at) / "kept" / found.name)
-                os.rename(Path(at) / "kept", kept)
-        os.utime(kept)
-        _prune(home.iterdir(), kept)
-    (deb,) = kept.glob("*.deb")
-    return deb
-
-
 def _lock(release: str) -> Path:
     return image.cache_directory() / f"chroot-{release}.lock"
-
-
-def _prune(found: Iterable[Path], used: Path) -> None:
-    """Remove what was not used for a day."""
-    old = time.time() - OLD_SECONDS
-    for path in found:
-        if path != used and path.stat().st_mtime < old:
-            shutil.rmtree(path)
 
 
 def _digest(release: str) -> str:

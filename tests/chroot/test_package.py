@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.chroot import base
-from tests.chroot.conftest import RELEASE, Launch
+from tests.chroot.conftest import RELEASE, Launch, soon
 from tests.chroot.node import Done, Node
 
 PACKAGE = "cloud-init-kraken"
@@ -36,10 +36,6 @@ NOTES = (
     "/var/log/",
     "/etc/ld.so.cache",
     "/var/local/",
-)
-
-pytestmark = pytest.mark.skipif(
-    RELEASE == "bullseye", reason="bullseye's cloud-init is older than 22.2"
 )
 
 EFFECTIVE = """
@@ -269,7 +265,7 @@ BROKEN: dict[str, tuple[str, str | bytes]] = {
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", soon(["syntax", "drop-in"], BROKEN))
 def test_a_configuration_that_cannot_be_read(empty: Node, deb: Path, how: str) -> None:
     path, content = BROKEN[how]
     good = empty.read(path) if empty.exists(path) else None

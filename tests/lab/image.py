@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -396,7 +396,7 @@ def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> N
         copy = Path(at) / "root.raw"
         packed = None
         if (source / "debian" / "control").exists():
-            packed = build_package(source, Path(at), progress, log)
+            packed = package(source, progress)
         argv = ["cp", "--sparse=always", "--reflink=auto", str(base.root), str(copy)]
         run_logged(argv, progress, "copying the root disk", log)
         with _mounted(copy, Path(at) / "mnt") as tree:
@@ -405,6 +405,35 @@ def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> N
             else:
                 _install_tree(tree, source)
         os.rename(copy, root)
+
+
+def package(source: Path = SOURCE, progress: Progress = silent) -> Path:
+    """The Debian package of the tree at `source`, built when the cache has
+    none (10 s)."""
+    home = cache_directory() / "deb"
+    kept = home / source_digest(source)
+    log = cache_directory() / "deb-build.log"
+    home.mkdir(parents=True, exist_ok=True)
+    with locked(cache_directory() / "deb.lock"):
+        if not kept.exists():
+            log.unlink(missing_ok=True)
+            with tempfile.TemporaryDirectory(dir=home, prefix="build-") as at:
+                found = build_package(source, Path(at), progress, log)
+                os.makedirs(Path(at) / "kept")
+                os.rename(found, Path(at) / "kept" / found.name)
+                os.rename(Path(at) / "kept", kept)
+        os.utime(kept)
+        prune(home.iterdir(), kept)
+    (deb,) = kept.glob("*.deb")
+    return deb
+
+
+def prune(found: Iterable[Path], used: Path) -> None:
+    """Remove the directories that were not used for a day."""
+    old = time.time() - BASE_KEPT_SECONDS
+    for path in found:
+        if path != used and path.stat().st_mtime < old:
+            shutil.rmtree(path)
 
 
 def build_package(source: Path, at: Path, progress: Progress, log: Path) -> Path:

@@ -1,12 +1,8 @@
-"""The edge to cloud-init: stand-ins of the documented shape, and contract
-tests with the real thing where it can be imported."""
+"""The edge to cloud-init, with stand-ins of the documented shape.  The real
+thing: tests/chroot/inside."""
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-import os
-import pickle
 import sys
 import threading
 import types
@@ -16,13 +12,8 @@ from typing import Any, Dict, Iterator, List, Optional
 import pytest
 
 from cc_kraken import host
+from cc_kraken.asked import is_ec2
 from cc_kraken.model import Identity, KrakenError
-
-WITH_CLOUD_INIT = pytest.mark.skipif(
-    importlib.util.find_spec("cloudinit") is None,
-    reason="cloudinit cannot be imported by this Python "
-    "(Debian's package serves the system's Python only)",
-)
 
 DOCUMENT = {
     "instanceId": "i-0123456789abcdef0",
@@ -140,7 +131,7 @@ def test_an_instance_that_is_not_known(datasource: object) -> None:
     ],
 )
 def test_is_ec2(datasource: object, ours: bool) -> None:
-    assert host.is_ec2(datasource) is ours
+    assert is_ec2(datasource) is ours
 
 
 # ------------------------------------------------------------------- stages
@@ -335,156 +326,3 @@ def test_nothing_of_cloud_init_is_imported_by_the_module() -> None:
     top = [line for line in tree.splitlines() if line.startswith(("import", "from"))]
     assert top
     assert not any("cloudinit" in line for line in top)
-
-
-@pytest.fixture
-def cloud_dir(tmp_path: Path, monkeypatch: Any) -> Path:
-    """A directory that the real cloud-init takes for /var/lib/cloud."""
-    cloud_dir = tmp_path / "cloud"
-    run_dir = tmp_path / "run"
-    instance = cloud_dir / "instances" / "i-0123456789abcdef0"
-    instance.mkdir(parents=True)
-    run_dir.mkdir()
-    (cloud_dir / "instance").symlink_to(instance)
-    config = tmp_path / "cloud.cfg"
-    config.write_text(
-        "system_info:\n"
-        "  distro: debian\n"
-        f"  paths: {{cloud_dir: {cloud_dir}, run_dir: {run_dir}}}\n"
-        "cloud_final_modules: [runcmd, [kraken, always]]\n"
-        "kraken: {prefix: image, boot_wait: 5}\n"
-    )
-    monkeypatch.setenv("CLOUD_CFG", str(config))
-    return cloud_dir
-
-
-def real_datasource() -> Any:
-    from cloudinit import stages
-    from cloudinit.sources.DataSourceEc2 import DataSourceEc2
-
-    init = stages.Init(ds_deps=[])
-    init.read_cfg()
-    datasource = DataSourceEc2({}, init.distro, init.paths)
-    datasource._cloud_name = "aws"
-    datasource.identity = dict(DOCUMENT)
-    datasource.metadata = {
-        **METADATA,
-        "tags": {"instance": {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}},
-    }
-    return datasource
-
-
-@WITH_CLOUD_INIT
-def test_real_load(cloud_dir: Path) -> None:
-    datasource = real_datasource()
-    (cloud_dir / "instance" / "obj.pkl").write_bytes(pickle.dumps(datasource))
-    (cloud_dir / "instance" / "cloud-config.txt").write_text(
-        "#cloud-config\npackages: [mdadm]\n"
-    )
-    before = sorted(str(path) for path in cloud_dir.rglob("*"))
-    cfg, found = host.load()
-    assert cfg["packages"] == ["mdadm"]
-    assert cfg["kraken"] == {"prefix": "image", "boot_wait": 5}
-    assert host.final_entry(cfg)
-    assert host.is_ec2(found)
-    assert host.identity(found) == Identity(
-        "i-0123456789abcdef0",
-        "us-east-1",
-        "us-east-1a",
-        {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"},
-        "m5.large",
-    )
-    assert sorted(str(path) for path in cloud_dir.rglob("*")) == before
-
-
-@WITH_CLOUD_INIT
-def test_real_load_before_a_boot(cloud_dir: Path) -> None:
-    assert "obj.pkl is missing" in str(refused("cloud-init-not-run"))
-    assert (cloud_dir / "instance").is_symlink()
-
-
-@WITH_CLOUD_INIT
-def test_real_load_of_a_broken_cache(cloud_dir: Path) -> None:
-    (cloud_dir / "instance" / "obj.pkl").write_bytes(b"\x80\x04garbage")
-    refused("cloud-init-unusable")
-    assert (cloud_dir / "instance").is_symlink()
-
-
-@WITH_CLOUD_INIT
-def test_real_stages_have_the_names_that_we_know() -> None:
-    from cloudinit.cmd import main
-
-    source = inspect.getsource(main)
-    for name in ("init-local", "init-network", "modules-%s", "single/%s"):
-        assert f'"{name}"' in source
-
-
-@WITH_CLOUD_INIT
-def test_real_cloud_has_what_we_read(cloud_dir: Path) -> None:
-    from cloudinit import stages
-    from cloudinit.reporting import events
-
-    datasource = real_datasource()
-    (cloud_dir / "instance" / "obj.pkl").write_bytes(pickle.dumps(datasource))
-    reporter = events.ReportEventStack("modules-final", "", reporting_enabled=False)
-    init = stages.Init(ds_deps=[], reporter=reporter)
-    init.fetch(existing="trust")
-    cloud = init.cloudify()
-    assert host.stage(cloud, ["cloud-init", "init"]) == "final"
-    assert host.identity(cloud.datasource).instance_id == "i-0123456789abcdef0"
-    waits = hasattr(cloud.distro, "wait_for_network")
-    assert host.wait_for_network(cloud) is waits
-
-
-@WITH_CLOUD_INIT
-def test_real_events() -> None:
-    from cloudinit import reporting
-    from cloudinit.reporting import events
-
-    told: List[str] = []
-    recorder = types.SimpleNamespace(
-        publish_event=lambda event: told.append(event.as_string())
-    )
-    registry = reporting.instantiated_handler_registry
-    registry.register_item("recorder", recorder)
-    try:
-        with events.ReportEventStack("init-network", "", reporting_enabled=True) as top:
-            phases = host.Events(types.SimpleNamespace(reporter=top), "kraken")
-            phases.enter("attach")
-            phases.enter("mount")
-            phases.enter(None)
-    finally:
-        registry.unregister_item("recorder")
-    names = [line.split(":")[0] + ":" + line.split(":")[1].strip() for line in told]
-    below = "init-network/config-kraken"
-    assert names == [
-        "start:init-network",
-        f"start:{below}/attach",
-        f"finish:{below}/attach",
-        f"start:{below}/mount",
-        f"finish:{below}/mount",
-        "finish:init-network",
-    ]
-    assert all("SUCCESS" in line for line in told if line.startswith("finish"))
-
-
-@WITH_CLOUD_INIT
-def test_real_names_are_compared_alike() -> None:
-    from cloudinit.config import modules
-
-    for name in (
-        "kraken",
-        "cc_kraken",
-        "cc-kraken",
-        "kraken.py",
-        " kraken ",
-        "write-files",
-    ):
-        assert host._canonical(name) == modules.form_module_name(name)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-@WITH_CLOUD_INIT
-def test_real_load_without_the_rights(cloud_dir: Path) -> None:
-    (cloud_dir / "instance" / "obj.pkl").touch(mode=0)
-    assert "as root" in str(refused("cloud-init-unusable"))

@@ -11,17 +11,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cc_kraken import handle, host, layout, report, run, stage
+from cc_kraken import asked, configuration, handle, host, layout, report, run, stage
 from cc_kraken.model import Identity, KrakenError, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.report import Report
 from tests.unit.tree import GIB, Tree
 
+ROOT = Path(__file__).parents[2]
 VOLUME = "vol-00000000000000001"
 ME = "i-00000000000000001"
 ON: dict[str, Any] = {"kraken": {"boot_wait": 1, "ec2": {"region": "us-east-1"}}}
@@ -51,6 +52,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     made.paths = paths
     monkeypatch.setattr(stage, "Paths", lambda: paths)
     monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
+    below = ("etc/cc-kraken/conf.d", "instance/kraken.d")
+    places = tuple(str(tmp_path / name) for name in below)
+    monkeypatch.setattr(asked, "DIRECTORIES", places)
+    monkeypatch.setattr(asked, "STATUS", paths.status)
     monkeypatch.setattr(stage, "JOIN_EVERY", 0.01)
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.05)
     monkeypatch.setattr(stage, "MOUNT_GRACE", 0.2)
@@ -98,11 +103,101 @@ def test_switched_off(tree: Tree) -> None:
 
 
 def test_every_calling_convention(tree: Tree) -> None:
-    handle("kraken", {}, cloud(), None, [])
-    handle("kraken", {}, cloud(), [])
-    handle(name="kraken", cfg={}, cloud=cloud(), args=[])
+    off = {"kraken": {"enabled": False}}
+    for positional, named in (
+        (("kraken", off, cloud(), None, []), {}),
+        (("kraken", off, cloud(), []), {}),
+        ((), {"name": "kraken", "cfg": off, "cloud": cloud(), "args": []}),
+    ):
+        handle(*positional, **named)
+        assert told(tree)["state"] == "off"
+        os.unlink(tree.paths.status)
     with pytest.raises(RuntimeError):
         handle()
+
+
+def test_where_nobody_asks_nothing_is_imported(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle("kraken", {}, cloud(), None, [])
+    assert not os.path.exists(tree.paths.run)
+    monkeypatch.setitem(sys.modules, "cc_kraken.stage", None)
+    handle("kraken", {}, cloud(), None, [])
+    tree.write("etc/cc-kraken/conf.d/README", "")
+    handle("kraken", {}, FINAL, None, [])
+    tree.write("etc/cc-kraken/conf.d/image.yaml", "")
+    with pytest.raises(ImportError):
+        handle("kraken", {}, cloud(), None, [])
+    with pytest.raises(ImportError):
+        handle("kraken", {"kraken": None}, cloud(), None, [])
+
+
+def test_on_another_cloud_nothing_is_imported(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cc_kraken.stage", None)
+    other = cloud(source=SimpleNamespace(cloud_name="azure"))
+    handle("kraken", {"kraken": {}}, other, None, [])
+    with pytest.raises(ImportError):
+        handle("kraken", {"kraken": {}}, None, None, [])
+
+
+def test_the_stub_looks_where_the_configuration_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = Paths()
+    assert paths.status == asked.STATUS
+    assert configuration.KEY == asked.KEY
+    seen: list[str] = []
+
+    def no_files(directory: str) -> tuple[str, ...]:
+        seen.append(directory)
+        return ()
+
+    monkeypatch.setattr(configuration, "_files", no_files)
+    assert configuration.load({}, paths) is None
+    assert sorted(seen) == sorted(asked.DIRECTORIES)
+
+
+def test_a_module_that_ends_the_process_on_import(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = ModuleType("cc_kraken.stage")
+
+    def end(_name: str) -> None:
+        raise SystemExit(3)
+
+    ends.__dict__["__getattr__"] = end
+    monkeypatch.setitem(sys.modules, "cc_kraken.stage", ends)
+    with pytest.raises(RuntimeError, match="SystemExit"):
+        handle("kraken", {"kraken": {}}, cloud(), None, [])
+
+
+LEFT = """
+import sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
+from cc_kraken import stage
+stage.THREAD_GRACE = 0.1
+def hang(): threading.Event().wait()
+with stage._undisturbed():
+    threading.Thread(target=hang, name="of-a-library").start()
+    if "pool" in sys.argv: ThreadPoolExecutor(1).submit(hang)
+    threading.Thread(target=time.sleep, args=(0.01,)).start()
+print(threading.active_count())
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["pool"]])
+def test_a_thread_that_hangs_does_not_keep_the_process(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, *words],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of-a-library hangs" in done.stderr
 
 
 # -------------------------------------------------------------- what is wrong
@@ -203,7 +298,7 @@ def reboot(tree: Tree) -> Identity:
 
 FAST = """
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 sys.path.insert(0, {root!r})
 from cc_kraken import handle, stage
