@@ -229,16 +229,20 @@ class Cloud:
         metadata_tags: bool = True,
         attached: Sequence[str] = (),
         kernel_options: Sequence[str] = (),
+        image: Image | None = None,
     ) -> Node:
         """Run an instance; returns when it has power.
 
         ``metadata_tags`` False: the metadata service does not tell its tags.
         ``attached``: volumes that are attached before it has power.
+        ``image``: another root disk than the cloud's own.
         """
         data = user_data.encode() if isinstance(user_data, str) else user_data
         where = zone or self.ec2.zones[0]
         instance_id = self.ec2.run_instance(instance_type, where, tags, user_data=data)
-        node = Node(self, instance_id, metadata_tags, kernel_options)
+        node = Node(
+            self, instance_id, metadata_tags, kernel_options, image or self.image
+        )
         self.nodes[instance_id] = node
         for number, volume_id in enumerate(attached):
             name = f"/dev/sd{chr(ord('f') + number)}"
@@ -247,6 +251,14 @@ class Cloud:
         self.log(f"{instance_id}: power on ({where})")
         node.machine.power_on()
         return node
+
+    def bake(self, node: Node) -> Image:
+        """An image of the root disk of `node`, which is stopped (CreateImage)."""
+        root = self.home / f"image-{node.machine.boots}-{node.id}.raw"
+        self.log(f"{node.id}: an image is made of its root disk")
+        node.machine.save(root)
+        made = self.image
+        return Image(made.release, root, made.kernel, made.initrd)
 
     def config(self, section: Mapping[str, Any] | None = None, **others: Any) -> str:
         """A #cloud-config text with a `kraken` section that finds this EC2.
@@ -333,6 +345,7 @@ class Node:
         instance_id: str,
         metadata_tags: bool,
         kernel_options: Sequence[str],
+        image: Image,
     ) -> None:
         self.cloud = cloud
         self.id = instance_id
@@ -363,7 +376,7 @@ class Node:
         )
         self.machine = Machine(
             cloud.home / f"n{number}",
-            cloud.image,
+            image,
             hardware,
             cloud.log,
             on_off=self._switched_off,

@@ -176,6 +176,15 @@ class Machine:
             self._agent.close()
         self._wait(lambda: self.boots > boots, timeout, "to begin its next boot")
 
+    def save(self, path: Path) -> None:
+        """Write the root disk, as it is now, to `path` as a raw image."""
+        with self._lock:
+            if self._process is not None:
+                raise LabError(f"{self.hardware.instance_id} is running")
+            argv = ["qemu-img", "convert", "-q", "-f", "qcow2", "-O", "raw"]
+            argv += [str(self._overlay), str(path)]
+            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+
     def close(self) -> None:
         """End it and forget its disk."""
         self.cut()

@@ -467,6 +467,26 @@ def test_two_runs_at_once(tree: Tree) -> None:
         thread.join()
 
 
+def test_who_has_the_lock_and_what_that_one_waits_for(
+    tree: Tree, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tree, "background", "running")
+    text = "EC2 has no volume that is tagged with KRKN-IN:NodeId=0"
+    held = told(tree) | {"waiting_for": text}
+    Path(tree.paths.status).write_text(json.dumps(held))
+    thread = at_work(tree, lambda: None)
+    caplog.set_level("INFO")
+    with pytest.raises(KrakenError) as caught, run.lock(tree.paths, 0.2):
+        raise AssertionError("both have the lock")
+    said = str(caught.value)
+    assert "cc-kraken.service" in said and text in said
+    assert "systemctl stop cc-kraken.service" in said
+    # And at once, not only when the patience is over.
+    (first,) = [r for r in caplog.records if "cc-kraken.service" in r.getMessage()]
+    assert text in first.getMessage()
+    thread.join()
+
+
 def test_paths_are_the_machine_s_own() -> None:
     assert Paths().status == "/run/cc-kraken/status.json"
 
