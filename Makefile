@@ -4,8 +4,9 @@
 #   make check     what needs no virtual machine (under 2 minutes)
 #   make test      check, the packages, the chroots and the virtual machines
 #                  of RELEASE
-#   make test-all  the same for every release
-#   make chroot    the chroots alone
+#   make test-all  the same with what is slow, and the other releases
+#   make chroot    the chroots alone (RELEASE=bookworm, trixie, sid, bullseye)
+#   make shown     prints what cloud-init says of the module in RELEASE
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
 #   make torture   100 power cuts (COUNT=, SEED=)
 #   make mutations breaks the guards one by one: which test sees it
@@ -13,8 +14,12 @@
 #   make clean     away with what was built (images stay in their cache)
 
 RELEASE ?= bookworm
-RELEASES = bookworm
 export RELEASE
+# Beside RELEASE, in test-all: the chroots, and one story on machines.
+OTHERS = trixie sid
+# Best effort: its chroot has the contract tests alone.
+OLD = bullseye
+VM_TESTS ?= tests/vm
 
 # Virtual environments of the caller must not leak in.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
@@ -32,7 +37,7 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot test test-all vm demo deb wheel clean torture mutations fleet
+.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel clean torture mutations fleet
 .DELETE_ON_ERROR:
 
 help:
@@ -98,8 +103,11 @@ $(WHEEL): $(SOURCES)
 chroot: $(READY)
 	$(PYTEST) -q -n 2 $(if $(ALL),,-m "not slow") tests/chroot
 
+shown: $(READY)
+	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
+
 vm: $(READY) deb
-	$(PYTEST) -q --durations=0 $(if $(ALL),,-m "not slow") tests/vm
+	$(PYTEST) -q --durations=0 $(if $(ALL),,-m "not slow") $(VM_TESTS)
 
 # One after another, whatever -j says: the later ones cost minutes.
 test: $(READY)
@@ -113,9 +121,12 @@ test-all: $(READY)
 	$(MAKE) check
 	$(MAKE) long
 	$(MAKE) deb wheel
-	@set -e; for release in $(RELEASES); do \
+	$(MAKE) chroot ALL=1
+	$(MAKE) vm ALL=1
+	@set -e; for release in $(OTHERS); do \
 	    $(MAKE) chroot ALL=1 RELEASE=$$release; \
-	    $(MAKE) vm ALL=1 RELEASE=$$release; done
+	    $(MAKE) vm VM_TESTS=tests/vm/test_story.py RELEASE=$$release; done
+	$(MAKE) chroot RELEASE=$(OLD)
 
 demo: $(READY) deb
 	@exec $(PYTHON) -m tests.demo

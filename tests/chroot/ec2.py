@@ -89,6 +89,14 @@ class Machine:
         wanted = {f"KRKN-IN:{key}": value for key, value in more.items()}
         return self.lab.create_volume(1, ZONE, {**own, **wanted})
 
+    def backing(self, volume_id: str) -> Path:
+        """The sparse file that holds what is on the volume."""
+        file = self._disks / volume_id
+        if not file.exists():
+            with open(file, "xb") as stream:
+                stream.truncate(self.lab.volume(volume_id).size_gib * GIB)
+        return file
+
     @property
     def result(self) -> dict[str, Any]:
         """The status that the last run left."""
@@ -98,10 +106,7 @@ class Machine:
     def _plug(self, instance_id: str, volume_id: str, _device: str) -> None:
         if instance_id != self.id:
             return
-        file = self._disks / volume_id
-        if not file.exists():
-            with open(file, "xb") as stream:
-                stream.truncate(self.lab.volume(volume_id).size_gib * GIB)
+        file = self.backing(volume_id)
         device = attach(file)
         # Mounted inside until the node ends: detached when nobody has it open.
         self._stack.callback(subprocess.run, ["losetup", "--detach", device])

@@ -4,6 +4,7 @@ section, and every way in which a section gets here."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,52 @@ def test_no_schema_leaves_the_warning(launch: Launch) -> None:
     assert status["status"] == "done"
     assert bool(node.complaints()) is STRICT
     assert status["code"] == (2 if STRICT else 0)
+
+
+JINJA = """\
+## template: jinja
+#cloud-config
+kraken:
+  volumes:
+    data:
+      mount_path: /in-{{ v1.region }}
+      fstype: xfs
+"""
+
+
+def test_what_people_look_at(machine: Machines) -> None:
+    """After a boot that failed, and before one."""
+    made = machine(section(volumes={"data": {}, "log": {}}))
+    made.volume("data", FsType="ext4", MountPath="/data")
+    log = made.volume("log", FsType="ext4", MountPath="/log")
+    with open(made.backing(log), "r+b") as disk:
+        disk.write(b"what nobody knows" * 300)
+    made.boot()
+    node = made.node
+    assert node.status()["status"] == "error"
+    status = node.run("cc-kraken", "status")
+    assert re.search(r"^data +mounted +/data +ext4 +/dev/\S+ +vol-", status.out, re.M)
+    assert re.search(rf"^log +failed .*{log}$", status.out, re.M)
+    assert re.search(rf"^error: log: .*{log}", status.out, re.M), status
+    told = json.loads(node.run("cc-kraken", "status", "--json").out)
+    assert told["sets"]["data"]["state"] == "mounted"
+    made.volume("more", FsType="xfs", MountPath="/more")
+    plan = node.run("cc-kraken", "plan")
+    assert "more:\n  1. attach" in plan.out and "log:\n  refused" in plan.out, plan
+    assert list(node.disks()) == ["/data"], "nothing was changed"
+
+    node.write("/tmp/jinja.yaml", JINJA)
+    wrong = node.run("cc-kraken", "check", "/tmp/jinja.yaml")
+    assert wrong.code == 1 and "/tmp/jinja.yaml:7: " in wrong.err, wrong
+    assert "fstype" in wrong.err and "fs_type" in wrong.err
+    parts = multipart(section(), JINJA)
+    node.write("/tmp/parts", parts)
+    wrong = node.run("cc-kraken", "check", "/tmp/parts")
+    line = 1 + parts.splitlines().index("      fstype: xfs")
+    assert wrong.code == 1 and f" 2):{line}: " in wrong.err, wrong
+    node.write("/tmp/parts", parts.replace("fstype", "fs_type"))
+    right = node.run("cc-kraken", "check", "/tmp/parts")
+    assert right.code == 0, right
 
 
 # -------------------------------------------------------------- the ways in

@@ -98,6 +98,30 @@ def test_the_metadata_service_is_away_for_half_a_minute() -> None:
         ends_mounted(node)
 
 
+LATE = 40
+INTERFACE = "/sys/class/net/e*"
+DOWN = f"ip link set $(basename {INTERFACE}) down"
+UP = f"ip link set $(basename {INTERFACE}) up"
+
+
+def test_an_interface_that_comes_up_40_seconds_late() -> None:
+    """As where the network stage begins before the network is there: it was up
+    for cloud-init's own questions, and is down when the module has its own."""
+    with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
+        cloud.volume(1, set_tags())
+        later = f"systemd-run --no-block sh -c 'sleep {LATE}; {UP}'"
+        config = {"boot_wait": 300, "wait": 600}
+        node = cloud.launch(
+            TAGS, cloud.config(config, bootcmd=[DOWN, later]), metadata_tags=False
+        )
+        node.wait_reachable()
+        assert waiting_for(node) or until("a reason", lambda: waiting_for(node))
+        ends_mounted(node)
+        first = nodes.runs(nodes.status(node))["network"]
+        assert first["state"] == "done", "in the network stage itself"
+        assert any("mount" in step for step in first["done"]["data"])
+
+
 def test_tags_that_come_a_minute_late() -> None:
     with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
         volume = cloud.volume(1)
