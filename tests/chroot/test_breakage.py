@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chroot.conftest import soon
+from tests.chroot.conftest import RELEASE, soon
 from tests.chroot.ec2 import Machine, api, cloud_config
 
 Machines = Callable[..., Machine]
@@ -116,7 +116,9 @@ def ssh_answers(machine: Machine) -> None:
         f"with socket.create_connection(('127.0.0.1', {SSH_PORT})) as s:\n"
         "    print(s.recv(64).decode())\n"
     )
-    assert node.python(code).startswith("SSH-2.0-")
+    banner = node.python(code).strip()
+    assert banner.startswith("SSH-2.0-")
+    print(f"users are made, all stages ran, port {SSH_PORT} says {banner}")
 
 
 #: In `make test`; the others in `make test-all`.
@@ -143,9 +145,11 @@ def test_the_rest_of_the_boot_runs(machine: Machines, name: str) -> None:
     )
     made.volume("data", FsType="ext4", MountPath="/data")
     breaking(made)
+    print(f"\n{RELEASE}, {name}:")
     status = comes_up(made)
     assert status["status"] == "error", status
     told = " ".join(map(str, status["errors"]))
+    print(f"cloud-init status: {status['status']}: {told}")
     assert re.search(said, told, re.I), told
 
 
