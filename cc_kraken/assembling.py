@@ -397,6 +397,9 @@ class Assembling(Formatting, Mounting):
     ) -> List[Step]:
         steps: List[Step] = []
         slots = len(state.failed)
+        if self.wanted.allow_degraded:
+            # Started without them, the array counts them as lost.
+            slots += len(state.missing)
         copies = {volume.id for volume in self.claim.volumes if volume.origin}
         for volume_id in sorted(others):
             self._check_not_held(volume_id)

@@ -465,6 +465,9 @@ def test_allow_degraded_starts_a_redundant_array_without_a_member() -> None:
     looks = with_look(members(2, level=1), 2, w.blank())
     plan = decide(raid_claim(w.raid(2, 1, allow_degraded=True), 2), raid_world(looks))
     assert plan.steps[0].degraded  # type: ignore[attr-defined]
+    # Its place is free then, for the volume that is there instead.
+    assert names(plan.steps)[:2] == ["AssembleArray", "AddMember"]
+    assert not any("no free slot" in text for text in plan.warnings)
     stripe = with_look(members(), 3, w.blank())
     plan = decide(raid_claim(w.raid(allow_degraded=True)), raid_world(stripe))
     assert kind(plan) == "array-members-missing"
