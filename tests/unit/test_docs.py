@@ -257,6 +257,11 @@ def test_the_readme_leads_to_every_page() -> None:
         assert any(one.startswith(name) for one in told), name
 
 
+def test_the_tests_on_virtual_machines_are_all_told() -> None:
+    told = set(re.findall(r"^- `(test_\w+\.py)`: ", page("docs/testing.md"), re.M))
+    assert told == {path.name for path in (ROOT / "tests" / "vm").glob("test_*.py")}
+
+
 def test_the_two_commands_are_in_the_readme_and_in_the_makefile() -> None:
     makefile = page("Makefile")
     for target in ("demo", "test", "check", "deb"):
