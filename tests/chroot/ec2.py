@@ -38,33 +38,98 @@ def cloud_config(content: object, head: str = "#cloud-config") -> str:
     return f"{head}\n{yaml.safe_dump(content, sort_keys=False)}"
 
 
-class Machine:
-    """``tags``: of the instance, beside Prefix and NodeId; ``user_data`` as
-    EC2 hands it out."""
+class Account:
+    """An EC2 of its own, and the files that are its volumes."""
 
-    def __init__(self, node: Node, user_data: str | None = None, **tags: Any) -> None:
-        self.node = node
-        self.lab = Ec2Lab(on_attach=self._plug)
-        self._tags = {"prefix": "kafka", "node_id": 0, **tags}
-        self._user_data = user_data
+    def __init__(self) -> None:
+        self.lab = Ec2Lab(on_attach=self._attached)
+        self.machines: dict[str, Machine] = {}
         self._stack = ExitStack()
-        self._disks = Path(tempfile.mkdtemp(prefix="cc-chroot-disks-"))
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Account:
         with ExitStack() as stack:
-            stack.callback(shutil.rmtree, self._disks)
+            self.disks = Path(tempfile.mkdtemp(prefix="cc-chroot-disks-"))
+            stack.callback(shutil.rmtree, self.disks)
             stack.enter_context(self.lab)
-            self.id = self.lab.run_instance(zone=ZONE, tags=krkn(**self._tags))
-            facts = Facts.of(self.lab, self.id, user_data=_bytes(self._user_data))
-            self.metadata = stack.enter_context(Metadata(facts))
-            self.node.become_ec2()
-            self.node.forward(METADATA_ADDRESS, 80, self.metadata.port)
-            self.node.forward(ENDPOINT_ADDRESS, 80, self.lab.port)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
+
+    def backing(self, volume_id: str) -> Path:
+        """The sparse file that holds what is on the volume."""
+        file = self.disks / volume_id
+        if not file.exists():
+            with open(file, "xb") as stream:
+                stream.truncate(self.lab.volume(volume_id).size_gib * GIB)
+        return file
+
+    def copy(self, volume_id: str, tags: dict[str, str]) -> str:
+        """A volume from a snapshot of another one, as that is now."""
+        origin = self.lab.volume(volume_id)
+        made = self.lab.create_volume(
+            origin.size_gib, origin.zone, tags, snapshot_id="snap-0123456789abcdef0"
+        )
+        source, target = str(self.backing(volume_id)), str(self.disks / made)
+        subprocess.run(["cp", "--sparse=always", source, target], check=True)
+        return made
+
+    def _attached(self, instance_id: str, volume_id: str, _device: str) -> None:
+        machine = self.machines.get(instance_id)
+        if machine is not None:
+            machine.plug(volume_id)
+
+
+class Machine:
+    """``tags``: of the instance, beside Prefix and NodeId; ``user_data`` as
+    EC2 hands it out; ``account``: one that others are in too."""
+
+    def __init__(
+        self,
+        node: Node,
+        user_data: str | None = None,
+        account: Account | None = None,
+        **tags: Any,
+    ) -> None:
+        self.node = node
+        self._account = account
+        self._tags = {"prefix": "kafka", "node_id": 0, **tags}
+        self._user_data = user_data
+        self._stack = ExitStack()
+        self._devices: list[str] = []
+        self.upper = Path()  # of the node, where it is to stay
+
+    def __enter__(self) -> Machine:
+        with ExitStack() as stack:
+            self.account = self._account or stack.enter_context(Account())
+            self.lab = self.account.lab
+            self.id = self.lab.run_instance(zone=ZONE, tags=krkn(**self._tags))
+            self.account.machines[self.id] = self
+            facts = Facts.of(self.lab, self.id, user_data=_bytes(self._user_data))
+            self.metadata = stack.enter_context(Metadata(facts))
+            self.node.become_ec2()
+            self.node.forward(METADATA_ADDRESS, 80, self.metadata.port)
+            self.node.forward(ENDPOINT_ADDRESS, 80, self.lab.port)
+            # Mounted inside until the node ends: detached when nobody has
+            # them open.
+            stack.callback(self._unplug)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stack.close()
+
+    def terminate(self) -> None:
+        """End the instance after a shutdown; its volumes are free then."""
+        for path in reversed(self.node.disks()):
+            self.node.run("umount", path, check=True)
+        self._unplug()
+        self.lab.terminate_instance(self.id, 0, 0)
+
+    def _unplug(self) -> None:
+        while self._devices:
+            subprocess.run(["losetup", "--detach", self._devices.pop()])
 
     def seed(self, user_data: str | None) -> None:
         """The user-data of the next boot (stop, modify, start)."""
@@ -89,28 +154,20 @@ class Machine:
         wanted = {f"KRKN-IN:{key}": value for key, value in more.items()}
         return self.lab.create_volume(1, ZONE, {**own, **wanted})
 
-    def backing(self, volume_id: str) -> Path:
-        """The sparse file that holds what is on the volume."""
-        file = self._disks / volume_id
-        if not file.exists():
-            with open(file, "xb") as stream:
-                stream.truncate(self.lab.volume(volume_id).size_gib * GIB)
-        return file
-
     @property
     def result(self) -> dict[str, Any]:
         """The status that the last run left."""
         found: dict[str, Any] = json.loads(self.node.read(STATUS))
         return found
 
-    def _plug(self, instance_id: str, volume_id: str, _device: str) -> None:
-        if instance_id != self.id:
-            return
-        file = self.backing(volume_id)
+    def plug(self, volume_id: str) -> str:
+        """Make the volume a disk of the node's; its device."""
+        file = self.account.backing(volume_id)
         device = attach(file)
-        # Mounted inside until the node ends: detached when nobody has it open.
-        self._stack.callback(subprocess.run, ["losetup", "--detach", device])
-        self.node.plug(os.path.basename(device), volume_id, device, file.stat().st_size)
+        self._devices.append(device)
+        name = os.path.basename(device)
+        self.node.plug(name, volume_id, device, file.stat().st_size)
+        return device
 
 
 def api(**more: Any) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def test_what_people_look_at(machine: Machines) -> None:
     made = machine(section(volumes={"data": {}, "log": {}}))
     made.volume("data", FsType="ext4", MountPath="/data")
     log = made.volume("log", FsType="ext4", MountPath="/log")
-    with open(made.backing(log), "r+b") as disk:
+    with open(made.account.backing(log), "r+b") as disk:
         disk.write(b"what nobody knows" * 300)
     made.boot()
     node = made.node

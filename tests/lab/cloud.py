@@ -253,8 +253,9 @@ class Cloud:
         return node
 
     def bake(self, node: Node) -> Image:
-        """An image of the root disk of `node`, which is stopped (CreateImage)."""
-        root = self.home / f"image-{node.machine.boots}-{node.id}.raw"
+        """An image of the root disk of `node`, which may be running (CreateImage
+        without a reboot)."""
+        root = self.home / f"image-{secrets.token_hex(4)}.raw"
         self.log(f"{node.id}: an image is made of its root disk")
         node.machine.save(root)
         made = self.image

@@ -399,7 +399,7 @@ def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> N
             packed = package(source, progress)
         argv = ["cp", "--sparse=always", "--reflink=auto", str(base.root), str(copy)]
         run_logged(argv, progress, "copying the root disk", log)
-        with _mounted(copy, Path(at) / "mnt") as tree:
+        with mounted(copy, Path(at) / "mnt") as tree:
             if packed is not None:
                 _install_package(tree, packed, progress, log)
             else:
@@ -476,7 +476,8 @@ def _install_tree(tree: Path, source: Path) -> None:
 
 
 @contextlib.contextmanager
-def _mounted(raw: Path, at: Path) -> Iterator[Path]:
+def mounted(raw: Path, at: Path) -> Iterator[Path]:
+    """The file system of a root disk that no instance runs on, at `at`."""
     at.mkdir()
     argv = ["losetup", "--find", "--show", str(raw)]
     device = subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE)

@@ -1,16 +1,17 @@
-"""Services that need sets, in images that are baked: from a node's first life
-to the instances that are made of its root disk."""
+"""Services that need sets, and images that are made of nodes."""
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.lab.cloud import Cloud, Node, krkn
-from tests.lab.image import Image
+from tests.lab.image import Image, mounted
 from tests.vm import nodes
 
 pytestmark = [
@@ -82,43 +83,104 @@ def has_the_home(node: Node, uid: str = "") -> str:
     return found[1]
 
 
-def test_images_and_the_services_in_them() -> None:
-    with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
-        # A node that has run, with the services in its root disk.
-        data = nodes.set_tags(20, "data", fs_type="ext4", mount_path="/krkn_data")
-        log = nodes.set_tags(
-            20, "log", 2, raid_level=1, fs_type="xfs", mount_path="/krkn_log"
-        )
-        old = [cloud.volume(1, data), *cloud.volumes(2, 1, log)]
-        builder = cloud.launch(tags(20), cloud.config({}))
-        assert builder.wait_ready(BOOT)["result"]["errors"] == []
-        for path in ("/krkn_data", "/krkn_log"):
-            nodes.write_file(builder, f"{path}/file", builder.id)
-        home = "/etc/systemd/system"
-        builder.write_file(f"{home}/consumer.service", EXAMPLE.read_text())
-        for name in NEEDED:
-            builder.write_file(f"{home}/needs-{name}.service", NEEDS.format(name=name))
-        names = ["consumer", *(f"needs-{name}" for name in NEEDED)]
-        builder.run(["systemctl", "enable", *names], check=True)
-        assert "set=data" in traces(builder) and "ARRAY" in traces(builder)
-        builder.stop()
-        live = cloud.bake(builder)
+def builder_of(cloud: Cloud) -> tuple[Node, list[str]]:
+    """A node that has run, and its volumes."""
+    data = nodes.set_tags(20, "data", fs_type="ext4", mount_path="/krkn_data")
+    log = nodes.set_tags(
+        20, "log", 2, raid_level=1, fs_type="xfs", mount_path="/krkn_log"
+    )
+    volumes = [cloud.volume(1, data), *cloud.volumes(2, 1, log)]
+    # No user of the image's own: /home is to be empty.
+    node = cloud.launch(tags(20), cloud.config({}, users=[]))
+    assert node.wait_ready(BOOT)["result"]["errors"] == []
+    for path in ("/krkn_data", "/krkn_log"):
+        nodes.write_file(node, f"{path}/file", node.id)
+    assert "set=data" in traces(node) and "ARRAY" in traces(node)
+    return node, volumes
 
-        # The same again after `cloud-init clean`.
-        builder.start()
-        builder.wait_ready(BOOT)
+
+def image_with_services(cloud: Cloud) -> Image:
+    """The package's image, with the services in it and enabled."""
+    root = cloud.home / "services.raw"
+    argv = ["cp", "--sparse=always", "--reflink=auto", str(cloud.image.root), str(root)]
+    subprocess.run(argv, check=True)
+    units = {f"needs-{name}.service": NEEDS.format(name=name) for name in NEEDED}
+    units["consumer.service"] = EXAMPLE.read_text()
+    with mounted(root, cloud.home / "mnt") as tree:
+        home = tree / "etc/systemd/system"
+        wants = home / "multi-user.target.wants"
+        wants.mkdir(exist_ok=True)
+        for name, text in units.items():
+            (home / name).write_text(text)
+            (wants / name).symlink_to(f"/etc/systemd/system/{name}")
+    return replace(cloud.image, root=root)
+
+
+def test_services_at_first_boot_at_a_reboot_and_on_the_next_instance() -> None:
+    with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
+        image = image_with_services(cloud)
+        node = services_at_first_boot(cloud, image)
+        nodes.log("as they should be at first boot")
+        services_at_a_reboot(node)
+        nodes.log("as they should be at a reboot")
+        services_on_a_replaced_instance(cloud, image, node)
+
+
+def test_the_image_of_a_node_that_was_cleaned() -> None:
+    with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
+        builder, _ = builder_of(cloud)
         clean = ["cloud-init", "clean", "--logs", "--machine-id"]
         done = builder.run(clean, timeout=900)
         assert done.code == 0, done
-        left = traces(builder).splitlines()
-        assert left == [], "the hook leaves nothing"
+        assert traces(builder) == "", "the hook leaves nothing"
         builder.stop()
-        baked = cloud.bake(builder)
+        image = cloud.bake(builder)
+        builder.terminate()
+        cloud.volume(
+            1, nodes.set_tags(NODE, "data", fs_type="ext4", mount_path="/krkn_data")
+        )
+        node = launch(cloud, image, cloud.config({"volumes": {"data": {}}}))
+        booted = node.wait_ready(BOOT)
+        assert booted["result"]["errors"] == []
+        assert nodes.states(nodes.status(node)) == {"data": "mounted"}
+        assert "krkn_log" not in node.read_file("/etc/fstab")
+        assert "ARRAY" not in traces(node)
+        assert node.run("cat /krkn_data/file").code != 0
+        assert "ordering cycle" not in node.journal()
 
-        first = services_at_first_boot(cloud, baked)
-        services_at_a_reboot(cloud, first)
-        services_on_a_replaced_instance(cloud, baked, first)
-        the_image_of_a_live_node(cloud, live, old)
+
+def test_the_image_of_a_live_node() -> None:
+    """Its fstab and its notes are the old node's, and copies of the old node's
+    volumes are attached by the launch template: never mistaken for it."""
+    with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
+        builder, volumes = builder_of(cloud)
+        builder.run(["sync"], check=True)
+        image = cloud.bake(builder)
+        copies = [cloud.copy(volume, {}) for volume in volumes]
+        builder.terminate()
+        own = cloud.volume(
+            1, nodes.set_tags(NODE, "data", fs_type="ext4", mount_path="/krkn_data")
+        )
+        blank = cloud.backing_checksum(own)
+        section = {"boot_wait": 20, "wait": 60, "volumes": {"data": {}}}
+        node = launch(cloud, image, cloud.config(section), attached=copies)
+        booted = node.wait_ready(BOOT)
+        now = nodes.status(node)
+        assert now["node"]["node_id"] == str(NODE)
+        assert set(now["sets"]) == {"data"}
+        # The old node's fstab has mounted a copy where the set belongs.
+        assert nodes.states(now) == {"data": "failed"}
+        error = now["sets"]["data"]["error"]["message"]
+        nodes.log(error)
+        assert "/krkn_data" in error
+        assert error in str(booted["result"]["errors"])
+        assert [entry["id"] for entry in now["sets"]["data"]["volumes"]] == [own]
+        for run in nodes.runs(now).values():
+            assert not any("make" in step for step in run["done"].get("data", ()))
+        assert cloud.backing_checksum(own) == blank
+        # What is in the copies is whole: nothing of theirs was made anew.
+        for path in ("/krkn_data", "/krkn_log"):
+            assert node.read_file(f"{path}/file") == builder.id
 
 
 def services_at_first_boot(cloud: Cloud, image: Image) -> Node:
@@ -171,20 +233,16 @@ def services_at_first_boot(cloud: Cloud, image: Image) -> Node:
         assert f"The set {name} is not up" in told
     owner = node.run("stat -c %U:%G /krkn_data", check=True).out.strip()
     assert owner == "kafka:kafka"
-    # Nothing of the node that the image was made of.
-    assert "krkn_log" not in node.read_file("/etc/fstab")
-    assert "ARRAY" not in traces(node)
     nodes.write_file(node, "/home/alice/letter", node.id)
     volume("added")
     return node
 
 
-def services_at_a_reboot(cloud: Cloud, node: Node) -> None:
+def services_at_a_reboot(node: Node) -> None:
     alice = has_the_home(node)
     node.reboot()
     node.wait_ready(BOOT)
     assert settled(node) == AFTERWARDS
-    assert nodes.runs(nodes.status(node))["network"]["state"] != "done"
     has_the_home(node, alice)
 
 
@@ -210,40 +268,10 @@ def services_on_a_replaced_instance(cloud: Cloud, image: Image, old: Node) -> No
     node.terminate()
 
 
-def the_image_of_a_live_node(cloud: Cloud, image: Image, old: list[str]) -> None:
-    """Its fstab and its notes are the old node's, and copies of the old node's
-    volumes are attached by the launch template."""
-    copies = [cloud.copy(volume, {}) for volume in old]
-    own = cloud.volume(
-        1, nodes.set_tags(NODE + 1, "data", fs_type="ext4", mount_path="/krkn_data")
-    )
-    blank = cloud.backing_checksum(own)
-    section = {"boot_wait": 20, "wait": 60, "volumes": {"data": {}}}
-    node = launch(cloud, image, cloud.config(section), NODE + 1, attached=copies)
-    booted = node.wait_ready(BOOT)
-    now = nodes.status(node)
-    assert now["node"]["node_id"] == str(NODE + 1)
-    assert set(now["sets"]) == {"data"}
-    # The old node's fstab has mounted a copy where the set belongs.
-    assert nodes.states(now) == {"data": "failed"}
-    error = now["sets"]["data"]["error"]["message"]
-    assert "/krkn_data" in error
-    nodes.log(error)
-    assert error in str(booted["result"]["errors"])
-    assert [entry["id"] for entry in now["sets"]["data"]["volumes"]] == [own]
-    for run in nodes.runs(now).values():
-        assert not any("filesystem" in step for step in run["done"].get("data", ()))
-    assert cloud.backing_checksum(own) == blank
-    for path in ("/krkn_data", "/krkn_log"):
-        found = node.run(["cat", f"{path}/file"])
-        assert found.code or found.out, "what is in the copies is whole"
-
-
 def launch(
     cloud: Cloud,
     image: Image,
     text: str,
-    node_id: int = NODE,
     attached: Sequence[str] = (),
 ) -> Node:
-    return cloud.launch(tags(node_id), text, image=image, attached=attached)
+    return cloud.launch(tags(NODE), text, image=image, attached=attached)
