@@ -82,9 +82,9 @@ def _let_go(left: Iterable[threading.Thread]) -> None:
     they end, and the boot with it.  For those that hang it does not."""
     end = time.monotonic() + THREAD_GRACE
     hung = []
-    for thread in left:
+    for thread in (one for one in left if not one.daemon):
         thread.join(max(0.0, end - time.monotonic()))
-        if thread.is_alive() and not thread.daemon:
+        if thread.is_alive():
             LOG.warning(
                 "The thread %s hangs; the boot does not wait for it", thread.name
             )

@@ -200,6 +200,18 @@ def test_a_thread_that_hangs_does_not_keep_the_process(words: list[str]) -> None
     assert "of-a-library hangs" in done.stderr
 
 
+def test_a_thread_that_no_process_waits_for_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stage, "THREAD_GRACE", 1000.0)
+    stop = threading.Event()
+    before = threading._shutdown
+    with stage._undisturbed():
+        threading.Thread(target=stop.wait, daemon=True).start()
+    assert threading._shutdown is before
+    stop.set()
+
+
 # -------------------------------------------------------------- what is wrong
 
 

@@ -49,7 +49,7 @@ def active(node: Node, unit: str) -> str:
     return node.run(["systemctl", "is-active", unit]).out.strip()
 
 
-def until(what: str, true: Callable[[], bool], seconds: float = 600) -> None:
+def until(what: str, true: Callable[[], bool], seconds: float = BOOT) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}"
@@ -194,9 +194,10 @@ def services_at_first_boot(cloud: Cloud, image: Image) -> Node:
     with open(cloud.backing(bad), "r+b") as disk:
         disk.write(b"what nobody knows" * 300)
     names = ("data", "home", "bad", "late")
-    section = {"boot_wait": 20, "wait": 3000, "volumes": {name: {} for name in names}}
+    # Long enough for /home to be there before the users are made.
+    section = {"boot_wait": 150, "wait": 3000, "volumes": {name: {} for name in names}}
     node = launch(cloud, image, cloud.config(section, users=USERS))
-    node.wait_reachable(600)
+    node.wait_reachable(BOOT)
     # The boot has gone on without the set that is not there; who needs one of
     # the others has it.
     until("logins", lambda: active(node, "ssh.service") == "active")
