@@ -296,11 +296,9 @@ class Cloud:
         self.log(f"{instance_id}: {volume_id} is unplugged")
 
     def _on_resize(self, volume_id: str, size_gib: int) -> None:
-        path = self.backing(volume_id)
-        os.truncate(path, size_gib * GIB)
-        for node in list(self.nodes.values()):
-            if volume_id in node.machine.attached:
-                node.machine.resize(volume_id, size_gib * GIB)
+        # QEMU cannot resize what its NVMe controller has: the guest sees the
+        # new size when the volume is attached again, or when it is booted.
+        os.truncate(self.backing(volume_id), size_gib * GIB)
 
     def _on_state(self, instance_id: str, state: str) -> None:
         node = self.nodes.get(instance_id)

@@ -269,20 +269,6 @@ class Machine:
                 return False
             time.sleep(0.05)
 
-    def resize(self, volume_id: str, size: int) -> None:
-        """Tell QEMU that a volume has `size` bytes now.
-
-        QEMU's NVMe controller does not tell the guest: it sees the new size
-        when the volume is attached again or the guest is booted.
-        """
-        with self._lock:
-            volume = self._volumes.get(volume_id)
-            if self._monitor is None or volume is None or not volume.plugged:
-                return
-            with contextlib.suppress(Gone):
-                node = {"node-name": _name(volume_id), "size": size}
-                self._monitor.do("block_resize", **node)
-
     # Inside
 
     def wait_for_agent(self, timeout: float = 300) -> None:
