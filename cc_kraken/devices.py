@@ -184,6 +184,12 @@ def _partitions(paths: Paths, name: str) -> Tuple[str, ...]:
 
 
 def _name_of(paths: Paths, devno: str) -> Optional[str]:
+    try:
+        # The kernel's own index (Documentation/ABI/stable/sysfs-dev).
+        link = os.readlink(os.path.join(paths.sys, "dev", "block", devno))
+        return os.path.basename(link)
+    except OSError:
+        pass  # a number of no block device, or a /sys without it
     for name in _names(_block(paths)):
         if _read(paths, name, "hidden") == "1":
             continue

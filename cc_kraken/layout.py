@@ -109,8 +109,9 @@ def matches(layout: Mapping[str, Any], section: Section, identity: Identity) -> 
 def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
     """Whether every mount lies on exactly the recorded volumes (sysfs and
     mountinfo only)."""
+    mount_at = mounts.view(paths)
     for entry in layout["sets"].values():
-        mount = mounts.at(paths, entry["mount_path"])
+        mount = mount_at(entry["mount_path"])
         if mount is None:
             return False
         behind = devices.volumes_behind_mount(paths, mount)

@@ -16,7 +16,7 @@ import re
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 from cc_kraken import command
 from cc_kraken.files import decode
@@ -64,7 +64,13 @@ def at(paths: Paths, path: str) -> Optional[Mount]:
     Follows the tree of mounts as a path lookup does: of several mounts on one
     path the topmost counts, and one that is hidden below another does not.
     """
-    return _at(_parse(_mountinfo(paths)), path)
+    return view(paths)(path)
+
+
+def view(paths: Paths) -> Callable[[str], Optional[Mount]]:
+    """:func:`at` for any number of paths, as they were at one moment."""
+    lines = _parse(_mountinfo(paths))
+    return lambda path: _at(lines, path)
 
 
 def device_number(paths: Paths, mount: Mount) -> Optional[str]:
