@@ -324,7 +324,7 @@ def test_parameters_are_validated_before_they_are_sent(keys: None) -> None:
 
 
 def test_boto3_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "boto3.session", None)
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
     error = told(lambda: edge().volumes("kafka", "0"))
     assert error.trouble.kind == "boto3-missing"
     assert "python3-boto3" in error.trouble.remedy
