@@ -91,6 +91,32 @@ class Carried:
     used: List[str] = field(default_factory=list)
 
 
+class _Once:
+    """Something that serves all who have asked before it began: systemd reads
+    its units anew once for many sets, not once for each."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self._do = do
+        self._lock = threading.Lock()
+        self._busy = threading.Lock()
+        self._asked = 0
+        self._served = 0
+
+    def __call__(self) -> None:
+        """Returns when it was done after this call.  Raises what it raises,
+        and then has served nobody."""
+        with self._lock:
+            self._asked += 1
+            mine = self._asked
+        with self._busy:
+            if self._served >= mine:
+                return
+            with self._lock:
+                asked = self._asked
+            self._do()
+            self._served = asked
+
+
 class Executor:
     """Carries out steps on one machine for one run."""
 
@@ -112,6 +138,7 @@ class Executor:
         self._names: Optional[Names] = None
         self._chosen: Dict[str, str] = {}
         self._files = threading.Lock()
+        self._reload = _Once(lambda: mounts.reload())
         self._world: World
         self._carried: Carried
         self._do: Mapping[Type[Step], Callable[[Step], None]] = {
@@ -406,12 +433,14 @@ class Executor:
         assert isinstance(step, WriteFstab)
         with self._files:
             self._change_fstab(step.set, step.line, step.instead_of)
+        self._reload()
 
     def _remove_fstab(self, step: Step) -> None:
         assert isinstance(step, RemoveFstab)
         with self._files:
             self._change_fstab(step.set, None)
             mdadmconf.drop(self.paths, step.set)
+        self._reload()
 
     def _change_fstab(
         self,
@@ -421,7 +450,6 @@ class Executor:
     ) -> None:
         text = fstab.replace(fstab.read(self.paths), {name: line}, instead_of)
         fstab.write(self.paths, text)
-        mounts.reload()
 
     def _check_filesystem(self, step: Step) -> None:
         """As systemd does it at a boot, for what no boot has mounted yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cc_kraken import steps
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Executor
-from cc_kraken.model import Ec2Options, FstabLine
+from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Trouble
 from cc_kraken.plan import PLANNED, Plan
 from cc_kraken.report import Report
 from cc_kraken.steps import (
@@ -156,6 +157,44 @@ def test_a_step_that_fails_ends_its_own_set_only(bench: Bench) -> None:
     assert "set=good" in text and "set=bad" not in text
     assert bench.report.sets["good"]["done"] == [str(good), str(line(tree, "good"))]
     assert bench.report.sets["bad"]["done"] == []
+
+
+def test_systemd_reads_fstab_once_for_all_who_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first reload does not count for lines that came while it ran."""
+    tree = bench.tree
+    lines: list[int] = []
+    names = [f"s{number}" for number in range(12)]
+
+    def reload() -> bool:
+        if not lines:
+            deadline = time.monotonic() + 20
+            while read().count("set=s") < 12 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        lines.append(read().count("set=s"))
+        return True
+
+    def read() -> str:
+        return Path(tree.paths.fstab).read_text()
+
+    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    outcome = bench.carry_out(*(plan(name, line(tree, name)) for name in names))
+    assert outcome.troubles == {}
+    assert set(lines) == {12} and len(lines) <= 2
+
+
+def test_a_reload_that_fails_has_served_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reload() -> bool:
+        raise KrakenError(Trouble("command-failed", "systemctl failed", "", ""))
+
+    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    names = ("a", "b", "c")
+    outcome = bench.carry_out(*(plan(name, line(bench.tree, name)) for name in names))
+    assert {one.kind for one in outcome.troubles.values()} == {"command-failed"}
+    assert set(outcome.troubles) == set(names)
 
 
 def test_a_fault_of_ours_is_the_set_s_error_too(
