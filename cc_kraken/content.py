@@ -5,6 +5,7 @@ page cache (open(2), O_DIRECT).  Blank is proved, never assumed: every read
 succeeded, every byte of :mod:`cc_kraken.places` and of the samples is zero,
 ``blkid -p`` and ``wipefs`` find nothing.  Neither of the two proves anything
 by itself: blkid's exit status 2 also means a read error or no such device.
+A proof holds until something is written (:mod:`cc_kraken.witness`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from cc_kraken import places, record, wiping
+from cc_kraken import places, record, wiping, witness
 from cc_kraken import superblock as blocks
 from cc_kraken.command import run
 from cc_kraken.model import (
@@ -65,6 +66,7 @@ def look(
     licence: Optional[Record] = None,
     rng: Optional[random.Random] = None,
     fingerprint: bool = False,
+    in_use: bool = False,
 ) -> Look:
     """Classify the device at ``path``.
 
@@ -77,6 +79,8 @@ def look(
     ``rng``: of the samples.
     ``fingerprint``: ask for one also where an md member or a filesystem is
     recognised, which otherwise takes a handful of reads.
+    ``in_use``: it is mounted, or in an array that is: where our own reading
+    finds one whole superblock, the tools are not asked.
 
     The fingerprint is a sha256 (hex) over what the fixed places and the intent
     record hold (with ``full``, and nothing there: over everything), the size
@@ -92,7 +96,15 @@ def look(
         return Look(Unknown(_opening(path, error)))
     try:
         return _Examination(
-            path, reader, volume_id, full, tuple(ours), licence, rng, fingerprint
+            path,
+            reader,
+            volume_id,
+            full,
+            tuple(ours),
+            licence,
+            rng,
+            fingerprint,
+            in_use,
         ).outcome()
     finally:
         reader.close()
@@ -516,6 +528,20 @@ def judge(found: Sequence[Found], said: Signs) -> Optional[Content]:
     return _judge_one(found[0] if found else None, said, names, first)
 
 
+def judge_used(found: Sequence[Found]) -> Optional[Known]:
+    """What a device in use holds, None where that is not plain: its one
+    superblock, and of a member of an array the array's."""
+    members = [one for one in found if one.type == MD_MEMBER]
+    if len(members) > 1 or (not members and len(found) != 1):
+        return None
+    one = members[0] if members else found[0]
+    if one.flaw or (members and one.superblock is None):
+        return None
+    if members:
+        return Known(MD_MEMBER, one.uuid, one.label, one.superblock)
+    return _known(one)
+
+
 def _judge_one(
     own: Optional[Found], said: Signs, names: str, first: Optional[int]
 ) -> Content:
@@ -607,6 +633,7 @@ class _Examination:
         licence: Optional[Record],
         rng: Optional[random.Random],
         fingerprint: bool,
+        in_use: bool,
     ) -> None:
         self.path = path
         self.reader = reader
@@ -616,10 +643,14 @@ class _Examination:
         self.licence = licence
         self.rng = rng or random.SystemRandom()
         self.fingerprint = fingerprint
+        self.in_use = in_use and not ours and not fingerprint
         self.record: Optional[Record] = None
         self.moved: Optional[int] = None
         self.exempt: Tuple[Extent, ...] = ()
         self.strange: Optional[Unknown] = None
+        # Before the first byte is read: what is written after it counts.
+        self.testimony = witness.testimony(reader.fd)
+        self.counted = witness.sectors_read(reader.fd)
 
     def outcome(self) -> Look:
         if self.reader.size <= 0:
@@ -629,8 +660,15 @@ class _Examination:
             self._find_records(found)
         except ReadError as error:
             return self._look(Unknown(_sentence(str(error)), error.offset))
+        if not found and self._proved_before():
+            return self._look(Blank())
+        if self.in_use and self.record is None and self.strange is None:
+            # The kernel uses it as this: it needs no other word for it.
+            used = judge_used(found)
+            if used is not None:
+                return self._look(used)
         try:
-            said = signs(self.path)
+            said = self._signs()
         except KrakenError as error:
             if error.trouble.kind == "program-missing":
                 raise
@@ -726,9 +764,45 @@ class _Examination:
         content = self._in_the_way(survey)
         return self._look(content or HalfMade(), fingerprint)
 
+    def _proved_before(self) -> bool:
+        """Whether it was proved blank, outside its record, and the kernel has
+        counted no write since but that of the record."""
+        if self.strange is not None or self.ours:
+            return False
+        if self.record is not None and self.record.given_up:
+            return False
+        seen = witness.recall(self.reader.fd, self.testimony)
+        return (
+            seen is not None
+            and seen.zeros is not None
+            and set(seen.zeros) <= set(self.exempt)
+            and (seen.full or not self.full)
+        )
+
+    def _signs(self) -> Signs:
+        """What the tools say, or have said of just these bytes."""
+        seen = witness.recall(self.reader.fd, self.testimony)
+        if seen is not None and isinstance(seen.said, Signs):
+            return seen.said
+        said = signs(self.path)
+        self._remember(said=said)
+        return said
+
+    def _remember(self, **found: Any) -> None:
+        """Keep what was found, if the kernel counts what is done to this disk:
+        it has counted our own reads."""
+        counted = witness.sectors_read(self.reader.fd) - self.counted
+        if self.testimony is None or self.counted < 0:
+            return
+        if counted * witness.SECTOR >= self.reader.bytes_read:
+            seen = witness.Seen(self.testimony, **found)
+            witness.remember(self.reader.fd, seen)
+
     def _proof(self) -> Look:
         survey, fingerprint = self._whole(self.exempt)
         content = self._in_the_way(survey)
+        if content is None:
+            self._remember(zeros=self.exempt, full=self.full)
         return self._look(content or Blank(), fingerprint if content else "")
 
     def _whole(self, exempt: Tuple[Extent, ...]) -> Tuple[_Survey, str]:

@@ -18,6 +18,7 @@ import fcntl
 import logging
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Optional, Sequence, Tuple, Type, Union
@@ -143,12 +144,15 @@ def create_array(
     """
     guard.check_request(members, records, uuid, level, name)
     with ExitStack() as stack:
-        for device, record in sorted(
-            zip(members, records), key=lambda pair: pair[0].path
-        ):
-            fd = stack.enter_context(guard.locked(paths, device))
+        # Locked one after another, always in this order; read side by side.
+        ordered = sorted(zip(members, records), key=lambda pair: pair[0].path)
+        locks = []
+        for device, _ in ordered:
+            locks.append(stack.enter_context(guard.locked(paths, device)))
             guard.check_unused(paths, device)
-            look = content.look(device.path, volume_id=device.volume_id)
+        with ThreadPoolExecutor(len(ordered), "kraken-member") as pool:
+            looks = list(pool.map(guard.look_at, [device for device, _ in ordered]))
+        for (device, record), fd, look in zip(ordered, locks, looks):
             guard.check_record(fd, device, record, MEMBER_PLACE)
             guard.check_blank(fd, device, look, device.volume_id in permitted, record)
             guard.check_exclusive(device)

@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from typing import Iterator, Optional, Sequence, Tuple, Union
 
-from cc_kraken import arrays, content, devices, directio, places
+from cc_kraken import arrays, content, devices, directio, places, witness
 from cc_kraken import record as records_module
 from cc_kraken.model import (
     Array,
@@ -500,6 +500,7 @@ def write_checked(
     """Write, flush, read back; the serial is read right before."""
     with mmap.mmap(-1, len(data)) as buffer:
         buffer[:] = data
+        before = witness.testimony(fd)
         check_serial(paths, device)
         done = os.pwritev(fd, [buffer], start)
     os.fsync(fd)
@@ -512,6 +513,8 @@ def write_checked(
                 "See the kernel's log; the volume may be failing.",
             )
         )
+    extent = Extent(start, start + len(data))
+    witness.note_write(fd, before, extent, erased=not any(data))
 
 
 # ------------------------------------------------------------------- troubles

@@ -126,9 +126,18 @@ class Observer:
             and (claim.trouble is None or claim.wanted.members > 1)
             and all(volume.id in world.devices for volume in claim.volumes)
         ]
+        in_use = {disk.name for disk in world.devices.values() if disk.mounted}
+        for one in arrays.scan(self.paths):
+            if one.mounted:
+                in_use.update(one.members)
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="kraken-look") as pool:
             jobs = {
-                volume.id: pool.submit(self._look_at, world.devices[volume.id], claim)
+                volume.id: pool.submit(
+                    self._look_at,
+                    world.devices[volume.id],
+                    claim,
+                    world.devices[volume.id].name in in_use,
+                )
                 for claim in there
                 for volume in claim.volumes
                 if claim.wanted.members > 1 or self._needs_look(world, claim)
@@ -136,27 +145,38 @@ class Observer:
             looks = {key: job.result() for key, job in jobs.items()}
         known = _with_uuids(arrays.scan(self.paths), looks, world.devices)
         world = replace(world, looks=looks, arrays=known)
-        array_looks: Dict[str, Look] = {}
+        running: Dict[str, Tuple[Array, Claim]] = {}
         heads: Dict[str, Content] = {}
         for claim in there:
             blocks = _superblocks(claim, looks)
             for uuid in {block.uuid for block in blocks.values()}:
                 array = world.array(uuid)
                 if array is not None and array.running:
-                    array_looks[uuid] = self._look_at_array(array, claim, looks)
+                    running[uuid] = array, claim
                 else:
                     head = self._head(uuid, blocks, world.devices)
                     if head is not None:
                         heads[uuid] = head
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="kraken-look") as pool:
+            jobs = {
+                uuid: pool.submit(self._look_at_array, array, claim, looks)
+                for uuid, (array, claim) in running.items()
+            }
+            array_looks = {uuid: job.result() for uuid, job in jobs.items()}
         return replace(world, array_looks=array_looks, heads=heads)
 
     def _needs_look(self, world: World, claim: Claim) -> bool:
         """A bare attachment of a volume that nobody asks to use is not read."""
         return claim.wanted.fs_type is not None
 
-    def _look_at(self, device: Device, claim: Claim) -> Look:
+    def _look_at(self, device: Device, claim: Claim, in_use: bool) -> Look:
         try:
-            look = content.look(device.path, volume_id=device.volume_id, full=self.full)
+            look = content.look(
+                device.path,
+                volume_id=device.volume_id,
+                full=self.full,
+                in_use=in_use,
+            )
             if look.record is not None and _unproved(
                 look.content, look.record, device.path
             ):
@@ -188,7 +208,7 @@ class Observer:
         self, array: Array, claim: Claim, looks: Mapping[str, Look]
     ) -> Look:
         try:
-            look = content.look(array.path, full=self.full)
+            look = content.look(array.path, full=self.full, in_use=bool(array.mounted))
             record = next(
                 (
                     looks[volume.id].record

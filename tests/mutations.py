@@ -26,6 +26,7 @@ PROPERTIES = "tests/unit/test_properties.py"
 WANTED = "tests/unit/test_wanted.py"
 CONTENT = "tests/loop/test_content.py"
 DESTROY = "tests/loop/test_destroy.py"
+WITNESS = "tests/loop/test_witness.py"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,27 @@ MUTATIONS = (
         "return [make, erase], made",
         "return [erase, make], made",
         PROPERTIES,
+    ),
+    change(
+        "a proof holds also after a write",
+        "witness",
+        "if seen is not None and now == seen.testimony else None",
+        "if seen is not None else None",
+        WITNESS,
+    ),
+    change(
+        "a proof holds also where the kernel does not see every write",
+        "witness",
+        "if not TRUSTED.fullmatch(os.path.basename(directory)):",
+        "if False:",
+        WITNESS,
+    ),
+    change(
+        "a write beside the record is taken for the record's",
+        "witness",
+        "!= seen.testimony:",
+        "!= seen.testimony and False:",
+        WITNESS,
     ),
     change(
         "what blkid and wipefs do not know counts as blank",

@@ -1,0 +1,154 @@
+"""Whether a disk is, byte for byte, what it was when it was looked at.
+
+The proof that a volume is blank reads 130 to 260 MiB, and each step that
+writes must know that it still holds.  What the proof has read need not be read
+again where the kernel testifies that nothing was written since before the
+first byte of it was read: it counts the sectors of every write, zeroing and
+discard that passes its block layer, of a whole disk with its partitions, and
+gives each disk that it meets a number of its own (``diskseq``).  What still
+waits in the page cache is flushed before the counters are read, so that it
+counts.
+
+This proves the same as reading again, and more than the samples of a second
+proof would: no byte can have changed anywhere.  It holds for NVMe disks and
+for arrays of them (whose members are counted, too), because an EBS volume that
+is attached here, and is no multi-attach volume, has no other writer.  Where a
+counter cannot be had or does not count (a loop device whose file somebody
+writes, a kernel before 5.15, ``queue/iostats`` switched off), there is no
+testimony, and everything is read again.  Not counted are commands past the
+block layer (``nvme io-passthru``).
+
+Sources: Documentation/block/stat.rst, Documentation/ABI/stable/sysfs-block
+(diskseq, inflight), block/blk-core.c (part_stat_add).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from dataclasses import dataclass, replace
+from typing import Dict, Optional, Tuple
+
+from cc_kraken.model import Extent
+
+SYS = "/sys"
+SECTOR = 512
+#: Kernel names of the disks whose every writer passes this kernel.
+TRUSTED = re.compile(r"nvme\d+n\d+|md[\w-]+")
+
+
+@dataclass(frozen=True)
+class Testimony:
+    """The kernel's counters of one disk: ``sequence`` is its number among all
+    disks of this boot; ``size``, ``written`` and ``discarded`` are sectors (an
+    enlarged volume has places that nobody has looked at); ``below`` are those
+    of an array's members."""
+
+    sequence: int
+    size: int
+    written: int
+    discarded: int
+    below: Tuple[Testimony, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at a disk has found, good as long as ``testimony`` is.
+
+    ``zeros``: it was proved blank but for these extents (None: it was not);
+    ``full``: every byte was read.  ``said``: what other programs said of it
+    (None: they were not asked).
+    """
+
+    testimony: Testimony
+    zeros: Optional[Tuple[Extent, ...]] = None
+    full: bool = False
+    said: Optional[object] = None
+
+
+_SEEN: Dict[int, Seen] = {}
+_LOCK = threading.Lock()
+
+
+def testimony(fd: int) -> Optional[Testimony]:
+    """The counters of the disk that ``fd`` is open on; None where they prove
+    nothing.  Flushes what the page cache holds of it."""
+    try:
+        os.fsync(fd)
+        number = os.fstat(fd).st_rdev
+        link = f"{SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
+        return _of(os.path.realpath(link))
+    except (IndexError, OSError, ValueError):
+        return None
+
+
+def sectors_read(fd: int) -> int:
+    """Sectors that the kernel has counted as read from this disk; -1 where it
+    does not say."""
+    try:
+        number = os.fstat(fd).st_rdev
+        link = f"{SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
+        return _numbers(link, "stat")[2]
+    except (IndexError, OSError, ValueError):
+        return -1
+
+
+def _of(directory: str) -> Optional[Testimony]:
+    if not TRUSTED.fullmatch(os.path.basename(directory)):
+        return None
+    below = []
+    for name in sorted(_names(os.path.join(directory, "slaves"))):
+        one = _of(os.path.realpath(os.path.join(directory, "slaves", name)))
+        if one is None:
+            return None
+        below.append(one)
+    (sequence,) = _numbers(directory, "diskseq")
+    (size,) = _numbers(directory, "size")
+    counts = _numbers(directory, "stat")
+    waiting = _numbers(directory, "inflight")[1]
+    if waiting or _numbers(directory, "queue/iostats") != (1,) or len(counts) < 15:
+        return None
+    return Testimony(sequence, size, counts[6], counts[13], tuple(below))
+
+
+def remember(fd: int, seen: Seen) -> None:
+    """Keep what was found, for :func:`recall`."""
+    with _LOCK:
+        _SEEN[os.fstat(fd).st_rdev] = seen
+
+
+def recall(fd: int, now: Optional[Testimony]) -> Optional[Seen]:
+    """What was found on this disk, if nothing was written to it since."""
+    with _LOCK:
+        seen = _SEEN.get(os.fstat(fd).st_rdev)
+    return seen if seen is not None and now == seen.testimony else None
+
+
+def note_write(
+    fd: int, before: Optional[Testimony], extent: Extent, *, erased: bool
+) -> None:
+    """A write of ours to ``extent``, which has been flushed: what was found
+    before it holds for the rest, if it is all that was written since
+    ``before``.  ``erased``: zeros, which show nothing new to anybody."""
+    seen, now = recall(fd, before), testimony(fd)
+    if seen is None or now is None:
+        return
+    length = extent.end - extent.start
+    if replace(now, written=now.written - length // SECTOR) != seen.testimony:
+        return
+    zeros = None if seen.zeros is None else (*seen.zeros, extent)
+    said = seen.said if erased else None
+    remember(fd, replace(seen, testimony=now, zeros=zeros, said=said))
+
+
+def _numbers(directory: str, name: str) -> Tuple[int, ...]:
+    with open(os.path.join(directory, name), encoding="ascii") as file:
+        return tuple(int(word) for word in file.read().split())
+
+
+def _names(directory: str) -> Tuple[str, ...]:
+    try:
+        return tuple(os.listdir(directory))
+    except FileNotFoundError:
+        return ()
