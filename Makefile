@@ -10,6 +10,7 @@
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
 #   make torture   100 power cuts (COUNT=, SEED=)
 #   make mutations breaks the guards one by one: which test sees it
+#   make bench     how long a boot waits, beside the floor (RUNS=, CASES=)
 #   make fleet     1,000 nodes that boot at once, simulated (NODES=)
 #   make clean     away with what was built (images stay in their cache)
 
@@ -37,7 +38,7 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel clean torture mutations fleet
+.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel clean torture mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
@@ -139,6 +140,12 @@ torture: $(READY) deb
 # Broken guards, and which test sees it.
 mutations: $(READY)
 	@exec $(PYTHON) -m tests.mutations
+
+# Module and floor on virtual machines; the tables go into docs/speed.md.
+RUNS = 3
+CASES = 1+3,1,8,24
+bench: $(READY) deb
+	@$(PYTHON) -m tests.bench --runs $(RUNS) --cases $(CASES) --docs
 
 NODES = 1000
 

@@ -1,0 +1,152 @@
+"""Measures, prints tables, writes JSON: ``make bench``.
+
+    python3 -m tests.bench [--runs N] [--cases 1+3,1,8,24] [--no-machine] [--docs]
+
+``--no-machine`` leaves the virtual machine out; ``--docs`` puts the tables,
+with the date, into docs/speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.bench import counts, loops, machine
+from tests.bench.table import Row, spread, table
+from tests.lab.image import missing
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "speed.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+HEADINGS = (
+    "",
+    "floor, s",
+    "module, s",
+    "ratio",
+    "floor, CPU s",
+    "module, CPU s",
+    "attaching, floor, s",
+    "attaching, module, s",
+)
+
+
+def rows(taken: Sequence[machine.Taken]) -> list[Row]:
+    found = []
+    for case, kind in dict.fromkeys((one.case, one.kind) for one in taken):
+        of = {
+            who: [
+                one
+                for one in taken
+                if (one.case, one.kind, one.who) == (case, kind, who)
+            ]
+            for who in ("floor", "module")
+        }
+        middle = {
+            who: statistics.median(one.seconds for one in some)
+            for who, some in of.items()
+        }
+        found.append(
+            (
+                f"{kind}, {case} volumes",
+                spread([one.seconds for one in of["floor"]]),
+                spread([one.seconds for one in of["module"]]),
+                f"{middle['module'] / middle['floor']:.2f}",
+                spread([one.cpu for one in of["floor"]]),
+                spread([one.cpu for one in of["module"]]),
+                spread([one.attaching for one in of["floor"]]),
+                spread([one.attaching for one in of["module"]]),
+            )
+        )
+    return found
+
+
+def phases(taken: Sequence[machine.Taken]) -> str:
+    """Where the module's time goes, by status.json."""
+    every = [one for one in taken if one.who == "module"]
+    names = list(dict.fromkeys(name for one in every for name in one.more["phases"]))
+    found = []
+    for case, kind in dict.fromkeys((one.case, one.kind) for one in every):
+        of = [one for one in every if (one.case, one.kind) == (case, kind)]
+        row = [f"{kind}, {case} volumes"]
+        for name in names:
+            seconds = [one.more["phases"].get(name, 0.0) for one in of]
+            row.append(f"{statistics.median(seconds):.2f}")
+        processes = statistics.median(one.more["processes"] for one in of)
+        stays = statistics.median(one.more["stays"] for one in of) / 1024
+        found.append((*row, f"{processes:.0f}", f"{stays:.0f}"))
+    return table(("", *names, "processes", "MiB after"), found)
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[1]:.0f} on {os.cpu_count()} processors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.bench")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cases", default=",".join(machine.CASES))
+    parser.add_argument("--no-machine", action="store_true")
+    parser.add_argument("--docs", action="store_true")
+    parser.add_argument("--json", default="build/bench.json")
+    given = parser.parse_args()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    date = datetime.date.today().isoformat()
+    counted = counts.measure(given.runs)
+    text = [
+        f"{date}, median of {given.runs} (minimum to maximum).",
+        table(counts.HEADINGS, [one.row() for one in counted]),
+    ]
+    say("\n\n".join(text))
+    cases = given.cases.split(",")
+    by_loops = loops.measure([one for one in cases if one.isdigit()], given.runs, say)
+    text += [
+        f"On this machine, with a load of {_load()}, on loop devices:",
+        table(HEADINGS, rows(by_loops)),
+    ]
+    say("\n\n".join(text[2:]))
+    result = {
+        "date": date,
+        "runs": given.runs,
+        "counts": [asdict(one) for one in counted],
+        "loops": [asdict(one) for one in by_loops],
+        "machine": [],
+    }
+    if not given.no_machine and missing():
+        say("no virtual machine: " + "; ".join(missing()))
+    elif not given.no_machine:
+        taken = machine.measure(cases, given.runs, say)
+        result["machine"] = [asdict(one) for one in taken]
+        text += [
+            "On a virtual machine without hardware virtualisation, with a load of "
+            f"{_load()}:",
+            table(HEADINGS, rows(taken)),
+            "The module's seconds by phase, its processes, and the memory that "
+            "stays in its process:",
+            phases(taken),
+        ]
+        say("\n\n".join(text[4:]))
+    path = ROOT / given.json
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    say(f"\n{given.json} is written.")
+    if given.docs:
+        page = DOCS.read_text()
+        head, _, rest = page.partition(BEGIN)
+        _, _, tail = rest.partition(END)
+        body = "\n\n".join(text)
+        DOCS.write_text(f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}")
+        say(f"{DOCS.relative_to(ROOT)} is written.")
+
+
+if __name__ == "__main__":
+    main()

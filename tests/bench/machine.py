@@ -1,0 +1,235 @@
+"""Wall time on a virtual machine: the module and the floor, by turns.
+
+One instance for all of it.  Between two runs everything is taken back: what is
+mounted, arrays, attachments, files; the volumes of a first boot are new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab.cloud import Cloud, Node, krkn
+from tests.lab.image import Progress
+
+HERE = Path(__file__).parent
+PREFIX, NODE_ID = "kafka", "0"
+ATTACH_SECONDS = 2.0
+TIME_LIMIT = 900
+
+
+@dataclass(frozen=True)
+class Set:
+    """A set of one kind: its name, volumes, level and filesystem."""
+
+    name: str
+    members: int = 1
+    level: int = 0
+    type: str = "ext4"
+
+    @property
+    def path(self) -> str:
+        return f"/krkn_{self.name}"
+
+
+def singles(number: int) -> tuple[Set, ...]:
+    return tuple(Set(f"s{index:02d}") for index in range(number))
+
+
+CASES: dict[str, tuple[Set, ...]] = {
+    "1+3": (Set("log"), Set("data", 3, 0, "xfs")),
+    "1": singles(1),
+    "8": singles(8),
+    "24": singles(24),
+}
+
+
+@dataclass
+class Taken:
+    """One run: seconds, CPU seconds of its processes, seconds from the first
+    AttachVolume to the last as EC2 saw them; ``more``: what else it told."""
+
+    case: str
+    kind: str
+    who: str
+    seconds: float
+    cpu: float
+    attaching: float
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+def late(do: Any) -> Any:
+    """What EC2 does to a machine, ``ATTACH_SECONDS`` later."""
+
+    def hook(*given: Any) -> None:
+        time.sleep(ATTACH_SECONDS)
+        do(*given)
+
+    return hook
+
+
+class Bench:
+    """An instance that is brought up again and again."""
+
+    def __init__(self, cloud: Cloud, log: Progress) -> None:
+        self.cloud = cloud
+        self.log = log
+        # Without cloud-init's own stages: what is measured is the module.
+        self.node: Node = cloud.launch(
+            krkn(prefix=PREFIX, node_id=NODE_ID),
+            kernel_options=["cloud-init=disabled"],
+        )
+        self.node.wait_reachable(TIME_LIMIT)
+        self.node.run(
+            "systemctl stop networking; cd /sys/class/net; for i in e*; do "
+            "ip link set $i up; ip address add 169.254.0.15/16 dev $i; done; "
+            "systemctl is-system-running --wait",
+            TIME_LIMIT,
+        )
+        self.node.write_file("/root/floor.sh", (HERE / "floor.sh").read_text())
+        self.node.write_file("/root/inside.py", (HERE / "inside.py").read_text())
+        # The unit would look at all of it once more, beside the next run.
+        self.node.write_file(
+            "/run/systemd/system/cc-kraken.service.d/bench.conf",
+            "[Service]\nExecStart=\nExecStart=/bin/true\n",
+        )
+        self.node.run(["systemctl", "daemon-reload"], check=True)
+
+    # ---- volumes
+
+    def make(self, sets: Sequence[Set]) -> dict[str, list[str]]:
+        """New, blank volumes, by set."""
+        made = {}
+        for one in sets:
+            tags = krkn(
+                prefix=PREFIX,
+                node_id=NODE_ID,
+                volume_name=one.name,
+                volume_size=one.members,
+                raid_level=one.level,
+                fs_type=one.type,
+                mount_path=one.path,
+            )
+            made[one.name] = sorted(self.cloud.volumes(one.members, 1, tags))
+        return made
+
+    def clean(self, sets: Sequence[Set], volumes: dict[str, list[str]]) -> None:
+        """The instance without these volumes, as if it had never had them."""
+        paths = " ".join(one.path for one in sets)
+        self.node.run(
+            f"for p in {paths}; do umount $p; rmdir $p; done; "
+            "for m in /dev/md?*; do [ -b $m ] && mdadm --stop $m; done; "
+            "sed -i /X-kraken/d /etc/fstab; "
+            "rm -rf /etc/mdadm/mdadm.conf.d /var/lib/cc-kraken /run/cc-kraken; "
+            "systemctl stop cc-kraken.service; systemctl daemon-reload; "
+            "udevadm settle; sync",
+            TIME_LIMIT,
+        )
+        every = [volume for some in volumes.values() for volume in some]
+        for volume in every:
+            self.node.detach(volume)
+        self.node.wait_released(*every, timeout=TIME_LIMIT)
+
+    def drop(self, volumes: dict[str, list[str]]) -> None:
+        for some in volumes.values():
+            for volume in some:
+                self.cloud.ec2.delete_volume(volume)
+                self.cloud.backing(volume).unlink()
+
+    # ---- runs
+
+    def floor(
+        self, how: str, sets: Sequence[Set], volumes: dict[str, list[str]]
+    ) -> tuple[float, float, dict[str, Any]]:
+        names = iter(f"xvdb{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")
+        words = [
+            f"{one.name}:{one.level}:{one.type}:{one.path}:"
+            + ",".join(f"{next(names)}={volume}" for volume in volumes[one.name])
+            for one in sets
+        ]
+        done = self.node.run(
+            ["bash", "/root/floor.sh", how, self.node.id, *words], TIME_LIMIT, True
+        )
+        seconds, cpu = done.out.split()[-2:]
+        return float(seconds), float(cpu), {}
+
+    def module(self) -> tuple[float, float, dict[str, Any]]:
+        ec2 = self.cloud.ec2
+        placement = {"availability-zone": ec2.zones[0]}
+        tags = {"instance": krkn(prefix=PREFIX, node_id=NODE_ID)}
+        facts = {
+            "cfg": {
+                "kraken": self.cloud.section({"boot_wait": TIME_LIMIT}),
+                "cloud_final_modules": [["kraken", "always"]],
+            },
+            "source": {
+                "cloud_name": "aws",
+                "metadata": {
+                    "instance-id": self.node.id,
+                    "placement": placement,
+                    "tags": tags,
+                },
+                "identity": {},
+                "region": ec2.region,
+            },
+        }
+        self.node.write_file("/root/facts.json", json.dumps(facts))
+        done = self.node.run(
+            ["python3", "/root/inside.py", "/root/facts.json"], TIME_LIMIT, True
+        )
+        told = json.loads(done.out.splitlines()[-1])
+        status = json.loads(self.node.read_file("/run/cc-kraken/status.json"))
+        told["phases"] = {phase["name"]: phase["seconds"] for phase in status["phases"]}
+        told["processes"] = status["processes"]
+        cpu = told.pop("own_cpu"), told.pop("children_cpu")
+        told["cpu_children"] = cpu[1]
+        return told.pop("seconds"), sum(cpu), told
+
+    def take(
+        self, case: str, kind: str, who: str, volumes: dict[str, list[str]]
+    ) -> Taken:
+        sets = CASES[case]
+        mark = self.cloud.ec2.calls.mark()
+        if who == "floor":
+            how = "make" if kind == "first boot" else "take"
+            seconds, cpu, more = self.floor(how, sets, volumes)
+        else:
+            seconds, cpu, more = self.module()
+        mounted = self.node.run(["findmnt", "-rno", "TARGET"], check=True).out.split()
+        absent = {one.path for one in sets} - set(mounted)
+        if absent:
+            log = self.node.run("cat /run/floor.log /run/cc-kraken/status.json").out
+            raise RuntimeError(f"{who}: {absent} not mounted: {more} {log}")
+        moments = [
+            call.time
+            for call in self.cloud.ec2.calls.since(mark)
+            if call.action == "AttachVolume"
+        ]
+        taken = Taken(case, kind, who, seconds, cpu, max(moments) - min(moments), more)
+        self.log(f"{case} {kind}, {who}: {seconds:.2f} s, CPU {cpu:.2f} s {more or ''}")
+        return taken
+
+
+def measure(cases: Sequence[str], runs: int, log: Progress) -> list[Taken]:
+    """Every case, ``runs`` times; floor and module by turns, each on volumes
+    of its own that are then given to the next instance."""
+    found: list[Taken] = []
+    with Cloud(log=log, attach_seconds=ATTACH_SECONDS, detach_seconds=0.1) as cloud:
+        # The disk, too, takes that long to show itself.
+        cloud.ec2.on_attach = late(cloud.ec2.on_attach)
+        bench = Bench(cloud, log)
+        for case in cases:
+            for _ in range(runs):
+                for who in ("floor", "module"):
+                    volumes = bench.make(CASES[case])
+                    for kind in ("first boot", "replaced"):
+                        found.append(bench.take(case, kind, who, volumes))
+                        begun = time.monotonic()
+                        bench.clean(CASES[case], volumes)
+                        log(f"taken back in {time.monotonic() - begun:.0f} s")
+                    bench.drop(volumes)
+    return found
