@@ -394,7 +394,8 @@ def make_filesystem(
             guard.check_serial(paths, device)
         finished = command.run(argv, timeout=None)
         command.check(finished, f"making {type} on {target.path}")
-        os.fsync(fd)
+        with guard.io_errors(target):
+            os.fsync(fd)
         _verify_filesystem(target, members, records, type, uuid)
 
 

@@ -204,9 +204,27 @@ def opened_node(target: Union[Device, Array], flags: int) -> Iterator[int]:
             raise cannot_open(target, error) from error
     try:
         check_node(fd, target)
-        yield fd
+        with io_errors(target):
+            yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def io_errors(target: Union[Device, Array]) -> Iterator[None]:
+    """An error of the kernel in here is the device's, and no fault of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise KrakenError(
+            Trouble(
+                "write-failed",
+                f"{title(target)}: {error.strerror or error}",
+                "a device that can be read and written",
+                "See the kernel's log, and the state of the volume in EC2; it may "
+                "be failing, or detached. Run again.",
+            )
+        ) from error
 
 
 def check_node(fd: int, target: Union[Device, Array]) -> None:
@@ -220,10 +238,11 @@ def check_node(fd: int, target: Union[Device, Array]) -> None:
 def check_identity(paths: Paths, device: Device, fd: int) -> None:
     """Node, size, writability and serial are those of ``device``."""
     check_node(fd, device)
-    (size,) = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))
+    with io_errors(device):
+        (size,) = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))
+        (read_only,) = struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))
     if size != device.size:
         raise changed(device, f"has {size} bytes", f"{device.size} bytes")
-    (read_only,) = struct.unpack("i", fcntl.ioctl(fd, _BLKROGET, bytes(4)))
     if read_only:
         raise KrakenError(
             Trouble(
@@ -337,7 +356,8 @@ def check_array_unused(paths: Paths, array: Array, members: Sequence[Device]) ->
 
 
 def check_record(fd: int, device: Device, record: Record, place: int) -> None:
-    present = directio.read(fd, place, BLOCK)
+    with io_errors(device):
+        present = directio.read(fd, place, BLOCK)
     if present != encode(record):
         raise refused_record(device, tell_block(present), "its own intent record")
 
@@ -361,7 +381,9 @@ def check_blank(
             if record is not None
             else ()
         )
-        if directio.first_byte(fd, places.places(device.size), own) is None:
+        with io_errors(device):
+            stray = directio.first_byte(fd, places.places(device.size), own)
+        if stray is None:
             return
     raise refused_content(device, look.content, "zeros")
 

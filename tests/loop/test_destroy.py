@@ -16,7 +16,7 @@ import subprocess
 import uuid as uuids
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from cc_kraken.model import (
     Unknown,
 )
 from cc_kraken.paths import Paths
-from tests import crafted
+from tests import conftest, crafted
 from tests.conftest import umount
 from tests.loop.test_record_place import member_head
 
@@ -405,6 +405,69 @@ def test_held_without_a_trace_in_sysfs(
         os.close(fd)
     assert caught.value.trouble.kind == "device-in-use"
     assert disk.digest() == before
+
+
+@pytest.mark.parametrize("name", ["write_record", "write_record of a member", "wipe"])
+def test_a_disk_that_takes_no_write(name: str, tmp_path: Path) -> None:
+    """The file behind it is on a filesystem that is full: no write to a new
+    place succeeds.  An I/O error is no fault of ours, and no silence."""
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", full], check=True)
+    with ExitStack() as stack:
+        stack.callback(umount, full)
+
+        def plug(*, path: Path) -> str:
+            device = conftest.attach(path)
+            stack.callback(subprocess.run, ["losetup", "--detach", device], check=True)
+            return device
+
+        disk = Machine(full, plug).disk()
+        prepare, _ = READY[name]
+        prepare(disk)
+        seen = fingerprint(disk)
+        with open(full / "ballast", "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        before = disk.digest()
+        intent = disk.intent(given_up=seen[: wiping.DIGITS])
+        with pytest.raises(KrakenError) as caught:
+            if name == "wipe":
+                destroy.wipe(disk.machine.paths, disk.device, seen, intent)
+            else:
+                READY[name][1](disk)
+        assert caught.value.trouble.kind == "write-failed"
+        assert disk.path in str(caught.value)
+        assert disk.digest() == before
+
+
+@pytest.mark.parametrize("name", ["write_record", "erase_record"])
+def test_a_disk_that_loses_writes(
+    name: str, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is read back."""
+    prepare, act = READY[name]
+    prepare(disk)
+    before = disk.digest()
+    monkeypatch.setattr(os, "pwritev", lambda fd, buffers, at: len(buffers[0]))
+    with pytest.raises(KrakenError) as caught:
+        act(disk)
+    assert caught.value.trouble.kind == "write-failed"
+    assert disk.digest() == before
+
+
+@pytest.mark.parametrize("name", sorted(READY))
+def test_a_disk_that_cannot_be_read(name: str, machine: Machine) -> None:
+    """What lies behind its first half is not there any more."""
+    disk = machine.disk()
+    prepare, act = READY[name]
+    prepare(disk)
+    os.truncate(disk.file, disk.device.size // 2)
+    before = [one.digest() for one in machine.disks]
+    with pytest.raises(KrakenError) as caught:
+        act(disk)
+    assert disk.path in str(caught.value)
+    assert [one.digest() for one in machine.disks] == before
 
 
 def test_swap(machine: Machine) -> None:
@@ -985,6 +1048,98 @@ def test_no_record_where_a_member_has_no_room(offset: int, disk: Disk) -> None:
 def test_no_record_on_a_member_of_another_array(disk: Disk) -> None:
     foreign_superblock(disk)
     refused(disk, "content-refused", READY["write_record of a member"][1])
+
+
+class HalfArray:
+    """What udev put together of the members of a creation that was cut off: a
+    loop device stands for the array, with md's entries in sysfs."""
+
+    def __init__(self, machine: Machine, state: str) -> None:
+        self.disks = [machine.disk(), machine.disk()]
+        self.records = [array_intent(disk, *self.disks) for disk in self.disks]
+        for disk, intent in zip(self.disks, self.records):
+            half_member(disk, intent)
+        self.array = machine.disk()
+        shutil.rmtree(self.array.sysfs / "device")
+        for name, text in (
+            ("array_state", state),
+            ("uuid", ARRAY),
+            ("raid_disks", "2"),
+            *((f"dev-{disk.name}/slot", "0") for disk in self.disks),
+        ):
+            self.array.write(f"md/{name}", text)
+        for disk in self.disks:
+            (disk.sysfs / "holders" / self.array.name).mkdir()
+
+    def stop(self) -> str:
+        """The kind of the refusal; "command-failed" is mdadm's own word, who
+        finds no array: nothing held it back."""
+        array = Array(
+            self.array.name,
+            self.array.path,
+            self.array.devno,
+            ARRAY,
+            "raid1",
+            2,
+            tuple(disk.name for disk in self.disks),
+            "inactive",
+        )
+        members = [disk.device for disk in self.disks]
+        paths = self.array.machine.paths
+        with pytest.raises(KrakenError) as caught:
+            destroy.stop_array(paths, array, members, self.records)
+        return caught.value.trouble.kind
+
+
+STOPPED: dict[str, tuple[str, Callable[[HalfArray], object], str]] = {
+    "inactive": ("inactive", lambda half: None, "command-failed"),
+    "running, blank": ("clean", lambda half: None, "command-failed"),
+    "running, with data": (
+        "clean",
+        lambda half: half.array.put(8 * MIB, b"data"),
+        "content-refused",
+    ),
+    "running, with a filesystem": (
+        "clean",
+        lambda half: subprocess.run(["mkfs.ext4", "-q", half.array.path], check=True),
+        "content-refused",
+    ),
+    "data on a member": (
+        "inactive",
+        lambda half: half.disks[1].put(8 * MIB, b"data"),
+        "content-refused",
+    ),
+    "no record on a member": (
+        "inactive",
+        lambda half: half.disks[1].put(MEMBER, bytes(4096)),
+        "record-refused",
+    ),
+    "another serial": (
+        "inactive",
+        lambda half: wrong_serial(half.disks[1]),
+        "device-changed",
+    ),
+    "somebody else's disk in it": (
+        "inactive",
+        lambda half: half.array.write("md/dev-sdz/slot", "1"),
+        "array-changed",
+    ),
+    "renumbered": (
+        "inactive",
+        lambda half: half.array.write("dev", "9:99"),
+        "array-changed",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_stop_array(name: str, machine: Machine) -> None:
+    state, prepare, kind = STOPPED[name]
+    half = HalfArray(machine, state)
+    prepare(half)
+    before = [disk.digest() for disk in machine.disks]
+    assert half.stop() == kind
+    assert [disk.digest() for disk in machine.disks] == before
 
 
 # ------------------------------------------------------------------ overwrite
