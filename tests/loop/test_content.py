@@ -153,132 +153,140 @@ def _zeroed(offset: int, length: int) -> Prepare:
     return _parts((offset, bytes(length)))
 
 
-EXT4 = _command("mkfs.ext4", "-q", "-U", UUID, "-L", "data", "DEV")
-XFS = _command("mkfs.xfs", "-q", "-m", f"uuid={UUID}", "-L", "data", "DEV")
-BTRFS = _command("mkfs.btrfs", "-q", "-U", UUID, "-L", "data", "DEV")
+def _made(kind: str, uuid: str) -> Prepare:
+    named = {"xfs": ("-m", f"uuid={uuid}")}.get(kind, ("-U", uuid))
+    return _command(f"mkfs.{kind}", "-q", *named, "-L", "data", "DEV")
 
-MATRIX: dict[str, tuple[Prepare, str]] = {
-    # what is there: (how it is made, what is said of it)
-    "zeros": (_parts(), "blank"),
-    "random bytes in the first 4 KiB": (
-        _noise(0, 4096),
-        "unknown at 0: Data without a known signature",
-    ),
-    "random bytes from 8 MiB": (
-        _noise(8 * MIB, 4 * MIB),
-        f"unknown at {8 * MIB}: Data without a known signature",
-    ),
-    "the last byte": (
-        _parts((SIZE - 1, b"\1")),
-        f"unknown at {SIZE - 1}: Data without a known signature",
-    ),
-    "ext4": (EXT4, "ext4"),
-    "xfs": (XFS, "xfs"),
-    "btrfs": (BTRFS, "btrfs"),
-    "ext3": (_command("mkfs.ext3", "-q", "DEV"), "ext3"),
-    "ext4, primary superblock zeroed": (
-        _both(EXT4, _zeroed(1024, 1024)),
-        "unknown at 4096: Data without a known signature",
-    ),
-    "ext4, first 16 MiB zeroed": (
-        _both(EXT4, _zeroed(0, 16 * MIB)),
-        "unknown: Data without a known signature",
-    ),
-    "xfs, first 16 MiB zeroed": (
-        _both(XFS, _zeroed(0, 16 * MIB)),
-        "unknown: Data without a known signature",
-    ),
-    "btrfs, first 16 MiB zeroed": (
-        _both(BTRFS, _zeroed(0, 16 * MIB)),
-        "unknown: Data without a known signature",
-    ),
-    "ext4, superblock damaged": (
-        _both(EXT4, _parts((1024 + 0x200, b"\xff"))),
-        "unknown at 1024: An ext4 superblock with a wrong checksum",
-    ),
-    "xfs, half made": (
-        _both(XFS, _parts((126, b"\1"))),
-        "unknown at 0: Xfs half made",
-    ),
-    "btrfs, superblock damaged": (
-        _both(BTRFS, _parts((65536 + 300, b"\xff"))),
-        "unknown at 65536: A btrfs superblock with a wrong checksum",
-    ),
-    "swap": (_command("mkswap", "DEV"), "swap"),
-    "LVM physical volume": (_parts(crafted.lvm(SIZE)), "LVM2_member"),
-    "LUKS 1": (_parts(crafted.luks(1)), "crypto_LUKS"),
-    "LUKS 2": (_parts(crafted.luks(2)), "crypto_LUKS"),
-    "GPT": (_parts(*crafted.gpt(SIZE)), "gpt"),
-    "MBR": (_parts(crafted.mbr()), "dos"),
-    "MBR, empty": (_parts(crafted.mbr(empty=True)), "dos"),
-    "zfs": (_parts(*crafted.zfs()), "zfs_member"),
-    "bcache": (_parts(crafted.bcache()), "bcache"),
-    "md 1.2": (_parts(crafted.md1(SIZE)), "linux_raid_member"),
-    "md 1.1": (_parts(crafted.md1(SIZE, minor=1)), "linux_raid_member"),
-    "md 1.0": (_parts(crafted.md1(SIZE, minor=0)), "linux_raid_member"),
-    "md 0.90": (_parts(crafted.md090(SIZE)), "linux_raid_member"),
-    "md 1.2, wrong checksum": (
-        _parts(crafted.md1(SIZE, wrong=True)),
-        "unknown at 4096: An md superblock with a wrong checksum",
-    ),
-    "md 0.90, wrong checksum": (
-        _parts(crafted.md090(SIZE, wrong=True)),
-        "unknown: An md superblock (0.90) with a wrong checksum",
-    ),
-    "md 1.2 and 1.0": (
-        _parts(crafted.md1(SIZE), crafted.md1(SIZE, minor=0)),
-        "unknown at 4096: More than one md superblock",
-    ),
-    "md 1.2 over an old ext4": (
-        _both(
-            _command("mkfs.ext4", "-q", "-b", "4096", "DEV"),
-            _parts(crafted.md1(SIZE)),
+
+def matrix(size: int, uuid: str) -> dict[str, tuple[Prepare, str]]:
+    """What is there on a device of ``size`` bytes, by name: how it is made, and
+    what is said of it.  A filesystem has this ``uuid``."""
+    ext4, xfs, btrfs = (_made(kind, uuid) for kind in ("ext4", "xfs", "btrfs"))
+    return {
+        "zeros": (_parts(), "blank"),
+        "random bytes in the first 4 KiB": (
+            _noise(0, 4096),
+            "unknown at 0: Data without a known signature",
         ),
-        "linux_raid_member",
-    ),
-    "md 1.2 over an old btrfs": (
-        _both(BTRFS, _parts(crafted.md1(SIZE))),
-        "linux_raid_member",
-    ),
-    "md 1.2 inside an ext4 with blocks of 1 KiB": (
-        _both(
-            _command("mkfs.ext4", "-q", "-b", "1024", "DEV"),
-            _parts(crafted.md1(SIZE)),
+        "random bytes from 8 MiB": (
+            _noise(8 * MIB, 4 * MIB),
+            f"unknown at {8 * MIB}: Data without a known signature",
         ),
-        "unknown at 1080: An md member that also carries a signature of ext4",
-    ),
-    "md 1.2 and a partition table": (
-        _parts(crafted.md1(SIZE), crafted.mbr()),
-        "unknown at 510: An md member that also carries a signature of dos",
-    ),
-    "mirror with md 1.0 behind its ext4": (
-        _both(
-            _command("mkfs.ext4", "-q", "DEV", f"{(SIZE - 4 * MIB) // 1024}k"),
-            _parts(crafted.md1(SIZE, minor=0)),
+        "the last byte": (
+            _parts((size - 1, b"\1")),
+            f"unknown at {size - 1}: Data without a known signature",
         ),
-        "linux_raid_member",
-    ),
-    "md 1.2 of a larger device": (
-        _parts((4096, crafted.md1(2 * SIZE)[1])),
-        "unknown at 4096: An md superblock",
-    ),
-    "ext4 and xfs": (
-        _both(XFS, lambda disk: disk.write(1024, _ext4_superblock(disk))),
-        "unknown at 0: More than one signature: ext4 and xfs",
-    ),
-    "ext4 and a partition table": (
-        _both(EXT4, _parts(crafted.mbr())),
-        "unknown at 510: More than one signature: dos and ext4",
-    ),
-    "swap and LVM": (
-        _both(_command("mkswap", "DEV"), _parts(crafted.lvm(SIZE))),
-        "unknown at 536: More than one signature: LVM2_member and swap",
-    ),
-    "ext4 of a larger device": (
-        lambda disk: disk.write(1024, _ext4_superblock(disk, 2 * SIZE)),
-        "unknown at 1024: An ext4 superblock of",
-    ),
-}
+        "ext4": (ext4, "ext4"),
+        "xfs": (xfs, "xfs"),
+        "btrfs": (btrfs, "btrfs"),
+        "ext3": (_command("mkfs.ext3", "-q", "DEV"), "ext3"),
+        "ext4, primary superblock zeroed": (
+            _both(ext4, _zeroed(1024, 1024)),
+            "unknown at 4096: Data without a known signature",
+        ),
+        "ext4, first 16 MiB zeroed": (
+            _both(ext4, _zeroed(0, 16 * MIB)),
+            "unknown: Data without a known signature",
+        ),
+        "xfs, first 16 MiB zeroed": (
+            _both(xfs, _zeroed(0, 16 * MIB)),
+            "unknown: Data without a known signature",
+        ),
+        "btrfs, first 16 MiB zeroed": (
+            _both(btrfs, _zeroed(0, 16 * MIB)),
+            "unknown: Data without a known signature",
+        ),
+        "ext4, superblock damaged": (
+            _both(ext4, _parts((1024 + 0x200, b"\xff"))),
+            "unknown at 1024: An ext4 superblock with a wrong checksum",
+        ),
+        "xfs, half made": (
+            _both(xfs, _parts((126, b"\1"))),
+            "unknown at 0: Xfs half made",
+        ),
+        "btrfs, superblock damaged": (
+            _both(btrfs, _parts((65536 + 300, b"\xff"))),
+            "unknown at 65536: A btrfs superblock with a wrong checksum",
+        ),
+        "swap": (_command("mkswap", "DEV"), "swap"),
+        "LVM physical volume": (_parts(crafted.lvm(size)), "LVM2_member"),
+        "LUKS 1": (_parts(crafted.luks(1)), "crypto_LUKS"),
+        "LUKS 2": (_parts(crafted.luks(2)), "crypto_LUKS"),
+        "GPT": (_parts(*crafted.gpt(size)), "gpt"),
+        "MBR": (_parts(crafted.mbr()), "dos"),
+        "MBR, empty": (_parts(crafted.mbr(empty=True)), "dos"),
+        "zfs": (_parts(*crafted.zfs()), "zfs_member"),
+        "bcache": (_parts(crafted.bcache()), "bcache"),
+        "md 1.2": (_parts(crafted.md1(size)), "linux_raid_member"),
+        "md 1.1": (_parts(crafted.md1(size, minor=1)), "linux_raid_member"),
+        "md 1.0": (_parts(crafted.md1(size, minor=0)), "linux_raid_member"),
+        "md 0.90": (_parts(crafted.md090(size)), "linux_raid_member"),
+        "md 1.2, wrong checksum": (
+            _parts(crafted.md1(size, wrong=True)),
+            "unknown at 4096: An md superblock with a wrong checksum",
+        ),
+        "md 0.90, wrong checksum": (
+            _parts(crafted.md090(size, wrong=True)),
+            "unknown: An md superblock (0.90) with a wrong checksum",
+        ),
+        "md 1.2 and 1.0": (
+            _parts(crafted.md1(size), crafted.md1(size, minor=0)),
+            "unknown at 4096: More than one md superblock",
+        ),
+        "md 1.2 over an old ext4": (
+            _both(
+                _command("mkfs.ext4", "-q", "-b", "4096", "DEV"),
+                _parts(crafted.md1(size)),
+            ),
+            "linux_raid_member",
+        ),
+        "md 1.2 over an old btrfs": (
+            _both(btrfs, _parts(crafted.md1(size))),
+            "linux_raid_member",
+        ),
+        "md 1.2 inside an ext4 with blocks of 1 KiB": (
+            _both(
+                _command("mkfs.ext4", "-q", "-b", "1024", "DEV"),
+                _parts(crafted.md1(size)),
+            ),
+            "unknown at 1080: An md member that also carries a signature of ext4",
+        ),
+        "md 1.2 and a partition table": (
+            _parts(crafted.md1(size), crafted.mbr()),
+            "unknown at 510: An md member that also carries a signature of dos",
+        ),
+        "mirror with md 1.0 behind its ext4": (
+            _both(
+                _command("mkfs.ext4", "-q", "DEV", f"{(size - 4 * MIB) // 1024}k"),
+                _parts(crafted.md1(size, minor=0)),
+            ),
+            "linux_raid_member",
+        ),
+        "md 1.2 of a larger device": (
+            _parts((4096, crafted.md1(2 * size)[1])),
+            "unknown at 4096: An md superblock",
+        ),
+        "ext4 and xfs": (
+            _both(xfs, lambda disk: disk.write(1024, _ext4_superblock(disk, size))),
+            "unknown at 0: More than one signature: ext4 and xfs",
+        ),
+        "ext4 and a partition table": (
+            _both(ext4, _parts(crafted.mbr())),
+            "unknown at 510: More than one signature: dos and ext4",
+        ),
+        "swap and LVM": (
+            _both(_command("mkswap", "DEV"), _parts(crafted.lvm(size))),
+            "unknown at 536: More than one signature: LVM2_member and swap",
+        ),
+        "ext4 of a larger device": (
+            lambda disk: disk.write(1024, _ext4_superblock(disk, 2 * size)),
+            "unknown at 1024: An ext4 superblock of",
+        ),
+    }
+
+
+EXT4, XFS, BTRFS = (_made(kind, UUID) for kind in ("ext4", "xfs", "btrfs"))
+MATRIX = matrix(SIZE, UUID)
 
 
 @pytest.mark.parametrize("what", MATRIX)

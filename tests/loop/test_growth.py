@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cc_kraken import content, grow, growth, layout, mkfs, mounts
-from cc_kraken.model import Known
+from cc_kraken import (
+    arrays,
+    content,
+    devices,
+    grow,
+    growth,
+    layout,
+    mkfs,
+    mounts,
+    record,
+)
+from cc_kraken.model import Device, Known, KrakenError
 from cc_kraken.paths import Paths
 from tests.conftest import umount
-from tests.loop.test_run import GIB, Machine, machine, states
+from tests.loop.test_destroy import HalfArray, MakeDevice
+from tests.loop.test_destroy import Machine as Disks
+from tests.loop.test_run import GIB, Machine, intent, machine, put, states
 
 __all__ = ["machine"]  # a fixture
 
@@ -208,3 +222,71 @@ def test_what_mkfs_leaves_is_no_reason_to_grow(
             finally:
                 umount(where)
             assert 0 <= left < growth.LEAST, (number, options, left)
+
+
+# ------------------------------------------------------------- what is refused
+
+
+def refusal(do: Callable[[], object]) -> str:
+    with pytest.raises(KrakenError) as caught:
+        do()
+    return caught.value.trouble.kind
+
+
+def device_of(machine: Machine, volume: str) -> Device:
+    return devices.scan(machine.paths).by_volume[volume]
+
+
+def test_a_volume_with_an_intent_record_is_not_grown(machine: Machine) -> None:
+    """What was begun on it is somebody's to end first."""
+    volume = machine.volume("data", FsType="xfs")
+    machine.run()
+    enlarge(machine, volume, 2)
+    device, path = device_of(machine, volume), machine.path("data")
+    text = record.encode(intent(volume, "xfs"))
+    put(machine, volume, record.single_place(device.size), text)
+    before = size(path, device.path)
+
+    def act() -> None:
+        grow.filesystem(machine.paths, device, (device,), path, "xfs")
+
+    assert refusal(act) == "grow-refused"
+    assert size(path, device.path) == before
+
+
+def test_another_device_is_mounted_there(machine: Machine) -> None:
+    volume, other = machine.volume("data", FsType="xfs"), machine.volume("other")
+    machine.run()
+    enlarge(machine, volume, 2)
+    path, node = machine.path("data"), machine.disk(volume)
+    device, before = device_of(machine, other), size(path, node)
+
+    def act() -> None:
+        grow.filesystem(machine.paths, device, (device,), path, "xfs")
+
+    assert refusal(act) == "mount-differs"
+    assert size(path, node) == before
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ({}, "command-failed"),  # mdadm's word, who finds no array
+        ({"degraded": 1}, "grow-refused"),
+        ({"action": "resync"}, "grow-refused"),
+        ({"state": "readonly"}, "grow-refused"),
+    ],
+)
+def test_an_array_that_is_not_whole_is_not_grown(
+    what: dict[str, Any], kind: str, tmp_path: Path, loop_device: MakeDevice
+) -> None:
+    half = HalfArray(Disks(tmp_path, loop_device), "clean")
+    paths = half.array.machine.paths
+    (array,) = arrays.scan(paths)
+    array = replace(array, **{"action": "idle", "path": half.array.path, **what})
+    members = [disk.device for disk in half.disks]
+    for disk in half.disks:
+        disk.put(record.MEMBER_PLACE, bytes(4096))
+    before = [disk.digest() for disk in half.disks]
+    assert refusal(lambda: grow.array(paths, array, members, 2 * GIB)) == kind
+    assert [disk.digest() for disk in half.disks] == before
