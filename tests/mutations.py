@@ -27,6 +27,9 @@ WANTED = "tests/unit/test_wanted.py"
 CONTENT = "tests/loop/test_content.py"
 DESTROY = "tests/loop/test_destroy.py"
 WITNESS = "tests/loop/test_witness.py"
+GROWTH = "tests/loop/test_growth.py"
+RUN = "tests/loop/test_run.py"
+WIPING = "tests/unit/test_wiping.py"
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ MUTATIONS = (
                 '    """\n\n    phase: ClassVar[str] = ASSEMBLE',
                 'Late."""\n\n    phase: ClassVar[str] = MKFS',
             ),
-            ("decision", "return [write, make, erase], made\n        if isinstance("
-             "content, Known) and", "return [make, write, erase], made\n        if "
+            ("formatting", "return [write, make, erase], made\n        elif isinstance("
+             "content, Known) and", "return [make, write, erase], made\n        elif "
              "isinstance(content, Known) and"),
         ),
         (PROPERTIES,),
@@ -164,7 +167,7 @@ MUTATIONS = (
     change(
         "the wipe does not compare the fingerprint again",
         "destroy",
-        "if look.fingerprint != fingerprint:",
+        "if begun is None and look.fingerprint != fingerprint:",
         "if False:",
         DESTROY,
     ),
@@ -185,10 +188,9 @@ MUTATIONS = (
     ),
     change(
         "a filesystem is mounted with its intent record",
-        "decision",
-        "        if present:\n            return self._filesystem_of_record",
-        "        if not isinstance(content, Known) and present:\n"
-        "            return self._filesystem_of_record",
+        "formatting",
+        "        if present:\n            try:",
+        "        if not isinstance(content, Known) and present:\n            try:",
         DECISION,
         PROPERTIES,
     ),
@@ -261,6 +263,122 @@ MUTATIONS = (
         DECISION,
         PROPERTIES,
     ),
+    # ---- overwrite, part by part
+    change(
+        "an overwrite wipes the beginning before the end",
+        "wiping",
+        "out = [tuple(pieces[-2:]), (pieces[0],)]",
+        "out = [(pieces[0],), tuple(pieces[-2:])]",
+        WIPING,
+    ),
+    change(
+        "what somebody wrote into a half wiped volume is wiped, too",
+        "content",
+        "if left[intent.part] == intent.found:",
+        "if True:",
+        f"{DESTROY}::test_somebody_uses_what_was_half_wiped",
+    ),
+    change(
+        "what was wiped already may hold data again",
+        "content",
+        "        if again is not None:\n",
+        "        if False:\n",
+        f"{DESTROY}::test_a_wipe_that_was_cut_off_is_finished",
+    ),
+    change(
+        "the parts of a wipe do not depend on what comes behind them",
+        "wiping",
+        'text = "\\n".join([left, *mine])',
+        'text = "\\n".join(mine)',
+        WIPING,
+    ),
+    change(
+        "the record is not brought up to date before a part is wiped",
+        "destroy",
+        "        if begun is None or number > first:\n",
+        "        if begun is None and number == first:\n",
+        f"{DESTROY}::test_a_wipe_that_was_cut_off_is_finished",
+    ),
+    change(
+        "an overwrite goes on although the permission was withdrawn",
+        "formatting",
+        "if not given.startswith(record.given_up):",
+        "if False:",
+        f"{RUN}::test_an_overwrite_that_was_cut_off_is_finished_by_the_next_run",
+    ),
+    # ---- enlarged volumes
+    change(
+        "a record from before an enlargement is overlooked",
+        "content",
+        "sorted(now | {place for place in former if place is not None})",
+        "sorted(now)",
+        "tests/loop/test_enlarged.py",
+    ),
+    change(
+        "what an old record may explain is made anew on a larger volume",
+        "formatting",
+        "if look.moved is not None and not isinstance(content, Known):",
+        "if False:",
+        f"{RUN}::test_enlarged_after_a_cut_within_mkfs",
+    ),
+    change(
+        "a volume with an intent record is grown",
+        "grow",
+        "        if look.record is not None:\n",
+        "        if False:\n",
+        GROWTH,
+    ),
+    change(
+        "an array that has lost a member is grown",
+        "grow",
+        "if found.degraded or found.action",
+        "if found.action",
+        GROWTH,
+        "tests/unit/test_growth.py",
+    ),
+    change(
+        "the filesystem that is grown need not be the one that was seen",
+        "grow",
+        "    mount = mounts.verify(paths, path, target.devno)\n",
+        "    mount = mounts.at(paths, path)\n    assert mount is not None\n",
+        GROWTH,
+    ),
+    # ---- arrays that udev put together
+    change(
+        "a half-made array is stopped although its members hold data",
+        "destroy",
+        "            if not isinstance(look.content, HalfMade):\n"
+        "                raise guard.refused_content(\n"
+        "                    device, look.content,",
+        "            if False:\n"
+        "                raise guard.refused_content(\n"
+        "                    device, look.content,",
+        f"{DESTROY}::test_stop_array",
+    ),
+    change(
+        "a running half-made array is stopped although it holds data",
+        "destroy",
+        "            if not isinstance(look.content, Blank):\n"
+        "                raise guard.refused_content(array,",
+        "            if False:\n"
+        "                raise guard.refused_content(array,",
+        f"{DESTROY}::test_stop_array",
+    ),
+    # ---- errors of the disk
+    change(
+        "what was written is not read back",
+        "guard",
+        "if done != len(data) or directio.read(fd, start, len(data)) != data:",
+        "if done != len(data):",
+        f"{DESTROY}::test_a_disk_that_loses_writes",
+    ),
+    change(
+        "an I/O error is a fault of cc_kraken",
+        "guard",
+        "        yield\n    except OSError as error:",
+        "        yield\n    except ZeroDivisionError as error:",
+        f"{DESTROY}::test_a_disk_that_takes_no_write",
+    ),
 )  # fmt: skip
 
 
@@ -299,7 +417,7 @@ def first_failure(tree: Path, tests: tuple[str, ...]) -> str:
         )
         if done.returncode == 0:
             continue
-        found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.M)
+        found = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - |$)", done.stdout, re.M)
         if done.returncode != 1 or found is None:
             raise RuntimeError(f"pytest of {one}:\n{done.stdout}{done.stderr}")
         return found.group(1)
