@@ -305,8 +305,12 @@ class Cloud:
         if node is None:
             return  # it is being launched, and gets its power there
         if state == "running" and not node.machine.running:
-            # Attached while it was stopped, so nothing was plugged in then.
-            for one in self.ec2.attached_to(instance_id):
+            # Nothing is plugged in or unplugged while it is stopped.
+            there = self.ec2.attached_to(instance_id)
+            for volume_id in node.machine.attached:
+                if volume_id not in [one.volume_id for one in there]:
+                    node.machine.detach(volume_id)
+            for one in there:
                 if one.device != ROOT_DEVICE:
                     self._on_attach(instance_id, one.volume_id, one.device)
             node.machine.power_on()
@@ -394,7 +398,7 @@ class Node:
         """What the current (or last) boot has written to the serial console."""
         return self.machine.console.read_text(errors="replace")
 
-    def wait_ready(self, timeout: float = 600) -> dict[str, Any]:
+    def wait_ready(self, timeout: float = 1800) -> dict[str, Any]:
         """Wait for the end of cloud-init; its status.json (`v1`), and `result`."""
         begun = time.monotonic()
         status = self.machine.wait_for_boot(timeout)
@@ -402,12 +406,12 @@ class Node:
         self.cloud.log(f"{self.id}: cloud-init is done, waited {took:.0f} s")
         return status
 
-    def wait_reachable(self, timeout: float = 300) -> None:
+    def wait_reachable(self, timeout: float = 900) -> None:
         """Wait until commands can be run inside; the boot may be far from done."""
         self.machine.wait_for_agent(timeout)
 
     def run(
-        self, command: str | Sequence[str], timeout: float = 120, check: bool = False
+        self, command: str | Sequence[str], timeout: float = 600, check: bool = False
     ) -> Finished:
         """Run a shell line (string) or program (sequence) inside, as root."""
         return self.machine.run(command, timeout, check)
@@ -433,7 +437,7 @@ class Node:
         lines = self.run(script, check=True).out.splitlines()
         return {serial: name for serial, name in (line.split() for line in lines)}
 
-    def wait_for_disks(self, *volume_ids: str, timeout: float = 60) -> None:
+    def wait_for_disks(self, *volume_ids: str, timeout: float = 300) -> None:
         """Wait until the kernel inside knows the volumes' disks."""
         wanted = {volume_id.replace("-", "") for volume_id in volume_ids}
         until = time.monotonic() + timeout
@@ -453,7 +457,7 @@ class Node:
     # Doing
 
     def kraken(
-        self, section: Mapping[str, Any], *arguments: str, timeout: float = 600
+        self, section: Mapping[str, Any], *arguments: str, timeout: float = 1200
     ) -> Finished:
         """Run ``cc-kraken apply`` with `section` from a file in conf.d.
 
@@ -477,7 +481,7 @@ class Node:
 
     # Power
 
-    def reboot(self, timeout: float = 240) -> None:
+    def reboot(self, timeout: float = 900) -> None:
         """``reboot`` inside; returns when the next boot has begun."""
         self.cloud.log(f"{self.id}: reboot")
         self.machine.reboot(timeout)
@@ -492,7 +496,7 @@ class Node:
         self.cloud.log(f"{self.id}: power on")
         self.machine.power_on()
 
-    def stop(self, timeout: float = 240) -> None:
+    def stop(self, timeout: float = 900) -> None:
         """StopInstances: an orderly shutdown; the volumes stay attached."""
         self.cloud.log(f"{self.id}: stop")
         self.cloud.ec2.stop_instance(self.id)
@@ -524,10 +528,10 @@ class Node:
         self.cloud.log(f"{self.id}: terminate, {how}")
         self.shuts_down = shutdown
         self.cloud.ec2.terminate_instance(self.id, delay, release)
-        self._until_off("terminated", 240 + (delay or 0))
+        self._until_off("terminated", 900 + (delay or 0))
         self.machine.close()
 
-    def wait_released(self, *volume_ids: str, timeout: float = 60) -> None:
+    def wait_released(self, *volume_ids: str, timeout: float = 300) -> None:
         """Wait until EC2 has taken the volumes from this instance."""
 
         def free() -> bool:

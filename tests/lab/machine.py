@@ -150,7 +150,7 @@ class Machine:
             self.failure = None
             self._launch()
 
-    def power_off(self, timeout: float = 180) -> None:
+    def power_off(self, timeout: float = 900) -> None:
         """Press the power button and wait for the guest to have shut down."""
         with self._lock:
             if self._monitor is None:
@@ -168,7 +168,7 @@ class Machine:
                 process.send_signal(signal.SIGKILL)
         self._wait(lambda: not self.running, 30, "to be gone")
 
-    def reboot(self, timeout: float = 240) -> None:
+    def reboot(self, timeout: float = 900) -> None:
         """A reboot by the guest; returns when the next boot has begun."""
         boots = self.boots
         with self._agent_lock:
@@ -271,14 +271,14 @@ class Machine:
 
     # Inside
 
-    def wait_for_agent(self, timeout: float = 300) -> None:
+    def wait_for_agent(self, timeout: float = 900) -> None:
         """Wait until commands can be run inside (well before the boot's end)."""
         self._wait(self._agent_answers, timeout, "to answer", pause=0.5)
 
     def run(
         self,
         command: str | Sequence[str],
-        timeout: float = 120,
+        timeout: float = 600,
         check: bool = False,
         stdin: bytes = b"",
     ) -> Finished:
@@ -315,7 +315,7 @@ class Machine:
         argv = ["journalctl", "--boot", "--no-pager", "--output=short-monotonic"]
         return self.run([*argv, *options], check=True).out
 
-    def wait_for_boot(self, timeout: float = 600) -> dict[str, Any]:
+    def wait_for_boot(self, timeout: float = 1800) -> dict[str, Any]:
         """Wait for the end of cloud-init; what its status.json says (``v1``).
 
         Looks for /run/cloud-init/result.json, which this boot's final stage

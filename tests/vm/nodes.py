@@ -19,6 +19,31 @@ OBSTACLE = "; ".join(missing())
 PREFIX = "kafka"
 STATUS = "/run/cc-kraken/status.json"
 
+# Inside, as root: `create NAME LEVEL DISK…`, `fill NAME`, `stop NAME`, `plant DISK
+# [BLOCKS]`, and what they share.  No resync: what is written is written once.
+SHELL = r"""
+set -eu
+md() { readlink -f /dev/md/"$1"; }
+create() {
+    name=$1 level=$2; shift 2
+    map=--bitmap=none; clean=--assume-clean
+    [ "$level" != 0 ] || { map=; clean=; }
+    mdadm --quiet --create /dev/md/"$name" --metadata="${META-1.2}" --homehost=any \
+        --name="$name" --level="$level" --raid-devices=$# $map $clean \
+        ${SIZE:+--size=$SIZE} "$@" </dev/null
+    udevadm settle
+}
+fill() {
+    mkfs.ext4 -q "$(md "$1")"; mkdir -p /mnt/"$1"; mount "$(md "$1")" /mnt/"$1"
+    echo precious > /mnt/"$1"/file; umount /mnt/"$1"
+}
+plant() {
+    mkfs.ext4 -q "$@"; mkdir -p /mnt/plant; mount "$1" /mnt/plant
+    echo precious > /mnt/plant/file; umount /mnt/plant
+}
+stop() { mdadm --quiet --stop "$(md "$1")"; udevadm settle; }
+"""
+
 
 def log(line: str) -> None:
     print(line, flush=True)

@@ -2,27 +2,23 @@
 the next run comes to the same end, on the same instance or on another one, and
 files that were there are there.
 
-The points come from ``steps.CHANGES``: a step without a point fails the test.
+The points are in ``points.py``.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import re
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cc_kraken.steps import CHANGES
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.vm import nodes
-from tests.vm.test_arrays import SHELL
-from tests.vm.torture import torture
+from tests.vm.points import BATCHES, POINTS, REPLACED, SEVERAL, Point
 
 pytestmark = [
     pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE),
@@ -31,113 +27,8 @@ pytestmark = [
 
 RUNNER = "/root/crashing.py"
 KILLED = 137
-PORTS = 20
 AT_ONCE = 4
 OTHER = krkn(prefix="somebody", node_id="else")
-JUNK = "dd if=/dev/urandom of=$1 bs=4k count=1 seek=2048 conv=fsync status=none"
-MADE = 'create $n 1 "$@"; fill $n; stop $n'
-FAILED = (
-    'create $n 1 "$@"; mdadm --quiet /dev/md/$n --fail $2 --remove $2; fill $n; '
-    "stop $n; blkdiscard $2"
-)
-
-
-@dataclass
-class Point:
-    """Where a run is cut off, in a set that has to take that step.
-
-    ``disks``: members of a mirror, or one volume.  ``past``: shell lines that
-    give them one (see ``SHELL`` of test_arrays); with ``keeps`` there is a
-    file.  ``first``: another cut before this one, on the same set.
-    """
-
-    step: str
-    when: str
-    disks: int = 2
-    level: int = 1
-    kind: str = "ext4"
-    program: str = ""
-    writes: int = 0
-    past: str = ""
-    keeps: bool = False
-    first: Point | None = None
-    number: int = 0
-    judged: bool = False
-    volumes: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        where = f" at write {self.writes} of {self.program}" if self.program else ""
-        shape = f"RAID {self.level}" if self.disks > 1 else "single"
-        after = f", after {self.first.when} {self.first.step}" if self.first else ""
-        return f"{self.when} {self.step}{where} ({shape}, {self.kind}{after})"
-
-    def told(self) -> dict[str, Any]:
-        return {
-            "id": self.number,
-            "step": self.step,
-            "when": self.when,
-            "program": self.program,
-            "writes": self.writes,
-        }
-
-
-def inside(program: str, writes: int, **more: Any) -> Point:
-    step = "CreateArray" if program == "mdadm" else "MakeFilesystem"
-    kind = "ext4" if program == "mdadm" else program.partition(".")[2]
-    return Point(step, "inside", program=program, writes=writes, kind=kind, **more)
-
-
-def both(step: str, **more: Any) -> list[Point]:
-    return [Point(step, when, **more) for when in ("before", "after")]
-
-
-def half(writes: int = 3) -> Point:
-    return inside("mdadm", writes)
-
-
-FRESH = (
-    "Attach", "WriteRecords", "CreateArray", "WriteArrayLine", "MakeFilesystem",
-    "EraseRecords", "MakeDirectory", "WriteFstab", "MountFilesystem", "SetOwner",
-)  # fmt: skip
-
-POINTS: list[Point] = [
-    *(point for step in FRESH for point in both(step)),
-    *both("AssembleArray", past=MADE, keeps=True),
-    *both("AddMember", past=FAILED, keeps=True),
-    *both("StopArray", first=half()),
-    *both("ZeroSuperblocks", first=half()),
-    *both("Wipe", disks=1, past=JUNK),
-    *(inside("mdadm", writes) for writes in (1, 2, 3, 4)),
-    *(inside("mkfs.ext4", writes, disks=1) for writes in (2, 12)),
-    *(inside("mkfs.xfs", writes, disks=1) for writes in (2, 12)),
-    *(inside("mkfs.btrfs", writes, disks=1) for writes in (2, 12)),
-    inside("mkfs.xfs", 4),
-]
-# Their situations need more than one set; see the test of each.
-ELSEWHERE = {"Detach", "RemoveFstab"}
-
-REPLACED: list[Point] = [
-    Point("WriteRecords", "after"),
-    inside("mdadm", 2),
-    inside("mdadm", 4),
-    Point("CreateArray", "after"),
-    inside("mkfs.ext4", 6, disks=2),
-    inside("mkfs.xfs", 6, disks=2, level=0),
-    inside("mkfs.btrfs", 6, disks=1),
-    inside("mkfs.xfs", 3, disks=1),
-    Point("MakeFilesystem", "after"),
-    Point("EraseRecords", "after"),
-    Point("MountFilesystem", "after"),
-]
-
-
-def test_every_step_has_its_points() -> None:
-    there = {(point.step, point.when) for point in POINTS}
-    for change in CHANGES:
-        if change.__name__ not in ELSEWHERE:
-            assert (change.__name__, "before") in there, change
-            assert (change.__name__, "after") in there, change
 
 
 class Lab:
@@ -162,13 +53,13 @@ class Lab:
                 "enabled": True,
                 "prefix": nodes.PREFIX,
                 "node_id": point.number,
-                "boot_wait": 100,
+                "boot_wait": 600,
                 "volumes": {"data": point.settings},
             }
         )
 
     def prepare(self, points: list[Point]) -> None:
-        script = [SHELL]
+        script = [nodes.SHELL]
         letters = iter("abcdefghijklmnopqrstuvwxyz")
         for point in points:
             point.number = next(self.numbers)
@@ -191,7 +82,7 @@ class Lab:
             disks = " ".join(f"/dev/{names[v.replace('-', '')]}" for v in point.volumes)
             script.append(f"( n=p{point.number}; set -- {disks}; {point.past} )")
         self.node.write_file("/root/past.sh", "\n".join(script))
-        self.node.run(["bash", "/root/past.sh"], timeout=300, check=True)
+        self.node.run(["bash", "/root/past.sh"], timeout=1800, check=True)
 
     def play(self, points: list[Point], again: bool = True) -> None:
         """Cut, and run again; what is not as it should be is noted."""
@@ -233,7 +124,7 @@ class Lab:
     def run(self, orders: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
         self.node.write_file("/root/points.json", json.dumps(orders))
         done = self.node.run(
-            ["python3", RUNNER, "/root/points.json"], timeout=480, check=True
+            ["python3", RUNNER, "/root/points.json"], timeout=1800, check=True
         )
         results = [json.loads(line) for line in done.out.splitlines()]
         return {result["id"]: result for result in results}
@@ -248,15 +139,24 @@ class Lab:
             self.wrong.append(f"{point}: {state}: {entry['error']}")
             return
         path = f"/c/{point.number}"
-        look = self.node.run(
-            f"findmnt -n -o FSTYPE {path}; stat -c %U {path}; cat {path}/file"
+        kind, uuid, size, lines, owner, *file = self.node.run(
+            f"findmnt -n -b -o FSTYPE,UUID,SIZE {path} && "
+            f"grep -c ' {path} ' /etc/fstab; stat -c %U {path}; cat {path}/file",
         ).out.split()
-        if look[:1] != [point.kind]:
-            self.wrong.append(f"{point}: at {path} is {look}")
-        if point.keeps and look[2:] != ["precious"]:
-            self.wrong.append(f"{point}: its file is gone: {look}")
-        if not point.keeps and look[1:] != ["nobody"]:
-            self.wrong.append(f"{point}: not as it should be made: {look}")
+        if (kind, uuid) != (point.kind, entry["filesystem"]["uuid"]):
+            self.wrong.append(f"{point}: at {path} is {kind} {uuid}")
+        if lines != "1":
+            self.wrong.append(f"{point}: {lines} lines in fstab")
+        if int(size) >> 20 < point.least:
+            self.wrong.append(f"{point}: has {int(size) >> 20} MiB")
+        if point.keeps and file != ["precious"]:
+            self.wrong.append(f"{point}: its file is gone: {file}")
+        if not point.keeps and (owner != "nobody" or file):
+            self.wrong.append(f"{point}: not as it should be made: {owner} {file}")
+
+    def done(self, points: list[Point]) -> None:
+        assert not self.wrong, "\n".join(self.wrong)
+        nodes.log(f"all {len(points)} points have passed")
 
     def clear(self) -> None:
         self.node.run("umount /c/*; mdadm --stop --scan")
@@ -270,57 +170,51 @@ class Lab:
         self.node.wait_released(*mine)
 
 
-def batches(points: list[Point]) -> list[list[Point]]:
-    out: list[list[Point]] = [[]]
-    for point in points:
-        if sum(one.disks for one in out[-1]) + point.disks > PORTS:
-            out.append([])
-        out[-1].append(point)
-    return out
-
-
 def give_up(lab: Lab, points: list[Point]) -> None:
     """Learn the fingerprints that a refusal names, and permit them."""
     orders = [{"id": p.number, "section": lab.section(p)} for p in points]
     found = lab.run(orders)
     for point in points:
         error = found[point.number]["status"]["sets"]["data"]["error"]
-        mark = re.search(r"overwrite: \{(\S+): ([0-9a-f]{64})\}", error["message"])
+        mark = re.search(r"\{(vol-\w+): ([0-9a-f]{64})\}", error["remedy"])
         assert mark is not None, error
         point.settings = {"overwrite": {mark.group(1): mark.group(2)}}
 
 
-@pytest.mark.slow
-def test_every_step_on_the_same_instance() -> None:
+@pytest.mark.parametrize("number", range(len(BATCHES)))
+def test_every_step_on_the_same_instance(number: int) -> None:
+    """``pytest -s`` prints each point, and what the next run did."""
+    points = BATCHES[number]
     with Cloud(release=nodes.RELEASE, log=nodes.log, attach_seconds=0.2) as cloud:
         lab = Lab(cloud)
-        for points in batches(POINTS):
-            lab.prepare(points)
-            give_up(lab, [point for point in points if point.step == "Wipe"])
-            lab.play(points)
-            lab.clear()
-        assert not lab.wrong, "\n".join(lab.wrong)
-        nodes.log(f"{len(POINTS)} points")
+        nodes.log(f"{len(points)} of {len(POINTS)} points")
+        lab.prepare(points)
+        give_up(lab, [point for point in points if point.step == "Wipe"])
+        lab.play(points)
+        lab.done(points)
 
 
-def test_on_a_replaced_instance_and_the_steps_of_two_sets() -> None:
+def test_on_a_replaced_instance() -> None:
     with Cloud(release=nodes.RELEASE, log=nodes.log, attach_seconds=0.2) as cloud:
         lab = Lab(cloud)
-        for when in ("before", "after"):
-            gone(lab, when)
-            rival(lab, when)
         lab.prepare(REPLACED)
         lab.play(REPLACED, again=False)
         lab.node.terminate()
         lab.node = lab.launch()
         lab.again(REPLACED)
-        assert not lab.wrong, "\n".join(lab.wrong)
-        nodes.log(f"{len(REPLACED)} points")
+        lab.done(REPLACED)
 
 
-def gone(lab: Lab, when: str) -> None:
+def test_the_steps_of_several_sets() -> None:
+    with Cloud(release=nodes.RELEASE, log=nodes.log, attach_seconds=0.2) as cloud:
+        lab = Lab(cloud)
+        for point in SEVERAL:
+            {"RemoveFstab": gone, "Detach": rival}[point.step](lab, point)
+        lab.done(SEVERAL)
+
+
+def gone(lab: Lab, point: Point) -> None:
     """RemoveFstab: the second set of the node is no more."""
-    point = Point("RemoveFstab", when, disks=1)
     lab.prepare([point])
     tags = nodes.set_tags(point.number, "gone", fs_type="ext4", mount_path="/gone")
     other = lab.cloud.volume(1, tags)
@@ -334,9 +228,8 @@ def gone(lab: Lab, when: str) -> None:
     lab.clear()
 
 
-def rival(lab: Lab, when: str) -> None:
+def rival(lab: Lab, point: Point) -> None:
     """Detach: a rival takes the second member after we got the first."""
-    point = Point("Detach", when)
     lab.prepare([point])
     ec2 = lab.cloud.ec2
     first, second = sorted(point.volumes)
@@ -344,7 +237,7 @@ def rival(lab: Lab, when: str) -> None:
     ec2.delay(2.0, "AttachVolume")
 
     def take() -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not ec2.volume(first).attachments and time.monotonic() < deadline:
             time.sleep(0.02)
         ec2.attach_volume(second, other, "/dev/sdf")
@@ -364,9 +257,3 @@ def rival(lab: Lab, when: str) -> None:
     lab.cloud.wait_for("the rival", lambda: not ec2.volume(second).attachments, 60)
     lab.again([point])
     lab.clear()
-
-
-def test_power_cuts() -> None:
-    """A few of those of ``make torture``."""
-    tally = torture(3, random.randrange(1 << 32), measure=False)
-    assert not tally.wrong, "\n".join(tally.wrong)

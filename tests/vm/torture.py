@@ -1,19 +1,27 @@
 """Power cuts at random moments of a first boot: ``make torture``.
 
-QEMU is killed, then the instance gets its power back or is replaced, and the
-next boot has to end with every set mounted, or refused with a reason; no
-filesystem is damaged.  ``python3 -m tests.vm.torture [COUNT] [SEED]``.
+QEMU is killed, then the instance gets its power back or is replaced, and may
+be cut off again; the boot after the last cut has to end with every set mounted,
+or refused with a reason.  No filesystem is damaged, and a file that was there
+is there.  ``python3 -m tests.vm.torture [COUNT] [SEED]``.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
+import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.lab.cloud import Cloud, Node, krkn
+from tests.lab.image import LabError
 from tests.vm import nodes
 
 # Name: members, level, filesystem.
@@ -24,35 +32,50 @@ SETS = {
     "meta": (1, 0, "btrfs"),
     "big": (3, 5, "xfs"),
 }
+#: Of these in each round, and OLD besides, which has a file.
+DRAWN = 3
+OLD = "old"
 CHECKS = {
     "ext4": "e2fsck -fn",
     "xfs": "xfs_repair -n",
     "btrfs": "btrfs check --readonly",
 }
-#: Seconds from the first AttachVolume to the end, until one boot has told.
+#: Cuts of one node, one after another, and how often.
+CUTS = {1: 5, 2: 4, 3: 1}
+#: Seconds from the first call of the API in which cuts come, to begin with.
 WINDOW = 30.0
-#: Part of the cuts that come before the first AttachVolume.
+#: Part of the cuts that come before that call.
 EARLY = 0.1
+
+# In the order in which they come about, and how the next boot shows it: the
+# words with which one of its steps begins.
+FOUND = (
+    ("untouched", r"write the intent"),
+    ("record only, or array half made", r"zero the|stop the|create RAID"),
+    ("record, filesystem not or half made", r"make (ext4|xfs|btrfs) "),
+    ("made, record still there", r"erase the"),
+    ("finished", r""),
+)
 
 
 @dataclass
 class Tally:
-    """What came of the cuts."""
+    """What came of the cuts; ``found``: how many sets were how far."""
 
     seed: int
     cuts: int = 0
     replaced: int = 0
     mounted: int = 0
     refused: list[str] = field(default_factory=list)
-    redone: int = 0
+    found: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"seed {self.seed}: {self.cuts} power cuts ({self.replaced} continued on "
             f"a replaced instance), {self.mounted} sets mounted, "
-            f"{len(self.refused)} refused, {len(self.wrong)} wrong; in {self.redone} "
-            "something half made was taken up again"
+            f"{len(self.refused)} refused, {len(self.wrong)} wrong; the last boots "
+            "found " + ", ".join(f"{self.found[name]} {name}" for name, _ in FOUND)
         )
 
 
@@ -63,120 +86,147 @@ class Torture:
         self.tally = Tally(seed)
         self.window = WINDOW
 
-    def round(self, number: int) -> None:
-        cloud = self.cloud
-        tags = krkn(prefix=nodes.PREFIX, node_id=number, volumes=",".join(SETS))
-        volumes: list[str] = []
-        for name, (size, level, kind) in SETS.items():
+    def round(self, number: int, most: int, least: int = 1) -> None:
+        """One node that is cut off once or more often, ``most`` at most."""
+        cloud, draw = self.cloud, self.random
+        names = sorted(draw.sample(list(SETS), DRAWN))
+        cuts = draw.choices(list(CUTS), list(CUTS.values()))[0]
+        cuts = max(least, min(cuts, most))
+        plans = [
+            (draw.random() < EARLY, draw.random(), draw.random() < 0.5)
+            for _ in range(max(CUTS))
+        ][:cuts]
+        tags = krkn(prefix=nodes.PREFIX, node_id=number)
+        volumes = [self.old(number)]
+        for name in names:
+            size, level, kind = SETS[name]
             own = nodes.set_tags(
                 number, name, size, raid_level=level, fs_type=kind,
                 mount_path=f"/t/{name}",
             )  # fmt: skip
             volumes += cloud.volumes(size, 1, own)
+        user_data = cloud.config({"boot_wait": 600})
         mark = cloud.ec2.calls.mark()
-        early = self.random.random() < EARLY
-        share, replaced = self.random.random(), self.random.random() < 0.5
-        user_data = cloud.config({"boot_wait": 120})
         node = cloud.launch(tags, user_data)
-        moment = self._cut(node, mark, early, share)
-        self.tally.cuts += 1
-        if replaced:
-            self.tally.replaced += 1
-            node.terminate()
-            node = cloud.launch(tags, user_data)
-        else:
-            node.power_on()
-        node.wait_ready()
-        how = "replaced" if replaced else "same instance"
-        nodes.log(f"{number}: cut {moment}, {how}")
-        self._judge(number, node)
+        for early, share, replaced in plans:
+            moment = self.cut(node, mark, early, share)
+            self.tally.cuts += 1
+            nodes.log(
+                f"{number}: cut {moment}, then "
+                + ("a replaced instance" if replaced else "the same instance")
+            )
+            mark = cloud.ec2.calls.mark()
+            if replaced:
+                self.tally.replaced += 1
+                node.terminate()
+                node = cloud.launch(tags, user_data)
+            else:
+                node.power_on()
+        node.wait_ready(1200)
+        self.judge(number, node, [OLD, *names])
         node.terminate()
         node.wait_released(*volumes)
         for volume in volumes:
             cloud.ec2.delete_volume(volume)
             cloud.backing(volume).unlink()
 
-    def _cut(self, node: Node, mark: int, early: bool, share: float) -> str:
+    def old(self, number: int) -> str:
+        """A volume with an ext4 that has a file."""
+        tags = nodes.set_tags(number, OLD, fs_type="ext4", mount_path=f"/t/{OLD}")
+        volume = self.cloud.volume(1, tags)
+        with tempfile.TemporaryDirectory() as there:
+            Path(there, "file").write_text("precious")
+            made = ["mkfs.ext4", "-q", "-d", there, str(self.cloud.backing(volume))]
+            subprocess.run(made, check=True)
+        return volume
+
+    def cut(self, node: Node, mark: int, early: bool, share: float) -> str:
         """Kill it; when that was, in words."""
         if early:
-            node.wait_reachable()
+            node.wait_reachable(600)
             time.sleep(share * 10)
             node.cut()
-            return "before the first AttachVolume, or about then"
-        deadline = time.monotonic() + 400
-        while not self.cloud.ec2.calls.count("AttachVolume", mark, node.id):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"nothing was attached: {node.console[-2000:]}")
-            time.sleep(0.05)
+            return "before the first call, or about then"
+        deadline = time.monotonic() + 600
+        for beat in itertools.count(1):
+            if self.cloud.ec2.calls.counts(mark, node.id):
+                break
+            if beat % 20 == 0 and self.has_run(node):
+                break  # what is whole at a reboot needs no call
+            if node.machine.failure or time.monotonic() > deadline:
+                raise LabError(f"it calls nothing: {node.console[-2000:]}")
+            time.sleep(0.1)
         seconds = share * self.window
         time.sleep(seconds)
         node.cut()
-        return f"{seconds:.2f} s after the first AttachVolume"
+        return f"{seconds:.2f} s after the first call"
 
-    def _judge(self, number: int, node: Node) -> None:
+    def has_run(self, node: Node) -> bool:
+        """Whether a run of this boot has begun."""
+        try:
+            node.wait_reachable(0.1)
+            return node.run(["test", "-e", nodes.STATUS], 60).code == 0
+        except LabError:
+            return False
+
+    def judge(self, number: int, node: Node, names: list[str]) -> None:
         now = nodes.status(node)
-        for name, (_, _, kind) in SETS.items():
+        found = []
+        for name in names:
             entry = now["sets"].get(name)
             if entry is None:
                 self.tally.wrong.append(f"{number} {name}: not in the status: {now}")
-                continue
-            self._judge_set(f"{number} {name}", node, entry, kind, now)
-
-    def _judge_set(
-        self, name: str, node: Node, entry: dict[str, Any], kind: str, now: Any
-    ) -> None:
-        error = entry["error"]
-        if entry["state"] != "mounted":
-            told = f"{name}: {error}"
-            if error and error["kind"] != "internal-error" and error["remedy"]:
-                self.tally.refused.append(told)
+            elif entry["state"] != "mounted":
+                self.refusal(f"{number} {name}", entry)
             else:
-                self.tally.wrong.append(f"{told} {entry['state']} {entry['reason']}")
-            nodes.log(f"  REFUSED {told}")
-            return
+                found.append(self.mounted(number, node, name, entry, now))
+        if all(one == "finished" for one in found):
+            self.window *= 0.85
+        elif all(one in ("untouched", "finished") for one in found):
+            self.window *= 1.15
+
+    def refusal(self, name: str, entry: dict[str, Any]) -> None:
+        error = entry["error"]
+        told = f"{name}: {error} {entry['state']} {entry['reason']}"
+        reasoned = error and error["kind"] != "internal-error" and error["remedy"]
+        (self.tally.refused if reasoned else self.tally.wrong).append(told)
+        nodes.log(f"  REFUSED {told}")
+
+    def mounted(
+        self, number: int, node: Node, name: str, entry: dict[str, Any], now: Any
+    ) -> str:
+        """How far it was when the last boot came."""
         runs = nodes.runs(now).values()
-        done = [step for run in runs for step in run["done"].get(name.split()[1], [])]
-        words = ("zero the", "stop the", "erase the", "make ")
-        fresh = any(step.startswith("write the intent") for step in done)
-        self.tally.redone += not fresh and any(step.startswith(words) for step in done)
-        device = node.run(f"findmnt -n -o SOURCE {entry['mount_path']}").out.strip()
+        done = [step for run in runs for step in run["done"].get(name, [])]
+        found = next(
+            told for told, words in FOUND if any(re.match(words, one) for one in done)
+            or not words
+        )  # fmt: skip
+        kind = entry["filesystem"]["type"]
+        path = entry["mount_path"]
         look = node.run(
-            f"umount {entry['mount_path']} && {CHECKS[kind]} {device}", timeout=300
+            f"d=$(findmnt -n -o SOURCE {path}) && cat {path}/file 2>/dev/null; "
+            f"umount {path} && {CHECKS[kind]} $d >/run/check 2>&1 || cat /run/check",
+            timeout=600,
         )
-        if look.code != 0:
-            self.tally.wrong.append(f"{name}: {kind} is damaged: {look.out}{look.err}")
+        if look.code != 0 or look.out != ("precious" if name == OLD else ""):
+            self.tally.wrong.append(f"{number} {name}: {kind}: {look.out}{look.err}")
         self.tally.mounted += 1
-        nodes.log(f"  {name}: {'; '.join(done)}"[:150])
-
-    def measure(self) -> None:
-        """One boot that nobody cuts: how long the window is."""
-        tags = krkn(prefix=nodes.PREFIX, node_id=0)
-        own = nodes.set_tags(0, "data", 3, raid_level=5, fs_type="xfs", mount_path="/t")
-        volumes = self.cloud.volumes(3, 1, own)
-        mark = self.cloud.ec2.calls.mark()
-        node = self.cloud.launch(tags, self.cloud.config({"boot_wait": 120}))
-        while not self.cloud.ec2.calls.count("AttachVolume", mark, node.id):
-            time.sleep(0.05)
-        begun = time.monotonic()
-        while node.run("findmnt /t").code != 0:
-            if time.monotonic() - begun > 300:
-                raise RuntimeError("the boot that was to be measured does not end")
-        self.window = max(1.3 * (time.monotonic() - begun), 5.0)
-        nodes.log(f"cuts come within {self.window:.0f} s of the first AttachVolume")
-        node.terminate()
-        node.wait_released(*volumes)
+        self.tally.found[found] += name != OLD
+        nodes.log(f"  {name:6} {kind:5} {found}: {'; '.join(done)}"[:150])
+        return found
 
 
-def torture(count: int, seed: int, *, measure: bool = True) -> Tally:
+def torture(count: int, seed: int) -> Tally:
     """``count`` power cuts; what came of them."""
     nodes.log(f"{count} power cuts, seed {seed}")
     with Cloud(release=nodes.RELEASE, log=nodes.log, attach_seconds=0.5) as cloud:
         one = Torture(cloud, seed)
         try:
-            if measure:
-                one.measure()
-            for number in range(1, count + 1):
-                one.round(number)
+            number = 0
+            while one.tally.cuts < count:
+                number += 1
+                one.round(number, count - one.tally.cuts)
         finally:
             nodes.log(str(one.tally))
     for told in (*one.tally.refused, *one.tally.wrong):
