@@ -73,11 +73,11 @@ def _network(*_arguments):
 
 BREAKAGES: dict[str, tuple[Breaking, str]] = {
     # Name: what is done, and a pattern of what is said.
-    "no boto3": (replaced("boto3", ""), "boto3"),
-    "boto3 broken": (replaced("boto3", "raise ValueError('half')\n"), "half"),
-    "boto3 of a newer Python": (replaced("boto3", NEWER), "boto3|syntax"),
-    "boto3 ends the process": (replaced("boto3", ENDS), "SystemExit|boto3"),
-    "botocore broken": (replaced("botocore", "import nonesuch\n"), "nonesuch"),
+    "no botocore": (replaced("botocore", ""), "botocore"),
+    "botocore broken": (replaced("botocore", "raise ValueError('half')\n"), "half"),
+    "botocore of a newer Python": (replaced("botocore", NEWER), "botocore|syntax"),
+    "botocore ends the process": (replaced("botocore", ENDS), "SystemExit|botocore"),
+    "botocore lacks a part": (replaced("botocore", "import nonesuch\n"), "nonesuch"),
     "a module of ours broken": (replaced("cc_kraken/configuration", NEWER), "syntax"),
     "a module of ours missing": (replaced("cc_kraken/run", ""), "cc_kraken.run"),
     "a module of ours ends": (appended("ec2", ENDS), "SystemExit"),
@@ -123,9 +123,9 @@ def ssh_answers(machine: Machine) -> None:
 
 #: In `make test`; the others in `make test-all`.
 SOON = (
-    "no boto3",
-    "boto3 of a newer Python",
-    "boto3 ends the process",
+    "no botocore",
+    "botocore of a newer Python",
+    "botocore ends the process",
     "a thread that hangs",
     "no room for the state",
 )
@@ -153,7 +153,15 @@ def test_the_rest_of_the_boot_runs(machine: Machines, name: str) -> None:
     assert re.search(said, told, re.I), told
 
 
-def test_jsonschema_is_not_needed_at_boot(machine: Machines) -> None:
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ("jsonschema", ""),
+        ("boto3", ENDS),  # botocore alone is used
+    ],
+    ids=["jsonschema", "boto3"],
+)
+def test_what_is_not_needed_at_boot(machine: Machines, broken: tuple[str, str]) -> None:
     made = machine(
         cloud_config(
             {
@@ -164,7 +172,7 @@ def test_jsonschema_is_not_needed_at_boot(machine: Machines) -> None:
         )
     )
     made.volume("data", FsType="ext4", MountPath="/data")
-    replaced("jsonschema", "")(made)
+    replaced(*broken)(made)
     assert comes_up(made)["status"] == "done"
     assert list(made.node.disks()) == ["/data"]
 
