@@ -72,7 +72,7 @@ unit: $(READY)
 
 # Whole runs on loop devices.
 long: $(READY)
-	$(PYTEST) -q -n 2 -m "long and not slow" tests/unit tests/loop
+	$(PYTEST) -q -n 2 -m "$(if $(ALL),long or slow,long and not slow)" tests/unit tests/loop
 
 check: lint unit
 
@@ -120,7 +120,7 @@ test: $(READY)
 
 test-all: $(READY)
 	$(MAKE) check
-	$(MAKE) long
+	$(MAKE) long ALL=1
 	$(MAKE) deb wheel
 	$(MAKE) chroot ALL=1
 	$(MAKE) vm ALL=1

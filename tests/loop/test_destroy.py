@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,12 @@ MEMBER = record.MEMBER_PLACE
 NODE = Node("kafka", "0")
 
 MakeDevice = Callable[..., str]
+
+
+def later(values: Iterable[object], but: Sequence[object]) -> list[object]:
+    """All of them in `make test`; ``but`` these already in `make check`."""
+    mark = pytest.mark.long
+    return [one if one in but else pytest.param(one, marks=mark) for one in values]
 
 
 class Disk:
@@ -726,7 +732,7 @@ def kill_at(argv: tuple[str, ...], number: int) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95, 1.0])
+@pytest.mark.parametrize("share", later([0.02, 0.3, 0.6, 0.95, 1.0], but=(0.02, 0.6)))
 @pytest.mark.parametrize("kind", mkfs.TYPES)
 def test_killed_mkfs_is_done_again(kind: str, share: float, machine: Machine) -> None:
     """Killed at a share of its writes, mkfs is finished by the next run:
@@ -1159,7 +1165,7 @@ CONTENTS: dict[str, Act] = {
 }
 
 
-@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("name", later(CONTENTS, but=("data", "ext4", "gpt")))
 def test_overwrite_of_exactly_this_content(name: str, disk: Disk) -> None:
     """One byte more, and the permission is void; with it, the whole way goes."""
     paths, intent = disk.machine.paths, disk.intent("ext4")
@@ -1181,7 +1187,7 @@ def test_overwrite_of_exactly_this_content(name: str, disk: Disk) -> None:
     check_filesystem("ext4", disk)
 
 
-@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("name", later(CONTENTS, but=("ext4", "md", "deep data")))
 def test_overwrite_of_a_member_to_be(name: str, disk: Disk) -> None:
     """Its record comes after the wipe, at the place of a member."""
     paths = disk.machine.paths
@@ -1227,7 +1233,11 @@ def cut_at_write(number: int, torn: bool = False) -> Iterator[list[int]]:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "torn"),
-    [("ext4", True), ("end", True), ("deep data", False)],
+    [
+        ("ext4", True),
+        pytest.param("end", True, marks=pytest.mark.slow),
+        pytest.param("deep data", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_wipe_that_was_cut_off_is_finished(
     name: str, torn: bool, machine: Machine

@@ -153,7 +153,11 @@ def two_claimants(seed: int, **lab: Any) -> None:
 
 @pytest.mark.parametrize(
     "block",
-    [0, 1, *(pytest.param(one, marks=pytest.mark.long) for one in range(2, 10))],
+    [
+        0,
+        *(pytest.param(one, marks=pytest.mark.long) for one in range(1, 4)),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in range(4, 10)),
+    ],
 )
 def test_two_claimants_never_split_a_set(block: int) -> None:
     for seed in range(block * 20, block * 20 + 20):
