@@ -12,6 +12,8 @@ from cc_kraken.model import Known
 from tests import crafted
 from tests.loop.test_destroy import Disk, disk, machine, make
 
+pytestmark = pytest.mark.long
+
 __all__ = ["disk", "machine"]  # fixtures
 
 GIB = 1 << 30

@@ -19,6 +19,8 @@ from tests.loop.test_destroy import (
     refused,
 )
 
+pytestmark = pytest.mark.long
+
 __all__ = ["disk", "machine"]  # fixtures
 
 PRIMARY = {"ext4": 0, "xfs": 0, "btrfs": 64 << 10}

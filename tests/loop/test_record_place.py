@@ -26,6 +26,8 @@ from cc_kraken.model import Extent, Record
 from tests import crafted
 from tests.conftest import umount
 
+pytestmark = pytest.mark.long
+
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 UUID = "f1a3c0de-0000-4000-8000-0123456789ab"
 INTENT = Record(

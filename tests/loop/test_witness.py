@@ -20,6 +20,8 @@ from cc_kraken import content, destroy, places, record, witness
 from cc_kraken.model import Blank, Device, Extent, KrakenError, Record, Unknown
 from cc_kraken.paths import Paths
 
+pytestmark = pytest.mark.long
+
 GIB, MIB = 1 << 30, 1 << 20
 SIZE = 64 * MIB
 """Small volumes are read whole."""
@@ -56,7 +58,6 @@ def test_what_was_proved_is_not_read_again(disk: str) -> None:
     assert proof(disk) < 1 << 20
 
 
-@pytest.mark.long
 def test_a_full_proof_is_more_than_a_sampled_one(
     trusted: None, loop_device: Callable[..., str]
 ) -> None:
