@@ -1,7 +1,7 @@
-"""The edge to EC2: few calls through boto3, values in, values out.
+"""The edge to EC2: few calls through botocore, values in, values out.
 
 Nothing here decides.  A call gives values of :mod:`cc_kraken.model`, or raises
-:class:`Ec2Error`, whose Trouble says whether time may cure it.  boto3 is
+:class:`Ec2Error`, whose Trouble says whether time may cure it.  botocore is
 imported at the first call, for a reboot without a call must not pay for it.
 
 Bounds: a connection is tried for 3 s, an answer awaited for 10 s, and each

@@ -126,17 +126,16 @@ class Observer:
             and (claim.trouble is None or claim.wanted.members > 1)
             and all(volume.id in world.devices for volume in claim.volumes)
         ]
-        in_use = {disk.name for disk in world.devices.values() if disk.mounted}
-        for one in arrays.scan(self.paths):
-            if one.mounted:
-                in_use.update(one.members)
+        in_use = {
+            volume for mounted in world.mounts for volume in mounted.volumes or ()
+        }
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="kraken-look") as pool:
             jobs = {
                 volume.id: pool.submit(
                     self._look_at,
                     world.devices[volume.id],
                     claim,
-                    world.devices[volume.id].name in in_use,
+                    volume.id in in_use,
                 )
                 for claim in there
                 for volume in claim.volumes

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid as uuids
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
+from cc_kraken.command import PACKAGES
 from cc_kraken.model import (
     Array,
     Blank,
@@ -31,13 +32,6 @@ NAMESPACE = uuids.UUID("7b2f1c0e-4a3d-5e6f-8b9a-6b72616b656e")
 
 MOUNTED, ASSEMBLED, ATTACHED = "mounted", "assembled", "attached"
 PENDING, FAILED, PLANNED = "pending", "failed", "planned"
-
-PACKAGES: Dict[str, str] = {
-    "mdadm": "mdadm",
-    "mkfs.ext4": "e2fsprogs",
-    "mkfs.xfs": "xfsprogs",
-    "mkfs.btrfs": "btrfs-progs",
-}
 
 
 @dataclass(frozen=True)
@@ -168,7 +162,7 @@ class SetDecision:
                     "program-missing",
                     f"The program {program} is not on this machine",
                     f"{program} for the set {self.claim.name}",
-                    f"Install the package {PACKAGES.get(program, program)}.",
+                    f"Install the package {PACKAGES.get(program, (program,))[0]}.",
                 )
 
     def _outcomes(self) -> Tuple[str, ...]:

@@ -76,9 +76,7 @@ def testimony(fd: int) -> Optional[Testimony]:
     nothing.  Flushes what the page cache holds of it."""
     try:
         os.fsync(fd)
-        number = os.fstat(fd).st_rdev
-        link = f"{SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
-        return _of(os.path.realpath(link))
+        return _of(_directory(fd))
     except (IndexError, OSError, ValueError):
         return None
 
@@ -87,11 +85,16 @@ def sectors_read(fd: int) -> int:
     """Sectors that the kernel has counted as read from this disk; -1 where it
     does not say."""
     try:
-        number = os.fstat(fd).st_rdev
-        link = f"{SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
-        return _numbers(link, "stat")[2]
+        return _numbers(_directory(fd), "stat")[2]
     except (IndexError, OSError, ValueError):
         return -1
+
+
+def _directory(fd: int) -> str:
+    """Where sysfs has the disk that ``fd`` is open on."""
+    number = os.fstat(fd).st_rdev
+    link = f"{SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
+    return os.path.realpath(link)
 
 
 def _of(directory: str) -> Optional[Testimony]:

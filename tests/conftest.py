@@ -8,7 +8,7 @@ import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator, Sequence
 
 import hypothesis
 import pytest
@@ -34,6 +34,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.loop)
         if no_loop and item.get_closest_marker("loop"):
             item.add_marker(pytest.mark.skip(reason=no_loop))
+
+
+def soon(
+    first: Sequence[object],
+    table: Iterable[object],
+    mark: pytest.MarkDecorator = pytest.mark.slow,
+) -> list[object]:
+    """The rows of a table as parameters: all but the `first` ones with `mark`."""
+    rows = list(table)
+    assert all(row in rows for row in first)
+    return [row if row in first else pytest.param(row, marks=mark) for row in rows]
 
 
 def loop_obstacle() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
             elif RELEASE in OLD and item.path.stem != "test_contract":
                 item.add_marker(pytest.mark.skip(reason=OLD[RELEASE]))
-
-
-def soon(names: Iterable[str], table: Iterable[str]) -> list[object]:
-    """The rows of a table as parameters: slow but for those `names`."""
-    first = set(names)
-    assert first <= set(table)
-    slow = pytest.mark.slow
-    return [name if name in first else pytest.param(name, marks=slow) for name in table]
 
 
 def say(line: str) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chroot.conftest import RELEASE, Launch, soon
+from tests.chroot.conftest import RELEASE, Launch
 from tests.chroot.ec2 import Machine, api, cloud_config
 from tests.chroot.node import Node
+from tests.conftest import soon
 
 Machines = Callable[..., Machine]
 

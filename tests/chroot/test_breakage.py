@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.chroot.conftest import RELEASE, soon
+from tests.chroot.conftest import RELEASE
 from tests.chroot.ec2 import Machine, api, cloud_config
+from tests.conftest import soon
 
 Machines = Callable[..., Machine]
 

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from tests.chroot import base
-from tests.chroot.conftest import RELEASE, Launch, soon
+from tests.chroot.conftest import RELEASE, Launch
 from tests.chroot.node import Done, Node
+from tests.conftest import soon
 
 PACKAGE = "cloud-init-kraken"
 CONFIG = "/etc/cloud/cloud.cfg"

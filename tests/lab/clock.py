@@ -6,25 +6,28 @@ import heapq
 import itertools
 import threading
 import time
+from abc import ABC, abstractmethod
 from typing import Callable, List, Optional, Tuple
 
 Event = Tuple[float, int, Callable[[], None]]
 
 
-class Clock:
+class Clock(ABC):
     """What the lab asks of a clock.  Times are Unix seconds."""
 
+    @abstractmethod
     def now(self) -> float:
-        raise NotImplementedError
+        """The time."""
 
+    @abstractmethod
     def later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call ``function`` once, ``seconds`` from now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spawn(self, function: Callable[[], None]) -> None:
         """Call ``function`` soon, where it may block (a hypervisor's work)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self) -> None:
         """Forget what is still to come."""
 

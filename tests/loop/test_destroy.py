@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ from cc_kraken.model import (
 )
 from cc_kraken.paths import Paths
 from tests import conftest, crafted
-from tests.conftest import umount
+from tests.conftest import soon, umount
 from tests.loop.test_record_place import member_head
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -61,10 +61,8 @@ NODE = Node("kafka", "0")
 MakeDevice = Callable[..., str]
 
 
-def later(values: Iterable[object], but: Sequence[object]) -> list[object]:
-    """All of them in `make test`; ``but`` these already in `make check`."""
-    mark = pytest.mark.long
-    return [one if one in but else pytest.param(one, marks=mark) for one in values]
+#: The other rows: in `make test`, not in `make check`.
+LATER = pytest.mark.long
 
 
 class Disk:
@@ -732,7 +730,7 @@ def kill_at(argv: tuple[str, ...], number: int) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize("share", later([0.02, 0.3, 0.6, 0.95, 1.0], but=(0.02, 0.6)))
+@pytest.mark.parametrize("share", soon((0.02, 0.6), [0.02, 0.3, 0.6, 0.95, 1.0], LATER))
 @pytest.mark.parametrize("kind", mkfs.TYPES)
 def test_killed_mkfs_is_done_again(kind: str, share: float, machine: Machine) -> None:
     """Killed at a share of its writes, mkfs is finished by the next run:
@@ -1165,7 +1163,7 @@ CONTENTS: dict[str, Act] = {
 }
 
 
-@pytest.mark.parametrize("name", later(CONTENTS, but=("data", "ext4", "gpt")))
+@pytest.mark.parametrize("name", soon(("data", "ext4", "gpt"), CONTENTS, LATER))
 def test_overwrite_of_exactly_this_content(name: str, disk: Disk) -> None:
     """One byte more, and the permission is void; with it, the whole way goes."""
     paths, intent = disk.machine.paths, disk.intent("ext4")
@@ -1187,7 +1185,7 @@ def test_overwrite_of_exactly_this_content(name: str, disk: Disk) -> None:
     check_filesystem("ext4", disk)
 
 
-@pytest.mark.parametrize("name", later(CONTENTS, but=("ext4", "md", "deep data")))
+@pytest.mark.parametrize("name", soon(("ext4", "md", "deep data"), CONTENTS, LATER))
 def test_overwrite_of_a_member_to_be(name: str, disk: Disk) -> None:
     """Its record comes after the wipe, at the place of a member."""
     paths = disk.machine.paths
