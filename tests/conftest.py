@@ -36,6 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=no_loop))
 
 
+#: For rows that belong to `make test`, not to `make check`.
+LATER = pytest.mark.long
+
+
 def soon(
     first: Sequence[object],
     table: Iterable[object],

@@ -346,6 +346,7 @@ def test_the_node_in_cloudformation() -> None:
     assert set(section(user_data, "UserData").volumes) == {"log", "data"}
 
 
+@pytest.mark.long
 def test_cfn_lint_has_nothing_to_say() -> None:
     linter = Path(sys.executable).parent / "cfn-lint"
     done = subprocess.run(

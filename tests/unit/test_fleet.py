@@ -9,6 +9,7 @@ import pytest
 
 from cc_kraken.model import Section
 from tests import fleet as simulation
+from tests.conftest import LATER, soon
 from tests.fleet import Boot, Fleet, Time, bucket_bound, in_turn, simulate
 from tests.lab.ec2 import TokenBucket
 
@@ -79,7 +80,7 @@ def test_the_bound_is_what_a_bucket_serves_at_best(order: int) -> None:
 # ------------------------------------------------------------------- scenarios
 
 
-@pytest.mark.parametrize("name", list(simulation.SCENARIOS))
+@pytest.mark.parametrize("name", soon(("boot",), simulation.SCENARIOS, LATER))
 def test_a_small_fleet(name: str) -> None:
     outcome = simulate(name, 60, 300)
     assert outcome.wrong() == []

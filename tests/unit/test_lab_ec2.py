@@ -1196,6 +1196,7 @@ def test_calls_may_come_all_at_once(lab: Ec2Lab) -> None:
 # -------------------------------------------------------- moto, and alone
 
 
+@pytest.mark.long
 def test_what_the_lab_does_not_know_moto_answers(lab: Ec2Lab) -> None:
     pytest.importorskip("moto")
     patient = client(lab, read_timeout=120)  # moto is loaded by the first call

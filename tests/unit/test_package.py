@@ -118,6 +118,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_module_and_schema(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
@@ -130,6 +131,7 @@ def test_the_wheel_holds_every_module_and_schema(built: Path) -> None:
     assert not [name for name in names if name.startswith(("tests", "schema/"))]
 
 
+@pytest.mark.long
 def test_the_source_archive_holds_what_a_build_needs(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -138,6 +140,7 @@ def test_the_source_archive_holds_what_a_build_needs(built: Path) -> None:
     assert {f"schema/{name}" for name in SCHEMAS} <= names
 
 
+@pytest.mark.long
 def test_the_index_would_take_what_is_built(built: Path) -> None:
     """twine checks the metadata, and that the README can be rendered."""
     files = [*built.glob("*.whl"), *built.glob("*.tar.gz")]
