@@ -49,6 +49,11 @@ def active(node: Node, unit: str) -> str:
     return node.run(["systemctl", "is-active", unit]).out.strip()
 
 
+def waits_for(node: Node, name: str) -> bool:
+    now = nodes.status(node)
+    return now["state"] == "running" and name in (now["waiting_for"] or "")
+
+
 def until(what: str, true: Callable[[], bool], seconds: float = BOOT) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -203,13 +208,13 @@ def services_at_first_boot(cloud: Cloud, image: Image) -> Node:
     until("logins", lambda: active(node, "ssh.service") == "active")
     until("the example", lambda: active(node, "consumer.service") == "active")
     assert has_the_home(node)
+    until("the unit that waits for late", lambda: waits_for(node, "late"))
+    assert nodes.states(nodes.status(node))["bad"] == "failed"
     until(
-        "the failed set's service",
-        lambda: active(node, "needs-bad.service") in ("inactive", "failed"),
+        "the failed set's unit",
+        lambda: active(node, "cc-kraken@bad.service") == "failed",
     )
-    waiting = nodes.status(node)
-    assert waiting["state"] == "running" and "late" in waiting["waiting_for"]
-    assert nodes.states(waiting)["bad"] == "failed"
+    assert active(node, "needs-bad.service") == "inactive"
     assert active(node, "needs-late.service") != "active"
     # By hand meanwhile: who has the lock, and what that one waits for.
     by_hand = node.run(["cc-kraken", "apply", "--wait", "3"], timeout=120)
