@@ -166,6 +166,17 @@ def add_member(array: Array, device_path: str) -> None:
     )
 
 
+def read_write(array: Array) -> None:
+    """End the state ``read-auto`` of a running array, as its first write does.
+
+    A resync that is due begins.  Raises :class:`KrakenError` ``command-failed``.
+    """
+    command.check(
+        command.run(["mdadm", "--readwrite", array.path], timeout=None),
+        f"allowing writes to {array.path}",
+    )
+
+
 def grow(array: Array) -> None:
     """Let a running array use all that its members have now.
 

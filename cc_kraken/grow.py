@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional, Sequence, Tuple, Union
 
 from cc_kraken import arrays, command, content, guard, mounts, superblock
-from cc_kraken.growth import LEAST, WORKING
+from cc_kraken.growth import LEAST, UNWRITTEN, WORKING
 from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.steps import gib
@@ -124,6 +124,11 @@ def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> N
     Raises KrakenError ``grow-refused`` or ``grow-failed``.
     """
     _check_members(paths, found, members)
+    if found.state == UNWRITTEN:
+        # md changes no size before the first write; what is mounted on it is
+        # about to do one.
+        arrays.read_write(found)
+        found = _again(paths, found)
     if found.degraded or found.action != "idle" or found.state not in WORKING:
         raise _refused(
             found.path,
@@ -132,9 +137,17 @@ def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> N
             "an array that is whole and in step",
         )
     arrays.grow(found)
-    (now,) = [one for one in arrays.scan(paths) if one.name == found.name] or [found]
+    now = _again(paths, found)
     if room - now.component >= LEAST:
         raise _failed(found.path, f"still uses {gib(now.component)} of each member")
+
+
+def _again(paths: Paths, found: Array) -> Array:
+    """The array as it is now."""
+    for one in arrays.scan(paths):
+        if one.name == found.name:
+            return one
+    return found
 
 
 def filesystem(

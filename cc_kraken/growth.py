@@ -22,6 +22,9 @@ chunk of its array."""
 
 WORKING = ("clean", "active", "active-idle", "write-pending")
 """States of an array that is written to (Linux admin-guide/md.rst)."""
+UNWRITTEN = "read-auto"
+"""The state of an array until its first write after it was started: what lies
+on it can be mounted and not yet written to."""
 
 WAY_OUT = (
     "The way out: make a set of larger volumes under another VolumeName, copy "
@@ -180,7 +183,7 @@ def _not_now(array: Array, members: Mapping[str, Member]) -> str:
         return "it is whole again"
     if array.action != "idle":
         return f"its {array.action} is over"
-    if array.state not in WORKING:
+    if array.state not in (*WORKING, UNWRITTEN):
         return f"it is not {array.state} any more"
     return ""
 

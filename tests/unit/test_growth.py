@@ -260,6 +260,13 @@ def test_raid_10_with_offset_copies_grows() -> None:
     assert isinstance(decide(claims, world).steps[0], GrowArray)
 
 
+def test_an_array_without_a_write_since_it_was_started_grows() -> None:
+    """btrfs is mounted without one, and nobody may write for long."""
+    claims, world = array_world(6, [2] * 4, state="read-auto")
+    plan = decide(claims, world)
+    assert isinstance(plan.steps[0], GrowArray) and plan.outcomes == ()
+
+
 BUSY = {
     "resync": {"action": "resync"},
     "recover": {"action": "recover", "degraded": 1},
