@@ -299,7 +299,7 @@ def _wait(options: argparse.Namespace) -> int:
             raise _not_up(name, _why(status, entry))
         if time.monotonic() >= next_alive:
             next_alive = time.monotonic() + ALIVE_EVERY
-            if not stage.background_alive() and not stage.at_work(paths):
+            if not stage.at_work(paths) and not stage.background_alive():
                 status = report.read(paths) or status
                 entry = status["sets"].get(name)
                 if entry is None or not _is_up(entry, paths):

@@ -389,7 +389,7 @@ def join(paths: Paths, seconds: float) -> Dict[str, Any]:
             return status
         if moment >= next_alive:
             next_alive = moment + ALIVE_EVERY
-            if not background_alive() and not at_work(paths):
+            if not at_work(paths) and not background_alive():
                 status = report.read(paths) or status
                 if not finished(status):
                     status["errors"].append(report.error(_ended_early()))

@@ -430,6 +430,20 @@ def test_joining_a_run_that_is_at_work(tree: Tree) -> None:
     assert not stage.at_work(tree.paths)
 
 
+def test_joining_starts_no_process_while_the_lock_is_held(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(tree, "network", "pending", data="pending")
+    started: list[object] = []
+    monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path))
+    monkeypatch.setattr(stage, "ALIVE_EVERY", 0.02)
+    monkeypatch.setattr(stage, "JOIN_EVERY", 0.02)
+    monkeypatch.setattr(stage.command, "run", started.append)
+    with run.lock(tree.paths, 5):
+        assert stage.join(tree.paths, 0.2)["state"] == "pending"
+    assert started == []
+
+
 def test_joining_has_an_end(tree: Tree) -> None:
     write(tree, "background", "running", data="pending")
     thread = at_work(tree, lambda: None)
