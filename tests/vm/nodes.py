@@ -70,6 +70,14 @@ def runs(now: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {run["stage"]: run for run in [*now["earlier"], now]}
 
 
+def done(now: Mapping[str, Any], name: str) -> list[str]:
+    """What all runs of this boot did to a set, in words."""
+    last = {"done": {one: entry["done"] for one, entry in now["sets"].items()}}
+    return [
+        text for run in (*now["earlier"], last) for text in run["done"].get(name, [])
+    ]
+
+
 def states(now: Mapping[str, Any]) -> dict[str, str]:
     return {name: entry["state"] for name, entry in now["sets"].items()}
 

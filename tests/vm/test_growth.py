@@ -85,12 +85,6 @@ def booted(node: Node) -> dict[str, Any]:
     return now
 
 
-def done(now: dict[str, Any], name: str) -> list[str]:
-    """What the runs of this boot did to a set."""
-    runs = [*now["earlier"], {"done": {n: e["done"] for n, e in now["sets"].items()}}]
-    return [text for run in runs for text in run["done"].get(name, [])]
-
-
 def enlarge(cloud: Cloud, *volumes: str) -> None:
     """ModifyVolume; returns when the disks have their new size."""
     for volume in volumes:
@@ -138,7 +132,7 @@ def test_filesystems_and_arrays_follow_their_volumes() -> None:
         after = sizes(node)
         show("after", after)
         for name, (_, level, kind) in SETS.items():
-            grown = [text for text in done(now, name) if text.startswith("grow ")]
+            grown = [text for text in nodes.done(now, name) if text.startswith("grow ")]
             print(name, grown, now["sets"][name]["notes"], flush=True)
             if name in ("zero", HALF):
                 assert grown == [] and after[name][1] == before[name][1]
@@ -166,7 +160,7 @@ def test_filesystems_and_arrays_follow_their_volumes() -> None:
         last = sizes(node)
         show("last", last)
         for name in SETS:
-            grown = [text for text in done(now, name) if text.startswith("grow ")]
+            grown = [text for text in nodes.done(now, name) if text.startswith("grow ")]
             assert bool(grown) == (name == HALF), name
         assert last[HALF][1] - before[HALF][1] == DATA[HALF] * 1024
         assert nodes.uuids(now) == same

@@ -196,8 +196,7 @@ class Torture:
         self, number: int, node: Node, name: str, entry: dict[str, Any], now: Any
     ) -> str:
         """How far it was when the last boot came."""
-        runs = nodes.runs(now).values()
-        done = [step for run in runs for step in run["done"].get(name, [])]
+        done = nodes.done(now, name)
         found = next(
             told for told, words in FOUND if any(re.match(words, one) for one in done)
             or not words
