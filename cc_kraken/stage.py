@@ -33,6 +33,9 @@ JOIN_EVERY = 0.5
 ALIVE_EVERY = 5.0
 THREAD_GRACE = 10.0
 """Seconds that threads have to end after a run."""
+HANG_GRACE = 300.0
+"""Seconds that the network stage gives its run beyond ``boot_wait``: for the
+longest mkfs and most checks, but not for a disk that never answers."""
 MOUNT_GRACE = 10.0
 """Seconds that systemd has at a reboot to mount what fstab names."""
 
@@ -262,7 +265,22 @@ def _network(
         status = _report_kept(paths, identity, kept)
     else:
         host.wait_for_network(cloud)
-        status = carry_out(
+        status = _bring_up(section, identity, paths, events)
+    started = not section.dry_run and _start_background()
+    text = failures(status, pending=not (started or section.dry_run))
+    if text and not (started and host.final_entry(cfg)):
+        raise RuntimeError(text)
+
+
+def _bring_up(
+    section: Section, identity: Identity, paths: Paths, events: host.Events
+) -> Dict[str, Any]:
+    """The run of the network stage, in a process of its own; its status, or
+    as far as it has come when it hangs or was killed."""
+    from cc_kraken import child
+
+    def work() -> Dict[str, Any]:
+        return carry_out(
             section,
             identity,
             paths,
@@ -272,10 +290,15 @@ def _network(
             final=False,
             dry_run=section.dry_run,
         )
-    started = not section.dry_run and _start_background()
-    text = failures(status, pending=not (started or section.dry_run))
-    if text and not (started and host.final_entry(cfg)):
-        raise RuntimeError(text)
+
+    try:
+        return child.carry_out(work, section.boot_wait + HANG_GRACE)
+    except KrakenError as error:
+        status = report.read(paths)
+        if error.trouble.kind not in ("run-hangs", "run-killed") or status is None:
+            raise
+        LOG.error("%s", error)
+        return status
 
 
 def _kept(

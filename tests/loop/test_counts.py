@@ -101,6 +101,17 @@ def test_the_life_of_one_volume(machine: Machine) -> None:
     assert after.read <= 2 * TOOLS and after.written <= 32 * 1024
 
 
+def test_nothing_of_a_first_boot_stays_in_cloud_inits_process(
+    machine: Machine,
+) -> None:
+    """With version 24.3 and later it carries all stages of the boot."""
+    machine.volume("log")
+    boot, calls = run(machine, "network")
+    assert calls["AttachVolume"] == 1
+    # What is left is Python's own, which cloud-init has imported already.
+    assert boot.bundled == 0 and boot.own <= 20
+
+
 @pytest.mark.parametrize("others", [0, 10_000])
 def test_the_size_of_the_account_is_no_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int

@@ -350,16 +350,42 @@ def test_the_fast_way_is_not_taken_when_something_is_missing(
     (tree.base / "proc/self/mountinfo").write_text(
         "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n"
     )
-    asked: list[str] = []
+    asked = tree.base / "asked"
 
     def go(self: run.Run) -> str:
-        asked.append(self.report.status["stage"])
+        asked.write_text(self.report.status["stage"])  # in a process of its own
         self.report.finish("done")
         return "done"
 
     monkeypatch.setattr(run.Run, "go", go)
     handle("kraken", ON, cloud(), None, [])
-    assert asked == ["network"]
+    assert asked.read_text() == "network"
+
+
+def test_a_run_that_hangs_is_left_behind(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tree.base / "disk"
+    os.mkfifo(disk)
+
+    def go(self: run.Run) -> str:
+        self.report.set("data", required=True)
+        self.report.write()
+        disk.read_text()
+        self.report.finish("done")
+        return "done"
+
+    monkeypatch.setattr(run.Run, "go", go)
+    monkeypatch.setattr(stage, "HANG_GRACE", 0.3)
+    cfg = {"kraken": {**ON["kraken"], "boot_wait": 1}}
+    with pytest.raises(RuntimeError, match="data is not up yet"):
+        handle("kraken", cfg, cloud(), None, [])
+    (error,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert "has not ended" in error.getMessage() and "dmesg" in error.getMessage()
+    # It has the lock as long as it lasts, and ends by itself.
+    assert stage.at_work(tree.paths)
+    disk.write_text("an answer")
+    assert stage.join(tree.paths, 30)["state"] == "done"
 
 
 # ------------------------------------------------------------------ joining
