@@ -223,6 +223,27 @@ class ReadError(Exception):
         self.offset = offset
 
 
+_under_way: Dict[int, Tuple[str, float]] = {}
+"""By thread: the device that it reads right now, and since when."""
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """While this thread waits for an answer of this device."""
+    thread = threading.get_ident()
+    _under_way[thread] = path, time.monotonic()
+    try:
+        yield
+    finally:
+        _under_way.pop(thread, None)
+
+
+def waiting(path: str) -> float:
+    """Seconds that the oldest read of this device has been waiting; 0 for none."""
+    begun = [since for of, since in list(_under_way.values()) if of == path]
+    return time.monotonic() - min(begun) if begun else 0.0
+
+
 class Reader:
     """Direct reads of one block device; used by several threads at once."""
 
@@ -231,6 +252,7 @@ class Reader:
         if not stat.S_ISBLK(os.stat(path).st_mode):
             raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK), path)
         flags = os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK
+        self.path = path
         self.fd = os.open(path, flags)
         try:
             if not stat.S_ISBLK(os.fstat(self.fd).st_mode):
@@ -284,7 +306,8 @@ class Reader:
     def _direct(self, start: int, length: int) -> bytes:
         buffer = self._buffer()
         try:
-            count = os.preadv(self.fd, [memoryview(buffer)[:length]], start)
+            with reading(self.path):
+                count = os.preadv(self.fd, [memoryview(buffer)[:length]], start)
         except OSError as error:
             raise ReadError(start, error.strerror or "failed") from error
         if count != length:

@@ -7,9 +7,21 @@ the others; a set that is mounted costs a superblock, not a proof.
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Set, Tuple
+from functools import partial
+from typing import (
+    Callable,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from cc_kraken import (
     arrays,
@@ -48,6 +60,9 @@ LOG = logging.getLogger(__name__)
 
 PROGRAMS = ("mdadm", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs")
 WORKERS = 8
+NO_ANSWER = 60.0
+"""Seconds for one read: twice what the kernel gives a disk by default."""
+WATCH_EVERY = 1.0
 MD_MEMBER = "linux_raid_member"
 
 
@@ -57,6 +72,7 @@ class Observer:
     def __init__(self, paths: Paths, section: Section) -> None:
         self.paths = paths
         self.full = section.blank_proof == "full"
+        self._hung: Dict[str, "Future[Look]"] = {}
 
     def device_ids(self) -> FrozenSet[str]:
         """The volumes that have a disk here."""
@@ -129,19 +145,22 @@ class Observer:
         in_use = {
             volume for mounted in world.mounts for volume in mounted.volumes or ()
         }
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="kraken-look") as pool:
-            jobs = {
-                volume.id: pool.submit(
-                    self._look_at,
-                    world.devices[volume.id],
-                    claim,
-                    volume.id in in_use,
+        looks = self._side_by_side(
+            {
+                volume.id: (
+                    world.devices[volume.id].path,
+                    partial(
+                        self._look_at,
+                        world.devices[volume.id],
+                        claim,
+                        volume.id in in_use,
+                    ),
                 )
                 for claim in there
                 for volume in claim.volumes
                 if claim.wanted.members > 1 or self._needs_look(world, claim)
             }
-            looks = {key: job.result() for key, job in jobs.items()}
+        )
         known = _with_uuids(arrays.scan(self.paths), looks, world.devices)
         world = replace(world, looks=looks, arrays=known)
         running: Dict[str, Tuple[Array, Claim]] = {}
@@ -156,13 +175,51 @@ class Observer:
                     head = self._head(uuid, blocks, world.devices)
                     if head is not None:
                         heads[uuid] = head
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="kraken-look") as pool:
-            jobs = {
-                uuid: pool.submit(self._look_at_array, array, claim, looks)
+        array_looks = self._side_by_side(
+            {
+                uuid: (array.path, partial(self._look_at_array, array, claim, looks))
                 for uuid, (array, claim) in running.items()
             }
-            array_looks = {uuid: job.result() for uuid, job in jobs.items()}
+        )
         return replace(world, array_looks=array_looks, heads=heads)
+
+    def _side_by_side(
+        self, jobs: Mapping[str, Tuple[str, Callable[[], Look]]]
+    ) -> Dict[str, Look]:
+        """What each finds on its device.  One that answers no read is given
+        up, its thread left behind: the other sets do not wait for it, and it
+        is not looked at again before that thread has ended."""
+        found = {
+            key: _no_answer(path)
+            for key, (path, _) in jobs.items()
+            if key in self._hung and not self._hung[key].done()
+        }
+        todo = [key for key in jobs if key not in found]
+        if not todo:
+            return found
+        slots = threading.Semaphore(WORKERS)
+
+        def in_turn(look: Callable[[], Look]) -> Look:
+            with slots:
+                return look()
+
+        pool = ThreadPoolExecutor(len(todo), thread_name_prefix="kraken-look")
+        at_work = {key: pool.submit(in_turn, jobs[key][1]) for key in todo}
+        while at_work:
+            wait(at_work.values(), WATCH_EVERY, FIRST_COMPLETED)
+            for key, job in list(at_work.items()):
+                path = jobs[key][0]
+                if job.done():
+                    found[key] = job.result()
+                elif content.waiting(path) >= NO_ANSWER:
+                    found[key] = _no_answer(path)
+                    self._hung[key] = job
+                    slots.release()  # the next one takes its place
+                else:
+                    continue
+                del at_work[key]
+        pool.shutdown(wait=False)
+        return {key: found[key] for key in jobs}
 
     def _needs_look(self, world: World, claim: Claim) -> bool:
         """A bare attachment of a volume that nobody asks to use is not read."""
@@ -240,6 +297,10 @@ class Observer:
             if block.uuid == uuid and block.role == first:
                 return content.head(found[volume].path, block.data_offset)
         return None
+
+
+def _no_answer(path: str) -> Look:
+    return Look(Unknown(f"{path} has not answered a read for {NO_ANSWER:.0f} s"))
 
 
 def _unproved(found: Content, intent: Record, path: str) -> bool:

@@ -235,6 +235,16 @@ class Machine:
                 del self._volumes[volume_id]
                 raise
 
+    def choke(self, volume_id: str) -> None:
+        """Let the disk answer nothing from now on, as an impaired volume does:
+        a byte a second."""
+        with self._lock:
+            assert self._monitor is not None, "it runs"
+            rates = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+            self._monitor.do(
+                "block_set_io_throttle", id=_name(volume_id), bps=1, **rates
+            )
+
     def detach(self, volume_id: str, timeout: float = DETACH_SECONDS) -> bool:
         """Take a volume away; False when the guest did not let go in time."""
         name = _name(volume_id)

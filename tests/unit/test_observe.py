@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from cc_kraken import mounts
-from cc_kraken.model import KrakenError, Section, Trouble, Unknown
+from cc_kraken import content, mounts, observe
+from cc_kraken.model import KrakenError, Look, Section, Trouble, Unknown
 from cc_kraken.observe import Observer
 from cc_kraken.world import World
 from tests.unit import worlds as w
@@ -99,3 +102,69 @@ def test_a_path_that_cannot_be_looked_at(
     monkeypatch.setattr(mounts, "path_state", fail)
     world = look(tree, w.claim(w.single(), w.attached(1)))
     assert world.paths["/krkn_log"].kind == "unreadable"
+
+
+# ------------------------------------------------------- disks that do not answer
+
+
+def observer(tree: Tree) -> Observer:
+    return Observer(tree.paths, Section())
+
+
+def found(text: str) -> Look:
+    return Look(Unknown(text))
+
+
+def test_a_disk_that_answers_no_read_keeps_nobody_waiting(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many of them as are read at a time; what comes after them is read,
+    and they are not asked again before they have answered."""
+    monkeypatch.setattr(observe, "NO_ANSWER", 0.3)
+    monkeypatch.setattr(observe, "WATCH_EVERY", 0.05)
+    answer, asked = threading.Event(), []
+
+    def hangs(path: str) -> Look:
+        asked.append(path)
+        with content.reading(path):
+            answer.wait()
+        return found("at last")
+
+    def slow() -> Look:
+        # many reads, each of them answered
+        for _ in range(10):
+            with content.reading("/dev/good"):
+                time.sleep(0.05)
+        return found("good")
+
+    paths = [f"/dev/bad{number}" for number in range(observe.WORKERS)]
+    jobs = {path: (path, partial(hangs, path)) for path in paths}
+    jobs["good"] = ("/dev/good", slow)
+    watcher = observer(tree)
+    try:
+        first = watcher._side_by_side(jobs)
+        assert first.pop("good") == found("good")
+        assert list(first) and set(first) == set(paths)
+        for path, look in first.items():
+            assert f"{path} has not answered a read" in str(look.content)
+        again = watcher._side_by_side(jobs)
+        assert again.pop("good") == found("good") and again == first
+        assert sorted(asked) == sorted(paths)
+    finally:
+        answer.set()
+    until = time.monotonic() + 30
+    while not all(job.done() for job in watcher._hung.values()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert set(watcher._side_by_side(jobs).values()) == {
+        found("at last"),
+        found("good"),
+    }
+
+
+def test_a_mistake_in_a_look_is_not_swallowed(tree: Tree) -> None:
+    def mistake() -> Look:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        observer(tree)._side_by_side({"one": ("/dev/x", mistake)})
