@@ -108,6 +108,7 @@ class Cloud:
         self._home: Path | None = None
         self._stack = contextlib.ExitStack()
         self._lock = threading.Lock()
+        self._plugging = threading.Lock()
 
     def __enter__(self) -> Cloud:
         with contextlib.ExitStack() as stack:
@@ -247,7 +248,7 @@ class Cloud:
         for number, volume_id in enumerate(attached):
             name = f"/dev/sd{chr(ord('f') + number)}"
             self.ec2.attach_volume(volume_id, instance_id, name)
-            node.machine.attach(volume_id, self.backing(volume_id))
+            self._plug_in(node, volume_id, name)
         self.log(f"{instance_id}: power on ({where})")
         node.machine.power_on()
         return node
@@ -283,9 +284,15 @@ class Cloud:
 
     def _on_attach(self, instance_id: str, volume_id: str, device: str) -> None:
         node = self.nodes.get(instance_id)
-        if node is not None and volume_id not in node.machine.attached:
-            self.log(f"{instance_id}: {volume_id} is plugged in ({device})")
-            node.machine.attach(volume_id, self.backing(volume_id))
+        if node is not None:
+            self._plug_in(node, volume_id, device)
+
+    def _plug_in(self, node: Node, volume_id: str, device: str) -> None:
+        """EC2 and who launches it may both come to do it."""
+        with self._plugging:
+            if volume_id not in node.machine.attached:
+                self.log(f"{node.id}: {volume_id} is plugged in ({device})")
+                node.machine.attach(volume_id, self.backing(volume_id))
 
     def _on_detach(self, instance_id: str, volume_id: str, device: str) -> None:
         node = self.nodes.get(instance_id)
