@@ -109,7 +109,9 @@ def test_an_interface_that_comes_up_40_seconds_late() -> None:
     for cloud-init's own questions, and is down when the module has its own."""
     with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
         cloud.volume(1, set_tags())
-        later = f"systemd-run --no-block sh -c 'sleep {LATE}; {UP}'"
+        # Without them it would be started after the stage that it is for.
+        alone = "--property=DefaultDependencies=no"
+        later = f"systemd-run --no-block {alone} sh -c 'sleep {LATE}; {UP}'"
         config = {"boot_wait": 300, "wait": 600}
         node = cloud.launch(
             TAGS, cloud.config(config, bootcmd=[DOWN, later]), metadata_tags=False
