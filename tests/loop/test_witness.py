@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cc_kraken import content, destroy, places, record, witness
-from cc_kraken.model import Blank, Device, Extent, KrakenError, Record, Unknown
+from cc_kraken.model import Blank, Device, KrakenError, Record, Unknown
 from cc_kraken.paths import Paths
 
 pytestmark = pytest.mark.long
@@ -142,18 +142,26 @@ def test_an_enlarged_disk_is_read_again(
     assert proof(path) >= PROOF
 
 
-def test_what_somebody_else_wrote_beside_our_write_counts(disk: str) -> None:
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_somebody_else_wrote_beside_our_record_counts(
+    disk: str, alone: bool
+) -> None:
+    own = Record("0" * 64, VOLUME, "ext4", FS)
+    place = record.single_place(SIZE)
     fd = os.open(disk, os.O_RDWR)
     try:
         before = witness.testimony(fd)
-        os.pwrite(fd, bytes(4096), 33 << 20)
-        direct(disk)
+        os.pwrite(fd, record.encode(own), place)
+        if not alone:
+            direct(disk)
         os.fsync(fd)
-        own = Extent(33 << 20, (33 << 20) + 4096)
-        witness.note_write(fd, before, own, erased=True)
+        witness.note_write(fd, before, record.extent(place), erased=False)
     finally:
         os.close(fd)
-    assert isinstance(content.look(disk, volume_id=VOLUME).content, Unknown)
+    look = content.look(disk, volume_id=VOLUME)
+    assert look.record == own
+    assert isinstance(look.content, Blank if alone else Unknown)
+    assert (look.bytes_read < PROOF) == alone
 
 
 def test_a_loop_device_is_no_witness(loop_device: Callable[..., str]) -> None:
