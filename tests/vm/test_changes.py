@@ -195,3 +195,66 @@ def test_a_goat_node_is_taken_over_and_changes() -> None:
         nodes.log(f"on the next instance: {found}")
         assert found == own
         assert labels(other) == before
+
+
+def test_a_nested_pair_a_raised_size_and_another_prefix() -> None:
+    """What a change of Terraform's does to a running node, and to its reboot."""
+
+    def volume(name: str, path: str, size: int = 1, **more: object) -> str:
+        tags = nodes.set_tags(0, name, size, fs_type="xfs", mount_path=path, **more)
+        return cloud.volume(1, tags)
+
+    def reasons(node: Node) -> dict[str, str]:
+        """The kinds of the sets' errors; all failed runs by hand end with 1."""
+        done = node.kraken({"wait": 5, "boot_wait": 5}, timeout=300)
+        now = nodes.status(node)
+        kinds = {n: e["error"]["kind"] for n, e in now["sets"].items() if e["error"]}
+        for error in now["errors"]:
+            kinds["the node"] = error["kind"]
+        assert done.code == (1 if kinds else 0), done.err
+        nodes.log(f"{kinds} {now['warnings']}")
+        return kinds
+
+    with Cloud(release=nodes.RELEASE, log=nodes.log, attach_seconds=0.2) as cloud:
+        inner = volume("wal", "/pg/wal")
+        outer = volume("pg", "/pg")
+        node = cloud.launch(
+            krkn(prefix=nodes.PREFIX, node_id=0), cloud.config({"boot_wait": 300})
+        )
+        node.wait_ready()
+        assert nodes.states(nodes.status(node)) == dict.fromkeys(
+            ("pg", "wal"), "mounted"
+        )
+        for path in ("/pg", "/pg/wal"):
+            nodes.write_file(node, f"{path}/file", path)
+        before = lines(node)
+
+        # ---- the number of volumes is raised before they are there
+        cloud.ec2.tag(inner, krkn(volume_size=2, raid_level=0))
+        assert reasons(node) == {"wal": "members-missing"}
+        more = volume("wal", "/pg/wal", 2, raid_level=0)
+        blank = cloud.backing_checksum(more)
+        assert reasons(node) == {"wal": "device-held"}
+        assert cloud.backing_checksum(more) == blank
+        assert lines(node) == before and mounted(node, "/pg/wal")
+        cloud.ec2.tag(inner, krkn(volume_size=1))
+        cloud.ec2.untag(more, "KRKN-IN:NodeId")
+
+        # ---- another prefix: first the instance, then the volumes
+        cloud.ec2.tag(node.id, krkn(prefix="rabbit"))
+        assert reasons(node) == {"the node": "no-volumes"}
+        assert lines(node) == before and mounted(node, "/pg/wal")
+        for one in (inner, outer):
+            cloud.ec2.tag(one, krkn(prefix="rabbit"))
+        assert reasons(node) == {}
+        now = nodes.status(node)
+        assert now["node"] == {"prefix": "rabbit", "node_id": "0"}
+        assert steps(node) == [] and lines(node) == before
+
+        # ---- and over a reboot, the outer one first
+        reboot(node)
+        order = node.run("findmnt -n -r -o TARGET | grep ^/pg", check=True).out.split()
+        assert order == ["/pg", "/pg/wal"]
+        assert {path: node.read_file(f"{path}/file") for path in order} == {
+            path: path for path in order
+        }
