@@ -171,8 +171,8 @@ def _work(work: Callable[[], object], writing: int) -> None:
     root = logging.getLogger()
     pipe = _Pipe(writing, list(root.handlers))
     for logger in [*root.manager.loggerDict.values(), root]:
-        if isinstance(logger, logging.Logger):
-            logger.handlers = []
+        if isinstance(logger, logging.Logger) and logger.handlers:
+            logger.handlers, logger.propagate = [], True
     root.addHandler(pipe)
     frame: Frame
     try:

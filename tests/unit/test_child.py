@@ -52,6 +52,19 @@ def test_its_records_come_out_here(caplog: pytest.LogCaptureFixture) -> None:
     assert "ValueError: a reason" in last.getMessage() + str(last.exc_text)
 
 
+def test_a_logger_with_a_handler_of_its_own(tmp_path: Path) -> None:
+    logger = logging.getLogger("apart")
+    handler = logging.FileHandler(tmp_path / "log")
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        child.carry_out(lambda: logger.warning("once"), 60)
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)
+    assert (tmp_path / "log").read_text() == "once\n"
+
+
 def test_levels_here_decide(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("cc_kraken.muted")
     caplog.set_level("ERROR", "cc_kraken.muted")
