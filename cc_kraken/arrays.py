@@ -62,6 +62,22 @@ def array_name(set_name: str) -> str:
     return f"{name[: NAME_MAX - _HASH_LENGTH - 1]}-{_letters(set_name)}"
 
 
+def node(paths: Paths, name: str, uuid: str, members: Iterable[str]) -> str:
+    """Where mdadm is to put the array ``uuid``: ``/dev/md/<name>``, or a
+    longer one beside it where another array has that (the same set of another
+    node, or a copy of this one): mdadm takes no name twice.
+
+    ``members`` are the paths of its devices.
+    """
+    path = f"/dev/md/{name}"
+    there = os.path.basename(os.path.realpath(os.path.join(paths.dev, "md", name)))
+    ours = {os.path.basename(member) for member in members}
+    for array in scan(paths):
+        if array.name == there and not ours & set(array.members):
+            return f"/dev/md/{name[: NAME_MAX - _HASH_LENGTH - 1]}-{_letters(uuid)}"
+    return path
+
+
 def mdadm_uuid(uuid: str) -> str:
     """An array UUID as mdadm writes it (``aaaaaaaa:bbbbbbbb:…``).
 
@@ -104,7 +120,7 @@ def assemble(
         [
             "mdadm",
             "--assemble",
-            f"/dev/md/{name}",
+            node(paths, name, uuid, members),
             f"--uuid={mdadm_uuid(uuid)}",
             *members,
         ],

@@ -161,6 +161,7 @@ def create_array(
         finished = command.run(
             create_argv(
                 [device.path for device in members],
+                node=arrays.node(paths, name, uuid, [one.path for one in members]),
                 size=members[0].size,
                 uuid=uuid,
                 level=level,
@@ -177,6 +178,7 @@ def create_array(
 def create_argv(
     members: Sequence[str],
     *,
+    node: str,
     size: int,
     uuid: str,
     level: int,
@@ -184,7 +186,7 @@ def create_argv(
     chunk: int = CHUNK,
     bitmap: bool = True,
 ) -> Tuple[str, ...]:
-    """The command that creates an array of members of ``size`` bytes.
+    """The command that creates an array of members of ``size`` bytes at ``node``.
 
     The data offset is mdadm 4's own choice for this size, but said by us, so
     that no version decides it: at least 2 MiB for a member of 1 GiB, far
@@ -195,7 +197,7 @@ def create_argv(
     words = [
         "mdadm",
         "--create",
-        f"/dev/md/{name}",
+        node,
         "--metadata=1.2",
         f"--uuid={arrays.mdadm_uuid(uuid)}",
         f"--level={level}",

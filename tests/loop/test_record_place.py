@@ -247,6 +247,7 @@ def test_mdadm_leaves_the_record(gib: int, level: int, disks: int) -> None:
 def test_create_says_the_data_offset() -> None:
     words = destroy.create_argv(
         ["/dev/a", "/dev/b"],
+        node="/dev/md/KRKN-data",
         size=GIB,
         uuid=UUID,
         level=1,
@@ -283,7 +284,12 @@ def test_create_asks_nothing_and_forces_nothing(
     level: int, bitmap: str | None, chunk: str | None
 ) -> None:
     words = destroy.create_argv(
-        ["/dev/a"] * 4, size=TIB, uuid=UUID, level=level, name="KRKN-data"
+        ["/dev/a"] * 4,
+        node="/dev/md/KRKN-data",
+        size=TIB,
+        uuid=UUID,
+        level=level,
+        name="KRKN-data",
     )
     assert [word for word in words if word.startswith("--bitmap")] == (
         [bitmap] if bitmap else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -140,6 +141,30 @@ def test_assemble(tree: Tree, mdadm) -> None:
         ["mdadm", "--assemble", "/dev/md/KRKN-data", f"--uuid={MD_UUID}"]
         + ["/dev/nvme1n1", "/dev/nvme2n1"]
     ]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (["nvme8n1", "nvme9n1"], False),  # of another node, or a copy
+        (["nvme1n1"], True),  # half of ours: mdadm goes on with it
+    ],
+)
+def test_another_array_has_the_name(
+    tree: Tree, mdadm, members: list, expected: bool
+) -> None:
+    tree.array("md127", members)
+    link = Path(tree.paths.dev, "md/KRKN-data")
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../md127")
+    ours = ["/dev/nvme1n1", "/dev/nvme2n1"]
+    found = arrays.node(tree.paths, "KRKN-data", UUID, ours)
+    assert (found == "/dev/md/KRKN-data") == expected
+    assert re.fullmatch("/dev/md/KRKN-data(-[a-z]+)?", found)
+    arrays.assemble(tree.paths, "KRKN-data", UUID, ours)
+    assert mdadm.argv[0][2] == found
+    long = arrays.node(tree.paths, "x" * arrays.NAME_MAX, UUID, ours)
+    assert len(os.path.basename(long)) <= arrays.NAME_MAX
 
 
 def test_assemble_that_udev_was_faster_with(tree: Tree, mdadm) -> None:
