@@ -206,7 +206,7 @@ def test_a_nested_pair_a_raised_size_and_another_prefix() -> None:
 
     def reasons(node: Node) -> dict[str, str]:
         """The kinds of the sets' errors; all failed runs by hand end with 1."""
-        done = node.kraken({"wait": 5, "boot_wait": 5}, timeout=300)
+        done = node.run(["cc-kraken", "apply", "--wait", "5"], timeout=300)
         now = nodes.status(node)
         kinds = {n: e["error"]["kind"] for n, e in now["sets"].items() if e["error"]}
         for error in now["errors"]:
