@@ -41,19 +41,31 @@ def disks() -> Dict[str, str]:
     return found
 
 
-def shown(block: str, mapped: Dict[str, str], names: Dict[str, str]) -> None:
-    """Fill the directory ``block``: the machine's, with ``mapped`` (volume id
-    to name of the mapped device) instead of their disks."""
+#: Of what is below a mapped device, which is to look like a disk.
+BELOW = ("device", "dm", "slaves")
+
+
+def shown(copy: str, mapped: Dict[str, str], names: Dict[str, str]) -> None:
+    """Fill ``copy``, a /sys: the machine's, with ``mapped`` (volume id to name
+    of the mapped device) instead of their disks."""
+    block, numbers = f"{copy}/block", f"{copy}/dev/block"
+    os.mkdir(block)
+    os.makedirs(numbers)
     hidden = {names[volume.replace("-", "")] for volume in mapped}
     for name in set(os.listdir("/sys/block")) - hidden - set(mapped.values()):
         os.symlink(f"/sys/block/{name}", f"{block}/{name}")
     for volume, name in mapped.items():
         os.makedirs(f"{block}/{name}/device")
         for entry in os.listdir(f"/sys/block/{name}"):
-            if entry != "device":
+            if entry not in BELOW:
                 os.symlink(f"/sys/block/{name}/{entry}", f"{block}/{name}/{entry}")
         with open(f"{block}/{name}/device/serial", "w") as file:
             file.write(volume.replace("-", "") + "\n")
+    for number in os.listdir("/sys/dev/block"):
+        place = os.path.realpath(f"/sys/dev/block/{number}")
+        name = os.path.basename(place)
+        ours = name in mapped.values()
+        os.symlink(f"{block}/{name}" if ours else place, f"{numbers}/{number}")
 
 
 def play(arguments: List[str], sys_directory: str) -> Any:
@@ -94,8 +106,7 @@ def main() -> None:
         mapped[volume] = f"dm-{minor}"
     run("udevadm", "settle")
     with tempfile.TemporaryDirectory() as copy:
-        os.mkdir(f"{copy}/block")
-        shown(f"{copy}/block", mapped, names)
+        shown(copy, mapped, names)
         for arguments in (["plan", "--json"], ["apply"]):
             print(json.dumps(play(arguments, copy)), flush=True)
     subprocess.call("umount /c/* 2>/dev/null; mdadm --stop --scan 2>/dev/null",

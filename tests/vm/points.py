@@ -52,6 +52,11 @@ class Point:
     volumes: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The name of its set: an instance has one line in fstab for each."""
+        return f"data{self.number}"
+
     def __str__(self) -> str:
         where = f" at write {self.writes} of {self.program}" if self.program else ""
         shape = f"RAID {self.level}" if self.disks > 1 else "single"

@@ -54,7 +54,7 @@ class Lab:
                 "prefix": nodes.PREFIX,
                 "node_id": point.number,
                 "boot_wait": 600,
-                "volumes": {"data": point.settings},
+                "volumes": {point.name: point.settings},
             }
         )
 
@@ -65,7 +65,7 @@ class Lab:
             point.number = next(self.numbers)
             tags = nodes.set_tags(
                 point.number,
-                "data",
+                point.name,
                 point.disks,
                 raid_level=point.level,
                 fs_type=point.kind,
@@ -130,7 +130,7 @@ class Lab:
         return {result["id"]: result for result in results}
 
     def judge(self, point: Point, result: dict[str, Any]) -> None:
-        entry = result["status"]["sets"]["data"]
+        entry = result["status"]["sets"][point.name]
         state = entry["state"]
         nodes.log(f"  {str(point):58} {state:8} {'; '.join(entry['done'])}"[:170])
         if nodes.traceback_in(result["said"]):
@@ -175,7 +175,7 @@ def give_up(lab: Lab, points: list[Point]) -> None:
     orders = [{"id": p.number, "section": lab.section(p)} for p in points]
     found = lab.run(orders)
     for point in points:
-        error = found[point.number]["status"]["sets"]["data"]["error"]
+        error = found[point.number]["status"]["sets"][point.name]["error"]
         mark = re.search(r"\{(vol-\w+): ([0-9a-f]{64})\}", error["remedy"])
         assert mark is not None, error
         point.settings = {"overwrite": {mark.group(1): mark.group(2)}}
@@ -250,7 +250,7 @@ def rival(lab: Lab, point: Point) -> None:
     ec2.heal()
     if result["code"] != KILLED:
         lab.wrong.append(f"{point}: was not reached: {result['cut_said']}")
-    error = result["status"]["sets"]["data"]["error"]
+    error = result["status"]["sets"][point.name]["error"]
     if error is None or error["kind"] != "holder-running":
         lab.wrong.append(f"{point}: {error}")
     ec2.detach_volume(second)
