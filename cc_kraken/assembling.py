@@ -176,7 +176,7 @@ class Assembling(Formatting, Mounting):
             # udev starts what has its superblocks, of RAID 5 for instance all
             # but the last one.
             shown = self.world.array_looks.get(uuid)
-            blank = shown is not None and isinstance(shown.content, Blank)
+            blank = shown is not None and isinstance(self._heard(shown).content, Blank)
             if array.mounted or (array.running and not blank):
                 return None
             self._check_no_strangers(uuid)
@@ -230,7 +230,9 @@ class Assembling(Formatting, Mounting):
         shown = self.world.array_looks.get(state.uuid)
         if array is None or not array.running or shown is None:
             return self._plan_unseen_array(target, steps, looks)
-        more, known = self._filesystem_steps(shown, target, list(looks.values()))
+        more, known = self._filesystem_steps(
+            self._heard(shown), target, list(looks.values())
+        )
         return self._plan_mount(target, steps + more, known)
 
     def _finish_array(

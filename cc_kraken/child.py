@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import select
+import stat
 import struct
 import sys
 import time
@@ -48,9 +49,13 @@ def carry_out(work: Callable[[], T], seconds: float) -> T:
     if pid == 0:
         try:
             os.close(reading)
+            _let_go_of_sockets()
             _work(work, writing)
-        finally:
             os._exit(0)
+        except BaseException:
+            LOG.exception("cc_kraken could not tell its result")
+        finally:
+            os._exit(1)
     os.close(writing)
     try:
         result = _follow(reading, time.monotonic() + seconds)
@@ -81,7 +86,10 @@ def _follow(reading: int, end: float) -> Optional[Frame]:
         record = logging.makeLogRecord(value)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
+            try:
+                logger.handle(record)
+            except Exception:  # a handler's mistake must not lose the run
+                LOG.debug("a record of %s is lost", record.name, exc_info=True)
     return None
 
 
@@ -165,6 +173,22 @@ class _Pipe(QueueHandler):
             for handler in self.before:
                 if record.levelno >= handler.level:
                     handler.handle(record)
+
+
+def _let_go_of_sockets() -> None:
+    """Somebody waits for the end of the caller's connections: from 24.3 on,
+    each stage of cloud-init is a process that reads from one until it is
+    closed by all who have it.  Replaced, not closed: an object that has the
+    number may close it later."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        try:
+            if number > 2 and stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.dup2(nothing, number, inheritable=False)
+        except OSError:
+            continue  # that of the directory itself
+    os.close(nothing)
 
 
 def _work(work: Callable[[], object], writing: int) -> None:

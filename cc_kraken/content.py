@@ -91,7 +91,8 @@ def look(
     Raises KrakenError only where a program is missing.
     """
     try:
-        reader = Reader(path)
+        with reading(path):
+            reader = Reader(path)
     except OSError as error:
         return Look(Unknown(_opening(path, error)))
     try:
@@ -672,7 +673,8 @@ class _Examination:
         self.exempt: Tuple[Extent, ...] = ()
         self.strange: Optional[Unknown] = None
         # Before the first byte is read: what is written after it counts.
-        self.testimony = witness.testimony(reader.fd)
+        with reading(path):  # it flushes
+            self.testimony = witness.testimony(reader.fd)
         self.counted = witness.sectors_read(reader.fd)
 
     def outcome(self) -> Look:

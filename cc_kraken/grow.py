@@ -127,8 +127,7 @@ def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> N
     if found.state == UNWRITTEN:
         # md changes no size before the first write; what is mounted on it is
         # about to do one.
-        arrays.read_write(found)
-        found = _again(paths, found)
+        found = _written(paths, found)
     if found.degraded or found.action != "idle" or found.state not in WORKING:
         raise _refused(
             found.path,
@@ -140,6 +139,18 @@ def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> N
     now = _again(paths, found)
     if room - now.component >= LEAST:
         raise _failed(found.path, f"still uses {gib(now.component)} of each member")
+
+
+def _written(paths: Paths, found: Array) -> Array:
+    """The array, once it may be written to; the first write may come first."""
+    try:
+        arrays.read_write(found)
+    except KrakenError:
+        now = _again(paths, found)
+        if now.state == UNWRITTEN:
+            raise
+        return now
+    return _again(paths, found)
 
 
 def _again(paths: Paths, found: Array) -> Array:

@@ -309,10 +309,11 @@ class Known:
 @dataclass(frozen=True)
 class Unknown:
     """Anything else, read errors included.  ``offset`` is the first byte in
-    the way, where one is known."""
+    the way, where one is known; ``silent``: nothing was answered yet."""
 
     reason: str
     offset: Optional[int] = None
+    silent: bool = False
 
 
 Content = Union[Blank, HalfMade, Known, Unknown]

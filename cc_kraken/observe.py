@@ -300,7 +300,8 @@ class Observer:
 
 
 def _no_answer(path: str) -> Look:
-    return Look(Unknown(f"{path} has not answered a read for {NO_ANSWER:.0f} s"))
+    reason = f"{path} has not answered a read for {NO_ANSWER:.0f} s"
+    return Look(Unknown(reason, silent=True))
 
 
 def _unproved(found: Content, intent: Record, path: str) -> bool:

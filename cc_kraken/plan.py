@@ -133,6 +133,19 @@ class SetDecision:
                 "Run again; if it stays so, see the kernel's log for its disk.",
                 waits=True,
             )
+        return self._heard(look)
+
+    def _heard(self, look: Look) -> Look:
+        """The same, if the device has answered."""
+        if isinstance(look.content, Unknown) and look.content.silent:
+            raise stopped(
+                "device-silent",
+                look.content.reason,
+                "an answer",
+                "See the kernel's log (dmesg) and the volume's status in EC2; the "
+                "other sets do not wait for it.",
+                waits=True,
+            )
         return look
 
     def _check_not_held(self, volume_id: str) -> None:

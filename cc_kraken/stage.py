@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -171,7 +172,16 @@ def carry_out(
     # Here, so that a reboot with everything in place imports none of it.
     from cc_kraken.run import Limits, Run, lock
 
-    with lock(paths, seconds):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock(paths, seconds))
+        except KrakenError as error:
+            if stage == "background":
+                # Nobody carries on after it: who waits for a set must know.
+                told = Report(paths, stage, earlier=report.read(paths))
+                told.fail(error.trouble)
+                told.finish(FAILED)
+            raise
         told = Report(
             paths,
             stage,
@@ -280,6 +290,10 @@ def _bring_up(
     from cc_kraken import child
 
     def work() -> Dict[str, Any]:
+        # A shutdown ends it after the step that is under way.
+        clock = Clock()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: clock.stop())
         return carry_out(
             section,
             identity,
@@ -289,6 +303,7 @@ def _bring_up(
             seconds=section.boot_wait,
             final=False,
             dry_run=section.dry_run,
+            clock=clock,
         )
 
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ import pytest
 from cc_kraken import child
 from cc_kraken.model import KrakenError, Trouble
 
+LOG = logging.getLogger(__name__)
 TROUBLE = Trouble("kind", "found this", "that", "Do so.")
 
 
@@ -109,9 +112,39 @@ def test_killed() -> None:
     assert "signal 9" in str(caught.value)
 
 
-def test_what_cannot_be_sent_is_no_result() -> None:
+def test_what_cannot_be_sent_is_no_result(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KrakenError, match="without a result"):
         child.carry_out(lambda: threading.Lock(), 60)
+    assert "cannot pickle" in caplog.text
+
+
+def test_a_handler_that_fails_costs_a_record_and_no_run() -> None:
+    class Bad(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise OSError("no room")
+
+    handler = Bad()
+    logging.getLogger().addHandler(handler)
+    try:
+        assert child.carry_out(lambda: LOG.warning("lost") or "done", 60) == "done"
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_connections_end_though_the_work_hangs(tmp_path: Path) -> None:
+    """cloud-init's stages since 24.3 end with their connection."""
+    here, there = socket.socketpair()
+    disk = tmp_path / "disk"
+    os.mkfifo(disk)
+    with pytest.raises(KrakenError, match="has not ended") as caught:
+        child.carry_out(disk.read_text, 0.5)
+    here.close()
+    there.settimeout(10)
+    assert there.recv(1) == b""
+    there.close()
+    disk.write_text("an answer")
+    (pid,) = re.findall(r"process (\d+)", str(caught.value))
+    os.waitpid(int(pid), 0)
 
 
 def until(true: Callable[[], bool]) -> None:

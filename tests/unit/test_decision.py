@@ -461,6 +461,27 @@ def test_arrays_that_are_refused(name: str) -> None:
     assert (plan.steps, plan.state, kind(plan)) == ((), FAILED, expected)
 
 
+SILENT = w.look(Unknown("/dev/x has not answered", silent=True))
+
+
+@pytest.mark.parametrize("others", ["blank", "members", "records"])
+def test_a_disk_that_does_not_answer_is_waited_for(others: str) -> None:
+    """Whatever the other members hold: nothing is judged without it."""
+    claim = raid_claim(w.raid(2, 1, allow_degraded=True), 2)
+    looks = {"blank": blanks(2), "members": members(2, level=1)}.get(others, blanks(2))
+    if others == "records":
+        written = records(w.raid(2, 1), *(w.attached(n) for n in (1, 2)))
+        looks = {1: dataclasses.replace(w.blank(), record=written[0])}
+    plan = decide(claim, raid_world(with_look(looks, 2, SILENT)))
+    assert (plan.steps, kind(plan)) == ((), "device-silent")
+    assert plan.trouble is not None and plan.trouble.waits
+
+
+def test_a_single_disk_that_does_not_answer_is_waited_for() -> None:
+    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: SILENT}))
+    assert (plan.steps, plan.state, kind(plan)) == ((), PENDING, "device-silent")
+
+
 def test_allow_degraded_starts_a_redundant_array_without_a_member() -> None:
     looks = with_look(members(2, level=1), 2, w.blank())
     plan = decide(raid_claim(w.raid(2, 1, allow_degraded=True), 2), raid_world(looks))

@@ -519,6 +519,27 @@ def test_two_runs_at_once(tree: Tree) -> None:
         thread.join()
 
 
+def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
+    """The run of the network stage hangs: who waits for a set must not, too."""
+    write(tree, "network", "running", data="pending")
+    section = stage.configuration.load(ON, tree.paths)
+    assert section is not None
+    with run.lock(tree.paths, 5), pytest.raises(KrakenError, match="at work"):
+        stage.carry_out(
+            section,
+            host.identity(SOURCE),
+            tree.paths,
+            host.Events(None),
+            "background",
+            seconds=0.1,
+            final=True,
+        )
+    found = told(tree)
+    assert (found["stage"], found["state"]) == ("background", "failed")
+    (error,) = found["errors"]
+    assert error["kind"] == "run-locked"
+
+
 def test_who_has_the_lock_and_what_that_one_waits_for(
     tree: Tree, caplog: pytest.LogCaptureFixture
 ) -> None:

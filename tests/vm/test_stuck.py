@@ -31,7 +31,7 @@ def test_the_boot_and_the_other_sets_go_on() -> None:
         mark = cloud.ec2.calls.mark()
         node = cloud.launch(
             krkn(prefix=nodes.PREFIX, node_id=NODE),
-            cloud.config({"boot_wait": 300, "wait": 600}),
+            cloud.config({"boot_wait": 150, "wait": 300}),
             attached=[stuck],
             # As EC2's own images have it.
             kernel_options=["nvme_core.io_timeout=4294967295"],
