@@ -233,4 +233,5 @@ def tell(content: Content) -> str:
         return f"{content.type}{name}{label}"
     assert isinstance(content, Unknown)
     where = f", first at byte {content.offset}" if content.offset is not None else ""
-    return f"unknown content: {content.reason}{where}"
+    reason = content.reason.rstrip(".")
+    return f"unknown content: {reason}{where}"
