@@ -46,7 +46,7 @@ from cc_kraken.pacing import Backoff, PutOff
 from cc_kraken.paths import Paths
 from cc_kraken.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.report import DONE, FAILED, PENDING, Report
-from cc_kraken.steps import GROW, Detach
+from cc_kraken.steps import GROW, Detach, Step
 from cc_kraken.world import World
 
 LOG = logging.getLogger(__name__)
@@ -476,6 +476,8 @@ class Run:
                 plan = Plan(plan.name, FAILED, trouble=failed)
             elif plan.trouble is not None and not plan.trouble.waits:
                 self._fail(plan.name, plan.trouble)
+                if not self.dry_run:
+                    self._give_back(plan.name, plan.steps, world)
             plans.append(plan)
         return tuple(plans)
 
@@ -572,14 +574,20 @@ class Run:
         )
         if not unused or any(step.phase != "attach" for step in plan.steps):
             return False
-        steps = (Detach(plan.name, tuple(unused)),)
-        back = Plan(plan.name, FAILED, steps=steps)
+        self._give_back(plan.name, (Detach(plan.name, tuple(unused)),), world)
+        return True
+
+    def _give_back(self, name: str, steps: Sequence[Step], world: World) -> None:
+        """Detach what a set that has failed has got and does not use."""
+        detach = tuple(step for step in steps if isinstance(step, Detach))
+        if not detach:
+            return
+        back = Plan(name, FAILED, steps=detach)
         outcome = self.executor.carry_out([back], world)
         for volume_id in outcome.detached:
             self._note_detached(volume_id)
         for trouble in outcome.troubles.values():
-            LOG.warning("%s could not be given back: %s", ", ".join(unused), trouble)
-        return True
+            LOG.warning("Volumes of %s could not be given back: %s", name, trouble)
 
     def _volumes_of(self, name: str) -> Set[str]:
         """The volumes of the set whose claim was looked at last."""

@@ -22,6 +22,7 @@ import pytest
 from cc_kraken import ec2 as edge
 from cc_kraken import reactions
 from cc_kraken.clock import Clock
+from cc_kraken.ec2 import Ec2
 from cc_kraken.host import Events
 from cc_kraken.model import Ec2Options, Identity, Section
 from cc_kraken.report import DONE, FAILED, PENDING, Report
@@ -600,6 +601,29 @@ def test_what_cannot_be_attached_in_whole_is_given_back(scene: Scene) -> None:
     scene.clock.advance(10)
     assert scene.attached() == {}
     assert {scene.lab.volume(v).state for v in (first, second)} == {"available"}
+
+
+def test_who_loses_a_member_to_a_stranger_gives_the_others_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the second one between our two calls."""
+    tags = {"VolumeSize": "2", "RaidLevel": "1"}
+    first, second = sorted(scene.volume("data", **tags) for _ in range(2))
+    other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
+    attach = Ec2.attach
+
+    def late(self: Ec2, volume: str, instance: str, name: str) -> Any:
+        if volume == second and not scene.lab.volume(second).attachments:
+            scene.lab.attach_volume(second, other, "/dev/sdf")
+        return attach(self, volume, instance, name)
+
+    monkeypatch.setattr(Ec2, "attach", late)
+    assert scene.run(60) == FAILED
+    assert scene.error()["kind"] == "holder-running"
+    assert scene.calls["DetachVolume"] == 1
+    scene.clock.advance(10)
+    assert scene.attached() == {}
+    assert scene.lab.volume(first).state == "available"
 
 
 # ------------------------------------------------------------------- few calls
