@@ -59,7 +59,12 @@ def array_name(set_name: str) -> str:
         return name + "_" if name[-1].isdigit() else name
     if fit and len(name) == NAME_MAX and not (name[-1].isdigit() or name[-1] == "_"):
         return name
-    return f"{name[: NAME_MAX - _HASH_LENGTH - 1]}-{_letters(set_name)}"
+    return _told_apart(name, set_name)
+
+
+def _told_apart(name: str, by: str) -> str:
+    """The name with a few letters that ``by`` makes."""
+    return f"{name[: NAME_MAX - _HASH_LENGTH - 1]}-{_letters(by)}"
 
 
 def node(paths: Paths, name: str, uuid: str, members: Iterable[str]) -> str:
@@ -74,7 +79,7 @@ def node(paths: Paths, name: str, uuid: str, members: Iterable[str]) -> str:
     ours = {os.path.basename(member) for member in members}
     for array in scan(paths):
         if array.name == there and not ours & set(array.members):
-            return f"/dev/md/{name[: NAME_MAX - _HASH_LENGTH - 1]}-{_letters(uuid)}"
+            return f"/dev/md/{_told_apart(name, uuid)}"
     return path
 
 

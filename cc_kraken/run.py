@@ -46,7 +46,7 @@ from cc_kraken.pacing import Backoff, PutOff
 from cc_kraken.paths import Paths
 from cc_kraken.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.report import DONE, FAILED, PENDING, Report
-from cc_kraken.steps import GROW, Detach, Step
+from cc_kraken.steps import GROW, Detach
 from cc_kraken.world import World
 
 LOG = logging.getLogger(__name__)
@@ -358,6 +358,9 @@ class Run:
                 self.clock.sleep(self._pause())
                 describe = True
                 continue
+            for plan in plans:
+                if plan.name in self.failed:
+                    self._give_back(plan, world)
             todo = self._due(plans)
             if todo and self._left() > 0:
                 describe = self._act(todo, world)
@@ -476,8 +479,6 @@ class Run:
                 plan = Plan(plan.name, FAILED, trouble=failed)
             elif plan.trouble is not None and not plan.trouble.waits:
                 self._fail(plan.name, plan.trouble)
-                if not self.dry_run:
-                    self._give_back(plan.name, plan.steps, world)
             plans.append(plan)
         return tuple(plans)
 
@@ -574,20 +575,21 @@ class Run:
         )
         if not unused or any(step.phase != "attach" for step in plan.steps):
             return False
-        self._give_back(plan.name, (Detach(plan.name, tuple(unused)),), world)
+        steps = (Detach(plan.name, tuple(unused)),)
+        self._give_back(Plan(plan.name, FAILED, steps=steps), world)
         return True
 
-    def _give_back(self, name: str, steps: Sequence[Step], world: World) -> None:
-        """Detach what a set that has failed has got and does not use."""
-        detach = tuple(step for step in steps if isinstance(step, Detach))
-        if not detach:
+    def _give_back(self, plan: Plan, world: World) -> None:
+        """Detach what a set that has failed has got and does not use: of its
+        steps this one alone."""
+        steps = tuple(step for step in plan.steps if isinstance(step, Detach))
+        if not steps:
             return
-        back = Plan(name, FAILED, steps=detach)
-        outcome = self.executor.carry_out([back], world)
+        outcome = self.executor.carry_out([replace(plan, steps=steps)], world)
         for volume_id in outcome.detached:
             self._note_detached(volume_id)
         for trouble in outcome.troubles.values():
-            LOG.warning("Volumes of %s could not be given back: %s", name, trouble)
+            LOG.warning("Volumes of %s could not be given back: %s", plan.name, trouble)
 
     def _volumes_of(self, name: str) -> Set[str]:
         """The volumes of the set whose claim was looked at last."""
