@@ -30,7 +30,7 @@ create() {
     [ "$level" != 0 ] || { map=; clean=; }
     mdadm --quiet --create /dev/md/"$name" --metadata="${META-1.2}" --homehost=any \
         --name="$name" --level="$level" --raid-devices=$# $map $clean \
-        ${SIZE:+--size=$SIZE} "$@" </dev/null
+        ${SIZE:+--size=$SIZE --run} "$@" </dev/null
     udevadm settle
 }
 fill() {
