@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import mmap
 import os
@@ -23,7 +24,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Dict,
+    Generator,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from cc_kraken import places, record, wiping, witness
 from cc_kraken import superblock as blocks
@@ -46,8 +57,9 @@ from cc_kraken.superblock import MD_MEMBER, Found
 PAGE = 4096
 #: Bytes of one read at most.
 PIECE = 1 << 20
-#: Reads under way at the same time.
-DEPTH = 8
+#: Reads under way at the same time, and how many a thread takes on in one go.
+DEPTH = 4
+AT_ONCE = 16
 #: Seconds that :func:`locked` waits, and between two tries.
 LOCK_WAIT = 30.0
 LOCK_PAUSE = 0.1
@@ -228,15 +240,20 @@ _under_way: Dict[int, Tuple[str, float]] = {}
 """By thread: the device that it reads right now, and since when."""
 
 
-@contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """While this thread waits for an answer of this device."""
-    thread = threading.get_ident()
-    _under_way[thread] = path, time.monotonic()
-    try:
-        yield
-    finally:
-        _under_way.pop(thread, None)
+class reading:
+    """While this thread waits for an answer of this device (a context)."""
+
+    __slots__ = ("_path", "_thread")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._thread = threading.get_ident()
+        _under_way[self._thread] = self._path, time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        _under_way.pop(self._thread, None)
 
 
 def waiting(path: str) -> float:
@@ -280,13 +297,15 @@ class Reader:
         first = start // PAGE * PAGE
         last = min(self.size, -(-end // PAGE) * PAGE)
         parts = [
-            self.piece(at, min(PIECE, last - at)) for at in range(first, last, PIECE)
+            bytes(self.piece(at, min(PIECE, last - at)))
+            for at in range(first, last, PIECE)
         ]
         return b"".join(parts)[start - first : end - first]
 
-    def piece(self, start: int, length: int) -> bytes:
-        """One aligned read of 1 MiB at most, never a short one.  Raises
-        ReadError with the offset of the first page that cannot be read."""
+    def piece(self, start: int, length: int) -> memoryview:
+        """One aligned read of 1 MiB at most, never a short one; it is there
+        until this thread reads again.  Raises ReadError with the offset of
+        the first page that cannot be read."""
         try:
             return self._direct(start, length)
         except ReadError:
@@ -304,11 +323,11 @@ class Reader:
             self._direct(start + good * PAGE, left)
             raise
 
-    def _direct(self, start: int, length: int) -> bytes:
-        buffer = self._buffer()
+    def _direct(self, start: int, length: int) -> memoryview:
+        view = self._buffer()[:length]
         try:
             with reading(self.path):
-                count = os.preadv(self.fd, [memoryview(buffer)[:length]], start)
+                count = os.preadv(self.fd, [view], start)
         except OSError as error:
             raise ReadError(start, error.strerror or "failed") from error
         if count != length:
@@ -316,13 +335,13 @@ class Reader:
         with self._lock:
             self.reads += 1
             self.bytes_read += length
-        return buffer[:length]
+        return view
 
-    def _buffer(self) -> mmap.mmap:
+    def _buffer(self) -> memoryview:
         # anonymous memory begins at a page, as O_DIRECT asks for
-        buffer: Optional[mmap.mmap] = getattr(self._own, "buffer", None)
+        buffer: Optional[memoryview] = getattr(self._own, "buffer", None)
         if buffer is None:
-            buffer = self._own.buffer = mmap.mmap(-1, PIECE)
+            buffer = self._own.buffer = memoryview(mmap.mmap(-1, PIECE))
         return buffer
 
 
@@ -367,34 +386,33 @@ def _survey(
     reader: Reader, extents: Iterable[Extent], exempt: Sequence[Extent]
 ) -> _Survey:
     """Read ``extents``, several at a time.  No thread outlives the call."""
-    stop = threading.Event()
-
-    def work(piece: Tuple[int, int]) -> Optional[_Piece]:
-        return None if stop.is_set() else _judge_piece(reader, piece, exempt)
-
+    pieces, turn = _pieces(extents), threading.Lock()
     found: List[_Piece] = []
+
+    def work() -> None:
+        while True:
+            with turn:
+                mine = list(itertools.islice(pieces, AT_ONCE))
+            if not mine:
+                return
+            try:
+                told = [_judge_piece(reader, piece, exempt) for piece in mine]
+            except BaseException:
+                with turn:
+                    pieces.close()
+                raise
+            found.extend(piece for piece in told if piece)
+
     with ThreadPoolExecutor(DEPTH, thread_name_prefix="cc-kraken-read") as pool:
-        try:
-            for batch in _batches(_pieces(extents)):
-                found.extend(piece for piece in pool.map(work, batch) if piece)
-        finally:
-            stop.set()
+        jobs = [pool.submit(work) for _ in range(DEPTH)]
+    for job in jobs:
+        job.result()
     return _Survey(tuple(sorted(found, key=lambda piece: piece.start)))
 
 
-def _batches(
-    pieces: Iterator[Tuple[int, int]], length: int = 4096
-) -> Iterator[List[Tuple[int, int]]]:
-    batch: List[Tuple[int, int]] = []
-    for piece in pieces:
-        batch.append(piece)
-        if len(batch) == length:
-            yield batch
-            batch = []
-    yield batch
-
-
-def _pieces(extents: Iterable[Extent]) -> Iterator[Tuple[int, int]]:
+def _pieces(
+    extents: Iterable[Extent],
+) -> Generator[Tuple[int, int], None, None]:
     for extent in extents:
         for start in range(extent.start, extent.end, PIECE):
             yield start, min(PIECE, extent.end - start)
@@ -405,12 +423,13 @@ def _judge_piece(
 ) -> Optional[_Piece]:
     start, length = piece
     try:
-        data = reader.piece(start, length)
+        view = reader.piece(start, length)
     except ReadError as error:
         return _Piece(start, in_the_way=error.offset, error=str(error))
-    # comparing slices is the fast way: memcmp(3)
-    if data == (_ZERO if length == PIECE else _ZERO[:length]):
+    # memcmp(3), without a copy
+    if _ZERO.startswith(view):
         return None
+    data = bytes(view)
     digest = bare = hashlib.sha256(data).hexdigest()
     rest = _without(data, start, exempt)
     if rest is not data:

@@ -59,7 +59,7 @@ from cc_kraken.world import Mounted, World
 LOG = logging.getLogger(__name__)
 
 PROGRAMS = ("mdadm", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs")
-WORKERS = 8
+WORKERS = 32
 NO_ANSWER = 60.0
 """Seconds for one read: twice what the kernel gives a disk by default."""
 WATCH_EVERY = 1.0

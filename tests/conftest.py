@@ -68,16 +68,16 @@ def make_loop_nodes() -> None:
             os.mknod(path, stat.S_IFBLK | 0o660, os.makedev(7, number))
 
 
-def attach(path: Path) -> str:
+def attach(path: Path, *options: str) -> str:
     """Attach a file to a free loop device; the path of the device.
 
     Two test runs may ask at once: losetup then loses a race, and is asked
-    again.
+    again.  ``options``: of losetup(8).
     """
     make_loop_nodes()
     for _ in range(10):
         done = subprocess.run(
-            ["losetup", "--find", "--show", str(path)],
+            ["losetup", "--find", "--show", *options, str(path)],
             capture_output=True,
             text=True,
         )

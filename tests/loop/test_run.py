@@ -83,9 +83,10 @@ NODE = Node("kafka", "0")
 class Machine:
     """One instance of the lab's EC2, with its disks, /etc and /run."""
 
-    def __init__(self, base: Path, stack: ExitStack) -> None:
+    def __init__(self, base: Path, stack: ExitStack, *loop_options: str) -> None:
         self.base = base
         self.stack = stack
+        self.loop_options = loop_options
         self.paths = Paths(
             sys=str(base / "sys"),
             etc=str(base / "etc"),
@@ -117,7 +118,7 @@ class Machine:
 
     def plug(self, volume_id: str, serial: str = "") -> str:
         """A disk with the serial of this volume (or another's)."""
-        path = attach(self.file(volume_id))
+        path = attach(self.file(volume_id), *self.loop_options)
         self.stack.callback(subprocess.run, ["losetup", "--detach", path])
         name = os.path.basename(path)
         number = os.stat(path).st_rdev
