@@ -295,6 +295,9 @@ class Report:
             return
         with self._lock:
             self._status["updated"] = now()
-            data = json.dumps(self._status, indent=2, sort_keys=False) + "\n"
+            # With an indent Python encodes, without one its C library: what
+            # people read is the end, and a run of 24 sets writes often.
+            indent = None if self._status["state"] == RUNNING else 2
+            data = json.dumps(self._status, indent=indent) + "\n"
         os.makedirs(self._paths.run, mode=0o755, exist_ok=True)
         files.write_atomic(self._paths.status, data.encode(), 0o644)

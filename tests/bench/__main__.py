@@ -1,9 +1,11 @@
 """Measures, prints tables, writes JSON: ``make bench``.
 
-    python3 -m tests.bench [--runs N] [--cases 1+3,1,8,24] [--no-machine] [--docs]
+    python3 -m tests.bench [--runs N] [--cases 1+3,1,8,24] [--machine-only]
+                           [--no-machine] [--timeline] [--docs]
 
-``--no-machine`` leaves the virtual machine out; ``--docs`` puts the tables,
-with the date, into docs/speed.md.
+``--no-machine`` leaves the virtual machine out, ``--machine-only`` all else;
+``--timeline`` prints each line that the module logs on that machine, with its
+milliseconds; ``--docs`` puts the tables, with the date, into docs/speed.md.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tests.bench import counts, loops, machine
 from tests.bench.table import Row, spread, table
@@ -93,6 +96,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cases", default=",".join(machine.CASES))
     parser.add_argument("--no-machine", action="store_true")
+    parser.add_argument("--machine-only", action="store_true")
+    parser.add_argument("--timeline", action="store_true")
     parser.add_argument("--docs", action="store_true")
     parser.add_argument("--json", default="build/bench.json")
     given = parser.parse_args()
@@ -101,30 +106,27 @@ def main() -> None:
         print(line, flush=True)
 
     date = datetime.date.today().isoformat()
-    counted = counts.measure(given.runs)
-    text = [
-        f"{date}, median of {given.runs} (minimum to maximum).",
-        table(counts.HEADINGS, [one.row() for one in counted]),
-    ]
-    say("\n\n".join(text))
     cases = given.cases.split(",")
-    by_loops = loops.measure([one for one in cases if one.isdigit()], given.runs, say)
-    text += [
-        f"On this machine, with a load of {_load()}, on loop devices:",
-        table(HEADINGS, rows(by_loops)),
-    ]
-    say("\n\n".join(text[2:]))
-    result = {
-        "date": date,
-        "runs": given.runs,
-        "counts": [asdict(one) for one in counted],
-        "loops": [asdict(one) for one in by_loops],
-        "machine": [],
-    }
+    text = [f"{date}, median of {given.runs} (minimum to maximum)."]
+    result: dict[str, Any] = {"date": date, "runs": given.runs}
+    if not given.machine_only:
+        counted = counts.measure(given.runs)
+        text.append(table(counts.HEADINGS, [one.row() for one in counted]))
+        say(text[-1] + "\n")
+        by_loops = loops.measure(
+            [one for one in cases if one.isdigit()], given.runs, say
+        )
+        text += [
+            f"On this machine, with a load of {_load()}, on loop devices:",
+            table(HEADINGS, rows(by_loops)),
+        ]
+        say("\n\n".join(text[-2:]))
+        result["counts"] = [asdict(one) for one in counted]
+        result["loops"] = [asdict(one) for one in by_loops]
     if not given.no_machine and missing():
         say("no virtual machine: " + "; ".join(missing()))
     elif not given.no_machine:
-        taken = machine.measure(cases, given.runs, say)
+        taken = machine.measure(cases, given.runs, say, given.timeline)
         result["machine"] = [asdict(one) for one in taken]
         text += [
             "On a virtual machine without hardware virtualisation, with a load of "
@@ -134,7 +136,7 @@ def main() -> None:
             "stays in its process:",
             phases(taken),
         ]
-        say("\n\n".join(text[4:]))
+        say("\n\n".join(text[-4:]))
     path = ROOT / given.json
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

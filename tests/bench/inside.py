@@ -2,14 +2,16 @@
 
     python3 inside.py FACTS
 
-FACTS (JSON): ``cfg``, ``source`` (attributes of the datasource).  cloud-init's
-own modules are imported before the clock runs, because in a boot they are.
+FACTS (JSON): ``cfg``, ``source`` (attributes of the datasource), ``timeline``
+(a file for what the module logs, with its milliseconds).  cloud-init's own
+modules are imported before the clock runs, because in a boot they are.
 Prints JSON: seconds, CPU seconds of the process and of its children, KiB of
 memory added at most and still there afterwards, and what went wrong.
 """
 
 import gc
 import json
+import logging
 import resource
 import sys
 import time
@@ -33,6 +35,13 @@ def memory(name):
 
 with open(sys.argv[1]) as file:
     facts = json.load(file)
+if facts["timeline"]:
+    logging.basicConfig(
+        filename=facts["timeline"],
+        filemode="w",
+        format="%(relativeCreated)7d %(threadName)-18s %(message)s",
+    )
+    logging.getLogger("cc_kraken").setLevel(logging.DEBUG)
 sys.argv = ["cloud-init", "modules", "--mode=init"]
 cloud = SimpleNamespace(datasource=SimpleNamespace(**facts["source"]), reporter=None)
 before = set(sys.modules)

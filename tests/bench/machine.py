@@ -75,9 +75,10 @@ def late(do: Any) -> Any:
 class Bench:
     """An instance that is brought up again and again."""
 
-    def __init__(self, cloud: Cloud, log: Progress) -> None:
+    def __init__(self, cloud: Cloud, log: Progress, timeline: bool) -> None:
         self.cloud = cloud
         self.log = log
+        self.timeline = "/run/timeline" if timeline else ""
         # Without cloud-init's own stages: what is measured is the module.
         self.node: Node = cloud.launch(
             krkn(prefix=PREFIX, node_id=NODE_ID),
@@ -176,12 +177,15 @@ class Bench:
                 "identity": {},
                 "region": ec2.region,
             },
+            "timeline": self.timeline,
         }
         self.node.write_file("/root/facts.json", json.dumps(facts))
         done = self.node.run(
             ["python3", "/root/inside.py", "/root/facts.json"], TIME_LIMIT, True
         )
         told = json.loads(done.out.splitlines()[-1])
+        if self.timeline:
+            self.log(self.node.read_file(self.timeline).rstrip())
         status = json.loads(self.node.read_file("/run/cc-kraken/status.json"))
         told["phases"] = {phase["name"]: phase["seconds"] for phase in status["phases"]}
         told["processes"] = status["processes"]
@@ -214,14 +218,17 @@ class Bench:
         return taken
 
 
-def measure(cases: Sequence[str], runs: int, log: Progress) -> list[Taken]:
+def measure(
+    cases: Sequence[str], runs: int, log: Progress, timeline: bool = False
+) -> list[Taken]:
     """Every case, ``runs`` times; floor and module by turns, each on volumes
-    of its own that are then given to the next instance."""
+    of its own that are then given to the next instance.  ``timeline``: what the
+    module logs is logged, too."""
     found: list[Taken] = []
     with Cloud(log=log, attach_seconds=ATTACH_SECONDS, detach_seconds=0.1) as cloud:
         # The disk, too, takes that long to show itself.
         cloud.ec2.on_attach = late(cloud.ec2.on_attach)
-        bench = Bench(cloud, log)
+        bench = Bench(cloud, log, timeline)
         for case in cases:
             for _ in range(runs):
                 for who in ("floor", "module"):
