@@ -8,7 +8,7 @@
 #   make chroot    the chroots alone (RELEASE=bookworm, trixie, sid, bullseye)
 #   make shown     prints what cloud-init says of the module in RELEASE
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
-#   make torture   100 power cuts (COUNT=, SEED=)
+#   make torture   100 power cuts (COUNT=, SEED=, JOBS=)
 #   make mutations breaks the guards one by one: which test sees it
 #   make bench     how long a boot waits, beside the floor (RUNS=, CASES=)
 #   make fleet     1,000 nodes that boot at once, simulated (NODES=)
@@ -134,8 +134,9 @@ demo: $(READY) deb
 
 # Power cuts during a first boot: make torture COUNT=10 SEED=1
 COUNT ?= 100
+JOBS ?= $(shell nproc)
 torture: $(READY) deb
-	@exec $(PYTHON) -m tests.vm.torture $(COUNT) $(SEED)
+	@exec $(PYTHON) -m tests.vm.torture $(COUNT) --jobs $(JOBS) $(addprefix --seed=,$(SEED))
 
 # Broken guards, and which test sees it.
 mutations: $(READY)
