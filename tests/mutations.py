@@ -47,6 +47,20 @@ def change(title: str, module: str, old: str, new: str, *tests: str) -> Mutation
 
 MUTATIONS = (
     change(
+        "a reading thread passes over half of what it takes on",
+        "content",
+        "told = [_judge_piece(reader, piece, exempt) for piece in mine]",
+        "told = [_judge_piece(reader, piece, exempt) for piece in mine[::2]]",
+        CONTENT,
+    ),
+    change(
+        "only the first page of a read is compared with zeros",
+        "content",
+        "if _ZERO.startswith(view):",
+        "if _ZERO.startswith(view[:PAGE]):",
+        CONTENT,
+    ),
+    change(
         "the serial is not read again before a write",
         "guard",
         "if found != device.volume_id or number != device.devno:",
