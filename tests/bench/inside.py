@@ -36,12 +36,13 @@ def memory(name):
 with open(sys.argv[1]) as file:
     facts = json.load(file)
 if facts["timeline"]:
-    logging.basicConfig(
-        filename=facts["timeline"],
-        filemode="w",
-        format="%(relativeCreated)7d %(threadName)-18s %(message)s",
+    keeper = logging.FileHandler(facts["timeline"], "w")
+    keeper.setFormatter(
+        logging.Formatter("%(relativeCreated)7d %(threadName)-18s %(message)s")
     )
-    logging.getLogger("cc_kraken").setLevel(logging.DEBUG)
+    ours = logging.getLogger("cc_kraken")
+    ours.addHandler(keeper)
+    ours.setLevel(logging.DEBUG)
 sys.argv = ["cloud-init", "modules", "--mode=init"]
 cloud = SimpleNamespace(datasource=SimpleNamespace(**facts["source"]), reporter=None)
 before = set(sys.modules)

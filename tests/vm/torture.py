@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import re
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cc_kraken.report import RUNNING
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.lab.image import LabError
 from tests.vm import nodes
@@ -47,10 +49,10 @@ CHECKS = {
 }
 #: Cuts of one node, one after another, and how often.
 CUTS = {1: 3, 2: 3, 3: 3, 4: 1}
-#: Seconds from the first call of the API in which cuts come, to begin with.
-WINDOW = 30.0
-#: Part of the cuts that come before that call.
-EARLY = 0.1
+#: From when on cuts come: how often, and in how many seconds, to begin with.
+BOOT, CALL, WRITE = "the machine answers", "the first call", "the first write"
+FROM = {BOOT: 1, CALL: 3, WRITE: 6}
+SPAN = {BOOT: 10.0, CALL: 20.0, WRITE: 12.0}
 
 # In the order in which they come about, and how the next boot shows it: the
 # words with which one of its steps begins.
@@ -97,7 +99,8 @@ class Torture:
         self.cloud = cloud
         self.random = random.Random(seed)
         self.tally = Tally(seed)
-        self.window = WINDOW
+        #: What the spans are multiplied with, by what the cuts have met.
+        self.pace = 1.0
 
     def round(self, number: int, most: int, least: int = 1) -> None:
         """One node that is cut off once or more often, ``most`` at most."""
@@ -106,23 +109,29 @@ class Torture:
         cuts = draw.choices(list(CUTS), list(CUTS.values()))[0]
         cuts = max(least, min(cuts, most))
         plans = [
-            (draw.random() < EARLY, draw.random(), draw.random() < 0.5)
+            (
+                draw.choices(list(FROM), list(FROM.values()))[0],
+                draw.random(),
+                draw.random() < 0.5,
+            )
             for _ in range(max(CUTS))
         ][:cuts]
         tags = krkn(prefix=nodes.PREFIX, node_id=number)
         volumes = [self.old(number)]
+        blank = []
         for name in names:
             size, level, kind = SETS[name]
             own = nodes.set_tags(
                 number, name, size, raid_level=level, fs_type=kind,
                 mount_path=f"/t/{name}",
             )  # fmt: skip
-            volumes += cloud.volumes(size, 1, own)
+            blank += cloud.volumes(size, 1, own)
+        volumes += blank
         user_data = cloud.config({"boot_wait": 600})
         mark = cloud.ec2.calls.mark()
         node = cloud.launch(tags, user_data)
-        for early, share, replaced in plans:
-            moment = self.cut(node, mark, early, share)
+        for since, share, replaced in plans:
+            moment = self.cut(node, mark, blank, since, share)
             self.tally.cuts += 1
             nodes.log(
                 f"{number}: cut {moment}, then "
@@ -153,34 +162,47 @@ class Torture:
             subprocess.run(made, check=True)
         return volume
 
-    def cut(self, node: Node, mark: int, early: bool, share: float) -> str:
+    def cut(
+        self, node: Node, mark: int, blank: list[str], since: str, share: float
+    ) -> str:
         """Kill it; when that was, in words."""
-        if early:
-            node.wait_reachable(600)
-            time.sleep(share * 10)
-            node.cut()
-            return "before the first call, or about then"
+        before = self.written(blank)
         deadline = time.monotonic() + 600
         for beat in itertools.count(1):
-            if self.cloud.ec2.calls.counts(mark, node.id):
+            if since == CALL and self.cloud.ec2.calls.counts(mark, node.id):
                 break
-            if beat % 20 == 0 and self.has_run(node):
-                break  # what is whole at a reboot needs no call
+            if since == WRITE and self.written(blank) != before:
+                break
+            if beat % 20 == 0 and self.answers(node):
+                # what is whole already is neither asked for nor written to
+                if since == BOOT or self.has_ended(node):
+                    break
             if node.machine.failure or time.monotonic() > deadline:
-                raise LabError(f"it calls nothing: {node.console[-2000:]}")
+                raise LabError(f"nothing happens: {node.console[-2000:]}")
             time.sleep(0.1)
-        seconds = share * self.window
+        seconds = share * SPAN[since] * self.pace
         time.sleep(seconds)
         node.cut()
-        return f"{seconds:.2f} s after the first call"
+        return f"{seconds:.2f} s after {since}"
 
-    def has_run(self, node: Node) -> bool:
-        """Whether a run of this boot has begun."""
+    def written(self, volumes: list[str]) -> list[int]:
+        """When each was written to last, as the file behind it tells."""
+        return [self.cloud.backing(one).stat().st_mtime_ns for one in volumes]
+
+    def answers(self, node: Node) -> bool:
         try:
             node.wait_reachable(0.1)
-            return node.run(["test", "-e", nodes.STATUS], 60).code == 0
         except LabError:
             return False
+        return True
+
+    def has_ended(self, node: Node) -> bool:
+        """Whether the first run of this boot is over."""
+        try:
+            told = node.run(["cat", nodes.STATUS], 60)
+        except LabError:
+            return False
+        return told.code == 0 and json.loads(told.out)["state"] != RUNNING
 
     def judge(self, number: int, node: Node, names: list[str]) -> None:
         now = nodes.status(node)
@@ -194,9 +216,9 @@ class Torture:
             else:
                 found.append(self.mounted(number, node, name, entry, now))
         if all(one == "finished" for one in found):
-            self.window *= 0.85
+            self.pace *= 0.85
         elif all(one in ("untouched", "finished") for one in found):
-            self.window *= 1.15
+            self.pace *= 1.15
 
     def refusal(self, name: str, entry: dict[str, Any]) -> None:
         error = entry["error"]
