@@ -1,7 +1,8 @@
 """Carry out the steps of the plans: the only place where a plan becomes fact.
 
 Phase by phase over all sets, the sets of a phase side by side, the steps of a
-set in their order.  A step that fails ends its own set only.
+set in their order; nothing is mounted before systemd has read the fstab of all.
+A step that fails ends its own set only.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from cc_kraken.plan import Plan
 from cc_kraken.report import Report
 from cc_kraken.steps import (
     CHANGES,
+    FILES,
     GROW,
     PHASES,
     AddMember,
@@ -91,32 +93,6 @@ class Carried:
     used: List[str] = field(default_factory=list)
 
 
-class _Once:
-    """Something that serves all who have asked before it began: systemd reads
-    its units anew once for many sets, not once for each."""
-
-    def __init__(self, do: Callable[[], object]) -> None:
-        self._do = do
-        self._lock = threading.Lock()
-        self._busy = threading.Lock()
-        self._asked = 0
-        self._served = 0
-
-    def __call__(self) -> None:
-        """Returns when it was done after this call.  Raises what it raises,
-        and then has served nobody."""
-        with self._lock:
-            self._asked += 1
-            mine = self._asked
-        with self._busy:
-            if self._served >= mine:
-                return
-            with self._lock:
-                asked = self._asked
-            self._do()
-            self._served = asked
-
-
 class Executor:
     """Carries out steps on one machine for one run."""
 
@@ -138,7 +114,6 @@ class Executor:
         self._names: Optional[Names] = None
         self._chosen: Dict[str, str] = {}
         self._files = threading.Lock()
-        self._reload = _Once(lambda: mounts.reload())
         self._world: World
         self._carried: Carried
         self._do: Mapping[Type[Step], Callable[[Step], None]] = {
@@ -170,24 +145,57 @@ class Executor:
         self._world = world
         self._carried = Carried()
         for phase in PHASES:
-            work = [
-                (plan.name, [step for step in plan.steps if step.phase == phase])
+            steps = {
+                plan.name: [step for step in plan.steps if step.phase == phase]
                 for plan in plans
-                if plan.name not in self._carried.troubles
-            ]
-            work = [(name, steps) for name, steps in work if steps]
-            if not work:
-                continue
-            self.enter(phase)
-            with ThreadPoolExecutor(
-                min(WORKERS, len(work)), thread_name_prefix=f"kraken-{phase}"
-            ) as pool:
-                jobs = [
-                    pool.submit(self._set_steps, name, steps) for name, steps in work
+            }
+            self._side_by_side(
+                phase, {name: _files(some, True) for name, some in steps.items()}
+            )
+            self._reload(
+                [
+                    name
+                    for name, some in steps.items()
+                    if any(isinstance(step, (WriteFstab, RemoveFstab)) for step in some)
                 ]
-            for job in jobs:
-                job.result()
+            )
+            self._side_by_side(
+                phase, {name: _files(some, False) for name, some in steps.items()}
+            )
         return self._carried
+
+    def _side_by_side(self, phase: str, steps: Mapping[str, Sequence[Step]]) -> None:
+        """The steps of each set that has not failed."""
+        work = {
+            name: some
+            for name, some in steps.items()
+            if some and name not in self._carried.troubles
+        }
+        if not work:
+            return
+        self.enter(phase)
+        with ThreadPoolExecutor(
+            min(WORKERS, len(work)), thread_name_prefix=f"kraken-{phase}"
+        ) as pool:
+            jobs = [pool.submit(self._set_steps, *item) for item in work.items()]
+        for job in jobs:
+            job.result()
+
+    def _reload(self, names: Sequence[str]) -> None:
+        """systemd reads fstab, which these sets have changed."""
+        names = [name for name in names if name not in self._carried.troubles]
+        if not names:
+            return
+        try:
+            mounts.reload()
+        except KrakenError as error:
+            trouble = error.trouble
+        except Exception as error:
+            LOG.exception("cannot make systemd read fstab")
+            trouble = _fault("make systemd read fstab", error)
+        else:
+            return
+        self._carried.troubles.update(dict.fromkeys(names, trouble))
 
     def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -201,15 +209,7 @@ class Executor:
                 return
             except Exception as error:
                 LOG.exception("%s: cannot %s", name, step)
-                trouble = Trouble(
-                    "internal-error",
-                    f"While it was to {step}, cc_kraken failed with "
-                    f"{type(error).__name__}: {error}",
-                    "",
-                    "This is a fault of cc_kraken: please report it with the "
-                    "traceback in the log. The next run goes on from here.",
-                )
-                self._note(name, step, trouble)
+                self._note(name, step, _fault(str(step), error))
                 return
 
     def _note(self, name: str, step: Step, trouble: Trouble) -> None:
@@ -433,14 +433,12 @@ class Executor:
         assert isinstance(step, WriteFstab)
         with self._files:
             self._change_fstab(step.set, step.line, step.instead_of)
-        self._reload()
 
     def _remove_fstab(self, step: Step) -> None:
         assert isinstance(step, RemoveFstab)
         with self._files:
             self._change_fstab(step.set, None)
             mdadmconf.drop(self.paths, step.set)
-        self._reload()
 
     def _change_fstab(
         self,
@@ -560,6 +558,11 @@ class Executor:
         return [device for device in found if device.name in array.members]
 
 
+def _files(steps: Sequence[Step], these: bool) -> List[Step]:
+    """Those that change files before a mount, or all others."""
+    return [step for step in steps if isinstance(step, FILES) == these]
+
+
 def _in_use(text: str) -> Trouble:
     """Somebody has the volume: this instance after all, or another one."""
     return Trouble(
@@ -568,6 +571,17 @@ def _in_use(text: str) -> Trouble:
         "an available volume",
         "See in EC2 what it is attached to, and detach it there.",
         waits=True,
+    )
+
+
+def _fault(doing: str, error: Exception) -> Trouble:
+    return Trouble(
+        "internal-error",
+        f"While it was to {doing}, cc_kraken failed with "
+        f"{type(error).__name__}: {error}",
+        "",
+        "This is a fault of cc_kraken: please report it with the traceback in the "
+        "log. The next run goes on from here.",
     )
 
 

@@ -371,6 +371,11 @@ CHANGES: Tuple[Type[Step], ...] = (
 )
 
 
+#: What a set does to files before it is mounted: systemd reads once what all
+#: sets have written.
+FILES: Tuple[Type[Step], ...] = (MakeDirectory, WriteFstab, RemoveFstab)
+
+
 def gib(size: int) -> str:
     """A size in bytes, for people."""
     return f"{size / (1 << 30):.2f}".rstrip("0").rstrip(".") + " GiB"

@@ -70,7 +70,7 @@ class Hardware:
     root_serial: str
     forwards: Mapping[str, int] = field(default_factory=dict)
     memory_mib: int = 1024
-    cpus: int = 2
+    cpus: int = 1
 
 
 @dataclass

@@ -408,6 +408,22 @@ def test_an_array_whose_filesystem_was_half_made_goes_on_at_mkfs() -> None:
     assert names(decide(claim, world).steps)[:2] == ["MakeFilesystem", "EraseRecords"]
 
 
+def test_members_of_different_sizes_are_refused_unless_the_array_exists() -> None:
+    """It may have no filesystem yet: one was enlarged between the two."""
+    claim = dataclasses.replace(
+        raid_claim(w.raid()), trouble=Trouble("sizes-differ", "", "", "")
+    )
+    plan = decide(claim, raid_world(blanks(3)))
+    assert (plan.steps, kind(plan)) == ((), "sizes-differ")
+    world = raid_world(
+        members(),
+        arrays=(w.array(1, 2, 3),),
+        array_looks={w.ARRAY: w.blank()},
+        array_lines={w.ARRAY: "data"},
+    )
+    assert names(decide(claim, world).steps)[:2] == ["WriteRecords", "MakeFilesystem"]
+
+
 def with_look(looks: dict[int, Look], number: int, look: Look) -> dict[int, Look]:
     return {**looks, number: look}
 

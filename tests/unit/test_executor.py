@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from cc_kraken.steps import (
     GrowFilesystem,
     MakeDirectory,
     RemoveFstab,
+    SetOwner,
     Step,
     WriteFstab,
 )
@@ -159,32 +159,40 @@ def test_a_step_that_fails_ends_its_own_set_only(bench: Bench) -> None:
     assert bench.report.sets["bad"]["done"] == []
 
 
-def test_systemd_reads_fstab_once_for_all_who_wait(
+def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first reload does not count for lines that came while it ran."""
+    """One reload of its units takes systemd longer than a mount."""
     tree = bench.tree
-    lines: list[int] = []
-    names = [f"s{number}" for number in range(12)]
+    seen: list[int | str] = []
 
     def reload() -> bool:
-        if not lines:
-            deadline = time.monotonic() + 20
-            while read().count("set=s") < 12 and time.monotonic() < deadline:
-                time.sleep(0.01)
-        lines.append(read().count("set=s"))
+        seen.append(Path(tree.paths.fstab).read_text().count("X-kraken.set=s"))
         return True
 
-    def read() -> str:
-        return Path(tree.paths.fstab).read_text()
+    def own(path: str, *_: object) -> bool:
+        seen.append(os.path.basename(path))
+        return True
+
+    def own_it(name: str) -> SetOwner:
+        return SetOwner(name, str(tree.base / name), None, None, 0o700)
 
     monkeypatch.setattr("cc_kraken.mounts.reload", reload)
-    outcome = bench.carry_out(*(plan(name, line(tree, name)) for name in names))
-    assert outcome.troubles == {}
-    assert set(lines) == {12} and len(lines) <= 2
+    monkeypatch.setattr("cc_kraken.mounts.set_owner", own)
+    names = [f"s{number}" for number in range(12)]
+    outcome = bench.carry_out(
+        *(plan(name, line(tree, name), own_it(name)) for name in names),
+        plan("bad", MakeDirectory("bad", "/dev/null/x"), own_it("bad")),
+    )
+    assert set(outcome.troubles) == {"bad"}
+    assert seen[0] == 12 and sorted(map(str, seen[1:])) == sorted(names)
+    # What changes no line makes systemd read nothing.
+    bench.carry_out(plan("s1", own_it("s1")))
+    bench.carry_out(plan("s1", MakeDirectory("s1", str(tree.base / "s1"))))
+    assert [one for one in seen if isinstance(one, int)] == [12]
 
 
-def test_a_reload_that_fails_has_served_nobody(
+def test_nothing_is_mounted_when_systemd_cannot_read_fstab(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reload() -> bool:
@@ -192,9 +200,20 @@ def test_a_reload_that_fails_has_served_nobody(
 
     monkeypatch.setattr("cc_kraken.mounts.reload", reload)
     names = ("a", "b", "c")
-    outcome = bench.carry_out(*(plan(name, line(bench.tree, name)) for name in names))
+    for name in (*names, "other"):
+        (bench.tree.base / name).mkdir()
+
+    def own_it(name: str) -> SetOwner:
+        return SetOwner(name, str(bench.tree.base / name), None, None, 0o700)
+
+    outcome = bench.carry_out(
+        *(plan(name, line(bench.tree, name), own_it(name)) for name in names),
+        plan("other", own_it("other")),
+    )
     assert {one.kind for one in outcome.troubles.values()} == {"command-failed"}
     assert set(outcome.troubles) == set(names)
+    assert all(len(bench.report.sets[name]["done"]) == 1 for name in names)
+    assert len(bench.report.sets["other"]["done"]) == 1
 
 
 def test_a_fault_of_ours_is_the_set_s_error_too(
