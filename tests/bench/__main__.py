@@ -1,11 +1,13 @@
 """Measures, prints tables, writes JSON: ``make bench``.
 
     python3 -m tests.bench [--runs N] [--cases 1+3,1,8,24] [--machine-only]
-                           [--no-machine] [--timeline] [--docs]
+                           [--no-machine] [--timeline] [--dilated] [--docs]
 
 ``--no-machine`` leaves the virtual machine out, ``--machine-only`` all else;
 ``--timeline`` prints each line that the module logs on that machine, with its
-milliseconds; ``--docs`` puts the tables, with the date, into docs/speed.md.
+milliseconds; ``--dilated`` lets EC2's latency there be as many times longer as
+the machine is slower; ``--docs`` puts the tables, with the date, into
+docs/speed.md.
 """
 
 from __future__ import annotations
@@ -98,6 +100,7 @@ def main() -> None:
     parser.add_argument("--no-machine", action="store_true")
     parser.add_argument("--machine-only", action="store_true")
     parser.add_argument("--timeline", action="store_true")
+    parser.add_argument("--dilated", action="store_true")
     parser.add_argument("--docs", action="store_true")
     parser.add_argument("--json", default="build/bench.json")
     given = parser.parse_args()
@@ -126,11 +129,20 @@ def main() -> None:
     if not given.no_machine and missing():
         say("no virtual machine: " + "; ".join(missing()))
     elif not given.no_machine:
-        taken = machine.measure(cases, given.runs, say, given.timeline)
+        taken, slowness = machine.measure(
+            cases, given.runs, say, given.timeline, given.dilated
+        )
         result["machine"] = [asdict(one) for one in taken]
+        result["slowness"] = slowness
         text += [
-            "On a virtual machine without hardware virtualisation, with a load of "
-            f"{_load()}:",
+            "On a virtual machine, with a load of "
+            f"{_load()}"
+            + (
+                f"; it computes {slowness:.1f} times slower than the one it runs on, "
+                "and EC2's latency is as many times longer:"
+                if given.dilated
+                else ":"
+            ),
             table(HEADINGS, rows(taken)),
             "The module's seconds by phase, its processes, and the memory that "
             "stays in its process:",

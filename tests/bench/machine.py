@@ -2,11 +2,17 @@
 
 One instance for all of it.  Between two runs everything is taken back: what is
 mounted, arrays, attachments, files; the volumes of a first boot are new ones.
+
+An emulated machine computes many times slower than a real one, and EC2's latency
+would hardly count beside that.  *Dilated*, the latency is as many times longer:
+then the ratio of module and floor is that of a machine with a processor like
+this one's, where nothing but the clock is slow.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,23 +68,51 @@ class Taken:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def late(do: Any) -> Any:
-    """What EC2 does to a machine, ``ATTACH_SECONDS`` later."""
+def late(do: Any, seconds: float = ATTACH_SECONDS) -> Any:
+    """What EC2 does to a machine, ``seconds`` later."""
 
     def hook(*given: Any) -> None:
-        time.sleep(ATTACH_SECONDS)
+        time.sleep(seconds)
         do(*given)
 
     return hook
 
 
+#: What interpreters do all day; prints the seconds that it took at best.
+WORK = """
+import json, re, time
+def work():
+    begun = time.perf_counter()
+    for number in range(300):
+        text = json.dumps({str(n): [n, str(n)] for n in range(200)})
+        json.loads(text)
+        re.findall(r"[0-9]+", text)
+        with open("/proc/self/status", "rb") as file:
+            sorted(file.read().split())
+    return time.perf_counter() - begun
+print(min(work() for _ in range(3)))
+"""
+#: Debian's own, of the same version inside and outside.
+PYTHON = "/usr/bin/python3"
+
+
+def slowness(node: Node) -> float:
+    """How many times longer the machine computes than the one it runs on."""
+    here = subprocess.run([PYTHON, "-IS", "-c", WORK], capture_output=True, check=True)
+    there = node.run([PYTHON, "-IS", "-c", WORK], TIME_LIMIT, True)
+    return float(there.out) / float(here.stdout)
+
+
 class Bench:
     """An instance that is brought up again and again."""
 
-    def __init__(self, cloud: Cloud, log: Progress, timeline: bool) -> None:
+    def __init__(
+        self, cloud: Cloud, log: Progress, timeline: bool, dilated: bool
+    ) -> None:
         self.cloud = cloud
         self.log = log
         self.timeline = "/run/timeline" if timeline else ""
+        self.slowness = 1.0
         # Without cloud-init's own stages: what is measured is the module.
         self.node: Node = cloud.launch(
             krkn(prefix=PREFIX, node_id=NODE_ID),
@@ -99,6 +133,13 @@ class Bench:
             "[Service]\nExecStart=\nExecStart=/bin/true\n",
         )
         self.node.run(["systemctl", "daemon-reload"], check=True)
+        if dilated:
+            self.slowness = slowness(self.node)
+        # The disk, too, takes that long to show itself.
+        seconds = ATTACH_SECONDS * self.slowness
+        cloud.ec2.attach_seconds = seconds
+        cloud.ec2.on_attach = late(cloud.ec2.on_attach, seconds)
+        log(f"attachment takes {seconds:.1f} s")
 
     # ---- volumes
 
@@ -219,16 +260,18 @@ class Bench:
 
 
 def measure(
-    cases: Sequence[str], runs: int, log: Progress, timeline: bool = False
-) -> list[Taken]:
+    cases: Sequence[str],
+    runs: int,
+    log: Progress,
+    timeline: bool = False,
+    dilated: bool = False,
+) -> tuple[list[Taken], float]:
     """Every case, ``runs`` times; floor and module by turns, each on volumes
     of its own that are then given to the next instance.  ``timeline``: what the
-    module logs is logged, too."""
+    module logs is logged, too.  Also: how many times EC2's latency was taken."""
     found: list[Taken] = []
-    with Cloud(log=log, attach_seconds=ATTACH_SECONDS, detach_seconds=0.1) as cloud:
-        # The disk, too, takes that long to show itself.
-        cloud.ec2.on_attach = late(cloud.ec2.on_attach)
-        bench = Bench(cloud, log, timeline)
+    with Cloud(log=log, detach_seconds=0.1) as cloud:
+        bench = Bench(cloud, log, timeline, dilated)
         for case in cases:
             for _ in range(runs):
                 for who in ("floor", "module"):
@@ -239,4 +282,4 @@ def measure(
                         bench.clean(CASES[case], volumes)
                         log(f"taken back in {time.monotonic() - begun:.0f} s")
                     bench.drop(volumes)
-    return found
+    return found, bench.slowness
