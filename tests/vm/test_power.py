@@ -10,10 +10,7 @@ from tests.lab.cloud import Cloud
 from tests.vm import nodes
 from tests.vm.torture import Torture
 
-pytestmark = [
-    pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE)
 
 
 def test_two_power_cuts() -> None:
