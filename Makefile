@@ -20,8 +20,7 @@ export RELEASE
 OTHERS = trixie sid
 # Best effort: its chroot has the contract tests alone.
 OLD = bullseye
-# The longest first, since two run at a time.
-VM_TESTS ?= tests/vm/test_story.py tests/vm
+VM_TESTS ?= tests/vm
 
 # Virtual environments of the caller must not leak in.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
