@@ -8,6 +8,7 @@ no import, and what the work has imported and held in memory goes with it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -25,6 +26,7 @@ LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Frame = Tuple[str, Any]
+Tell = Callable[[Any], None]
 
 LENGTH = struct.Struct("=I")
 CHUNK = 1 << 16
@@ -32,10 +34,13 @@ LAST_MOMENTS = 2.0
 """Seconds that a process has to end after it has told its result."""
 
 
-def carry_out(work: Callable[[], T], seconds: float) -> T:
+def carry_out(
+    work: Callable[[Tell], T], seconds: float, hear: Callable[[Any], object]
+) -> T:
     """What ``work`` returns (it must be picklable), done in a fork.
 
-    Its log records come out of this process's handlers.  After ``seconds`` it
+    Its log records come out of this process's handlers, and what it tells
+    (by the function that it is given) goes to ``hear``.  After ``seconds`` it
     is left behind as it is, never killed: mkfs may be at work.
 
     Raises KrakenError: what ``work`` raises; ``run-killed`` when the process
@@ -58,7 +63,7 @@ def carry_out(work: Callable[[], T], seconds: float) -> T:
             os._exit(1)
     os.close(writing)
     try:
-        result = _follow(reading, time.monotonic() + seconds)
+        result = _follow(reading, time.monotonic() + seconds, hear)
     except TimeoutError:
         raise KrakenError(_hangs(pid, seconds)) from None
     finally:
@@ -78,9 +83,12 @@ def carry_out(work: Callable[[], T], seconds: float) -> T:
 # ------------------------------------------------------------- in this process
 
 
-def _follow(reading: int, end: float) -> Optional[Frame]:
+def _follow(reading: int, end: float, hear: Callable[[Any], object]) -> Optional[Frame]:
     """Log what it logs, up to its result; None: it ended without one."""
     for kind, value in _frames(reading, end):
+        if kind == "told":
+            hear(value)
+            continue
         if kind != "log":
             return kind, value
         record = logging.makeLogRecord(value)
@@ -191,7 +199,7 @@ def _let_go_of_sockets() -> None:
     os.close(nothing)
 
 
-def _work(work: Callable[[], object], writing: int) -> None:
+def _work(work: Callable[[Tell], object], writing: int) -> None:
     root = logging.getLogger()
     pipe = _Pipe(writing, list(root.handlers))
     for logger in [*root.manager.loggerDict.values(), root]:
@@ -199,8 +207,13 @@ def _work(work: Callable[[], object], writing: int) -> None:
             logger.handlers, logger.propagate = [], True
     root.addHandler(pipe)
     frame: Frame
+
+    def tell(value: Any) -> None:
+        with contextlib.suppress(OSError), pipe.lock:  # type: ignore[union-attr]
+            _send(writing, ("told", value))
+
     try:
-        frame = ("result", work())
+        frame = ("result", work(tell))
     except KrakenError as error:
         frame = ("trouble", error.trouble)
     except BaseException as error:  # SystemExit too

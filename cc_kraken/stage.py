@@ -289,7 +289,7 @@ def _bring_up(
     as far as it has come when it hangs or was killed."""
     from cc_kraken import child
 
-    def work() -> Dict[str, Any]:
+    def work(tell: child.Tell) -> Dict[str, Any]:
         # A shutdown ends it after the step that is under way.
         clock = Clock()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -298,7 +298,7 @@ def _bring_up(
             section,
             identity,
             paths,
-            events,
+            host.RelayedEvents(tell),
             "network",
             seconds=section.boot_wait,
             final=False,
@@ -307,13 +307,15 @@ def _bring_up(
         )
 
     try:
-        return child.carry_out(work, section.boot_wait + HANG_GRACE)
+        return child.carry_out(work, section.boot_wait + HANG_GRACE, events.enter)
     except KrakenError as error:
         status = report.read(paths)
         if error.trouble.kind not in ("run-hangs", "run-killed") or status is None:
             raise
         LOG.error("%s", error)
         return status
+    finally:
+        events.enter(None)
 
 
 def _kept(

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -22,6 +22,10 @@ LOG = logging.getLogger(__name__)
 TROUBLE = Trouble("kind", "found this", "that", "Do so.")
 
 
+def carry_out(work: Callable[[], Any], seconds: float = 60) -> Any:
+    return child.carry_out(lambda tell: work(), seconds, lambda value: None)
+
+
 def test_the_result_of_another_process() -> None:
     def work() -> dict[str, object]:
         import wave  # noqa: F401  # nobody else needs it
@@ -29,7 +33,7 @@ def test_the_result_of_another_process() -> None:
         return {"process": os.getpid(), "bulk": "x" * 1_000_000}
 
     sys.modules.pop("wave", None)
-    found = child.carry_out(work, 60)
+    found = carry_out(work)
     assert found["process"] != os.getpid() and len(str(found["bulk"])) == 1_000_000
     assert "wave" not in sys.modules
     with pytest.raises(ChildProcessError):
@@ -47,12 +51,30 @@ def test_its_records_come_out_here(caplog: pytest.LogCaptureFixture) -> None:
         except ValueError:
             logging.getLogger("elsewhere").exception("failed")
 
-    child.carry_out(work, 60)
+    carry_out(work)
     told = [one.getMessage() for one in caplog.records if one.name == "cc_kraken.run"]
     assert told == [f"record {number} of many" for number in range(2000)]
     (last,) = [one for one in caplog.records if one.name == "elsewhere"]
     assert last.levelname == "ERROR" and last.process != os.getpid()
     assert "ValueError: a reason" in last.getMessage() + str(last.exc_text)
+
+
+def test_what_it_tells_is_heard_here_in_its_order(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard: list[object] = []
+
+    def work(tell: child.Tell) -> str:
+        tell("attach")
+        LOG.warning("between")
+        tell(None)
+        return "done"
+
+    def hear(value: object) -> None:
+        heard.append((value, os.getpid(), len(caplog.records)))
+
+    assert child.carry_out(work, 60, hear) == "done"
+    assert heard == [("attach", os.getpid(), 0), (None, os.getpid(), 1)]
 
 
 def test_a_logger_with_a_handler_of_its_own(tmp_path: Path) -> None:
@@ -61,7 +83,7 @@ def test_a_logger_with_a_handler_of_its_own(tmp_path: Path) -> None:
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        child.carry_out(lambda: logger.warning("once"), 60)
+        carry_out(lambda: logger.warning("once"))
     finally:
         logger.propagate = True
         logger.removeHandler(handler)
@@ -76,7 +98,7 @@ def test_levels_here_decide(caplog: pytest.LogCaptureFixture) -> None:
         logger.setLevel(logging.DEBUG)
         logger.warning("not here")
 
-    child.carry_out(work, 60)
+    carry_out(work)
     assert "not here" not in caplog.text
 
 
@@ -85,7 +107,7 @@ def test_a_trouble_is_the_same_here() -> None:
         raise KrakenError(TROUBLE)
 
     with pytest.raises(KrakenError) as caught:
-        child.carry_out(work, 60)
+        carry_out(work)
     assert caught.value.trouble == TROUBLE
 
 
@@ -97,7 +119,7 @@ def test_a_mistake_of_ours_has_its_traceback(
         raise error
 
     with pytest.raises(RuntimeError, match="cc_kraken failed") as caught:
-        child.carry_out(a_function_of_ours, 60)
+        carry_out(a_function_of_ours)
     assert repr(error) in str(caught.value)
     assert "a_function_of_ours" in caplog.text
 
@@ -107,14 +129,14 @@ def test_killed() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(KrakenError) as caught:
-        child.carry_out(work, 60)
+        carry_out(work)
     assert caught.value.trouble.kind == "run-killed"
     assert "signal 9" in str(caught.value)
 
 
 def test_what_cannot_be_sent_is_no_result(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KrakenError, match="without a result"):
-        child.carry_out(lambda: threading.Lock(), 60)
+        carry_out(lambda: threading.Lock())
     assert "cannot pickle" in caplog.text
 
 
@@ -126,7 +148,7 @@ def test_a_handler_that_fails_costs_a_record_and_no_run() -> None:
     handler = Bad()
     logging.getLogger().addHandler(handler)
     try:
-        assert child.carry_out(lambda: LOG.warning("lost") or "done", 60) == "done"
+        assert carry_out(lambda: LOG.warning("lost") or "done") == "done"
     finally:
         logging.getLogger().removeHandler(handler)
 
@@ -137,7 +159,7 @@ def test_connections_end_though_the_work_hangs(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     os.mkfifo(disk)
     with pytest.raises(KrakenError, match="has not ended") as caught:
-        child.carry_out(disk.read_text, 0.5)
+        carry_out(disk.read_text, 0.5)
     here.close()
     there.settimeout(10)
     assert there.recv(1) == b""
@@ -169,7 +191,7 @@ def test_what_hangs_is_left_behind_and_can_go_on(tmp_path: Path) -> None:
 
     try:
         with pytest.raises(KrakenError) as caught:
-            child.carry_out(work, 0.5)
+            carry_out(work, 0.5)
     finally:
         logging.getLogger().removeHandler(log)
     assert caught.value.trouble.kind == "run-hangs"
@@ -187,4 +209,4 @@ def test_a_thread_that_hangs_keeps_no_result() -> None:
         threading.Thread(target=threading.Event().wait).start()
         return "done"
 
-    assert child.carry_out(work, 60) == "done"
+    assert carry_out(work) == "done"

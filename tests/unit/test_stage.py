@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -508,6 +509,35 @@ def test_failures(tree: Tree) -> None:
     assert text(later, pending=True) == "b is not up yet: for a volume"
     assert "not finished" in str(text(status(tree, "pending"), pending=True))
     assert text(status(tree, "failed"), pending=False) == "the run failed"
+
+
+@pytest.mark.parametrize("ends", ["done", "killed"])
+def test_the_phases_of_the_fork_are_reported_by_cloud_inits_own_process(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """A reporter's threads (webhook) are not in the fork."""
+
+    class Reporter(host.Events):
+        def enter(self, phase: Any) -> None:
+            entered.append((phase, os.getpid()))
+
+    def run(*words: Any, **_: Any) -> Any:
+        events = words[3]
+        events.enter("attach")
+        events.enter("mount")
+        if ends == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        events.enter(None)
+        return {"state": ends}
+
+    entered: list[tuple[Any, int]] = []
+    write(tree, "network", "running", data="pending")
+    section = stage.configuration.load(ON, tree.paths)
+    assert section is not None
+    monkeypatch.setattr(stage, "carry_out", run)
+    stage._bring_up(section, host.identity(SOURCE), tree.paths, Reporter(None))
+    assert [phase for phase, _ in entered][:3] == ["attach", "mount", None]
+    assert {process for _, process in entered} == {os.getpid()}
 
 
 def test_two_runs_at_once(tree: Tree) -> None:
