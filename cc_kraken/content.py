@@ -401,7 +401,8 @@ def _survey(
                 with turn:
                     pieces.close()
                 raise
-            found.extend(piece for piece in told if piece)
+            with turn:
+                found.extend(piece for piece in told if piece)
 
     with ThreadPoolExecutor(DEPTH, thread_name_prefix="cc-kraken-read") as pool:
         jobs = [pool.submit(work) for _ in range(DEPTH)]

@@ -136,5 +136,5 @@ class _SetDecision(Attaching, Assembling):
                 "of its set right, or stop what holds it.",
             )
         look = self._look(volume_id)
-        steps, known = self._filesystem_steps(look, target, [look])
+        steps, known = self._filesystem_steps(look, target, {volume_id: look})
         return self._plan_mount(target, steps, known)

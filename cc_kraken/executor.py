@@ -8,6 +8,7 @@ A step that fails ends its own set only.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from cc_kraken import (
     content,
     destroy,
     devices,
+    files,
     fscheck,
     fstab,
     grow,
@@ -73,6 +75,10 @@ from cc_kraken.world import World
 LOG = logging.getLogger(__name__)
 
 WORKERS = 32
+RELOADS = 2
+"""How often systemd is asked to read fstab before the sets fail."""
+BY_FSTAB = (WriteFstab, RemoveFstab, MountFilesystem)
+"""Steps after or before which systemd must have read it."""
 
 
 @dataclass
@@ -156,7 +162,7 @@ class Executor:
                 [
                     name
                     for name, some in steps.items()
-                    if any(isinstance(step, (WriteFstab, RemoveFstab)) for step in some)
+                    if any(isinstance(step, BY_FSTAB) for step in some)
                 ]
             )
             self._side_by_side(
@@ -182,19 +188,22 @@ class Executor:
             job.result()
 
     def _reload(self, names: Sequence[str]) -> None:
-        """systemd reads fstab, which these sets have changed."""
+        """systemd reads fstab where it was changed, now or by a run before,
+        and one of these sets goes by it."""
         names = [name for name in names if name not in self._carried.troubles]
-        if not names:
+        if not names or not os.path.exists(self.paths.unread):
             return
-        try:
-            mounts.reload()
-        except KrakenError as error:
-            trouble = error.trouble
-        except Exception as error:
-            LOG.exception("cannot make systemd read fstab")
-            trouble = _fault("make systemd read fstab", error)
-        else:
-            return
+        for _ in range(RELOADS):
+            try:
+                mounts.reload()
+                files.remove(self.paths.unread)
+                return
+            except KrakenError as error:
+                trouble = error.trouble
+                LOG.warning("%s", error)
+            except Exception as error:
+                LOG.exception("cannot make systemd read fstab")
+                trouble = _fault("make systemd read fstab", error)
         self._carried.troubles.update(dict.fromkeys(names, trouble))
 
     def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
@@ -447,6 +456,8 @@ class Executor:
         instead_of: Sequence[FstabLine] = (),
     ) -> None:
         text = fstab.replace(fstab.read(self.paths), {name: line}, instead_of)
+        os.makedirs(self.paths.run, mode=0o755, exist_ok=True)
+        files.write_atomic(self.paths.unread, b"", 0o644)
         fstab.write(self.paths, text)
 
     def _check_filesystem(self, step: Step) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List, Sequence, Tuple
+from typing import Collection, List, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken import mkfs, wiping
 from cc_kraken.model import (
@@ -35,9 +35,14 @@ from cc_kraken.steps import (
 class Formatting(SetDecision):
     """From a content to the filesystem that is wanted, or a refusal."""
 
-    def _records(self, array_uuid: str = "", level: int = -1) -> Tuple[Record, ...]:
-        """The intent on every volume.  ``level`` -1: the array is there
-        already, and the record is no licence to take it back."""
+    def _records(
+        self,
+        array_uuid: str = "",
+        level: int = -1,
+        volume_ids: Optional[Collection[str]] = None,
+    ) -> Tuple[Record, ...]:
+        """The intent on every volume (or these).  ``level`` -1: the array is
+        there already, and the record is no licence to take it back."""
         return tuple(
             Record(
                 identity=self.identity,
@@ -49,6 +54,7 @@ class Formatting(SetDecision):
                 members=self.wanted.members,
             )
             for volume_id in self.volume_ids
+            if volume_ids is None or volume_id in volume_ids
         )
 
     def _mkfs(
@@ -72,17 +78,18 @@ class Formatting(SetDecision):
         )
 
     def _filesystem_steps(
-        self, look: Look, target: Target, members: Sequence[Look]
+        self, look: Look, target: Target, members: Mapping[str, Look]
     ) -> Tuple[List[Step], Known]:
         """What is to be done until the wanted filesystem is there.
 
         ``look`` is of where the filesystem belongs, ``members`` of the
-        volumes (the same one in a set of one), which may carry records.
+        volumes below it (the same one in a set of one), which may carry
+        records.
         """
-        records = self._records(target.array_uuid)
+        records = self._records(target.array_uuid, volume_ids=members)
         made = Known(self.wanted.fs_type or "", self.fs_uuid)
         content = look.content
-        present = [member.record for member in members if member.record is not None]
+        present = [one.record for one in members.values() if one.record is not None]
         missing = self.claim.trouble
         if missing is not None and (present or isinstance(content, Blank)):
             # Made only where all volumes are there that the record is to name.

@@ -13,6 +13,7 @@ Sources: e2fsck(8), fsck.xfs(8), xfs_repair(8), btrfs-check(8).
 
 from __future__ import annotations
 
+import threading
 from typing import Mapping, Tuple
 
 from cc_kraken import command
@@ -25,6 +26,11 @@ CHECKS: Mapping[str, Tuple[str, ...]] = {
     "btrfs": ("btrfs", "check", "--readonly"),
 }
 
+AT_ONCE = 8
+"""Each holds some ten MiB in memory for a TiB of its filesystem."""
+
+_SLOTS = threading.Semaphore(AT_ONCE)
+
 
 def sound(path: str, kind: str) -> bool:
     """Whether the checker of this type finds nothing wrong on ``path``.
@@ -35,7 +41,8 @@ def sound(path: str, kind: str) -> bool:
     words = CHECKS.get(kind)
     if words is None:
         return False
-    return command.run([*words, path], timeout=None).code == 0
+    with _SLOTS:
+        return command.run([*words, path], timeout=None).code == 0
 
 
 def preen(path: str, kind: str) -> str:

@@ -31,5 +31,10 @@ class Paths:
         return os.path.join(self.run, "lock")
 
     @property
+    def unread(self) -> str:
+        """There while systemd has not read what we have changed in fstab."""
+        return os.path.join(self.run, "fstab-unread")
+
+    @property
     def layout(self) -> str:
         return os.path.join(self.state, "layout.json")

@@ -13,6 +13,7 @@ import functools
 import glob
 import os
 import shutil
+import threading
 import uuid as uuids
 from contextlib import contextmanager
 from typing import Iterator, List, Sequence, Tuple, Union
@@ -31,6 +32,8 @@ MD_EXTENTS: Tuple[Extent, ...] = (Extent(BLOCK, MEMBER_PLACE),)
 
 #: Left free on the disk that carries the file.
 RESERVE = 256 * MIB
+
+_ONE = threading.Lock()
 
 #: Levels whose arrays have stripes.
 _STRIPED = ("raid0", "raid4", "raid5", "raid6", "raid10")
@@ -53,13 +56,10 @@ def extents(
         return MD_EXTENTS
     if not record.fs_type:
         return ()
-    return _of_mkfs(
-        record.fs_type,
-        target.size,
-        tuple(options),
-        geometry(paths, target),
-        paths.state,
-    )
+    shape = geometry(paths, target)
+    # After a power cut all sets need theirs, in the room of one.
+    with _ONE:
+        return _of_mkfs(record.fs_type, target.size, tuple(options), shape, paths.state)
 
 
 def geometry(paths: Paths, target: Union[Device, Array]) -> Geometry:

@@ -424,6 +424,35 @@ def test_members_of_different_sizes_are_refused_unless_the_array_exists() -> Non
     assert names(decide(claim, world).steps)[:2] == ["WriteRecords", "MakeFilesystem"]
 
 
+@pytest.mark.parametrize("trouble", [None, Trouble("sizes-differ", "", "", "")])
+def test_a_volume_that_is_left_out_of_the_array_gets_no_record(
+    trouble: Optional[Trouble],
+) -> None:
+    """It would be in the way after a cut: blank, and with a record."""
+    claim = dataclasses.replace(raid_claim(w.raid(3, 1)), trouble=trouble)
+    looks = {
+        1: w.member(0, count=2, level=1),
+        2: w.member(1, count=2, level=1),
+        3: w.blank(),
+    }
+    running = {
+        "arrays": (w.array(1, 2, level="raid1"),),
+        "array_lines": {w.ARRAY: "data"},
+    }
+    world = raid_world(looks, array_looks={w.ARRAY: w.blank()}, **running)
+    plan = decide(claim, world)
+    (write,) = [step for step in plan.steps if isinstance(step, WriteRecords)]
+    assert [one.volume_id for one in write.records] == [w.volume_id(1), w.volume_id(2)]
+    # Cut off after it, or within mkfs.
+    for number, record in enumerate(write.records, 1):
+        looks[number] = dataclasses.replace(looks[number], record=record)
+    for shown in (w.blank(), Look(HalfMade())):
+        world = raid_world(looks, array_looks={w.ARRAY: shown}, **running)
+        again = decide(claim, world)
+        assert kind(again) is None
+        assert names(again.steps)[:2] == ["MakeFilesystem", "EraseRecords"]
+
+
 def with_look(looks: dict[int, Look], number: int, look: Look) -> dict[int, Look]:
     return {**looks, number: look}
 

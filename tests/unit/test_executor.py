@@ -22,6 +22,7 @@ from cc_kraken.steps import (
     GrowArray,
     GrowFilesystem,
     MakeDirectory,
+    MountFilesystem,
     RemoveFstab,
     SetOwner,
     Step,
@@ -214,6 +215,47 @@ def test_nothing_is_mounted_when_systemd_cannot_read_fstab(
     assert set(outcome.troubles) == set(names)
     assert all(len(bench.report.sets[name]["done"]) == 1 for name in names)
     assert len(bench.report.sets["other"]["done"]) == 1
+
+
+def test_systemd_is_asked_twice_before_a_set_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def reload() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            raise KrakenError(Trouble("command-timeout", "systemctl hangs", "", ""))
+        return True
+
+    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    outcome = bench.carry_out(plan("a", line(bench.tree, "a")))
+    assert (outcome.troubles, asked) == ({}, [0, 1])
+
+
+def test_a_line_that_systemd_has_not_read_is_read_by_the_next_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in fstab then, and nothing of fstab is to be changed."""
+    asked: list[bool] = []
+    works = False
+
+    def reload() -> bool:
+        asked.append(works)
+        if not works:
+            raise KrakenError(Trouble("command-failed", "systemctl failed", "", ""))
+        return True
+
+    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    first = bench.carry_out(plan("a", line(bench.tree, "a")))
+    assert first.troubles["a"].kind == "command-failed"
+    works = True
+    mount = MountFilesystem(
+        "a", path="/nowhere", type="ext4", uuid="1", options=(), volume_id="vol-1"
+    )
+    bench.carry_out(plan("a", mount))
+    bench.carry_out(plan("a", mount))
+    assert asked == [False, False, True]
 
 
 def test_a_fault_of_ours_is_the_set_s_error_too(

@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.cloud import Cloud
 from tests.vm import nodes
-from tests.vm.torture import Torture
+from tests.vm.torture import DRAWN, Torture
 
 pytestmark = pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE)
 
@@ -21,5 +21,6 @@ def test_two_power_cuts() -> None:
         torture = Torture(cloud, seed)
         torture.round(1, 2, least=2)
         nodes.log(str(torture.tally))
-    assert not torture.tally.wrong, "\n".join(torture.tally.wrong)
-    assert torture.tally.cuts == 2
+    wrong = [*torture.tally.wrong, *torture.tally.refused]
+    assert not wrong, "\n".join(wrong)
+    assert torture.tally.mounted == DRAWN + 1

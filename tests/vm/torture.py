@@ -67,10 +67,12 @@ FOUND = (
 
 @dataclass
 class Tally:
-    """What came of the cuts; ``found``: how many sets were how far."""
+    """What came of the cuts; ``late``: those of a boot whose run was over;
+    ``found``: how many sets were how far."""
 
     seed: int
     cuts: int = 0
+    late: int = 0
     replaced: int = 0
     mounted: int = 0
     refused: list[str] = field(default_factory=list)
@@ -79,6 +81,7 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         self.cuts += other.cuts
+        self.late += other.late
         self.replaced += other.replaced
         self.mounted += other.mounted
         self.refused += other.refused
@@ -87,8 +90,9 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"seed {self.seed}: {self.cuts} power cuts ({self.replaced} continued on "
-            f"a replaced instance), {self.mounted} sets mounted, "
+            f"seed {self.seed}: {self.cuts} power cuts ({self.late} after the run, "
+            f"{self.replaced} continued on a replaced instance), "
+            f"{self.mounted} sets mounted, "
             f"{len(self.refused)} refused, {len(self.wrong)} wrong; the last boots "
             "found " + ", ".join(f"{self.found[name]} {name}" for name, _ in FOUND)
         )
@@ -166,7 +170,7 @@ class Torture:
         self, node: Node, mark: int, blank: list[str], since: str, share: float
     ) -> str:
         """Kill it; when that was, in words."""
-        before = self.written(blank)
+        before, late = self.written(blank), False
         deadline = time.monotonic() + 600
         for beat in itertools.count(1):
             if since == CALL and self.cloud.ec2.calls.counts(mark, node.id):
@@ -175,7 +179,8 @@ class Torture:
                 break
             if beat % 20 == 0 and self.answers(node):
                 # what is whole already is neither asked for nor written to
-                if since == BOOT or self.has_ended(node):
+                late = self.has_ended(node)
+                if since == BOOT or late:
                     break
             if node.machine.failure or time.monotonic() > deadline:
                 raise LabError(f"nothing happens: {node.console[-2000:]}")
@@ -183,7 +188,8 @@ class Torture:
         seconds = share * SPAN[since] * self.pace
         time.sleep(seconds)
         node.cut()
-        return f"{seconds:.2f} s after {since}"
+        self.tally.late += late
+        return f"{seconds:.2f} s after {'the run' if late else since}"
 
     def written(self, volumes: list[str]) -> list[int]:
         """When each was written to last, as the file behind it tells."""
@@ -215,7 +221,7 @@ class Torture:
                 self.refusal(f"{number} {name}", entry)
             else:
                 found.append(self.mounted(number, node, name, entry, now))
-        if all(one == "finished" for one in found):
+        if found and all(one == "finished" for one in found):
             self.pace *= 0.85
         elif all(one in ("untouched", "finished") for one in found):
             self.pace *= 1.15
@@ -224,6 +230,8 @@ class Torture:
         error = entry["error"]
         told = f"{name}: {error} {entry['state']} {entry['reason']}"
         reasoned = error and error["kind"] != "internal-error" and error["remedy"]
+        # Nothing was to be made of what was whole before.
+        reasoned = reasoned and not name.endswith(f" {OLD}")
         (self.tally.refused if reasoned else self.tally.wrong).append(told)
         nodes.log(f"  REFUSED {told}")
 
@@ -262,7 +270,8 @@ def torture(count: int, seed: int) -> Tally:
                 number += 1
                 one.round(number, count - one.tally.cuts)
         finally:
-            nodes.log(str(one.tally))
+            for told in (*one.tally.refused, *one.tally.wrong, str(one.tally)):
+                nodes.log(told)
     return one.tally
 
 
@@ -275,14 +284,13 @@ def main() -> int:
     if nodes.OBSTACLE:
         print(nodes.OBSTACLE, file=sys.stderr)
         return 2
-    jobs = min(given.jobs, given.count)
+    jobs = max(1, min(given.jobs, given.count))
     shares = [given.count // jobs + (job < given.count % jobs) for job in range(jobs)]
     whole = Tally(given.seed)
     with ProcessPoolExecutor(jobs) as pool:
         for part in pool.map(torture, shares, range(given.seed, given.seed + jobs)):
             whole.add(part)
-    for told in (*whole.refused, *whole.wrong, str(whole)):
-        nodes.log(told)
+    nodes.log(str(whole))
     return 1 if whole.wrong else 0
 
 

@@ -1,0 +1,90 @@
+"""Shadows of many sets at the same time: a power cut leaves all of them half made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cc_kraken import command, fscheck, shadow
+from cc_kraken.model import Device, Extent, Record
+from cc_kraken.paths import Paths
+
+MIB = 1 << 20
+MANY = 24
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("mkfs.ext4", path=command.PATH), reason="no mkfs.ext4"
+)
+
+
+def device(number: int, size: int) -> Device:
+    volume = f"vol-{number:017x}"
+    return Device(f"nvme{number}n1", f"/dev/nvme{number}n1", "259:1", volume, size)
+
+
+def learn(tmp_path: Path, sizes: list[int]) -> list[tuple[Extent, ...]]:
+    paths = Paths(sys=str(tmp_path / "sys"), state=str(tmp_path / "state"))
+    start = threading.Barrier(len(sizes))
+
+    def one(number: int) -> tuple[Extent, ...]:
+        disk = device(number, sizes[number])
+        record = Record("me", disk.volume_id, "ext4", "a-uuid", "", -1, 1)
+        start.wait()
+        return shadow.extents(paths, disk, record)
+
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        found = list(pool.map(one, range(len(sizes))))
+    assert os.listdir(paths.state) == []
+    return found
+
+
+def test_one_shadow_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their room is counted one by one, and nobody takes another's away."""
+    there: list[int] = []
+    run = command.run
+
+    def watched(argv: Any, **more: Any) -> command.Finished:
+        there.append(len(os.listdir(tmp_path / "state")))
+        time.sleep(0.01)
+        return run(argv, **more)
+
+    monkeypatch.setattr(command, "run", watched)
+    found = learn(tmp_path, [(64 + number) * MIB for number in range(MANY)])
+    assert all(found) and there == [1] * MANY
+
+
+def test_equal_volumes_need_one(tmp_path: Path) -> None:
+    before = Counter(command.STARTED)
+    found = learn(tmp_path, [61 * MIB] * MANY)
+    assert len(set(found)) == 1
+    assert (command.STARTED - before)["mkfs.ext4"] == 1
+
+
+def test_few_checkers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds some ten MiB of a TiB in memory."""
+    running, most, lock = 0, 0, threading.Lock()
+
+    def run(argv: Any, **_: Any) -> command.Finished:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return command.Finished(tuple(argv), 0, "", "")
+
+    monkeypatch.setattr(command, "run", run)
+    with ThreadPoolExecutor(32) as pool:
+        assert all(
+            pool.map(lambda path: fscheck.sound(path, "xfs"), map(str, range(64)))
+        )
+    assert 1 < most <= fscheck.AT_ONCE
