@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .ec2 import Ec2Lab
 from .image import (
@@ -43,10 +43,17 @@ from .metadata import Facts, Metadata
 from .qmp import Finished
 from .world import ROOT_DEVICE, Busy
 
+if TYPE_CHECKING:
+    from .tls import Authority
+
 METADATA_ADDRESS = "169.254.169.254:80"
 ENDPOINT_ADDRESS = "169.254.42.1:80"
 # What the guest uses as `kraken: {ec2: {endpoint_url: …}}`.
 ENDPOINT_FOR_GUEST = "http://169.254.42.1"
+# The same EC2 over TLS, for who looks for it under its real name.
+DOOR_ADDRESS = "169.254.42.1:443"
+CA_FILE = "/usr/local/share/ca-certificates/cc-kraken-lab.crt"
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 CHUNK = 1 << 20
 GIB = 1 << 30
 
@@ -86,6 +93,7 @@ class Cloud:
         installed: bool = True,
         image: Image | None = None,
         memory_mib: int = 1024,
+        real_name: bool = False,
         **ec2: Any,
     ) -> None:
         ec2.setdefault("attach_seconds", 1.0)
@@ -103,6 +111,9 @@ class Cloud:
         self.memory_mib = memory_mib
         self.nodes: dict[str, Node] = {}
         self.endpoint_for_guest = ENDPOINT_FOR_GUEST
+        self.authority: Authority | None = None
+        self.forwards: dict[str, int] = {}
+        self._real_name = real_name
         self._installed = installed
         self._image = image
         self._home: Path | None = None
@@ -122,6 +133,13 @@ class Cloud:
             stack.callback(shutil.rmtree, self._home, ignore_errors=True)
             self.ec2.start()
             stack.callback(self.ec2.stop)
+            self.forwards[ENDPOINT_ADDRESS] = self.ec2.port
+            if self._real_name:
+                from .tls import Authority
+
+                self.authority = Authority()
+                context = self.authority.server(self.ec2.host_name)
+                self.forwards[DOOR_ADDRESS] = self.ec2.open_door(context)
             stack.callback(self._close_nodes)
             self._stack = stack.pop_all()
         return self
@@ -228,13 +246,15 @@ class Cloud:
         zone: str = "",
         instance_type: str = "m5.large",
         metadata_tags: bool = True,
+        metadata_tokens: bool = True,
         attached: Sequence[str] = (),
         kernel_options: Sequence[str] = (),
         image: Image | None = None,
     ) -> Node:
         """Run an instance; returns when it has power.
 
-        ``metadata_tags`` False: the metadata service does not tell its tags.
+        ``metadata_tags`` False: the metadata service does not tell its tags;
+        ``metadata_tokens`` False: it answers without a token, too.
         ``attached``: volumes that are attached before it has power.
         ``image``: another root disk than the cloud's own.
         """
@@ -244,6 +264,7 @@ class Cloud:
         node = Node(
             self, instance_id, metadata_tags, kernel_options, image or self.image
         )
+        node.metadata.tokens_required = metadata_tokens
         self.nodes[instance_id] = node
         for number, volume_id in enumerate(attached):
             name = f"/dev/sd{chr(ord('f') + number)}"
@@ -378,10 +399,7 @@ class Node:
             uuid=f"ec2{digits[:5]}-{digits[5:9]}-4000-8000-{digits[5:17]}",
             mac=mac,
             root_serial=root.replace("-", ""),
-            forwards={
-                METADATA_ADDRESS: self.metadata.port,
-                ENDPOINT_ADDRESS: cloud.ec2.port,
-            },
+            forwards={METADATA_ADDRESS: self.metadata.port, **cloud.forwards},
             memory_mib=cloud.memory_mib,
         )
         self.machine = Machine(
@@ -475,6 +493,18 @@ class Node:
         text = yaml.safe_dump({"kraken": self.cloud.section(section)})
         self.write_file("/etc/cc-kraken/conf.d/50-lab.yaml", text)
         return self.run(["cc-kraken", *(arguments or ("apply",))], timeout)
+
+    def know_real_name(self) -> None:
+        """The instance finds EC2 under its real name, and believes that it is
+        EC2: a line in /etc/hosts, and the lab's authority among the others."""
+        if self.cloud.authority is None:
+            raise LabError("the cloud has no door for it: Cloud(real_name=True)")
+        address = DOOR_ADDRESS.partition(":")[0]
+        hosts = self.read_file("/etc/hosts")
+        line = f"{address} {self.cloud.ec2.host_name}\n"
+        self.write_file("/etc/hosts", hosts + line)
+        self.write_file(CA_FILE, self.cloud.authority.pem)
+        self.run(["update-ca-certificates"], check=True)
 
     def attach(self, volume_id: str, device: str = "/dev/sdf") -> None:
         """Somebody attaches a volume by hand (AttachVolume from outside)."""

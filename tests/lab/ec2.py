@@ -42,8 +42,9 @@ CONTROL = "/lab/"
 CONTROLLED = (
     "calls advance create_volume create_snapshot delete_volume resize_volume "
     "run_instance stop_instance start_instance terminate_instance forget_instance "
-    "attach_volume detach_volume tag tag_later untag hide_device hold_attaching "
-    "take_back_attaching refuse_key permit_key set_delete_on_termination "
+    "attach_volume detach_volume device_of tag tag_later untag hide_device "
+    "hold_attaching take_back_attaching refuse_key permit_key "
+    "set_delete_on_termination "
     "credentials expire_credentials lag limit forbid allow fail throttle "
     "unavailable delay heal"
 ).split()
@@ -220,6 +221,7 @@ class Ec2Lab(Actions):
         self.throttle_buckets = Throttle() if throttled else None
         self.calls = CallLog()
         self._server = loopback.Server(self._http, port, tls=tls)
+        self._doors = [self._server]
         self._faults: List[_Fault] = []
         self._forbidden: Dict[str, Tuple[bool, bool]] = {}
         self._delays: Dict[str, float] = {}
@@ -232,7 +234,8 @@ class Ec2Lab(Actions):
         return self
 
     def stop(self) -> None:
-        self._server.stop()
+        for door in self._doors:
+            door.stop()
         self.clock.stop()
 
     def __enter__(self) -> Ec2Lab:
@@ -248,6 +251,20 @@ class Ec2Lab(Actions):
     @property
     def port(self) -> int:
         return self._server.port
+
+    @property
+    def host_name(self) -> str:
+        """Where everybody looks for this region's EC2."""
+        return f"ec2.{self.region}.amazonaws.com"
+
+    def open_door(self, tls: ssl.SSLContext) -> int:
+        """The same API over HTTPS too, until the end; the port.  Who comes in
+        there is somebody on an instance: the lab's own control is not behind it.
+        """
+        door = loopback.Server(self._api, tls=tls)
+        door.start()
+        self._doors.append(door)
+        return door.port
 
     def client(self, service: str = "ec2", **options: Any) -> Any:
         """A boto3 client of somebody outside (no instance)."""
@@ -333,10 +350,12 @@ class Ec2Lab(Actions):
 
     def down(self, how: str = "drop") -> None:
         """The endpoint is away: drop, hang or refuse (loopback.Server)."""
-        self._server.away(how)
+        for door in self._doors:
+            door.away(how)
 
     def up(self) -> None:
-        self._server.back()
+        for door in self._doors:
+            door.back()
 
     # ---------------------------------------------------------------- calls
 
@@ -482,6 +501,9 @@ class Ec2Lab(Actions):
     def _http(self, request: loopback.Request) -> loopback.Response:
         if request.path.startswith(CONTROL):
             return self._control(request)
+        return self._api(request)
+
+    def _api(self, request: loopback.Request) -> loopback.Response:
         text = request.query if request.method == "GET" else request.body.decode()
         parameters = dict(parse_qsl(text, keep_blank_values=True))
         action = parameters.get("Action", "")

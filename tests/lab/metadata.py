@@ -1,4 +1,4 @@
-"""The instance metadata service, version 2 only, for one instance.
+"""The instance metadata service, version 2, for one instance.
 
     facts = Facts(instance_id="i-…", user_data=b"#cloud-config\\n…")
     with Metadata(facts) as metadata:
@@ -124,13 +124,21 @@ class Asked:
 class Metadata:
     """The service, on a port of 127.0.0.1.
 
-    ``facts`` may be replaced at any time.  ``delay`` (seconds) makes each
+    ``tokens_required`` False: version 1 as well (an instance with HttpTokens
+    "optional").  ``facts`` may be replaced at any time.  ``delay`` (seconds) makes each
     answer late.  ``hop_limit`` is the TTL of its packets: with 1 (EC2's default)
     they reach the instance itself and nothing behind it.  ``requests`` is the log.
     """
 
-    def __init__(self, facts: Facts, port: int = 0, hop_limit: int = 1) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        port: int = 0,
+        hop_limit: int = 1,
+        tokens_required: bool = True,
+    ) -> None:
         self.facts = facts
+        self.tokens_required = tokens_required
         self.delay = 0.0
         self._log: List[Asked] = []
         self._tokens: Dict[str, float] = {}
@@ -225,7 +233,7 @@ class Metadata:
             return self._new_token(request)
         if request.method not in ("GET", "HEAD"):
             return _refusal(405, "Method Not Allowed")
-        if not self._valid(request.headers.get(TOKEN_HEADER, "")):
+        if not self._valid(request.headers.get(TOKEN_HEADER)):
             return _refusal(401, "Unauthorized")
         content = self._find(unquote(request.path))
         if content is None:
@@ -247,7 +255,9 @@ class Metadata:
             200, token.encode(), {"Content-Type": "text/plain", TTL_HEADER: wanted}
         )
 
-    def _valid(self, token: str) -> bool:
+    def _valid(self, token: Optional[str]) -> bool:
+        if token is None:
+            return not self.tokens_required
         with self._lock:
             if self._refusals > 0:
                 self._refusals -= 1

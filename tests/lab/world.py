@@ -448,6 +448,13 @@ class World:
         with self._lock:
             return copy.deepcopy(self._attachments(instance_id))
 
+    def device_of(self, volume_id: str) -> str:
+        """The name that it is attached under; what an instance reads in the
+        vendor data of the volume's NVMe controller."""
+        with self._lock:
+            held = self._volume(volume_id).attachments
+            return held[0].device if held else ""
+
     def credentials(self, instance_id: str) -> Dict[str, str]:
         """Keys of the instance's role; calls signed with them are logged
         with the instance id, and need the session token."""

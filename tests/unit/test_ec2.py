@@ -38,6 +38,7 @@ from cc_kraken.reactions import Reaction
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
+from tests.lab.tls import Authority
 
 LOG = logging.getLogger("test")
 SECRET = "wJalrSECRETbPxRfiCY"
@@ -382,29 +383,16 @@ def test_what_newer_volumes_say_also_with_an_older_botocore(keys: None) -> None:
 # --------------------------------------------------------------------- TLS
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    made = tmp_path_factory.mktemp("parts")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
-    command += ["-days", "30", "-subj", "/CN=lab"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    command += ["-keyout", str(made / "key"), "-out", str(made / "crt")]
-    subprocess.run(command, check=True, capture_output=True)
-    path.write_text((made / "crt").read_text() + (made / "key").read_text())
-    return str(path)
-
-
-def test_a_private_authority(keys: None, certificate: str) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with serving(no_volumes, context) as server:
-        assert edge(server.url, ca_bundle=certificate).volumes("kafka", "0") == ()
+def test_a_private_authority(keys: None, tmp_path: Path) -> None:
+    authority = Authority()
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(authority.pem)
+    with serving(no_volumes, authority.server("127.0.0.1")) as server:
+        assert edge(server.url, ca_bundle=str(bundle)).volumes("kafka", "0") == ()
         error = told(lambda: edge(server.url).volumes("kafka", "0"))
     assert error.trouble.kind == "certificate-refused" and not error.trouble.waits
     assert "kraken.ec2.ca_bundle" in error.trouble.remedy
-    assert "self" in error.trouble.found
+    assert "local issuer" in error.trouble.found
 
 
 # ------------------------------------------------------------- credentials

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import pytest
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
+from tests.lab.tls import Authority
 from tests.lab.world import Busy
 
 boto3 = pytest.importorskip("boto3")
@@ -1055,6 +1058,69 @@ def test_an_attachment_that_is_taken_back() -> None:
         assert state(lab, volume) == ("in-use", ["attached"])
 
 
+# -------------------------------------------------------- under its real name
+
+
+def test_a_door_for_who_looks_for_ec2_under_its_real_name(
+    lab: Ec2Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """boto3 without an endpoint: only the name service (and the port) lies."""
+    from botocore.config import Config
+    from botocore.exceptions import SSLError
+
+    authority = Authority()
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(authority.pem)
+    port = lab.open_door(authority.server(lab.host_name))
+    asked: List[str] = []
+
+    def resolve(host: str, *_: Any) -> List[Any]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+    def volumes(region: str, verify: str) -> List[Any]:
+        keys = lab.credentials(instance)
+        ec2 = boto3.client(
+            "ec2",
+            region,
+            verify=verify,
+            aws_access_key_id=keys["AccessKeyId"],
+            aws_secret_access_key=keys["SecretAccessKey"],
+            aws_session_token=keys["Token"],
+            config=Config(**FAST),
+        )
+        found: List[Any] = ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
+        return found
+
+    instance = lab.run_instance(zone=ZONE)
+    volume = lab.create_volume(1, ZONE)
+    assert [one["VolumeId"] for one in volumes(lab.region, str(bundle))] == [volume]
+    assert lab.calls.counts(instance_id=instance) == {"DescribeVolumes": 1}
+
+    with pytest.raises(SSLError, match="does not match|doesn.t match|mismatch"):
+        volumes("eu-west-1", str(bundle))
+    other = tmp_path / "other.pem"
+    other.write_text(Authority("another").pem)
+    with pytest.raises(SSLError, match="verify failed"):
+        volumes(lab.region, str(other))
+    assert asked == [lab.host_name, "ec2.eu-west-1.amazonaws.com", lab.host_name]
+    assert len(lab.calls) == 1
+
+
+def test_behind_that_door_is_nothing_but_ec2(lab: Ec2Lab) -> None:
+    authority = Authority()
+    port = lab.open_door(authority.server(lab.host_name))
+    context = ssl.create_default_context(cadata=authority.pem)
+    raw = socket.create_connection(("127.0.0.1", port))
+    with context.wrap_socket(raw, server_hostname=lab.host_name) as peer:
+        peer.sendall(
+            b"POST /lab/heal HTTP/1.1\r\nHost: ec2\r\nConnection: close\r\n\r\n"
+        )
+        assert peer.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
 # ------------------------------------------------------------------ snapshots
 
 
@@ -1260,6 +1326,7 @@ def test_it_can_be_steered_over_http(lab: Ec2Lab) -> None:
     attach(lab, volume, instance)
     before = post("advance", seconds=0)
     assert post("advance", seconds=60) == before + 60
+    assert post("device_of", volume_id=volume) == SDF
     assert post("calls") == {"AttachVolume": 2}
     for method, arguments in [("nonesuch", {}), ("tag", {"resource_id": "vol-1"})]:
         with pytest.raises(urllib.error.HTTPError) as caught:

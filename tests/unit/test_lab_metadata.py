@@ -66,6 +66,13 @@ def test_nothing_without_a_token(metadata: Metadata) -> None:
         assert ask(metadata, "GET", MD + "instance-id", headers)[0] == 401
 
 
+def test_version_1_where_tokens_are_optional(metadata: Metadata) -> None:
+    metadata.tokens_required = False
+    assert ask(metadata, "GET", MD + "instance-id", {}) == (200, ID)
+    assert text(metadata, MD + "instance-id") == ID
+    assert ask(metadata, "GET", MD + "instance-id", {TOKEN: "made-up"})[0] == 401
+
+
 @pytest.mark.parametrize("ttl", [None, "0", "21601", "soon", "-1"])
 def test_a_token_needs_a_life_time(metadata: Metadata, ttl: Optional[str]) -> None:
     headers = {} if ttl is None else {TTL: ttl}

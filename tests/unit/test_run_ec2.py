@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import re
-import ssl
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -30,6 +28,7 @@ from cc_kraken.run import Limits, Run
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.metadata import Facts, Metadata
+from tests.lab.tls import Authority
 from tests.unit.tree import Tree
 
 pytest.importorskip("boto3")
@@ -675,31 +674,20 @@ def test_waiting_for_ten_minutes_is_a_few_dozen_calls(scene: Scene) -> None:
 # ------------------------------------------------------------------ the way to EC2
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 of an authority of its own."""
-    base = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes"]
-    command += ["-days", "30", "-subj", "/CN=lab"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
-    command += ["-keyout", str(base / "key"), "-out", str(base / "ca.pem")]
-    subprocess.run(command, check=True, capture_output=True)
-    return base
-
-
 def test_tls_with_a_private_authority(
-    make: Callable[..., Scene], certificate: Path
+    make: Callable[..., Scene], tmp_path: Path
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "ca.pem", certificate / "key")
-    scene = make(tls=context)
+    authority = Authority()
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(authority.pem)
+    scene = make(tls=authority.server("127.0.0.1"))
     scene.volume()
     assert scene.lab.endpoint_url.startswith("https://")
     assert scene.run(60) == FAILED
     (error,) = scene.told.status["errors"]
     assert error["kind"] == "certificate-refused" and "ca_bundle" in error["remedy"]
     assert scene.calls == {}
-    assert scene.run(60, ca_bundle=str(certificate / "ca.pem")) == DONE
+    assert scene.run(60, ca_bundle=str(bundle)) == DONE
 
 
 def test_through_a_proxy(make: Callable[..., Scene]) -> None:
