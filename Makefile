@@ -11,6 +11,7 @@
 #   make torture   100 power cuts (COUNT=, SEED=, JOBS=)
 #   make mutations breaks the guards one by one: which test sees it
 #   make bench     how long a boot waits, beside the floor (RUNS=, CASES=)
+#                  and beside a program of yours (PEER="PATH ARGUMENT…")
 #   make fleet     1,000 nodes that boot at once, simulated (NODES=)
 #   make clean     away with what was built (images stay in their cache)
 
@@ -142,11 +143,13 @@ torture: $(READY) deb
 mutations: $(READY)
 	@exec $(PYTHON) -m tests.mutations
 
-# Module and floor on virtual machines; the tables go into docs/speed.md.
+# Module and floor on virtual machines; the tables go into docs/speed.md, unless
+# there is a peer in them.
 RUNS = 3
 CASES = 1+3,1,8,24
 bench: $(READY) deb
-	@$(PYTHON) -m tests.bench --runs $(RUNS) --cases $(CASES) --docs
+	@$(PYTHON) -m tests.bench --runs $(RUNS) --cases $(CASES) \
+	    $(if $(PEER),--peer '$(PEER)',--docs)
 
 NODES = 1000
 

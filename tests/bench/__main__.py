@@ -2,12 +2,13 @@
 
     python3 -m tests.bench [--runs N] [--cases 1+3,1,8,24] [--machine-only]
                            [--no-machine] [--timeline] [--dilated] [--docs]
+                           [--peer "PATH ARGUMENT …"]
 
 ``--no-machine`` leaves the virtual machine out, ``--machine-only`` all else;
 ``--timeline`` prints each line that the module logs on that machine, with its
 milliseconds; ``--dilated`` lets EC2's latency there be as many times longer as
 the machine is slower; ``--docs`` puts the tables, with the date, into
-docs/speed.md.
+docs/speed.md; ``--peer``: a third, beside floor and module, on that machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import counts, loops, machine
+from tests.bench.peer import Peer
 from tests.bench.table import Row, spread, table
 from tests.lab.image import missing
 
@@ -39,6 +41,16 @@ HEADINGS = (
     "module, CPU s",
     "attaching, floor, s",
     "attaching, module, s",
+)
+PEER_HEADINGS = (
+    "",
+    "peer, s",
+    "to the floor",
+    "peer, CPU s",
+    "attaching, peer, s",
+    "API calls",
+    "as wanted",
+    "ended",
 )
 
 
@@ -89,6 +101,45 @@ def phases(taken: Sequence[machine.Taken]) -> str:
     return table(("", *names, "processes", "MiB after"), found)
 
 
+def peer_rows(taken: Sequence[machine.Taken]) -> list[Row]:
+    """What the peer took, and whether the sets then were as their tags say."""
+    every = [one for one in taken if one.who == "peer"]
+    found = []
+    for case, kind in dict.fromkeys((one.case, one.kind) for one in every):
+        same = [one for one in taken if (one.case, one.kind) == (case, kind)]
+        floor = statistics.median(one.seconds for one in same if one.who == "floor")
+        of = [one for one in same if one.who == "peer"]
+        middle = statistics.median(one.seconds for one in of)
+        wrong = [wrong for one in of for wrong in one.more["sets"].values()]
+        found.append(
+            (
+                f"{kind}, {case} volumes",
+                spread([one.seconds for one in of]),
+                f"{middle / floor:.2f}",
+                spread([one.cpu for one in of]),
+                spread([one.attaching for one in of]),
+                f"{statistics.median(sum(one.more['calls'].values()) for one in of):g}",
+                f"{wrong.count('')} of {len(wrong)}",
+                ", ".join(dict.fromkeys(one.more["ended"] for one in of)),
+            )
+        )
+    return found
+
+
+def peer_faults(taken: Sequence[machine.Taken]) -> list[str]:
+    """A line for everything that is not as wanted after a run of the peer."""
+    found = []
+    for one in taken:
+        if one.who != "peer":
+            continue
+        wrong = [f"{path}: {why}" for path, why in one.more["sets"].items() if why]
+        if wrong or one.more["ended"] != "exit status 0":
+            said = f"; it said: {one.more['said']}" if one.more["said"] else ""
+            parts = "; ".join([one.more["ended"], *wrong])
+            found.append(f"- {one.kind}, {one.case} volumes: {parts}{said}")
+    return list(dict.fromkeys(found))
+
+
 def _load() -> str:
     return f"{os.getloadavg()[1]:.0f} on {os.cpu_count()} processors"
 
@@ -103,7 +154,16 @@ def main() -> None:
     parser.add_argument("--dilated", action="store_true")
     parser.add_argument("--docs", action="store_true")
     parser.add_argument("--json", default="build/bench.json")
+    parser.add_argument("--peer", default="", metavar="'PATH ARGUMENT …'")
     given = parser.parse_args()
+    if given.peer and given.no_machine:
+        parser.error("--peer: a peer runs on the virtual machine only")
+    if given.peer and given.docs:
+        parser.error("--docs: a peer's figures do not belong into the documentation")
+    try:
+        peer = Peer(given.peer) if given.peer else None
+    except ValueError as error:
+        parser.error(str(error))
 
     def say(line: str) -> None:
         print(line, flush=True)
@@ -130,10 +190,11 @@ def main() -> None:
         say("no virtual machine: " + "; ".join(missing()))
     elif not given.no_machine:
         taken, slowness = machine.measure(
-            cases, given.runs, say, given.timeline, given.dilated
+            cases, given.runs, say, given.timeline, given.dilated, peer
         )
         result["machine"] = [asdict(one) for one in taken]
         result["slowness"] = slowness
+        begun = len(text)
         text += [
             "On a virtual machine, with a load of "
             f"{_load()}"
@@ -148,7 +209,14 @@ def main() -> None:
             "stays in its process:",
             phases(taken),
         ]
-        say("\n\n".join(text[-4:]))
+        if peer:
+            text += [
+                f"The peer, {given.peer}: on how many sets exactly what their tags "
+                "say was mounted, all runs taken together:",
+                table(PEER_HEADINGS, peer_rows(taken)),
+                *(["\n".join(faults)] if (faults := peer_faults(taken)) else []),
+            ]
+        say("\n\n".join(text[begun:]))
     path = ROOT / given.json
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,4 +1,5 @@
-"""Wall time on a virtual machine: the module and the floor, by turns.
+"""Wall time on a virtual machine: the module and the floor, by turns, and a
+peer where one is given.
 
 One instance for all of it.  Between two runs everything is taken back: what is
 mounted, arrays, attachments, files; the volumes of a first boot are new ones.
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.bench import peer as peers
+from tests.bench.peer import Peer
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.lab.image import Progress
 
@@ -107,16 +110,23 @@ class Bench:
     """An instance that is brought up again and again."""
 
     def __init__(
-        self, cloud: Cloud, log: Progress, timeline: bool, dilated: bool
+        self,
+        cloud: Cloud,
+        log: Progress,
+        timeline: bool = False,
+        dilated: bool = False,
+        peer: Peer | None = None,
     ) -> None:
         self.cloud = cloud
         self.log = log
+        self.peer = peer
         self.timeline = "/run/timeline" if timeline else ""
         self.slowness = 1.0
         # Without cloud-init's own stages: what is measured is the module.
         self.node: Node = cloud.launch(
-            krkn(prefix=PREFIX, node_id=NODE_ID),
+            (peers.tags if peer else krkn)(prefix=PREFIX, node_id=NODE_ID),
             kernel_options=["cloud-init=disabled"],
+            metadata_tokens=peer is None,
         )
         self.node.wait_reachable(TIME_LIMIT)
         self.node.run(
@@ -133,6 +143,8 @@ class Bench:
             "[Service]\nExecStart=\nExecStart=/bin/true\n",
         )
         self.node.run(["systemctl", "daemon-reload"], check=True)
+        if peer:
+            peer.settle(cloud, self.node)
         if dilated:
             self.slowness = slowness(self.node)
         # The disk, too, takes that long to show itself.
@@ -143,11 +155,11 @@ class Bench:
 
     # ---- volumes
 
-    def make(self, sets: Sequence[Set]) -> dict[str, list[str]]:
+    def make(self, sets: Sequence[Set], who: str = "module") -> dict[str, list[str]]:
         """New, blank volumes, by set."""
         made = {}
         for one in sets:
-            tags = krkn(
+            tags = (peers.tags if who == "peer" else krkn)(
                 prefix=PREFIX,
                 node_id=NODE_ID,
                 volume_name=one.name,
@@ -161,6 +173,10 @@ class Bench:
 
     def clean(self, sets: Sequence[Set], volumes: dict[str, list[str]]) -> None:
         """The instance without these volumes, as if it had never had them."""
+        every = [volume for some in volumes.values() for volume in some]
+        peers.wait_attached(self.cloud, every)
+        if self.peer:
+            self.peer.clean(self.node)
         paths = " ".join(one.path for one in sets)
         self.node.run(
             f"for p in {paths}; do umount $p; rmdir $p; done; "
@@ -171,9 +187,9 @@ class Bench:
             "udevadm settle; sync",
             TIME_LIMIT,
         )
-        every = [volume for some in volumes.values() for volume in some]
         for volume in every:
-            self.node.detach(volume)
+            if self.cloud.ec2.volume(volume).attachments:
+                self.node.detach(volume)
         self.node.wait_released(*every, timeout=TIME_LIMIT)
 
     def drop(self, volumes: dict[str, list[str]]) -> None:
@@ -242,6 +258,8 @@ class Bench:
         if who == "floor":
             how = "make" if kind == "first boot" else "take"
             seconds, cpu, more = self.floor(how, sets, volumes)
+        elif who == "peer":
+            return self.foreign(case, kind, volumes)
         else:
             seconds, cpu, more = self.module()
         mounted = self.node.run(["findmnt", "-rno", "TARGET"], check=True).out.split()
@@ -249,14 +267,43 @@ class Bench:
         if absent:
             log = self.node.run("cat /run/floor.log /run/cc-kraken/status.json").out
             raise RuntimeError(f"{who}: {absent} not mounted: {more} {log}")
+        taken = Taken(case, kind, who, seconds, cpu, self.attaching(mark), more)
+        self.log(f"{case} {kind}, {who}: {seconds:.2f} s, CPU {cpu:.2f} s {more or ''}")
+        return taken
+
+    def foreign(self, case: str, kind: str, volumes: dict[str, list[str]]) -> Taken:
+        """A run of the peer; that it fails is a result like another."""
+        assert self.peer is not None
+        mark = self.cloud.ec2.calls.mark()
+        more = self.peer.run(self.node)
+        seconds, cpu = more.pop("seconds"), more.pop("cpu")
+        more["calls"] = dict(self.node.calls(mark))
+        more["refused"] = [
+            f"{call.action}: {call.code}"
+            for call in self.cloud.ec2.calls.since(mark)
+            if call.code
+        ]
+        every = [volume for some in volumes.values() for volume in some]
+        peers.wait_attached(self.cloud, every)
+        more["sets"] = {
+            one.path: self.peer.judged(
+                self.node, kind, one.path, one.type, volumes[one.name]
+            )
+            for one in CASES[case]
+        }
+        taken = Taken(case, kind, "peer", seconds, cpu, self.attaching(mark), more)
+        shown = {name: more[name] for name in ("ended", "said", "sets", "calls")}
+        self.log(f"{case} {kind}, peer: {seconds:.2f} s, CPU {cpu:.2f} s {shown}")
+        return taken
+
+    def attaching(self, mark: int) -> float:
+        """Seconds from the first AttachVolume to the last."""
         moments = [
             call.time
             for call in self.cloud.ec2.calls.since(mark)
             if call.action == "AttachVolume"
         ]
-        taken = Taken(case, kind, who, seconds, cpu, max(moments) - min(moments), more)
-        self.log(f"{case} {kind}, {who}: {seconds:.2f} s, CPU {cpu:.2f} s {more or ''}")
-        return taken
+        return max(moments) - min(moments) if moments else 0.0
 
 
 def measure(
@@ -265,17 +312,19 @@ def measure(
     log: Progress,
     timeline: bool = False,
     dilated: bool = False,
+    peer: Peer | None = None,
 ) -> tuple[list[Taken], float]:
-    """Every case, ``runs`` times; floor and module by turns, each on volumes
-    of its own that are then given to the next instance.  ``timeline``: what the
-    module logs is logged, too.  Also: how many times EC2's latency was taken."""
+    """Every case, ``runs`` times; floor, module and ``peer`` by turns, each on
+    volumes of its own that are then given to the next instance.  ``timeline``:
+    what the module logs is logged, too.  Also: how many times EC2's latency was
+    taken."""
     found: list[Taken] = []
-    with Cloud(log=log, detach_seconds=0.1) as cloud:
-        bench = Bench(cloud, log, timeline, dilated)
+    with Cloud(log=log, detach_seconds=0.1, real_name=peer is not None) as cloud:
+        bench = Bench(cloud, log, timeline, dilated, peer)
         for case in cases:
             for _ in range(runs):
-                for who in ("floor", "module"):
-                    volumes = bench.make(CASES[case])
+                for who in ("floor", "module", *(["peer"] if peer else [])):
+                    volumes = bench.make(CASES[case], who)
                     for kind in ("first boot", "replaced"):
                         found.append(bench.take(case, kind, who, volumes))
                         begun = time.monotonic()
