@@ -37,6 +37,8 @@ EARLY_PANICS = 5
 DETACH_SECONDS = 60
 PANIC = "Kernel panic - not syncing"
 # What init says first; a panic before it is the emulation's, not the program's.
+#: The root disk is always the first controller.
+ROOT_RESET = re.compile(rb"nvme nvme0: I/O \d+ QID \d+ timeout, reset controller")
 USER_SPACE = re.compile(r"^\W*Welcome to |systemd\[1\]:", re.MULTILINE)
 KERNEL_OPTIONS = (
     "console=ttyS0,115200",
@@ -104,6 +106,7 @@ class Machine:
         self.boots = 0
         self.early_panics = 0
         self.failure: str | None = None
+        self._console_again = 0.0
         self.kernel_options = tuple(kernel_options)
         self._progress = progress
         self._on_off = on_off
@@ -358,6 +361,18 @@ class Machine:
             return self.run(argv, timeout=60).code == 0
         return False
 
+    def _stands_still(self) -> bool:
+        """Whether QEMU has lost the doorbells of the root disk, which it does
+        once in some hundred boots: the kernel resets the controller in vain."""
+        if time.monotonic() < self._console_again:
+            return False
+        self._console_again = time.monotonic() + 5
+        try:
+            said = self.console.read_bytes()
+        except FileNotFoundError:
+            return False
+        return len(ROOT_RESET.findall(said)) > 1
+
     def _wait(
         self,
         reached: Callable[[], bool],
@@ -372,6 +387,8 @@ class Machine:
                 reason = None if reached() else "it has no power"
                 if reason is None:
                     return
+            if not reason and self._stands_still():
+                reason = "its root disk stands still"
             if not reason and time.monotonic() > until:
                 reason = f"not within {timeout:.0f} s"
             if reason:
