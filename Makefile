@@ -109,9 +109,7 @@ shown: $(READY)
 	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
 
 vm: $(READY) deb
-	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 \
-	    --reruns 1 --only-rerun "root disk stands still" \
-	    $(if $(ALL),,-m "not slow") $(VM_TESTS)
+	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 $(if $(ALL),,-m "not slow") $(VM_TESTS)
 
 # One after another, whatever -j says: the later ones cost minutes.
 test: $(READY)
