@@ -230,11 +230,11 @@ class Assembling(Formatting, Mounting):
         shown = self.world.array_looks.get(state.uuid)
         if array is None or not array.running or shown is None:
             return self._plan_unseen_array(target, steps, looks)
-        left_out = set(others) - {
-            step.volume_id for step in steps if isinstance(step, AddMember)
-        }
+        added = {step.volume_id for step in steps if isinstance(step, AddMember)}
         inside = {
-            volume: look for volume, look in looks.items() if volume not in left_out
+            volume: look
+            for volume, look in looks.items()
+            if volume not in others or volume in added
         }
         more, known = self._filesystem_steps(self._heard(shown), target, inside)
         return self._plan_mount(target, steps + more, known)

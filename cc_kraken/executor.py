@@ -12,7 +12,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Type
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 from cc_kraken import (
     arrays,
@@ -47,6 +47,7 @@ from cc_kraken.steps import (
     CHANGES,
     FILES,
     GROW,
+    MOUNT,
     PHASES,
     AddMember,
     AssembleArray,
@@ -79,6 +80,7 @@ RELOADS = 2
 """How often systemd is asked to read fstab before the sets fail."""
 BY_FSTAB = (WriteFstab, RemoveFstab, MountFilesystem)
 """Steps after or before which systemd must have read it."""
+OTHERS = tuple(step for step in CHANGES if step not in FILES)
 
 
 @dataclass
@@ -155,19 +157,11 @@ class Executor:
                 plan.name: [step for step in plan.steps if step.phase == phase]
                 for plan in plans
             }
-            self._side_by_side(
-                phase, {name: _files(some, True) for name, some in steps.items()}
-            )
-            self._reload(
-                [
-                    name
-                    for name, some in steps.items()
-                    if any(isinstance(step, BY_FSTAB) for step in some)
-                ]
-            )
-            self._side_by_side(
-                phase, {name: _files(some, False) for name, some in steps.items()}
-            )
+            if phase == MOUNT:
+                self._side_by_side(phase, _of(steps, FILES))
+                self._reload(_of(steps, BY_FSTAB))
+                steps = _of(steps, OTHERS)
+            self._side_by_side(phase, steps)
         return self._carried
 
     def _side_by_side(self, phase: str, steps: Mapping[str, Sequence[Step]]) -> None:
@@ -187,10 +181,14 @@ class Executor:
         for job in jobs:
             job.result()
 
-    def _reload(self, names: Sequence[str]) -> None:
+    def _reload(self, steps: Mapping[str, Sequence[Step]]) -> None:
         """systemd reads fstab where it was changed, now or by a run before,
         and one of these sets goes by it."""
-        names = [name for name in names if name not in self._carried.troubles]
+        names = [
+            name
+            for name, some in steps.items()
+            if some and name not in self._carried.troubles
+        ]
         if not names or not os.path.exists(self.paths.unread):
             return
         for _ in range(RELOADS):
@@ -569,9 +567,13 @@ class Executor:
         return [device for device in found if device.name in array.members]
 
 
-def _files(steps: Sequence[Step], these: bool) -> List[Step]:
-    """Those that change files before a mount, or all others."""
-    return [step for step in steps if isinstance(step, FILES) == these]
+def _of(
+    steps: Mapping[str, Sequence[Step]], kinds: Tuple[Type[Step], ...]
+) -> Dict[str, List[Step]]:
+    return {
+        name: [step for step in some if isinstance(step, kinds)]
+        for name, some in steps.items()
+    }
 
 
 def _in_use(text: str) -> Trouble:

@@ -221,7 +221,9 @@ class Torture:
                 self.refusal(f"{number} {name}", entry)
             else:
                 found.append(self.mounted(number, node, name, entry, now))
-        if found and all(one == "finished" for one in found):
+        if not found:
+            return
+        if all(one == "finished" for one in found):
             self.pace *= 0.85
         elif all(one in ("untouched", "finished") for one in found):
             self.pace *= 1.15
