@@ -13,9 +13,9 @@ import os
 import re
 import time
 import uuid as uuids
-from typing import Callable, Iterable, List, Optional, Sequence, Tuple
+from typing import Callable, Iterable, Optional, Sequence, Tuple
 
-from cc_kraken import command, mounts
+from cc_kraken import command, mounts, sysfs
 from cc_kraken.model import Array, KrakenError, Trouble
 from cc_kraken.paths import Paths
 
@@ -38,7 +38,7 @@ def scan(paths: Paths) -> Tuple[Array, ...]:
     """
     by_path = mounts.mounted(paths)
     arrays = []
-    for name in _names(os.path.join(paths.sys, "block")):
+    for name in sysfs.names(os.path.join(paths.sys, "block")):
         state = _read(paths, name, "md", "array_state")
         devno = _read(paths, name, "dev")
         if state is not None and devno:
@@ -271,7 +271,7 @@ def _members(paths: Paths, name: str) -> Tuple[str, ...]:
     prefix = "dev-"
     return tuple(
         entry[len(prefix) :]
-        for entry in _names(os.path.join(paths.sys, "block", name, "md"))
+        for entry in sysfs.names(os.path.join(paths.sys, "block", name, "md"))
         if entry.startswith(prefix)
     )
 
@@ -346,16 +346,5 @@ def _not_running(
     )
 
 
-def _names(directory: str) -> List[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
-
-
 def _read(paths: Paths, *parts: str) -> Optional[str]:
-    try:
-        with open(os.path.join(paths.sys, "block", *parts), "rb") as stream:
-            return stream.read(4096).decode("utf-8", "replace").strip()
-    except (OSError, ValueError):
-        return None
+    return sysfs.attribute(paths.sys, "block", *parts)

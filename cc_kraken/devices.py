@@ -11,9 +11,19 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
+from typing import (
+    Dict,
+    FrozenSet,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Set,
+    Tuple,
+)
 
-from cc_kraken import mounts
+from cc_kraken import mounts, sysfs
 from cc_kraken.model import Device, Mount
 from cc_kraken.paths import Paths
 
@@ -42,17 +52,30 @@ def scan(paths: Paths) -> Devices:
 
     Raises :class:`KrakenError` ``cannot-read`` when /proc cannot be read.
     """
-    by_path = mounts.mounted(paths)
-    swaps = mounts.swaps(paths)
     found: Dict[str, List[Device]] = {}
-    for name in _names(_block(paths)):
-        device = _device(paths, name, by_path, swaps)
-        if device is not None:
-            found.setdefault(device.volume_id, []).append(device)
+    for device in _devices(paths, sysfs.names(_block(paths))):
+        found.setdefault(device.volume_id, []).append(device)
     return Devices(
         by_volume={key: one[0] for key, one in found.items() if len(one) == 1},
         duplicates={key: tuple(all) for key, all in found.items() if len(all) > 1},
     )
+
+
+def of_volume(paths: Paths, volume_id: str) -> Tuple[Device, ...]:
+    """The disks that claim to be this volume; of the others only the serials
+    are read.  Raises as :func:`scan` does."""
+    names = [
+        name
+        for name in sysfs.names(_block(paths))
+        if _claimed(paths, name) == volume_id
+    ]
+    return tuple(one for one in _devices(paths, names) if one.volume_id == volume_id)
+
+
+def volume_ids(paths: Paths) -> FrozenSet[str]:
+    """The volumes that a disk claims to be: nothing but serials is read."""
+    claimed = (_claimed(paths, name) for name in sysfs.names(_block(paths)))
+    return frozenset(volume for volume in claimed if volume is not None)
 
 
 def volume_of_serial(serial: str) -> Optional[str]:
@@ -66,10 +89,10 @@ def serial_of(paths: Paths, name: str) -> Optional[str]:
 
     None: no such disk, or its serial is not one of EBS.
     """
-    if _read(paths, name, "hidden") == "1":
+    volume = _claimed(paths, name)
+    if volume is None or _read(paths, name, "hidden") == "1":
         return None
-    serial = _read(paths, name, "device", "serial")
-    return None if serial is None else volume_of_serial(serial)
+    return volume
 
 
 def node(paths: Paths, devno: str) -> Optional[str]:
@@ -142,6 +165,22 @@ def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
     return frozenset() if number is None else frozenset({number})
 
 
+def _claimed(paths: Paths, name: str) -> Optional[str]:
+    """The volume id that the serial of this disk spells, whatever it is."""
+    serial = _read(paths, name, "device", "serial")
+    return None if serial is None else volume_of_serial(serial)
+
+
+def _devices(paths: Paths, names: Iterable[str]) -> Iterator[Device]:
+    """Those of these disks that are EBS volumes."""
+    by_path = mounts.mounted(paths)
+    swaps = mounts.swaps(paths)
+    for name in names:
+        device = _device(paths, name, by_path, swaps)
+        if device is not None:
+            yield device
+
+
 def _device(
     paths: Paths,
     name: str,
@@ -155,10 +194,10 @@ def _device(
         return None
     partitions = _partitions(paths, name)
     numbers = [devno]
-    holders = set(_names(_block(paths, name, "holders")))
+    holders = set(sysfs.names(_block(paths, name, "holders")))
     for partition in partitions:
         numbers.append(_read(paths, name, partition, "dev") or "")
-        holders |= set(_names(_block(paths, name, partition, "holders")))
+        holders |= set(sysfs.names(_block(paths, name, partition, "holders")))
     device = Device(
         name=name,
         path=os.path.join(paths.dev, name.replace("!", "/")),
@@ -178,8 +217,10 @@ def _device(
 def _partitions(paths: Paths, name: str) -> Tuple[str, ...]:
     return tuple(
         entry
-        for entry in _names(_block(paths, name))
-        if os.path.exists(_block(paths, name, entry, "partition"))
+        for entry in sysfs.names(_block(paths, name))
+        # the other entries, some forty, are none by their names
+        if entry.startswith(name)
+        and os.path.exists(_block(paths, name, entry, "partition"))
     )
 
 
@@ -190,7 +231,7 @@ def _name_of(paths: Paths, devno: str) -> Optional[str]:
         return os.path.basename(link)
     except OSError:
         pass  # a number of no block device, or a /sys without it
-    for name in _names(_block(paths)):
+    for name in sysfs.names(_block(paths)):
         if _read(paths, name, "hidden") == "1":
             continue
         if _read(paths, name, "dev") == devno:
@@ -207,7 +248,7 @@ def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> Non
     seen.add(name)
     if not os.path.isdir(_block(paths, name)):
         name = _disk_of(paths, name) or name
-    below = _names(_block(paths, name, "slaves"))
+    below = sysfs.names(_block(paths, name, "slaves"))
     for slave in below:
         _add_leaves(paths, slave, found, seen)
     if not below:
@@ -215,7 +256,7 @@ def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> Non
 
 
 def _disk_of(paths: Paths, partition: str) -> Optional[str]:
-    for disk in _names(_block(paths)):
+    for disk in sysfs.names(_block(paths)):
         if os.path.exists(_block(paths, disk, partition, "partition")):
             return disk
     return None
@@ -225,16 +266,5 @@ def _block(paths: Paths, *parts: str) -> str:
     return os.path.join(paths.sys, "block", *parts)
 
 
-def _names(directory: str) -> List[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
-
-
 def _read(paths: Paths, *parts: str) -> Optional[str]:
-    try:
-        with open(_block(paths, *parts), "rb") as stream:
-            return stream.read(4096).decode("utf-8", "replace").strip(" \t\r\n\0")
-    except (OSError, ValueError):
-        return None
+    return sysfs.attribute(_block(paths, *parts))

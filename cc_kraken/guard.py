@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from typing import Iterator, Optional, Sequence, Tuple, Union
 
-from cc_kraken import arrays, content, devices, directio, places, witness
+from cc_kraken import arrays, content, devices, directio, places, sysfs, witness
 from cc_kraken import record as records_module
 from cc_kraken.model import (
     Array,
@@ -265,22 +265,17 @@ def check_serial(paths: Paths, device: Device) -> None:
 
 
 def _sysfs_number(paths: Paths, name: str) -> str:
-    try:
-        with open(os.path.join(paths.sys, "block", name, "dev")) as file:
-            return file.read().strip()
-    except OSError:
-        return "absent"
+    return sysfs.attribute(paths.sys, "block", name, "dev") or "absent"
 
 
 def check_unused(paths: Paths, device: Device, *, partitions: bool = False) -> None:
     """Nothing mounts it, swaps on it or holds it, and no other disk has its
     serial."""
-    found = devices.scan(paths)
-    twins = found.duplicates.get(device.volume_id, ())
-    if twins:
-        names = ", ".join(twin.path for twin in twins)
+    found = devices.of_volume(paths, device.volume_id)
+    if len(found) > 1:
+        names = ", ".join(twin.path for twin in found)
         raise changed(device, f"has twins: {names}", "one disk with this serial")
-    now = found.by_volume.get(device.volume_id)
+    now = found[0] if found else None
     if now is None or (now.name, now.devno) != (device.name, device.devno):
         raise changed(device, "is gone or renumbered", device.devno)
     uses = [f"mounted at {path}" for path in now.mounted]

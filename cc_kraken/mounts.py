@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
-from cc_kraken import command
+from cc_kraken import command, sysfs
 from cc_kraken.files import decode
 from cc_kraken.model import KrakenError, Mount, PathState, Trouble
 from cc_kraken.paths import Paths
@@ -114,12 +114,8 @@ def block_number(paths: Paths, name: str) -> Optional[str]:
     except OSError:
         pass
     for candidate in candidates:
-        try:
-            with open(candidate, "rb") as stream:
-                text = stream.read(32).decode("ascii", "replace").strip()
-        except (OSError, ValueError):
-            continue
-        if re.fullmatch(r"\d+:\d+", text):
+        text = sysfs.attribute(candidate)
+        if text is not None and re.fullmatch(r"\d+:\d+", text):
             return text
     return None
 
@@ -184,8 +180,7 @@ def _mountinfo(paths: Paths) -> bytes:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as stream:
-            return stream.read()
+        return sysfs.read(path)
     except OSError as error:
         raise _path_error("cannot-read", path, error, "a mounted /proc") from error
 

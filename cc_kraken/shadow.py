@@ -18,7 +18,7 @@ import uuid as uuids
 from contextlib import contextmanager
 from typing import Iterator, List, Sequence, Tuple, Union
 
-from cc_kraken import command, mkfs
+from cc_kraken import command, mkfs, sysfs
 from cc_kraken.mkfs import Geometry
 from cc_kraken.model import Array, Device, Extent, KrakenError, Record, Trouble
 from cc_kraken.paths import Paths
@@ -226,8 +226,5 @@ def _no_room(directory: str, found: str, need: int) -> Trouble:
 
 
 def _number(directory: str, name: str) -> int:
-    try:
-        with open(os.path.join(directory, name), encoding="ascii") as file:
-            return int(file.read())
-    except (OSError, ValueError):
-        return 0
+    text = sysfs.attribute(directory, name)
+    return int(text) if text is not None and text.isdigit() else 0

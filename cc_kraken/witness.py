@@ -30,6 +30,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Dict, Optional, Tuple
 
+from cc_kraken import sysfs
 from cc_kraken.model import Extent
 
 SYS = "/sys"
@@ -93,8 +94,9 @@ def sectors_read(fd: int) -> int:
 def _directory(fd: int) -> str:
     """Where sysfs has the disk that ``fd`` is open on."""
     number = os.fstat(fd).st_rdev
-    link = f"{SYS}/dev/block/{os.major(number)}:{os.minor(number)}"
-    return os.path.realpath(link)
+    index = f"{SYS}/dev/block"
+    link = os.readlink(f"{index}/{os.major(number)}:{os.minor(number)}")
+    return os.path.normpath(os.path.join(index, link))
 
 
 def _of(directory: str) -> Optional[Testimony]:
@@ -102,7 +104,7 @@ def _of(directory: str) -> Optional[Testimony]:
         return None
     below = []
     for name in sorted(_names(os.path.join(directory, "slaves"))):
-        one = _of(os.path.realpath(os.path.join(directory, "slaves", name)))
+        one = _of(os.path.join(directory, "slaves", name))
         if one is None:
             return None
         below.append(one)
@@ -146,8 +148,10 @@ def note_write(
 
 
 def _numbers(directory: str, name: str) -> Tuple[int, ...]:
-    with open(os.path.join(directory, name), encoding="ascii") as file:
-        return tuple(int(word) for word in file.read().split())
+    text = sysfs.attribute(directory, name)
+    if text is None:
+        raise ValueError(f"the kernel does not say {directory}/{name}")
+    return tuple(int(word) for word in text.split())
 
 
 def _names(directory: str) -> Tuple[str, ...]:
