@@ -7,16 +7,19 @@ mkfs whose reader died would be killed half way by SIGPIPE.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import IO, Dict, Optional, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 from cc_kraken.model import KrakenError, Trouble
 
@@ -164,11 +167,16 @@ def _missing(program: str) -> Trouble:
     )
 
 
-def _memory(content: bytes) -> IO[bytes]:
-    file = os.fdopen(os.memfd_create("cc-kraken", os.MFD_CLOEXEC), "w+b")
-    file.write(content)
-    file.seek(0)
-    return file
+@contextlib.contextmanager
+def _memory(content: bytes) -> Iterator[int]:
+    """A descriptor of anonymous memory that holds this."""
+    descriptor = os.memfd_create("cc-kraken", os.MFD_CLOEXEC)
+    try:
+        if content:
+            os.pwrite(descriptor, content, 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _wait(
@@ -177,6 +185,8 @@ def _wait(
     timeout: Optional[float],
 ) -> int:
     try:
+        if timeout is not None:
+            timeout -= _until_ended(process.pid, timeout)
         return process.wait(timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
@@ -196,6 +206,27 @@ def _wait(
     )
 
 
+def _until_ended(pid: int, seconds: float) -> float:
+    """Sleep until this child has ended, for ``seconds`` at most; returns how
+    long that was.  Popen.wait asks again and again instead, with longer and
+    longer pauses: most of the time of a program that takes a few ms.
+
+    Source: pidfd_open(2), of Linux 5.3 and Python 3.9; without it at once.
+    """
+    begun = time.monotonic()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return 0.0
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+    return min(seconds, time.monotonic() - begun)
+
+
 def _kill(process: "subprocess.Popen[bytes]") -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -207,10 +238,10 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         LOG.warning("process %d does not go away (waits for I/O)", process.pid)
 
 
-def _text(file: IO[bytes], words: Tuple[str, ...]) -> str:
-    # The child moved the shared file position, so read from the start.
-    file.seek(0)
-    content = file.read(OUTPUT_LIMIT + 1)
+def _text(descriptor: int, words: Tuple[str, ...]) -> str:
+    size = os.fstat(descriptor).st_size
+    # The child has moved the position, which it shares.
+    content = os.pread(descriptor, min(size, OUTPUT_LIMIT + 1), 0) if size else b""
     if len(content) > OUTPUT_LIMIT:
         raise KrakenError(
             Trouble(

@@ -347,6 +347,9 @@ class Executor:
         do: Callable[[Record, Device], object],
     ) -> None:
         """The volumes of one set side by side; the first error counts."""
+        if len(records) == 1:
+            do(records[0], self._device(records[0].volume_id))
+            return
         with ThreadPoolExecutor(
             min(WORKERS, len(records)), thread_name_prefix="kraken-member"
         ) as pool:
