@@ -14,29 +14,28 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import itertools
 import json
+import logging
 import mmap
 import os
 import random
 import stat
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import (
     Any,
     Dict,
-    Generator,
     Iterable,
     Iterator,
     List,
     Optional,
     Sequence,
     Tuple,
+    Union,
 )
 
-from cc_kraken import places, record, wiping, witness
+from cc_kraken import aio, places, record, wiping, witness
 from cc_kraken import superblock as blocks
 from cc_kraken.command import run
 from cc_kraken.model import (
@@ -54,12 +53,11 @@ from cc_kraken.model import (
 )
 from cc_kraken.superblock import MD_MEMBER, Found
 
+LOG = logging.getLogger(__name__)
+
 PAGE = 4096
 #: Bytes of one read at most.
 PIECE = 1 << 20
-#: Reads under way at the same time, and how many a thread takes on in one go.
-DEPTH = 4
-AT_ONCE = 16
 #: Seconds that :func:`locked` waits, and between two tries.
 LOCK_WAIT = 30.0
 LOCK_PAUSE = 0.1
@@ -263,7 +261,7 @@ def waiting(path: str) -> float:
 
 
 class Reader:
-    """Direct reads of one block device; used by several threads at once."""
+    """Direct reads of one block device."""
 
     def __init__(self, path: str) -> None:
         """Raises OSError; ENOTBLK where ``path`` is something else."""
@@ -284,8 +282,8 @@ class Reader:
             raise
         self.reads = 0
         self.bytes_read = 0
-        self._lock = threading.Lock()
-        self._own = threading.local()
+        # anonymous memory begins at a page, as O_DIRECT asks for
+        self._buffer = memoryview(mmap.mmap(-1, PIECE))
 
     def close(self) -> None:
         os.close(self.fd)
@@ -304,45 +302,116 @@ class Reader:
 
     def piece(self, start: int, length: int) -> memoryview:
         """One aligned read of 1 MiB at most, never a short one; it is there
-        until this thread reads again.  Raises ReadError with the offset of
-        the first page that cannot be read."""
+        until the next read.  Raises ReadError with the offset of the first
+        page that cannot be read."""
         try:
             return self._direct(start, length)
-        except ReadError:
-            good = 0
-            bad = -(-length // PAGE)
-            while bad - good > 1:
-                middle = (good + bad) // 2
-                try:
-                    self._direct(start + good * PAGE, (middle - good) * PAGE)
-                except ReadError:
-                    bad = middle
-                else:
-                    good = middle
-            left = min(PAGE, length - good * PAGE)
+        except ReadError as error:
+            raise self._narrowed(start, length, error) from error
+
+    def pieces(self, extents: Iterable[Extent]) -> Iterator[Sequence[Read]]:
+        """What is not zero of ``extents``, or cannot be read: aligned pieces,
+        many at a time, the next ones being read meanwhile.  The data is there
+        until the next ones are asked for."""
+        spans = (
+            (start, min(PIECE, extent.end - start))
+            for extent in extents
+            for start in range(extent.start, extent.end, PIECE)
+        )
+        with contextlib.ExitStack() as stack:
+            try:
+                now, then = (
+                    stack.enter_context(aio.Batch(self.fd)),
+                    stack.enter_context(aio.Batch(self.fd)),
+                )
+            except OSError as error:
+                LOG.debug("%s: read one by one (%s)", self.path, error)
+                for span in spans:
+                    yield self._one(span)
+                return
+            batches = aio.batches(spans)
+            self._begin(now, next(batches, ()))
+            while now.spans:
+                self._begin(then, next(batches, ()))
+                yield self._end(now)
+                now, then = then, now
+
+    def _one(self, span: aio.Span) -> Sequence[Read]:
+        try:
+            view = self.piece(*span)
+        except ReadError as error:
+            return [(span[0], error)]
+        return [] if _is_zero(view) else [(span[0], view)]
+
+    def _begin(self, batch: aio.Batch, spans: Sequence[aio.Span]) -> None:
+        with reading(self.path):
+            batch.begin(spans)
+
+    def _end(self, batch: aio.Batch) -> Sequence[Read]:
+        with reading(self.path):
+            batch.end()
+        self.reads += len(batch.spans)
+        self.bytes_read += sum(length for _, length in batch.spans)
+        if batch.zero:
+            return []
+        return [
+            (start, self._failed(start, length, result))
+            if result != length
+            else (start, batch.data(number))
+            for number, (start, length) in enumerate(batch.spans)
+            for result in [batch.result(number)]
+            if result != length or not _is_zero(batch.data(number))
+        ]
+
+    def _failed(self, start: int, length: int, result: int) -> ReadError:
+        why = os.strerror(-result) if result < 0 else _short(result, length)
+        return self._narrowed(start, length, ReadError(start, why))
+
+    def _narrowed(self, start: int, length: int, error: ReadError) -> ReadError:
+        """The error of the first page of these that cannot be read; ``error``
+        itself where by now all of them can."""
+        good = 0
+        bad = -(-length // PAGE)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            try:
+                self._direct(start + good * PAGE, (middle - good) * PAGE)
+            except ReadError:
+                bad = middle
+            else:
+                good = middle
+        left = min(PAGE, length - good * PAGE)
+        try:
             self._direct(start + good * PAGE, left)
-            raise
+        except ReadError as nearer:
+            return nearer
+        return error
 
     def _direct(self, start: int, length: int) -> memoryview:
-        view = self._buffer()[:length]
+        view = self._buffer[:length]
         try:
             with reading(self.path):
                 count = os.preadv(self.fd, [view], start)
         except OSError as error:
             raise ReadError(start, error.strerror or "failed") from error
         if count != length:
-            raise ReadError(start, f"only {count} of {length} bytes came")
-        with self._lock:
-            self.reads += 1
-            self.bytes_read += length
+            raise ReadError(start, _short(count, length))
+        self.reads += 1
+        self.bytes_read += length
         return view
 
-    def _buffer(self) -> memoryview:
-        # anonymous memory begins at a page, as O_DIRECT asks for
-        buffer: Optional[memoryview] = getattr(self._own, "buffer", None)
-        if buffer is None:
-            buffer = self._own.buffer = memoryview(mmap.mmap(-1, PIECE))
-        return buffer
+
+Read = Tuple[int, Union[memoryview, ReadError]]
+"""Where a piece begins, and its data or why there is none."""
+
+
+def _short(count: int, length: int) -> str:
+    return f"only {count} of {length} bytes came"
+
+
+def _is_zero(view: memoryview) -> bool:
+    # memcmp(3), without a copy
+    return _ZERO.startswith(view)
 
 
 @dataclass(frozen=True)
@@ -385,51 +454,21 @@ class _Survey:
 def _survey(
     reader: Reader, extents: Iterable[Extent], exempt: Sequence[Extent]
 ) -> _Survey:
-    """Read ``extents``, several at a time.  No thread outlives the call."""
-    pieces, turn = _pieces(extents), threading.Lock()
-    found: List[_Piece] = []
-
-    def work() -> None:
-        while True:
-            with turn:
-                mine = list(itertools.islice(pieces, AT_ONCE))
-            if not mine:
-                return
-            try:
-                told = [_judge_piece(reader, piece, exempt) for piece in mine]
-            except BaseException:
-                with turn:
-                    pieces.close()
-                raise
-            with turn:
-                found.extend(piece for piece in told if piece)
-
-    with ThreadPoolExecutor(DEPTH, thread_name_prefix="cc-kraken-read") as pool:
-        jobs = [pool.submit(work) for _ in range(DEPTH)]
-    for job in jobs:
-        job.result()
-    return _Survey(tuple(sorted(found, key=lambda piece: piece.start)))
-
-
-def _pieces(
-    extents: Iterable[Extent],
-) -> Generator[Tuple[int, int], None, None]:
-    for extent in extents:
-        for start in range(extent.start, extent.end, PIECE):
-            yield start, min(PIECE, extent.end - start)
+    """Read ``extents``, many pieces at a time."""
+    found = [
+        _judge_piece(start, data, exempt)
+        for pieces in reader.pieces(extents)
+        for start, data in pieces
+    ]
+    return _Survey(tuple(found))
 
 
 def _judge_piece(
-    reader: Reader, piece: Tuple[int, int], exempt: Sequence[Extent]
-) -> Optional[_Piece]:
-    start, length = piece
-    try:
-        view = reader.piece(start, length)
-    except ReadError as error:
-        return _Piece(start, in_the_way=error.offset, error=str(error))
-    # memcmp(3), without a copy
-    if _ZERO.startswith(view):
-        return None
+    start: int, view: Union[memoryview, ReadError], exempt: Sequence[Extent]
+) -> _Piece:
+    """Of a piece that is not zero, or could not be read."""
+    if isinstance(view, ReadError):
+        return _Piece(start, in_the_way=view.offset, error=str(view))
     data = bytes(view)
     digest = bare = hashlib.sha256(data).hexdigest()
     rest = _without(data, start, exempt)
@@ -685,7 +724,7 @@ class _Examination:
         self.full = full
         self.ours = ours
         self.licence = licence
-        self.rng = rng or random.SystemRandom()
+        self.rng = rng or random.Random()
         self.fingerprint = fingerprint
         self.in_use = in_use and not ours and not fingerprint
         self.record: Optional[Record] = None

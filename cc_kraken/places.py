@@ -46,6 +46,7 @@ format.
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Iterable, Iterator, List, Set, Tuple
 
@@ -78,6 +79,7 @@ CHUNKS = (512 * KIB, 64 * KIB, 256 * KIB, MIB)
 Span = Tuple[int, int]
 
 
+@functools.lru_cache(maxsize=8)
 def places(size: int, whole: bool = False) -> Tuple[Extent, ...]:
     """The fixed places of a device of ``size`` bytes.
 

@@ -1,0 +1,211 @@
+"""Reads of a disk that are under way at the same time, without a thread each.
+
+Asynchronous I/O of the kernel: one system call begins many reads, another one
+waits for all of them.  Threads would do the same, but of two dozen disks with
+four threads each most of the time goes into handing over Python's lock.
+
+Sources: io_setup(2), io_submit(2), io_getevents(2),
+include/uapi/linux/aio_abi.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import struct
+import sys
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
+
+Span = Tuple[int, int]
+"""The first byte of a read, and how many bytes it is to give."""
+
+PAGE = 4096
+#: Bytes of all reads of a batch.
+ROOM = 1 << 20
+#: Reads of a batch.
+DEPTH = 64
+
+#: io_setup, io_submit, io_getevents, by what uname(2) calls the machine
+#: (asm/unistd_64.h, asm-generic/unistd.h).
+_CALLS: Dict[str, Tuple[int, int, int]] = {
+    "x86_64": (206, 209, 208),
+    "aarch64": (0, 2, 4),
+}
+#: struct iocb: data, key, rw_flags, opcode, reqprio, fildes, buf, nbytes,
+#: offset, reserved, flags, resfd; IOCB_CMD_PREAD is 0.
+_IOCB = struct.Struct("<QIIHhIQQqQII")
+#: struct io_event: data, obj, res (bytes, or an error below 0), res2.
+_EVENT = struct.Struct("<QQqq")
+
+
+class Batch:
+    """Reads of one file that begin and end together, into memory of its own.
+
+    A context; at its end the kernel has let go of that memory.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """``fd``: opened with O_DIRECT.  Raises OSError where there is no
+        asynchronous I/O: ENOSYS, or EAGAIN (fs.aio-max-nr is used up)."""
+        self._submit, self._events, self._context = _take()
+        self._fd = fd
+        self._spans: List[Span] = []
+        self._places: List[int] = []
+        self._results: List[int] = []
+        self._memory = mmap.mmap(-1, ROOM)
+        self._view = memoryview(self._memory)
+        self._requests = ctypes.create_string_buffer(_IOCB.size * DEPTH)
+        first = ctypes.addressof(self._requests)
+        self._pointers = (ctypes.c_uint64 * DEPTH)(
+            *range(first, first + _IOCB.size * DEPTH, _IOCB.size)
+        )
+        self._answers = ctypes.create_string_buffer(_EVENT.size * DEPTH)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits for what is under way."""
+        self.end()
+        _UNUSED.append(self._context)
+
+    def begin(self, spans: Sequence[Span]) -> None:
+        """Begin these reads, which are aligned and fit (:func:`batches`)."""
+        if len(spans) > DEPTH or sum(padded(length) for _, length in spans) > ROOM:
+            raise ValueError(f"{len(spans)} reads are too much for one batch")
+        self._spans = list(spans)
+        self._places = []
+        self._results = [-errno.EINPROGRESS] * len(self._spans)
+        used = 0
+        for number, (start, length) in enumerate(self._spans):
+            _IOCB.pack_into(
+                self._requests,
+                number * _IOCB.size,
+                number,
+                *(0, 0, 0, 0),
+                self._fd,
+                self._address + used,
+                length,
+                start,
+                *(0, 0, 0),
+            )
+            # A read that does not come about must not look like zeros.
+            self._view[used] = 0xFF
+            self._places.append(used)
+            used += padded(length)
+        begun = 0
+        while begun < len(self._spans):
+            try:
+                begun += _call(
+                    self._submit,
+                    self._context,
+                    ctypes.c_long(len(self._spans) - begun),
+                    ctypes.byref(self._pointers, begun * 8),
+                )
+            except OSError as error:
+                # It is the first of these that the kernel does not take.
+                self._results[begun] = -(error.errno or errno.EIO)
+                begun += 1
+
+    def end(self) -> None:
+        """Wait for all of them."""
+        left = self._results.count(-errno.EINPROGRESS)
+        while left:
+            try:
+                came = _call(
+                    self._events,
+                    self._context,
+                    ctypes.c_long(left),
+                    ctypes.c_long(left),
+                    self._answers,
+                    None,
+                )
+            except InterruptedError:
+                continue
+            for at in range(0, came * _EVENT.size, _EVENT.size):
+                number, _, result, _ = _EVENT.unpack_from(self._answers, at)
+                self._results[number] = result
+            left -= came
+
+    @property
+    def spans(self) -> Sequence[Span]:
+        """What was asked for."""
+        return self._spans
+
+    @property
+    def zero(self) -> bool:
+        """Whether each read gave all that it was to give, and all of it zeros."""
+        if self._results != [length for _, length in self._spans]:
+            return False
+        used = self._places[-1] + padded(self._spans[-1][1]) if self._spans else PAGE
+        # A first page of zeros, and each page like the one before it:
+        # memcmp(3), while other threads go on.
+        return _ZERO.startswith(self._view[:PAGE]) and not _LIBC.memcmp(
+            self._address, self._address + PAGE, used - PAGE
+        )
+
+    def result(self, number: int) -> int:
+        """Bytes that this read gave; below 0: the error's number."""
+        return self._results[number]
+
+    def data(self, number: int) -> memoryview:
+        """What this read gave, if it gave all; good until the next :meth:`begin`."""
+        place, (_, length) = self._places[number], self._spans[number]
+        return self._view[place : place + length]
+
+
+def padded(length: int) -> int:
+    """What a read takes of the memory: O_DIRECT asks for aligned addresses."""
+    return -(-length // PAGE) * PAGE
+
+
+def batches(spans: Iterable[Span]) -> Iterator[List[Span]]:
+    """All of them in their order, as many at a time as fit into a batch."""
+    batch: List[Span] = []
+    used = 0
+    for span in spans:
+        if batch and (len(batch) == DEPTH or used + padded(span[1]) > ROOM):
+            yield batch
+            batch, used = [], 0
+        batch.append(span)
+        used += padded(span[1])
+    if batch:
+        yield batch
+
+
+_UNUSED: List[ctypes.c_ulong] = []
+"""Contexts with nothing under way.  They are kept to the end of the process:
+io_destroy(2) takes 30 ms, in which the kernel waits for itself."""
+os.register_at_fork(after_in_child=_UNUSED.clear)
+
+
+def _take() -> Tuple[int, int, ctypes.c_ulong]:
+    """The numbers of io_submit and io_getevents, and a context."""
+    machine = os.uname().machine
+    if machine not in _CALLS or sys.maxsize < 1 << 32:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    setup, submit, events = _CALLS[machine]
+    try:
+        return submit, events, _UNUSED.pop()
+    except IndexError:
+        context = ctypes.c_ulong(0)
+        _call(setup, ctypes.c_uint(DEPTH), ctypes.byref(context))
+        return submit, events, context
+
+
+_ZERO = bytes(PAGE)
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
+_LIBC.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+def _call(number: int, *arguments: object) -> int:
+    """One system call (syscall(2)), while other threads go on.  Raises OSError."""
+    result: int = _LIBC.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
