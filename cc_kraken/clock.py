@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Callable
 
-LOOK_EVERY = 0.2
+LOOK_EVERY = 0.1
 
 
 class Clock:

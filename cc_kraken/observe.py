@@ -35,6 +35,7 @@ from cc_kraken import (
     mounts,
     shadow,
 )
+from cc_kraken.early import Early
 from cc_kraken.model import (
     Array,
     Claim,
@@ -73,10 +74,11 @@ class Observer:
         self.paths = paths
         self.full = section.blank_proof == "full"
         self._hung: Dict[str, "Future[Look]"] = {}
+        self._early = Early(paths, self.full)
 
     def device_ids(self) -> FrozenSet[str]:
         """The volumes that have a disk here."""
-        return frozenset(devices.scan(self.paths).by_volume)
+        return devices.volume_ids(self.paths)
 
     def look(
         self,
@@ -132,6 +134,10 @@ class Observer:
             read_only=grow.read_only(mount),
         )
 
+    def close(self) -> None:
+        """Nothing more is looked at."""
+        self._early.stop()
+
     # ---- contents
 
     def _contents(self, world: World, claims: Sequence[Claim]) -> World:
@@ -145,22 +151,28 @@ class Observer:
         in_use = {
             volume for mounted in world.mounts for volume in mounted.volumes or ()
         }
-        looks = self._side_by_side(
-            {
-                volume.id: (
-                    world.devices[volume.id].path,
-                    partial(
-                        self._look_at,
-                        world.devices[volume.id],
-                        claim,
-                        volume.id in in_use,
-                    ),
-                )
-                for claim in there
-                for volume in claim.volumes
-                if claim.wanted.members > 1 or self._needs_look(world, claim)
-            }
+        jobs = {
+            volume.id: (
+                world.devices[volume.id].path,
+                partial(
+                    self._look_at,
+                    world.devices[volume.id],
+                    claim,
+                    volume.id in in_use,
+                ),
+            )
+            for claim in there
+            for volume in claim.volumes
+            if self._needs_look(claim)
+        }
+        self._early.expect(
+            volume.id
+            for claim in claims
+            if claim.trouble is None and self._needs_look(claim)
+            for volume in claim.volumes
+            if volume.id not in jobs
         )
+        looks = self._side_by_side(jobs)
         known = _with_uuids(arrays.scan(self.paths), looks, world.devices)
         world = replace(world, looks=looks, arrays=known)
         running: Dict[str, Tuple[Array, Claim]] = {}
@@ -221,11 +233,12 @@ class Observer:
         pool.shutdown(wait=False)
         return {key: found[key] for key in jobs}
 
-    def _needs_look(self, world: World, claim: Claim) -> bool:
+    def _needs_look(self, claim: Claim) -> bool:
         """A bare attachment of a volume that nobody asks to use is not read."""
-        return claim.wanted.fs_type is not None
+        return claim.wanted.members > 1 or claim.wanted.fs_type is not None
 
     def _look_at(self, device: Device, claim: Claim, in_use: bool) -> Look:
+        self._early.take(device.volume_id)
         try:
             look = content.look(
                 device.path,

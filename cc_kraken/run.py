@@ -208,6 +208,8 @@ class Run:
         self.put_off = PutOff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN)
         self.repeats: Counter[Tuple[str, ...]] = Counter()
         self._set_volumes: Dict[str, Set[str]] = {}
+        self._there: FrozenSet[str] = frozenset()
+        """The volumes with a disk when it was looked around last."""
         self._phase: Optional[str] = None
         self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
         self._next_ask = self.begun
@@ -257,6 +259,7 @@ class Run:
             LOG.error("%s", error)
             state = FAILED
         finally:
+            self.observer.close()
             self._enter(None)
             self._count()
         self.report.finish(state)
@@ -437,6 +440,7 @@ class Run:
         self._set_volumes = {
             claim.name: {volume.id for volume in claim.volumes} for claim in live
         }
+        self._there = self.observer.device_ids()
         world = self.observer.look(
             self.identity.instance_id,
             node,
@@ -696,13 +700,12 @@ class Run:
     def _watch(self, world: World, seconds: float, owners: bool) -> None:
         """Return when a disk comes or goes, a user or group that is wanted has
         come (``owners``), or when the time is over."""
-        there = frozenset(world.devices)
         absent = [name for name, number in world.accounts.items() if number is None]
         next_look = self.clock.now() + ACCOUNTS_EVERY
 
         def changed() -> bool:
             nonlocal next_look
-            if self.observer.device_ids() != there:
+            if self.observer.device_ids() != self._there:
                 return True
             if not owners or self.clock.now() < next_look:
                 return False

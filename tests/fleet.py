@@ -459,6 +459,9 @@ class MachineObserver:
     def device_ids(self) -> FrozenSet[str]:
         return frozenset(self.machine.disks)
 
+    def close(self) -> None:
+        pass
+
     def look(
         self,
         instance_id: str,
