@@ -22,6 +22,9 @@ from cc_kraken.paths import Paths
 
 LOG = logging.getLogger(__name__)
 
+MOST = 32
+"""Looks under way at the same time."""
+
 
 class Early:
     """Early looks at the disks of one run."""
@@ -36,10 +39,12 @@ class Early:
         self._watching = False
 
     def expect(self, volume_ids: Iterable[str]) -> None:
-        """Look at these when their disks come, and at no others any more."""
-        self._expected = frozenset(volume_ids)
-        if self._expected and not self._watching:
-            self._watching = True
+        """Look at these when their disks come, once, and at no others any more."""
+        with self._taking:
+            self._expected = frozenset(volume_ids) - set(self._looks)
+            begin = bool(self._expected) and not self._watching
+            self._watching |= begin
+        if begin:
             threading.Thread(
                 target=self._watch, name="kraken-early", daemon=True
             ).start()
@@ -67,18 +72,21 @@ class Early:
         except KrakenError as error:
             LOG.debug("%s", error)
             return
-        for volume_id in sorted(found):
+        for device in found.values():
             with self._taking:
-                if volume_id not in self._expected or self._stop.is_set():
+                under_way = sum(look.is_alive() for look in self._looks.values())
+                if under_way >= MOST or self._stop.is_set():
+                    return
+                if device.volume_id not in self._expected:
                     continue
-                self._expected -= {volume_id}
+                self._expected -= {device.volume_id}
+                # What is in use is no blank volume.
+                if device.holders or device.mounted or device.swap:
+                    continue
                 look = threading.Thread(
-                    target=self._look,
-                    args=(found[volume_id],),
-                    name="kraken-early",
-                    daemon=True,
+                    target=self._look, args=(device,), name="kraken-early", daemon=True
                 )
-                self._looks[volume_id] = look
+                self._looks[device.volume_id] = look
                 look.start()
 
     def _look(self, device: Device) -> None:
