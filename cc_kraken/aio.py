@@ -54,6 +54,7 @@ class Batch:
         self._spans: List[Span] = []
         self._places: List[int] = []
         self._results: List[int] = []
+        self._under_way = 0
         self._memory = mmap.mmap(-1, ROOM)
         self._view = memoryview(self._memory)
         self._requests = ctypes.create_string_buffer(_IOCB.size * DEPTH)
@@ -78,7 +79,7 @@ class Batch:
             raise ValueError(f"{len(spans)} reads are too much for one batch")
         self._spans = list(spans)
         self._places = []
-        self._results = [-errno.EINPROGRESS] * len(self._spans)
+        self._results = [-errno.EIO] * len(self._spans)
         used = 0
         for number, (start, length) in enumerate(self._spans):
             _IOCB.pack_into(
@@ -96,30 +97,31 @@ class Batch:
             self._view[used] = 0xFF
             self._places.append(used)
             used += padded(length)
-        begun = 0
-        while begun < len(self._spans):
+        asked = 0
+        while asked < len(self._spans):
             try:
-                begun += _call(
+                taken = _call(
                     self._submit,
                     self._context,
-                    ctypes.c_long(len(self._spans) - begun),
-                    ctypes.byref(self._pointers, begun * 8),
+                    ctypes.c_long(len(self._spans) - asked),
+                    ctypes.byref(self._pointers, asked * 8),
                 )
+                self._under_way += taken
+                asked += taken
             except OSError as error:
                 # It is the first of these that the kernel does not take.
-                self._results[begun] = -(error.errno or errno.EIO)
-                begun += 1
+                self._results[asked] = -(error.errno or errno.EIO)
+                asked += 1
 
     def end(self) -> None:
         """Wait for all of them."""
-        left = self._results.count(-errno.EINPROGRESS)
-        while left:
+        while self._under_way:
             try:
                 came = _call(
                     self._events,
                     self._context,
-                    ctypes.c_long(left),
-                    ctypes.c_long(left),
+                    ctypes.c_long(self._under_way),
+                    ctypes.c_long(self._under_way),
                     self._answers,
                     None,
                 )
@@ -128,7 +130,7 @@ class Batch:
             for at in range(0, came * _EVENT.size, _EVENT.size):
                 number, _, result, _ = _EVENT.unpack_from(self._answers, at)
                 self._results[number] = result
-            left -= came
+            self._under_way -= came
 
     @property
     def spans(self) -> Sequence[Span]:

@@ -5,7 +5,7 @@ because imports and memory can be counted only there; the lab's EC2 and the
 disks stay in the process that asks (:func:`count`).  Files and processes come
 from Python's audit hooks, bytes from ``/proc/self/io``: what the kernel has
 given to read(2) and taken from write(2), direct reads and child processes
-included, sockets not.
+included, sockets not; and, whoever asked for them, what was read of disks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Counts:
     """One call of the module.
 
     ``opened``: files opened, Python's own modules not among them; ``listed``:
-    directories listed; ``read`` and ``written``: bytes; ``started``: processes
+    directories listed; ``read`` and ``written``: bytes of read(2) and write(2);
+    ``disk``: bytes that came from disks, asynchronous reads (which read(2) has
+    no part in) among them; ``started``: processes
     by program; ``modules``: what was imported, by top-level name; ``peak`` and
     ``stays``: KiB of memory added at most, and still there after it.
     ``seconds``, and ``cpu`` seconds of the process and of those that it
@@ -48,6 +50,7 @@ class Counts:
     listed: int
     read: int
     written: int
+    disk: int
     started: Dict[str, int]
     modules: Dict[str, int]
     peak: int
@@ -154,6 +157,7 @@ def _measured(
         listed=ear.listed,
         read=after["rchar"] - reading["rchar"] - own,
         written=after["wchar"] - reading["wchar"],
+        disk=after["read_bytes"] - reading["read_bytes"],
         started=dict(ear.started),
         modules=dict(modules),
         peak=max(0, most - held),

@@ -27,6 +27,8 @@ WANTED = "tests/unit/test_wanted.py"
 CONTENT = "tests/loop/test_content.py"
 DESTROY = "tests/loop/test_destroy.py"
 WITNESS = "tests/loop/test_witness.py"
+AIO = "tests/loop/test_aio.py"
+EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 WIPING = "tests/unit/test_wiping.py"
@@ -47,18 +49,45 @@ def change(title: str, module: str, old: str, new: str, *tests: str) -> Mutation
 
 MUTATIONS = (
     change(
-        "a reading thread passes over half of what it takes on",
+        "only the first page of a batch is compared with zeros",
+        "aio",
+        "return _ZERO.startswith(self._view[:PAGE]) and not _LIBC.memcmp(",
+        "return _ZERO.startswith(self._view[:PAGE]) and not 0 * _LIBC.memcmp(",
+        CONTENT,
+        AIO,
+    ),
+    change(
+        "the reads of a batch share their memory",
+        "aio",
+        "            self._places.append(used)\n            used += padded(length)",
+        "            self._places.append(used)\n            used += 0",
+        CONTENT,
+        AIO,
+    ),
+    change(
+        "what became of the reads of a batch is not asked",
+        "aio",
+        "if self._results != [length for _, length in self._spans]:",
+        "if False:",
+        CONTENT,
+        AIO,
+    ),
+    change(
+        "the last batch is not looked at",
         "content",
-        "told = [_judge_piece(reader, piece, exempt) for piece in mine]",
-        "told = [_judge_piece(reader, piece, exempt) for piece in mine[::2]]",
+        "                yield self._end(now)\n",
+        "                told = self._end(now)\n"
+        "                if not then.spans:\n"
+        "                    return\n"
+        "                yield told\n",
         CONTENT,
     ),
     change(
-        "only the first page of a read is compared with zeros",
-        "content",
-        "if _ZERO.startswith(view):",
-        "if _ZERO.startswith(view[:PAGE]):",
-        CONTENT,
+        "an early look is believed, not asked for again",
+        "witness",
+        "return seen if seen is not None and now == seen.testimony else None",
+        "return seen",
+        EARLY,
     ),
     change(
         "the serial is not read again before a write",

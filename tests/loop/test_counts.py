@@ -82,7 +82,8 @@ def test_the_life_of_one_volume(machine: Machine) -> None:
         "AttachVolume": 1,
     }
     assert first.started == {"blkid": 2, "wipefs": 2, "mkfs.ext4": 1, "mount": 1}
-    assert first.read <= PROOFS * ONE_PROOF + TOOLS
+    assert first.read <= TOOLS
+    assert PROOFS * ONE_PROOF <= first.disk <= PROOFS * ONE_PROOF + TOOLS
     assert first.written <= 8 * MIB
 
     # All is in place: what cc-kraken.service does once in every boot.
@@ -90,6 +91,7 @@ def test_the_life_of_one_volume(machine: Machine) -> None:
     assert calls == {"DescribeTags": 1, "DescribeVolumes": 1}
     assert again.started == {}
     assert again.read <= TOOLS and again.written <= 16 * 1024
+    assert again.disk <= TOOLS
 
     # The next instance: no proof, nothing written to the volume by us.
     machine.unmount()
@@ -99,6 +101,7 @@ def test_the_life_of_one_volume(machine: Machine) -> None:
     assert calls == {"DescribeTags": 1, "DescribeVolumes": 1}
     assert after.started == {"blkid": 1, "wipefs": 1, "mount": 1}
     assert after.read <= 2 * TOOLS and after.written <= 32 * 1024
+    assert after.disk <= 2 * TOOLS
 
 
 def test_nothing_of_a_first_boot_stays_in_cloud_inits_process(

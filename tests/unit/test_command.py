@@ -179,3 +179,23 @@ def test_a_command_that_writes_outlives_us(
             return
         time.sleep(0.05)
     raise AssertionError("the command was cut off")
+
+
+def test_the_end_is_waited_for_without_asking_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sleeping(seconds: float) -> None:
+        raise AssertionError("asked again after a pause")
+
+    monkeypatch.setattr(subprocess.time, "sleep", sleeping)  # type: ignore[attr-defined]
+    code = "import time; time.sleep(0.2); print('late')"
+    assert command.run(python(code)).out == "late\n"
+
+
+def test_a_python_without_pidfd_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built on headers of before Linux 5.3."""
+    monkeypatch.delattr(os, "pidfd_open")
+    assert command.run(python("print('yes')")).out == "yes\n"
+    with pytest.raises(KrakenError) as caught:
+        command.run(["sleep", "30"], timeout=0.2)
+    assert caught.value.trouble.kind == "command-timeout"

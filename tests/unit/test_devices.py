@@ -229,3 +229,24 @@ def test_root_volumes(tree: Tree, layer: str) -> None:
 def test_any_serial(text: str) -> None:
     volume = devices.volume_of_serial(text)
     assert volume is None or len(volume) in (12, 21)
+
+
+def test_one_volume_is_found_as_the_scan_finds_it(tree: Tree) -> None:
+    tree.disk(1, LONG, partitions=["nvme1n1p1"], holders=["md127"])
+    tree.disk(2, OTHER)
+    tree.disk(3, "AWS1234567890ABCDEF0")
+    tree.disk(4, LONG).joinpath("hidden").write_text("1\n")
+    found = devices.scan(tree.paths).by_volume
+    for volume in (LONG_ID, OTHER_ID):
+        assert devices.of_volume(tree.paths, volume) == (found[volume],)
+    assert devices.of_volume(tree.paths, "vol-0eeeeeeeeeeeeeee0") == ()
+    assert devices.volume_ids(tree.paths) == {LONG_ID, OTHER_ID}
+
+
+def test_all_twins_of_a_volume_are_found(tree: Tree) -> None:
+    tree.disk(1, LONG)
+    tree.disk(2, OTHER)
+    tree.disk(3, LONG)
+    found = devices.of_volume(tree.paths, LONG_ID)
+    assert found == devices.scan(tree.paths).duplicates[LONG_ID]
+    assert devices.volume_ids(tree.paths) == {LONG_ID, OTHER_ID}

@@ -28,7 +28,10 @@ def tree(tmp_path: Path) -> Tree:
 
 def look(tree: Tree, *claims: object) -> World:
     observer = Observer(tree.paths, Section())
-    return observer.look(w.ME, w.NODE, claims, {})  # type: ignore[arg-type]
+    try:
+        return observer.look(w.ME, w.NODE, claims, {})  # type: ignore[arg-type]
+    finally:
+        observer.close()
 
 
 def test_disks_by_serial_and_twins_apart(tree: Tree) -> None:

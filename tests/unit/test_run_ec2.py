@@ -23,6 +23,7 @@ from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.host import Events
 from cc_kraken.model import Ec2Options, Identity, Section
+from cc_kraken.observe import Observer
 from cc_kraken.report import DONE, FAILED, PENDING, Report
 from cc_kraken.run import Limits, Run
 from tests.lab.clock import ManualClock
@@ -735,3 +736,21 @@ def test_a_region_of_ones_own(make: Callable[..., Scene]) -> None:
     scene.volume()
     assert scene.run(60, region="eu-central-1") == DONE
     assert scene.run_now.ec2.region == "eu-central-1"
+
+
+def test_two_disks_of_one_serial_are_no_reason_to_look_again_and_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are no disk of the volume, and no change either."""
+    volume = scene.volume("log")
+    scene.tree.disk(7, volume.replace("-", ""))
+    looked, look = [], Observer.look
+
+    def counted(self: Observer, *args: Any, **more: Any) -> Any:
+        looked.append(1)
+        return look(self, *args, **more)
+
+    monkeypatch.setattr(Observer, "look", counted)
+    scene.volume("late", VolumeSize="2")  # one of two: awaited to the end
+    scene.run(60)
+    assert len(looked) < 30
