@@ -348,6 +348,10 @@ class Run:
             if not self.dry_run:
                 hold.write(self.paths, self.identity.instance_id, claims)
             world = self._look(node, claims)
+            for _ in claims:
+                if not self._more_came(claims, world):
+                    break
+                world = self._look(node, claims)
             plans = self._decide(node, claims, world)
             self._tell(claims, plans, world)
             if self.dry_run and claims:
@@ -465,6 +469,20 @@ class Run:
             overdue=overdue,
             failed=failed,
             not_grown=frozenset(self.not_grown),
+        )
+
+    def _more_came(self, claims: Sequence[Claim], world: World) -> bool:
+        """Whether the last disk of another set has come while it was looked
+        around: what is done is then done for all of them, and systemd reads
+        fstab once.  Their disks are read already; a full proof is too long to
+        keep the others waiting."""
+        if self.section.blank_proof == "full" or self._left() <= 0:
+            return False
+        now = self.observer.device_ids()
+        return now != self._there and any(
+            ids <= now and not ids <= set(world.devices)
+            for ids in self._set_volumes.values()
+            if ids and not ids & set(world.duplicates)
         )
 
     def _is_ours(self, volume: Volume) -> bool:

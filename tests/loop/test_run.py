@@ -39,7 +39,7 @@ from cc_kraken import (
     stage,
 )
 from cc_kraken.clock import Clock
-from cc_kraken.executor import Executor
+from cc_kraken.executor import Carried, Executor
 from cc_kraken.model import (
     Ec2Options,
     Extent,
@@ -52,8 +52,9 @@ from cc_kraken.model import (
     Section,
     Trouble,
 )
+from cc_kraken.observe import Observer
 from cc_kraken.paths import Paths
-from cc_kraken.plan import NAMESPACE
+from cc_kraken.plan import NAMESPACE, Plan
 from cc_kraken.run import Run
 from cc_kraken.steps import (
     Attach,
@@ -67,6 +68,7 @@ from cc_kraken.steps import (
     WriteFstab,
     WriteRecords,
 )
+from cc_kraken.world import World
 from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
 from tests.loop.test_destroy import FS
@@ -941,3 +943,40 @@ def test_the_background_knows_from_the_start_what_is_mounted(
     assert seen[0]["state"] == "running"
     # Nobody has looked yet whether there are more sets.
     assert not stage.finished(seen[0])
+
+
+@pytest.mark.parametrize("proof", ["sampled", "full"])
+def test_a_disk_that_comes_while_another_is_looked_at_is_made_with_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, proof: str
+) -> None:
+    """One round for both, and one reading of fstab by systemd; but a full
+    proof of the second would keep the first one waiting too long."""
+    first, second = machine.volume("first"), machine.volume("second")
+    plug, look, carry_out = machine.plug, Observer.look, Executor.carry_out
+    mounted_in: list[set[str]] = []
+
+    def later(volume_id: str, serial: str = "") -> str:
+        return "" if volume_id == second else plug(volume_id, serial)
+
+    def looking(self: Observer, *args: Any, **more: Any) -> World:
+        world = look(self, *args, **more)
+        if first in world.devices and second not in self.device_ids():
+            plug(second)
+        return world
+
+    def carrying(self: Executor, plans: Sequence[Plan], world: World) -> Carried:
+        mounts = [plan for plan in plans if any(s.phase == "mount" for s in plan.steps)]
+        mounted_in.append({plan.name for plan in mounts})
+        return carry_out(self, plans, world)
+
+    monkeypatch.setattr(machine, "plug", later)
+    monkeypatch.setattr(Observer, "look", looking)
+    monkeypatch.setattr(Executor, "carry_out", carrying)
+    told = machine.run(blank_proof=proof)
+    assert {name: one["state"] for name, one in told["sets"].items()} == {
+        "first": "mounted",
+        "second": "mounted",
+    }
+    rounds = [names for names in mounted_in if names]
+    together = [{"first", "second"}]
+    assert rounds == (together if proof == "sampled" else [{"first"}, {"second"}])
