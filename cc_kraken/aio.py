@@ -23,7 +23,7 @@ Span = Tuple[int, int]
 
 PAGE = 4096
 #: Bytes of all reads of a batch.
-ROOM = 1 << 20
+ROOM = 2 << 20
 #: Reads of a batch.
 DEPTH = 64
 
