@@ -10,13 +10,18 @@ include/uapi/linux/aio_abi.h.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
 import struct
 import sys
-from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+try:
+    import ctypes
+except (ImportError, MemoryError):
+    # Some policies of SELinux refuse what importing it does (execmem).
+    ctypes = None  # type: ignore[assignment]
 
 Span = Tuple[int, int]
 """The first byte of a read, and how many bytes it is to give."""
@@ -178,7 +183,7 @@ def batches(spans: Iterable[Span]) -> Iterator[List[Span]]:
         yield batch
 
 
-_UNUSED: List[ctypes.c_ulong] = []
+_UNUSED: List["ctypes.c_ulong"] = []
 """Contexts with nothing under way.  They are kept to the end of the process:
 io_destroy(2) takes 30 ms, in which the kernel waits for itself."""
 os.register_at_fork(after_in_child=_UNUSED.clear)
@@ -187,7 +192,7 @@ os.register_at_fork(after_in_child=_UNUSED.clear)
 def _take() -> Tuple[int, int, ctypes.c_ulong]:
     """The numbers of io_submit and io_getevents, and a context."""
     machine = os.uname().machine
-    if machine not in _CALLS or sys.maxsize < 1 << 32:
+    if ctypes is None or machine not in _CALLS or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     setup, submit, events = _CALLS[machine]
     try:
@@ -199,9 +204,11 @@ def _take() -> Tuple[int, int, ctypes.c_ulong]:
 
 
 _ZERO = bytes(PAGE)
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.syscall.restype = ctypes.c_long
-_LIBC.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_LIBC: Any = None
+if ctypes is not None:
+    _LIBC = ctypes.CDLL(None, use_errno=True)
+    _LIBC.syscall.restype = ctypes.c_long
+    _LIBC.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 def _call(number: int, *arguments: object) -> int:

@@ -6,6 +6,8 @@ import errno
 import os
 import random
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -214,13 +216,17 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aio, "_CALLS", {})
 
 
+def no_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "ctypes", None)
+
+
 def used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """fs.aio-max-nr: more than that many at once get EAGAIN."""
     monkeypatch.setattr(aio, "_UNUSED", [])
     monkeypatch.setattr(aio, "DEPTH", 1 << 24)
 
 
-@pytest.mark.parametrize("lack", [nowhere, used_up])
+@pytest.mark.parametrize("lack", [nowhere, used_up, no_ctypes])
 def test_without_it_the_same_is_found(
     lack: Callable[[pytest.MonkeyPatch], None],
     tmp_path: Path,
@@ -254,3 +260,15 @@ def test_without_it_the_same_is_found(
     os.truncate(tmp_path / "disk1", size - MIB)
     found = content.look(path).content
     assert isinstance(found, Unknown) and "read error" in found.reason.lower()
+
+
+def test_python_without_ctypes_finds_a_blank_disk(
+    loop_device: Callable[..., str],
+) -> None:
+    """A policy of SELinux may refuse its import."""
+    code = (
+        "import sys; sys.modules['ctypes'] = None; from cc_kraken import content;"
+        f"print(content.look({loop_device(64 * MIB)!r}).content)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("Blank()\n", "")
