@@ -36,9 +36,9 @@ PORTS = 24
 EARLY_PANICS = 5
 DETACH_SECONDS = 60
 PANIC = "Kernel panic - not syncing"
-# What init says first; a panic before it is the emulation's, not the program's.
 #: The root disk is always the first controller.
 ROOT_RESET = re.compile(rb"nvme nvme0: I/O \d+ QID \d+ timeout, reset controller")
+# What init says first; a panic before it is the emulation's, not the program's.
 USER_SPACE = re.compile(r"^\W*Welcome to |systemd\[1\]:", re.MULTILINE)
 KERNEL_OPTIONS = (
     "console=ttyS0,115200",
@@ -362,8 +362,7 @@ class Machine:
         return False
 
     def _stands_still(self) -> bool:
-        """Whether QEMU has lost the doorbells of the root disk, which it does
-        once in some hundred boots: the kernel resets the controller in vain."""
+        """Whether its root disk does."""
         if time.monotonic() < self._console_again:
             return False
         self._console_again = time.monotonic() + 5
@@ -371,7 +370,7 @@ class Machine:
             said = self.console.read_bytes()
         except FileNotFoundError:
             return False
-        return len(ROOT_RESET.findall(said)) > 1
+        return stands_still(said)
 
     def _wait(
         self,
@@ -556,6 +555,12 @@ def _delete_node(monitor: Monitor, node: str) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+
+
+def stands_still(console: bytes) -> bool:
+    """Whether QEMU has lost the doorbells of the root disk, which it does once
+    in some hundred boots: the kernel resets the controller in vain."""
+    return len(ROOT_RESET.findall(console)) > 1
 
 
 def _name(volume_id: str) -> str:
