@@ -185,9 +185,9 @@ def _wait(
     timeout: Optional[float],
 ) -> int:
     try:
-        if timeout is not None:
-            timeout -= _until_ended(process.pid, timeout)
-        return process.wait(timeout)
+        if timeout is None:
+            return process.wait()
+        return process.wait(timeout - _until_ended(process.pid, timeout))
     except subprocess.TimeoutExpired:
         _kill(process)
     except BaseException:

@@ -199,3 +199,8 @@ def test_a_python_without_pidfd_open(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KrakenError) as caught:
         command.run(["sleep", "30"], timeout=0.2)
     assert caught.value.trouble.kind == "command-timeout"
+
+
+def test_the_time_that_was_given_is_told() -> None:
+    with pytest.raises(KrakenError, match=r"sleep 30 did not end within 0\.2 s"):
+        command.run(["sleep", "30"], timeout=0.2)
