@@ -54,7 +54,8 @@ class Batch:
     def __init__(self, fd: int) -> None:
         """``fd``: opened with O_DIRECT.  Raises OSError where there is no
         asynchronous I/O: ENOSYS, or EAGAIN (fs.aio-max-nr is used up)."""
-        self._submit, self._events, self._context = _take()
+        if ctypes is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         self._fd = fd
         self._spans: List[Span] = []
         self._places: List[int] = []
@@ -69,6 +70,7 @@ class Batch:
         )
         self._answers = ctypes.create_string_buffer(_EVENT.size * DEPTH)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._submit, self._events, self._context = _take()
 
     def __enter__(self) -> Batch:
         return self
@@ -192,7 +194,7 @@ os.register_at_fork(after_in_child=_UNUSED.clear)
 def _take() -> Tuple[int, int, ctypes.c_ulong]:
     """The numbers of io_submit and io_getevents, and a context."""
     machine = os.uname().machine
-    if ctypes is None or machine not in _CALLS or sys.maxsize < 1 << 32:
+    if machine not in _CALLS or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     setup, submit, events = _CALLS[machine]
     try:

@@ -318,23 +318,26 @@ class Reader:
             for extent in extents
             for start in range(extent.start, extent.end, PIECE)
         )
-        with contextlib.ExitStack() as stack:
-            try:
-                now, then = (
-                    stack.enter_context(aio.Batch(self.fd)),
-                    stack.enter_context(aio.Batch(self.fd)),
-                )
-            except OSError as error:
-                LOG.debug("%s: read one by one (%s)", self.path, error)
-                for span in spans:
-                    yield self._one(span)
-                return
+        stack = contextlib.ExitStack()
+        try:
+            now = stack.enter_context(aio.Batch(self.fd))
+            then = stack.enter_context(aio.Batch(self.fd))
+        except OSError as error:
+            stack.close()
+            LOG.debug("%s: read one by one (%s)", self.path, error)
+            for span in spans:
+                yield self._one(span)
+            return
+        try:
             batches = aio.batches(spans)
             self._begin(now, next(batches, ()))
             while now.spans:
                 self._begin(then, next(batches, ()))
                 yield self._end(now)
                 now, then = then, now
+        finally:
+            with reading(self.path):  # what is under way still ends
+                stack.close()
 
     def _one(self, span: aio.Span) -> Sequence[Read]:
         try:

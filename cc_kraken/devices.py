@@ -72,10 +72,15 @@ def of_volume(paths: Paths, volume_id: str) -> Tuple[Device, ...]:
     return tuple(one for one in _devices(paths, names) if one.volume_id == volume_id)
 
 
-def volume_ids(paths: Paths) -> FrozenSet[str]:
-    """The volumes that a disk claims to be: nothing but serials is read."""
-    claimed = (_claimed(paths, name) for name in sysfs.names(_block(paths)))
-    return frozenset(volume for volume in claimed if volume is not None)
+def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
+    """Kernel name, volume id and size (in sectors) of each disk that claims to
+    be a volume, twins and all: little is read, and any change shows."""
+    return frozenset(
+        (name, volume, _read(paths, name, "size") or "")
+        for name in sysfs.names(_block(paths))
+        for volume in [_claimed(paths, name)]
+        if volume is not None
+    )
 
 
 def volume_of_serial(serial: str) -> Optional[str]:

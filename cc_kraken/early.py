@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import threading
-from typing import Dict, FrozenSet, Iterable
+from typing import Callable, Dict, FrozenSet, Iterable, Optional, Tuple
 
 from cc_kraken import content, devices, witness
 from cc_kraken.clock import LOOK_EVERY
@@ -33,7 +33,8 @@ class Early:
         self._paths = paths
         self._full = full
         self._expected: FrozenSet[str] = frozenset()
-        self._looks: Dict[str, threading.Thread] = {}
+        self._looks: Dict[str, Tuple[str, threading.Thread]] = {}
+        """By volume: the path of its disk, and who looks at it."""
         self._taking = threading.Lock()
         self._stop = threading.Event()
         self._watching = False
@@ -45,16 +46,14 @@ class Early:
             begin = bool(self._expected) and not self._watching
             self._watching |= begin
         if begin:
-            threading.Thread(
-                target=self._watch, name="kraken-early", daemon=True
-            ).start()
+            _begin_thread(self._watch)
 
-    def take(self, volume_id: str) -> None:
-        """Look at it no more; waits for a look that is under way."""
+    def take(self, volume_id: str, path: str) -> None:
+        """Look at it no more; waits for a look that is under way at ``path``."""
         with self._taking:
             self._expected -= {volume_id}
-            look = self._looks.get(volume_id)
-        if look is not None:
+            looked_at, look = self._looks.get(volume_id, ("", None))
+        if look is not None and looked_at == path:
             look.join()
 
     def stop(self) -> None:
@@ -63,7 +62,8 @@ class Early:
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY):
-            if self._expected & devices.volume_ids(self._paths):
+            there = {volume for _, volume, _ in devices.present(self._paths)}
+            if self._expected & there:
                 self._begin()
 
     def _begin(self) -> None:
@@ -74,7 +74,7 @@ class Early:
             return
         for device in found.values():
             with self._taking:
-                under_way = sum(look.is_alive() for look in self._looks.values())
+                under_way = sum(one.is_alive() for _, one in self._looks.values())
                 if under_way >= MOST or self._stop.is_set():
                     return
                 if device.volume_id not in self._expected:
@@ -83,11 +83,9 @@ class Early:
                 # What is in use is no blank volume.
                 if device.holders or device.mounted or device.swap:
                     continue
-                look = threading.Thread(
-                    target=self._look, args=(device,), name="kraken-early", daemon=True
-                )
-                self._looks[device.volume_id] = look
-                look.start()
+                look = _begin_thread(self._look, device)
+                if look is not None:
+                    self._looks[device.volume_id] = device.path, look
 
     def _look(self, device: Device) -> None:
         with contextlib.suppress(OSError, KrakenError):
@@ -95,11 +93,23 @@ class Early:
                 content.look(device.path, volume_id=device.volume_id, full=self._full)
 
 
+def _begin_thread(do: Callable[..., None], *what: Device) -> Optional[threading.Thread]:
+    """None where there is no thread to be had: what is early can be left."""
+    thread = threading.Thread(target=do, args=what, name="kraken-early", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        LOG.debug("%s", error)
+        return None
+    return thread
+
+
 def _vouched(path: str) -> bool:
     """Whether the kernel will testify that nothing was written since."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        with content.reading(path):  # it flushes
+    # Opening waits, too, while the kernel reads the partitions of a new disk.
+    with content.reading(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
             return witness.testimony(descriptor) is not None
-    finally:
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)

@@ -76,9 +76,9 @@ class Observer:
         self._hung: Dict[str, "Future[Look]"] = {}
         self._early = Early(paths, self.full)
 
-    def device_ids(self) -> FrozenSet[str]:
-        """The volumes that have a disk here."""
-        return devices.volume_ids(self.paths)
+    def disks(self) -> FrozenSet[Tuple[str, str, str]]:
+        """See :func:`devices.present`."""
+        return devices.present(self.paths)
 
     def look(
         self,
@@ -238,7 +238,7 @@ class Observer:
         return claim.wanted.members > 1 or claim.wanted.fs_type is not None
 
     def _look_at(self, device: Device, claim: Claim, in_use: bool) -> Look:
-        self._early.take(device.volume_id)
+        self._early.take(device.volume_id, device.path)
         try:
             look = content.look(
                 device.path,

@@ -208,8 +208,8 @@ class Run:
         self.put_off = PutOff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN)
         self.repeats: Counter[Tuple[str, ...]] = Counter()
         self._set_volumes: Dict[str, Set[str]] = {}
-        self._there: FrozenSet[str] = frozenset()
-        """The volumes with a disk when it was looked around last."""
+        self._there: FrozenSet[Tuple[str, str, str]] = frozenset()
+        """The disks when it was looked around last."""
         self._phase: Optional[str] = None
         self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
         self._next_ask = self.begun
@@ -444,7 +444,7 @@ class Run:
         self._set_volumes = {
             claim.name: {volume.id for volume in claim.volumes} for claim in live
         }
-        self._there = self.observer.device_ids()
+        self._there = self.observer.disks()
         world = self.observer.look(
             self.identity.instance_id,
             node,
@@ -478,8 +478,9 @@ class Run:
         keep the others waiting."""
         if self.section.blank_proof == "full" or self._left() <= 0:
             return False
-        now = self.observer.device_ids()
-        return now != self._there and any(
+        disks = self.observer.disks()
+        now = {volume for _, volume, _ in disks}
+        return disks != self._there and any(
             ids <= now and not ids <= set(world.devices)
             for ids in self._set_volumes.values()
             if ids and not ids & set(world.duplicates)
@@ -723,7 +724,7 @@ class Run:
 
         def changed() -> bool:
             nonlocal next_look
-            if self.observer.device_ids() != self._there:
+            if self.observer.disks() != self._there:
                 return True
             if not owners or self.clock.now() < next_look:
                 return False

@@ -456,8 +456,10 @@ class MachineObserver:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def device_ids(self) -> FrozenSet[str]:
-        return frozenset(self.machine.disks)
+    def disks(self) -> FrozenSet[Tuple[str, str, str]]:
+        return frozenset(
+            (name, volume, "") for volume, name in self.machine.disks.items()
+        )
 
     def close(self) -> None:
         pass

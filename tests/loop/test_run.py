@@ -960,7 +960,7 @@ def test_a_disk_that_comes_while_another_is_looked_at_is_made_with_it(
 
     def looking(self: Observer, *args: Any, **more: Any) -> World:
         world = look(self, *args, **more)
-        if first in world.devices and second not in self.device_ids():
+        if first in world.devices and second not in {one[1] for one in self.disks()}:
             plug(second)
         return world
 

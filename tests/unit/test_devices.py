@@ -240,7 +240,22 @@ def test_one_volume_is_found_as_the_scan_finds_it(tree: Tree) -> None:
     for volume in (LONG_ID, OTHER_ID):
         assert devices.of_volume(tree.paths, volume) == (found[volume],)
     assert devices.of_volume(tree.paths, "vol-0eeeeeeeeeeeeeee0") == ()
-    assert devices.volume_ids(tree.paths) == {LONG_ID, OTHER_ID}
+
+
+def test_any_change_of_the_disks_shows(tree: Tree) -> None:
+    """Also of a twin, a hidden one, and of a size: each is to be looked at."""
+    seen = [devices.present(tree.paths)]
+    assert seen == [frozenset()]
+    disks = [tree.disk(1, LONG), tree.disk(2, OTHER), tree.disk(3, LONG)]
+    tree.disk(9, "AWS1234567890ABCDEF0")
+    seen.append(devices.present(tree.paths))
+    assert {volume for _, volume, _ in seen[-1]} == {LONG_ID, OTHER_ID}
+    (disks[0] / "size").write_text("4096\n")
+    seen.append(devices.present(tree.paths))
+    for name in ("nvme3n1", "nvme1n1", "nvme2n1"):
+        (tree.base / "sys/block" / name).unlink()
+        seen.append(devices.present(tree.paths))
+    assert len(set(seen[1:-1])) == 4 and seen[-1] == frozenset()
 
 
 def test_all_twins_of_a_volume_are_found(tree: Tree) -> None:
@@ -249,4 +264,3 @@ def test_all_twins_of_a_volume_are_found(tree: Tree) -> None:
     tree.disk(3, LONG)
     found = devices.of_volume(tree.paths, LONG_ID)
     assert found == devices.scan(tree.paths).duplicates[LONG_ID]
-    assert devices.volume_ids(tree.paths) == {LONG_ID, OTHER_ID}
