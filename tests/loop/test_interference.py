@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -85,6 +86,19 @@ def serial(machine: Machine, path: str, volume: str) -> None:
     entry.write_text(volume.replace("-", "") + "\n")
 
 
+def until_there(machine: Machine, *volumes: str) -> None:
+    """A set may be worked on before the disk of another one has come."""
+    end = time.monotonic() + 20
+    for volume in volumes:
+        while True:
+            try:
+                machine.disk(volume)
+                break
+            except LookupError:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+
+
 def swapped(machine: Machine, one: str, other: str) -> Callable[[], None]:
     """Two volumes have taken each other's place; gives the way back."""
     first, second = machine.disk(one), machine.disk(other)
@@ -138,6 +152,7 @@ def test_a_disk_changes_between_the_look_and_the_step(
 
     def changing(self: Executor, step: Step) -> None:
         if isinstance(step, before) and not seen:
+            until_there(machine, volume, other)
             seen.update(machine.digest(volume, other))
             back = change(machine, volume, other)
             try:
