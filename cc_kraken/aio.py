@@ -4,8 +4,8 @@ Asynchronous I/O of the kernel: one system call begins many reads, another one
 waits for all of them.  Threads would do the same, but of two dozen disks with
 four threads each most of the time goes into handing over Python's lock.
 
-Sources: io_setup(2), io_submit(2), io_getevents(2),
-include/uapi/linux/aio_abi.h.
+Sources: io_setup(2), io_submit(2), io_getevents(2), io_destroy(2), fs/aio.c
+(iocb_destroy), include/uapi/linux/aio_abi.h.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ ROOM = 2 << 20
 #: Reads of a batch.
 DEPTH = 64
 
-#: io_setup, io_submit, io_getevents, by what uname(2) calls the machine
-#: (asm/unistd_64.h, asm-generic/unistd.h).
-_CALLS: Dict[str, Tuple[int, int, int]] = {
-    "x86_64": (206, 209, 208),
-    "aarch64": (0, 2, 4),
+#: io_setup, io_destroy, io_submit, io_getevents, by what uname(2) calls the
+#: machine (asm/unistd_64.h, asm-generic/unistd.h).
+_CALLS: Dict[str, Tuple[int, int, int, int]] = {
+    "x86_64": (206, 207, 209, 208),
+    "aarch64": (0, 1, 2, 4),
 }
 #: struct iocb: data, key, rw_flags, opcode, reqprio, fildes, buf, nbytes,
 #: offset, reserved, flags, resfd; IOCB_CMD_PREAD is 0.
@@ -48,14 +48,13 @@ _EVENT = struct.Struct("<QQqq")
 class Batch:
     """Reads of one file that begin and end together, into memory of its own.
 
-    A context; at its end the kernel has let go of that memory.
+    To be closed (a context): the kernel has then let go of that memory, too.
     """
 
     def __init__(self, fd: int) -> None:
         """``fd``: opened with O_DIRECT.  Raises OSError where there is no
         asynchronous I/O: ENOSYS, or EAGAIN (fs.aio-max-nr is used up)."""
-        if ctypes is None:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        setup, self._destroy, self._submit, self._events = _calls()
         self._fd = fd
         self._spans: List[Span] = []
         self._places: List[int] = []
@@ -70,20 +69,27 @@ class Batch:
         )
         self._answers = ctypes.create_string_buffer(_EVENT.size * DEPTH)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self._submit, self._events, self._context = _take()
+        self._context = ctypes.c_ulong(0)
+        _call(setup, ctypes.c_uint(DEPTH), ctypes.byref(self._context))
 
     def __enter__(self) -> Batch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for what is under way."""
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is under way, and until the kernel has let go of the
+        file (which takes it some 30 ms): else it is in use for a moment more
+        when its descriptor is closed, and mdadm or losetup say so."""
         self.end()
-        _UNUSED.append(self._context)
+        _call(self._destroy, self._context)
 
     def begin(self, spans: Sequence[Span]) -> None:
         """Begin these reads, which are aligned and fit (:func:`batches`)."""
         if len(spans) > DEPTH or sum(padded(length) for _, length in spans) > ROOM:
             raise ValueError(f"{len(spans)} reads are too much for one batch")
+        self.end()
         self._spans = list(spans)
         self._places = []
         self._results = [-errno.EIO] * len(self._spans)
@@ -185,24 +191,11 @@ def batches(spans: Iterable[Span]) -> Iterator[List[Span]]:
         yield batch
 
 
-_UNUSED: List["ctypes.c_ulong"] = []
-"""Contexts with nothing under way.  They are kept to the end of the process:
-io_destroy(2) takes 30 ms, in which the kernel waits for itself."""
-os.register_at_fork(after_in_child=_UNUSED.clear)
-
-
-def _take() -> Tuple[int, int, ctypes.c_ulong]:
-    """The numbers of io_submit and io_getevents, and a context."""
+def _calls() -> Tuple[int, int, int, int]:
     machine = os.uname().machine
-    if machine not in _CALLS or sys.maxsize < 1 << 32:
+    if ctypes is None or machine not in _CALLS or sys.maxsize < 1 << 32:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    setup, submit, events = _CALLS[machine]
-    try:
-        return submit, events, _UNUSED.pop()
-    except IndexError:
-        context = ctypes.c_ulong(0)
-        _call(setup, ctypes.c_uint(DEPTH), ctypes.byref(context))
-        return submit, events, context
+    return _CALLS[machine]
 
 
 _ZERO = bytes(PAGE)

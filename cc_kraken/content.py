@@ -284,9 +284,15 @@ class Reader:
         self.bytes_read = 0
         # anonymous memory begins at a page, as O_DIRECT asks for
         self._buffer = memoryview(mmap.mmap(-1, PIECE))
+        self._batches: List[aio.Batch] = []
 
     def close(self) -> None:
-        os.close(self.fd)
+        try:
+            with reading(self.path):  # what is under way still ends
+                for batch in self._batches:
+                    batch.close()
+        finally:
+            os.close(self.fd)
 
     def read(self, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``, at any alignment, cut at the end
@@ -318,26 +324,21 @@ class Reader:
             for extent in extents
             for start in range(extent.start, extent.end, PIECE)
         )
-        stack = contextlib.ExitStack()
         try:
-            now = stack.enter_context(aio.Batch(self.fd))
-            then = stack.enter_context(aio.Batch(self.fd))
+            while len(self._batches) < 2:
+                self._batches.append(aio.Batch(self.fd))
         except OSError as error:
-            stack.close()
             LOG.debug("%s: read one by one (%s)", self.path, error)
             for span in spans:
                 yield self._one(span)
             return
-        try:
-            batches = aio.batches(spans)
-            self._begin(now, next(batches, ()))
-            while now.spans:
-                self._begin(then, next(batches, ()))
-                yield self._end(now)
-                now, then = then, now
-        finally:
-            with reading(self.path):  # what is under way still ends
-                stack.close()
+        now, then = self._batches
+        batches = aio.batches(spans)
+        self._begin(now, next(batches, ()))
+        while now.spans:
+            self._begin(then, next(batches, ()))
+            yield self._end(now)
+            now, then = then, now
 
     def _one(self, span: aio.Span) -> Sequence[Read]:
         try:
