@@ -75,11 +75,11 @@ MUTATIONS = (
     change(
         "the last batch is not looked at",
         "content",
-        "                yield self._end(now)\n",
-        "                told = self._end(now)\n"
-        "                if not then.spans:\n"
-        "                    return\n"
-        "                yield told\n",
+        "            yield self._end(now)\n",
+        "            told = self._end(now)\n"
+        "            if not then.spans:\n"
+        "                return\n"
+        "            yield told\n",
         CONTENT,
     ),
     change(
@@ -165,8 +165,8 @@ MUTATIONS = (
     change(
         "a read error counts as zeros",
         "content",
-        "        return _Piece(start, in_the_way=error.offset, error=str(error))",
-        "        return None",
+        "            if result != length or not _is_zero(batch.data(number))\n",
+        "            if result == length and not _is_zero(batch.data(number))\n",
         CONTENT,
     ),
     change(
