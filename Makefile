@@ -108,12 +108,8 @@ chroot: $(READY)
 shown: $(READY)
 	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
 
-# For this reason alone, which is QEMU's (tests/lab/machine.py), a test is run
-# once more.
-ONCE_MORE = --reruns 1 --only-rerun "root disk stands still"
-
 vm: $(READY) deb
-	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 $(ONCE_MORE) $(if $(ALL),,-m "not slow") $(VM_TESTS)
+	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 $(if $(ALL),,-m "not slow") $(VM_TESTS)
 
 # One after another, whatever -j says: the later ones cost minutes.
 test: $(READY)

@@ -8,6 +8,9 @@ An emulated machine computes many times slower than a real one, and EC2's latenc
 would hardly count beside that.  *Dilated*, the latency is as many times longer:
 then the ratio of module and floor is that of a machine with a processor like
 this one's, where nothing but the clock is slow.
+
+Volumes are read past the host's page cache: to fill it would be work of the very
+processors that the machine has, and what EBS does is not the instance's work.
 """
 
 from __future__ import annotations
@@ -319,7 +322,8 @@ def measure(
     what the module logs is logged, too.  Also: how many times EC2's latency was
     taken."""
     found: list[Taken] = []
-    with Cloud(log=log, detach_seconds=0.1, real_name=peer is not None) as cloud:
+    real = peer is not None
+    with Cloud(log=log, detach_seconds=0.1, direct=True, real_name=real) as cloud:
         bench = Bench(cloud, log, timeline, dilated, peer)
         for case in cases:
             for _ in range(runs):

@@ -81,7 +81,8 @@ class Cloud:
 
     ``release``: the Debian release of the instances. ``installed`` False leaves
     cc_kraken out of their root disk. ``image``: instead of both, a root disk
-    that is there already. ``log`` is told what is happening, for
+    that is there already. ``direct``: the host's page cache has no part in the
+    volumes. ``log`` is told what is happening, for
     people. All other arguments are those of `Ec2Lab` (``attach_seconds=2``, …).
     """
 
@@ -93,6 +94,7 @@ class Cloud:
         installed: bool = True,
         image: Image | None = None,
         memory_mib: int = 1024,
+        direct: bool = False,
         real_name: bool = False,
         **ec2: Any,
     ) -> None:
@@ -109,6 +111,7 @@ class Cloud:
         self.release = release
         self.log = log
         self.memory_mib = memory_mib
+        self.direct = direct
         self.nodes: dict[str, Node] = {}
         self.endpoint_for_guest = ENDPOINT_FOR_GUEST
         self.authority: Authority | None = None
@@ -401,6 +404,7 @@ class Node:
             root_serial=root.replace("-", ""),
             forwards={METADATA_ADDRESS: self.metadata.port, **cloud.forwards},
             memory_mib=cloud.memory_mib,
+            direct=cloud.direct,
         )
         self.machine = Machine(
             cloud.home / f"n{number}",

@@ -1,10 +1,10 @@
-"""The lab's machine: what it reads in the console of a kernel."""
+"""The lab's machine: what QEMU is told, and what a kernel says."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.lab.machine import stands_still
+from tests.lab.machine import _processors, stands_still
 
 RESET = "[  {}.541835] nvme nvme{}: I/O {} QID {} timeout, reset controller\n"
 
@@ -24,3 +24,11 @@ def test_a_root_disk_that_stands_still(said: str, still: bool) -> None:
     """Its controller was reset in vain; a disk of ours that hangs is a test's
     own business."""
     assert stands_still(said.encode()) is still
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(1, "1,maxcpus=2"), (2, "2,maxcpus=2"), (4, "4,maxcpus=4")]
+)
+def test_there_is_room_for_a_second_processor(number: int, told: str) -> None:
+    """Without, QEMU forgets what the kernel tells its disks."""
+    assert _processors(number) == told
