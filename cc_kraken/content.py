@@ -77,6 +77,7 @@ def look(
     rng: Optional[random.Random] = None,
     fingerprint: bool = False,
     in_use: bool = False,
+    made: Optional[Tuple[str, str]] = None,
 ) -> Look:
     """Classify the device at ``path``.
 
@@ -90,7 +91,8 @@ def look(
     ``fingerprint``: ask for one also where an md member or a filesystem is
     recognised, which otherwise takes a handful of reads.
     ``in_use``: it is mounted, or in an array that is: where our own reading
-    finds one whole superblock, the tools are not asked.
+    finds one whole superblock, the tools are not asked.  Nor are they of what
+    was ``made`` (type, UUID) a moment ago where it was proved blank.
 
     The fingerprint is a sha256 (hex) over what the fixed places and the intent
     record hold (with ``full``, and nothing there: over everything), the size
@@ -116,6 +118,7 @@ def look(
             rng,
             fingerprint,
             in_use,
+            made,
         ).outcome()
     finally:
         reader.close()
@@ -721,6 +724,7 @@ class _Examination:
         rng: Optional[random.Random],
         fingerprint: bool,
         in_use: bool,
+        made: Optional[Tuple[str, str]],
     ) -> None:
         self.path = path
         self.reader = reader
@@ -731,6 +735,7 @@ class _Examination:
         self.rng = rng or random.Random()
         self.fingerprint = fingerprint
         self.in_use = in_use and not ours and not fingerprint
+        self.made = made
         self.record: Optional[Record] = None
         self.moved: Optional[int] = None
         self.exempt: Tuple[Extent, ...] = ()
@@ -755,6 +760,9 @@ class _Examination:
             used = judge_used(found)
             if used is not None:
                 return self._look(used)
+        made = self._made(found)
+        if made is not None:
+            return self._look(made)
         try:
             said = self._signs()
         except KrakenError as error:
@@ -866,6 +874,25 @@ class _Examination:
             and set(seen.zeros) <= set(self.exempt)
             and (seen.full or not self.full)
         )
+
+    def _made(self, found: Sequence[Found]) -> Optional[Known]:
+        """The filesystem that we have made here, where it is still that, and
+        nothing but the record was written to since.
+
+        The device was blank, said the tools, too: what else could they find?
+        """
+        if self.strange is not None or self.ours or self.fingerprint:
+            return None
+        if self.record is not None and self.record.given_up:
+            return None
+        seen = witness.recall(self.reader.fd, self.testimony)
+        made = self.made or (seen.made if seen is not None else None)
+        shown = judge_used(found)
+        if made is None or shown is None or (shown.type, shown.uuid) != made:
+            return None
+        if self.made is not None:
+            self._remember(made=made)
+        return shown
 
     def _signs(self) -> Signs:
         """What the tools say, or have said of just these bytes."""

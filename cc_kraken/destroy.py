@@ -391,14 +391,14 @@ def make_filesystem(
             guard.check_array(paths, target, members)
             fd = stack.enter_context(content.locked(target.path))
             guard.check_node(fd, target)
-        _make_room(paths, target, records[0], options, permitted)
+        blank = _make_room(paths, target, records[0], options, permitted)
         for device in members:
             guard.check_serial(paths, device)
         finished = command.run(argv, timeout=None)
         command.check(finished, f"making {type} on {target.path}")
         with guard.io_errors(target):
             os.fsync(fd)
-        _verify_filesystem(target, members, records, type, uuid)
+        _verify_filesystem(target, members, records, type, uuid, blank)
 
 
 def _make_room(
@@ -407,15 +407,17 @@ def _make_room(
     record: Record,
     options: Sequence[str],
     permitted: bool,
-) -> None:
-    """Leave ``target`` blank, which it is, or half made, or wiped."""
+) -> bool:
+    """Leave ``target`` blank, which it is, or half made, or wiped; whether it
+    was found blank, and nothing had to be done."""
     look = guard.look_at(target)
+    blank = isinstance(look.content, Blank)
     nothing: Tuple[Type[Content], ...] = (Blank,)
     if isinstance(target, Array):
         if not isinstance(look.content, Blank) and permitted:
             _check_permitted(target, look)
             guard.check_exclusive(target)
-            return
+            return False
     elif record.given_up:
         # It says that all of it is wiped, and the look that it is.
         if record.part >= 0 or look.record != record:
@@ -441,6 +443,7 @@ def _make_room(
     if isinstance(target, Device) and look.record != record:
         raise guard.refused_record(target, "another intent record", "this one")
     guard.check_exclusive(target)
+    return blank
 
 
 def _unsound(target: Union[Device, Array], shown: Content, record: Record) -> bool:
@@ -472,8 +475,9 @@ def _verify_filesystem(
     records: Sequence[Record],
     kind: str,
     uuid: str,
+    blank: bool,
 ) -> None:
-    shown = guard.look_at(target).content
+    shown = guard.look_at(target, made=(kind, uuid) if blank else None).content
     if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
         raise guard.made_otherwise(target.path, shown, f"{kind} with UUID {uuid}")
     for device, record in zip(members, records):

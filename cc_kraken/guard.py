@@ -505,10 +505,13 @@ def look_at(
     *,
     ours: Sequence[Extent] = (),
     record: Optional[Record] = None,
+    made: Optional[Tuple[str, str]] = None,
 ) -> Look:
-    if isinstance(target, Device):
-        return content.look(target.path, volume_id=target.volume_id, ours=ours)
-    return content.look(target.path, ours=ours, licence=record if ours else None)
+    volume_id = target.volume_id if isinstance(target, Device) else ""
+    licence = record if ours and not volume_id else None
+    return content.look(
+        target.path, volume_id=volume_id, ours=ours, licence=licence, made=made
+    )
 
 
 def write_checked(

@@ -59,13 +59,15 @@ class Seen:
 
     ``zeros``: it was proved blank but for these extents (None: it was not);
     ``full``: every byte was read.  ``said``: what other programs said of it
-    (None: they were not asked).
+    (None: they were not asked).  ``made``: type and UUID of the filesystem that
+    we have made here, and read.
     """
 
     testimony: Testimony
     zeros: Optional[Tuple[Extent, ...]] = None
     full: bool = False
     said: Optional[object] = None
+    made: Optional[Tuple[str, str]] = None
 
 
 _SEEN: Dict[int, Seen] = {}
@@ -143,8 +145,8 @@ def note_write(
     if replace(now, written=now.written - length // SECTOR) != seen.testimony:
         return
     zeros = None if seen.zeros is None else (*seen.zeros, extent)
-    said = seen.said if erased else None
-    remember(fd, replace(seen, testimony=now, zeros=zeros, said=said))
+    seen = replace(seen, testimony=now, zeros=zeros)
+    remember(fd, seen if erased else replace(seen, said=None, made=None))
 
 
 def _numbers(directory: str, name: str) -> Tuple[int, ...]:

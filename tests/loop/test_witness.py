@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import content, destroy, places, record, witness
-from cc_kraken.model import Blank, Device, KrakenError, Record, Unknown
+from cc_kraken import command, content, destroy, places, record, witness
+from cc_kraken.model import Blank, Device, Known, KrakenError, Look, Record, Unknown
 from cc_kraken.paths import Paths
 
 pytestmark = pytest.mark.long
@@ -162,6 +162,99 @@ def test_what_somebody_else_wrote_beside_our_record_counts(
     assert look.record == own
     assert isinstance(look.content, Blank if alone else Unknown)
     assert (look.bytes_read < PROOF) == alone
+
+
+# ------------------------------------------------------- what we have made
+
+
+MADE = ("ext4", FS)
+
+
+def tools() -> int:
+    return command.STARTED["blkid"] + command.STARTED["wipefs"]
+
+
+def looked(path: str, **more: object) -> tuple[Look, int]:
+    """What is there, and how many programs were asked."""
+    before = tools()
+    look = content.look(path, volume_id=VOLUME, **more)  # type: ignore[arg-type]
+    return look, tools() - before
+
+
+@pytest.fixture
+def made(disk: str) -> str:
+    """A filesystem of ours, with our record still beside it."""
+    subprocess.run(["mkfs.ext4", "-q", "-U", FS, disk], check=True)
+    write_record(disk, record.encode(Record("0" * 64, VOLUME, *MADE)))
+    return disk
+
+
+def write_record(path: str, data: bytes) -> None:
+    place = record.single_place(SIZE)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        before = witness.testimony(fd)
+        os.pwrite(fd, data, place)
+        os.fsync(fd)
+        witness.note_write(fd, before, record.extent(place), erased=not any(data))
+    finally:
+        os.close(fd)
+
+
+def is_made(look: Look) -> bool:
+    shown = look.content
+    return isinstance(shown, Known) and (shown.type, shown.uuid) == MADE
+
+
+def test_of_what_we_have_made_nobody_else_is_asked(made: str) -> None:
+    look, asked = looked(made, made=MADE)
+    assert is_made(look) and look.record is not None and asked == 0
+    write_record(made, bytes(4096))
+    look, asked = looked(made)
+    assert is_made(look) and look.record is None and asked == 0
+
+
+@pytest.mark.parametrize("other", [("ext4", FS.replace("0f", "ff")), ("xfs", FS)])
+def test_what_we_have_not_made_is_everybodys_to_tell(
+    made: str, other: tuple[str, str]
+) -> None:
+    look, asked = looked(made, made=other)
+    assert is_made(look) and asked == 2
+
+
+def test_what_was_written_to_since_it_was_made_is_asked_about(made: str) -> None:
+    looked(made, made=MADE)
+    direct(made)
+    look, asked = looked(made)
+    assert is_made(look) and asked == 2
+
+
+def test_what_somebody_adds_to_what_we_have_made_is_seen(made: str) -> None:
+    looked(made, made=MADE)
+    fd = os.open(made, os.O_RDWR)
+    os.pwrite(fd, b"LABELONE", 512)
+    os.pwrite(fd, b"LVM2 001", 512 + 24)
+    os.fsync(fd)
+    os.close(fd)
+    _, asked = looked(made)
+    assert asked == 2
+
+
+def test_what_was_made_over_what_was_given_up_is_asked_about(made: str) -> None:
+    own = Record("0" * 64, VOLUME, *MADE, given_up="a" * 32)
+    write_record(made, record.encode(own))
+    _, asked = looked(made, made=MADE)
+    assert asked == 2
+
+
+def test_without_a_witness_it_is_asked_about_later(
+    loop_device: Callable[..., str],
+) -> None:
+    path = loop_device(SIZE)
+    subprocess.run(["mkfs.ext4", "-q", "-U", FS, path], check=True)
+    assert looked(path, made=MADE)[1] == 0
+    look, asked = looked(path)
+    assert is_made(look) and asked == 2
 
 
 def test_a_loop_device_is_no_witness(loop_device: Callable[..., str]) -> None:
