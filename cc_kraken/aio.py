@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 import sys
+from array import array
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 try:
@@ -38,9 +39,10 @@ _CALLS: Dict[str, Tuple[int, int, int, int]] = {
     "x86_64": (206, 207, 209, 208),
     "aarch64": (0, 1, 2, 4),
 }
-#: struct iocb: data, key, rw_flags, opcode, reqprio, fildes, buf, nbytes,
-#: offset, reserved, flags, resfd; IOCB_CMD_PREAD is 0.
-_IOCB = struct.Struct("<QIIHhIQQqQII")
+#: struct iocb, in words of 64 bits: data; key, rw_flags; opcode, reqprio, fildes
+#: (the upper half); buf; nbytes; offset; reserved; flags, resfd.
+#: IOCB_CMD_PREAD is 0.
+_IOCB_WORDS, _DATA, _FILDES, _BUF, _NBYTES, _OFFSET = 8, 0, 2, 3, 4, 5
 #: struct io_event: data, obj, res (bytes, or an error below 0), res2.
 _EVENT = struct.Struct("<QQqq")
 
@@ -62,11 +64,15 @@ class Batch:
         self._under_way = 0
         self._memory = mmap.mmap(-1, ROOM)
         self._view = memoryview(self._memory)
-        self._requests = ctypes.create_string_buffer(_IOCB.size * DEPTH)
-        first = ctypes.addressof(self._requests)
+        requests = (ctypes.c_uint64 * (_IOCB_WORDS * DEPTH))()
+        size = _IOCB_WORDS * 8
+        first = ctypes.addressof(requests)
         self._pointers = (ctypes.c_uint64 * DEPTH)(
-            *range(first, first + _IOCB.size * DEPTH, _IOCB.size)
+            *range(first, first + size * DEPTH, size)
         )
+        self._requests = memoryview(requests).cast("B").cast("Q")
+        self._set(_DATA, range(DEPTH))
+        self._set(_FILDES, [fd << 32] * DEPTH)
         self._answers = ctypes.create_string_buffer(_EVENT.size * DEPTH)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._context = ctypes.c_ulong(0)
@@ -87,29 +93,22 @@ class Batch:
 
     def begin(self, spans: Sequence[Span]) -> None:
         """Begin these reads, which are aligned and fit (:func:`batches`)."""
-        if len(spans) > DEPTH or sum(padded(length) for _, length in spans) > ROOM:
+        places, used = [], 0
+        for _, length in spans:
+            places.append(used)
+            used += padded(length)
+        if len(spans) > DEPTH or used > ROOM:
             raise ValueError(f"{len(spans)} reads are too much for one batch")
         self.end()
         self._spans = list(spans)
-        self._places = []
-        self._results = [-errno.EIO] * len(self._spans)
-        used = 0
-        for number, (start, length) in enumerate(self._spans):
-            _IOCB.pack_into(
-                self._requests,
-                number * _IOCB.size,
-                number,
-                *(0, 0, 0, 0),
-                self._fd,
-                self._address + used,
-                length,
-                start,
-                *(0, 0, 0),
-            )
+        self._places = places
+        self._results = [-errno.EIO] * len(places)
+        self._set(_BUF, [self._address + place for place in places])
+        self._set(_NBYTES, [length for _, length in spans])
+        self._set(_OFFSET, [start for start, _ in spans])
+        for place in places:
             # A read that does not come about must not look like zeros.
-            self._view[used] = 0xFF
-            self._places.append(used)
-            used += padded(length)
+            self._view[place] = 0xFF
         asked = 0
         while asked < len(self._spans):
             try:
@@ -125,6 +124,11 @@ class Batch:
                 # It is the first of these that the kernel does not take.
                 self._results[asked] = -(error.errno or errno.EIO)
                 asked += 1
+
+    def _set(self, word: int, values: Sequence[int]) -> None:
+        """This word of the first requests, in their order."""
+        last = len(values) * _IOCB_WORDS
+        self._requests[word:last:_IOCB_WORDS] = memoryview(array("Q", values))
 
     def end(self) -> None:
         """Wait for all of them."""
@@ -182,11 +186,12 @@ def batches(spans: Iterable[Span]) -> Iterator[List[Span]]:
     batch: List[Span] = []
     used = 0
     for span in spans:
-        if batch and (len(batch) == DEPTH or used + padded(span[1]) > ROOM):
+        takes = padded(span[1])
+        if batch and (len(batch) == DEPTH or used + takes > ROOM):
             yield batch
             batch, used = [], 0
         batch.append(span)
-        used += padded(span[1])
+        used += takes
     if batch:
         yield batch
 

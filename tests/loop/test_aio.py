@@ -184,7 +184,7 @@ def test_what_is_under_way_ends_with_the_context(disk: int) -> None:
 
 
 def test_a_fault_of_ours_leaves_nobody_waiting(disk: int) -> None:
-    with pytest.raises(struct.error):
+    with pytest.raises(OverflowError):
         with Batch(disk) as batch:
             batch.begin([(0, PAGE), (-1, -PAGE)])
 
