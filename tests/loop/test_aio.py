@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import struct
 import subprocess
 import sys
 from pathlib import Path
