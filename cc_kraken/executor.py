@@ -10,9 +10,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import (
+    Callable,
+    Deque,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+)
 
 from cc_kraken import (
     arrays,
@@ -82,6 +93,9 @@ BY_FSTAB = (WriteFstab, RemoveFstab, MountFilesystem)
 """Steps after or before which systemd must have read it."""
 OTHERS = tuple(step for step in CHANGES if step not in FILES)
 
+_Change = Tuple[str, Optional[FstabLine], Sequence[FstabLine], "Future[None]"]
+"""A set, its line in fstab (None: none), the lines that go, and who waits."""
+
 
 @dataclass
 class Carried:
@@ -122,6 +136,8 @@ class Executor:
         self._names: Optional[Names] = None
         self._chosen: Dict[str, str] = {}
         self._files = threading.Lock()
+        self._changes: Deque[_Change] = deque()
+        """Of fstab, asked for and not yet begun."""
         self._world: World
         self._carried: Carried
         self._do: Mapping[Type[Step], Callable[[Step], None]] = {
@@ -441,13 +457,12 @@ class Executor:
 
     def _write_fstab(self, step: Step) -> None:
         assert isinstance(step, WriteFstab)
-        with self._files:
-            self._change_fstab(step.set, step.line, step.instead_of)
+        self._change_fstab(step.set, step.line, step.instead_of)
 
     def _remove_fstab(self, step: Step) -> None:
         assert isinstance(step, RemoveFstab)
+        self._change_fstab(step.set, None)
         with self._files:
-            self._change_fstab(step.set, None)
             mdadmconf.drop(self.paths, step.set)
 
     def _change_fstab(
@@ -456,10 +471,33 @@ class Executor:
         line: Optional[FstabLine],
         instead_of: Sequence[FstabLine] = (),
     ) -> None:
-        text = fstab.replace(fstab.read(self.paths), {name: line}, instead_of)
-        os.makedirs(self.paths.run, mode=0o755, exist_ok=True)
-        files.write_atomic(self.paths.unread, b"", 0o644)
-        fstab.write(self.paths, text)
+        """A write waits for the disk; what other sets want by then comes with
+        the next one, all at once."""
+        done: "Future[None]" = Future()
+        self._changes.append((name, line, instead_of, done))
+        with self._files:
+            self._write_changes()
+        done.result()
+
+    def _write_changes(self) -> None:
+        changes = []
+        while self._changes:
+            changes.append(self._changes.popleft())
+        if not changes:
+            return
+        try:
+            text = fstab.read(self.paths)
+            for name, line, instead_of, _ in changes:
+                text = fstab.replace(text, {name: line}, instead_of)
+            os.makedirs(self.paths.run, mode=0o755, exist_ok=True)
+            files.write_atomic(self.paths.unread, b"", 0o644)
+            fstab.write(self.paths, text)
+        except Exception as error:
+            for *_, done in changes:
+                done.set_exception(error)
+        else:
+            for *_, done in changes:
+                done.set_result(None)
 
     def _check_filesystem(self, step: Step) -> None:
         """As systemd does it at a boot, for what no boot has mounted yet."""

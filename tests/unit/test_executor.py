@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cc_kraken import steps
+from cc_kraken import fstab, steps
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Executor
 from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Trouble
+from cc_kraken.paths import Paths
 from cc_kraken.plan import PLANNED, Plan
 from cc_kraken.report import Report
 from cc_kraken.steps import (
@@ -191,6 +194,37 @@ def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
     bench.carry_out(plan("s1", own_it("s1")))
     bench.carry_out(plan("s1", MakeDirectory("s1", str(tree.base / "s1"))))
     assert [one for one in seen if isinstance(one, int)] == [12]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_lines_that_wait_for_another_are_written_together(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """A write waits for the disk: 24 of them took as long as 24 mkfs.  What is
+    not written is nobody's."""
+    tree, writes = bench.tree, []
+    write = fstab.write
+    queue = bench.executor._changes
+
+    def slow(paths: Paths, text: str) -> None:
+        writes.append(text)
+        end = time.monotonic() + 20
+        while len(writes) == 1 and len(queue) < 11 and time.monotonic() < end:
+            time.sleep(0.01)
+        if full and len(writes) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(paths, text)
+
+    monkeypatch.setattr(fstab, "write", slow)
+    names = [f"s{number}" for number in range(12)]
+    outcome = bench.carry_out(*(plan(name, line(tree, name)) for name in names))
+    assert len(writes) == 2
+    text = Path(tree.paths.fstab).read_text()
+    there = {name for name in names if f"X-kraken.set={name} " in text}
+    assert len(there) == (1 if full else 12)
+    assert set(outcome.troubles) == set(names) - there
+    done = {name for name in names if bench.report.sets[name]["done"]}
+    assert done == there
 
 
 def test_nothing_is_mounted_when_systemd_cannot_read_fstab(
