@@ -12,6 +12,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import (
+    Container,
     Dict,
     FrozenSet,
     Iterable,
@@ -47,14 +48,19 @@ class Devices:
     duplicates: Mapping[str, Tuple[Device, ...]] = field(default_factory=dict)
 
 
-def scan(paths: Paths) -> Devices:
-    """Every disk whose serial names an EBS volume.
+def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
+    """Every disk whose serial names an EBS volume; one of ``volume_ids``, where
+    they are given: of other disks little more than the serial is read then.
 
     Raises :class:`KrakenError` ``cannot-read`` when /proc cannot be read.
     """
+    disks = names(paths)
+    if volume_ids is not None:
+        disks = [name for name in disks if _claimed(paths, name) in volume_ids]
     found: Dict[str, List[Device]] = {}
-    for device in _devices(paths, sysfs.names(_block(paths))):
-        found.setdefault(device.volume_id, []).append(device)
+    for device in _devices(paths, disks):
+        if volume_ids is None or device.volume_id in volume_ids:
+            found.setdefault(device.volume_id, []).append(device)
     return Devices(
         by_volume={key: one[0] for key, one in found.items() if len(one) == 1},
         duplicates={key: tuple(all) for key, all in found.items() if len(all) > 1},
@@ -64,12 +70,15 @@ def scan(paths: Paths) -> Devices:
 def of_volume(paths: Paths, volume_id: str) -> Tuple[Device, ...]:
     """The disks that claim to be this volume; of the others only the serials
     are read.  Raises as :func:`scan` does."""
-    names = [
-        name
-        for name in sysfs.names(_block(paths))
-        if _claimed(paths, name) == volume_id
-    ]
-    return tuple(one for one in _devices(paths, names) if one.volume_id == volume_id)
+    found = scan(paths, (volume_id,))
+    if volume_id in found.by_volume:
+        return (found.by_volume[volume_id],)
+    return found.duplicates.get(volume_id, ())
+
+
+def names(paths: Paths) -> List[str]:
+    """Kernel names of all disks, volumes or not."""
+    return sysfs.names(_block(paths))
 
 
 def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
@@ -77,7 +86,7 @@ def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
     be a volume, twins and all: little is read, and any change shows."""
     return frozenset(
         (name, volume, _read(paths, name, "size") or "")
-        for name in sysfs.names(_block(paths))
+        for name in names(paths)
         for volume in [_claimed(paths, name)]
         if volume is not None
     )
@@ -176,11 +185,11 @@ def _claimed(paths: Paths, name: str) -> Optional[str]:
     return None if serial is None else volume_of_serial(serial)
 
 
-def _devices(paths: Paths, names: Iterable[str]) -> Iterator[Device]:
+def _devices(paths: Paths, disks: Iterable[str]) -> Iterator[Device]:
     """Those of these disks that are EBS volumes."""
     by_path = mounts.mounted(paths)
     swaps = mounts.swaps(paths)
-    for name in names:
+    for name in disks:
         device = _device(paths, name, by_path, swaps)
         if device is not None:
             yield device
@@ -236,7 +245,7 @@ def _name_of(paths: Paths, devno: str) -> Optional[str]:
         return os.path.basename(link)
     except OSError:
         pass  # a number of no block device, or a /sys without it
-    for name in sysfs.names(_block(paths)):
+    for name in names(paths):
         if _read(paths, name, "hidden") == "1":
             continue
         if _read(paths, name, "dev") == devno:
@@ -261,7 +270,7 @@ def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> Non
 
 
 def _disk_of(paths: Paths, partition: str) -> Optional[str]:
-    for disk in sysfs.names(_block(paths)):
+    for disk in names(paths):
         if os.path.exists(_block(paths, disk, partition, "partition")):
             return disk
     return None

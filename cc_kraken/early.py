@@ -13,7 +13,16 @@ import contextlib
 import logging
 import os
 import threading
-from typing import Callable, Dict, FrozenSet, Iterable, Optional, Tuple
+from typing import (
+    Callable,
+    Container,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Optional,
+    Tuple,
+)
 
 from cc_kraken import content, devices, witness
 from cc_kraken.clock import LOOK_EVERY
@@ -24,6 +33,8 @@ LOG = logging.getLogger(__name__)
 
 MOST = 32
 """Looks under way at the same time."""
+SERIALS_EVERY = 10
+"""Times that the names of all disks are read."""
 
 
 class Early:
@@ -61,14 +72,22 @@ class Early:
         self._stop.set()
 
     def _watch(self) -> None:
+        seen: List[str] = []
+        left = 0
         while not self._stop.wait(LOOK_EVERY):
+            # Serials are read where there is another disk, and now and then.
+            names = devices.names(self._paths)
+            left -= 1
+            if names == seen and left > 0:
+                continue
+            seen, left = names, SERIALS_EVERY
             there = {volume for _, volume, _ in devices.present(self._paths)}
             if self._expected & there:
-                self._begin()
+                self._begin(self._expected & there)
 
-    def _begin(self) -> None:
+    def _begin(self, volume_ids: Container[str]) -> None:
         try:
-            found = devices.scan(self._paths).by_volume
+            found = devices.scan(self._paths, volume_ids).by_volume
         except KrakenError as error:
             LOG.debug("%s", error)
             return

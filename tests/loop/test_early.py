@@ -330,7 +330,7 @@ def test_no_thread_to_be_had_is_no_early_look(
     looks.expect([w.volume_id(1)])
     monkeypatch.setattr(threading.Thread, "start", fail)
     looks.expect([w.volume_id(1), w.volume_id(2)])
-    looks._begin()
+    looks._begin([w.volume_id(1), w.volume_id(2)])
     looks.take(w.volume_id(1), path)
     fresh = Early(machine.paths, full=False)
     fresh.expect([w.volume_id(1)])
