@@ -144,12 +144,12 @@ mutations: $(READY)
 	@exec $(PYTHON) -m tests.mutations
 
 # Module and floor on virtual machines; the tables go into docs/speed.md, unless
-# there is a peer in them.
+# there is a peer in them (which may have a patience of its own).
 RUNS = 3
 CASES = 1+3,1,8,24
 bench: $(READY) deb
 	@$(PYTHON) -m tests.bench --runs $(RUNS) --cases $(CASES) \
-	    $(if $(PEER),--peer '$(PEER)',--docs)
+	    $(if $(PEER),--undilated --peer '$(PEER)',--docs)
 
 NODES = 1000
 

@@ -1,13 +1,13 @@
 """Measures, prints tables, writes JSON: ``make bench``.
 
     python3 -m tests.bench [--runs N] [--cases 1+3,1,8,24] [--machine-only]
-                           [--no-machine] [--timeline] [--dilated] [--docs]
+                           [--no-machine] [--timeline] [--undilated] [--docs]
                            [--peer "PATH ARGUMENT …"]
 
 ``--no-machine`` leaves the virtual machine out, ``--machine-only`` all else;
 ``--timeline`` prints each line that the module logs on that machine, with its
-milliseconds; ``--dilated`` lets EC2's latency there be as many times longer as
-the machine is slower; ``--docs`` puts the tables, with the date, into
+milliseconds.  EC2's latency there is as many times longer as the machine is slower
+than this one, but with ``--undilated``; ``--docs`` puts the tables, with the date, into
 docs/speed.md; ``--peer``: a third, beside floor and module, on that machine.
 """
 
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--no-machine", action="store_true")
     parser.add_argument("--machine-only", action="store_true")
     parser.add_argument("--timeline", action="store_true")
-    parser.add_argument("--dilated", action="store_true")
+    parser.add_argument("--undilated", action="store_true")
     parser.add_argument("--docs", action="store_true")
     parser.add_argument("--json", default="build/bench.json")
     parser.add_argument("--peer", default="", metavar="'PATH ARGUMENT …'")
@@ -190,7 +190,7 @@ def main() -> None:
         say("no virtual machine: " + "; ".join(missing()))
     elif not given.no_machine:
         taken, slowness = machine.measure(
-            cases, given.runs, say, given.timeline, given.dilated, peer
+            cases, given.runs, say, given.timeline, not given.undilated, peer
         )
         result["machine"] = [asdict(one) for one in taken]
         result["slowness"] = slowness
@@ -201,7 +201,7 @@ def main() -> None:
             + (
                 f"; it computes {slowness:.1f} times slower than the one it runs on, "
                 "and EC2's latency is as many times longer:"
-                if given.dilated
+                if not given.undilated
                 else ":"
             ),
             table(HEADINGS, rows(taken)),
