@@ -170,6 +170,27 @@ MUTATIONS = (
         CONTENT,
     ),
     change(
+        "what was made is believed whatever is there",
+        "content",
+        " or shown is None or (shown.type, shown.uuid) != made:\n",
+        " or shown is None:\n",
+        "tests/loop/test_witness.py",
+    ),
+    change(
+        "what was made is believed after a record was written",
+        "witness",
+        "seen if erased else replace(seen, said=None, made=None)",
+        "seen",
+        "tests/loop/test_witness.py",
+    ),
+    change(
+        "what was made over remains is believed",
+        "destroy",
+        "made=(kind, uuid) if blank else None",
+        "made=(kind, uuid)",
+        "tests/loop/test_destroy.py",
+    ),
+    change(
         "a volume made of a snapshot may be formatted",
         "formatting",
         "            if volume.origin:\n",

@@ -639,6 +639,21 @@ def test_data_beside_a_record(kind: str, share: float, disk: Disk) -> None:
     refused(disk, "content-refused", lambda disk: make(disk, intent))
 
 
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("remains", [False, True])
+def test_who_is_asked_about_what_was_made(kind: str, remains: bool, disk: Disk) -> None:
+    """Once, that nothing is there; twice where it was not all zeros."""
+    intent = disk.intent(kind)
+    if remains:
+        ours = shadow.extents(disk.machine.paths, disk.device, intent)
+        disk.put(ours[0].start + 8, b"half made")
+    disk.put(disk.single, record.encode(intent))
+    before = command.STARTED["blkid"]
+    make(disk, intent)
+    asked = command.STARTED["blkid"] - before
+    assert asked == 1 if not remains else asked >= 3
+
+
 def free_places(disk: Disk, ours: tuple[Extent, ...]) -> Iterator[int]:
     taken = {start for one in ours for start in range(one.start, one.end, 4096)} | {
         disk.single

@@ -229,6 +229,14 @@ def test_what_was_written_to_since_it_was_made_is_asked_about(made: str) -> None
     assert is_made(look) and asked == 2
 
 
+def test_a_record_that_comes_after_it_was_made_is_asked_about(made: str) -> None:
+    looked(made, made=MADE)
+    write_record(made, bytes(4096))
+    write_record(made, record.encode(Record("0" * 64, VOLUME, "xfs", FS)))
+    look, asked = looked(made)
+    assert is_made(look) and asked == 2
+
+
 def test_what_somebody_adds_to_what_we_have_made_is_seen(made: str) -> None:
     looked(made, made=MADE)
     fd = os.open(made, os.O_RDWR)
