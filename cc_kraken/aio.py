@@ -57,7 +57,6 @@ class Batch:
         """``fd``: opened with O_DIRECT.  Raises OSError where there is no
         asynchronous I/O: ENOSYS, or EAGAIN (fs.aio-max-nr is used up)."""
         setup, self._destroy, self._submit, self._events = _calls()
-        self._fd = fd
         self._spans: List[Span] = []
         self._places: List[int] = []
         self._results: List[int] = []

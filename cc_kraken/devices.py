@@ -15,7 +15,6 @@ from typing import (
     Container,
     Dict,
     FrozenSet,
-    Iterable,
     Iterator,
     List,
     Mapping,
@@ -54,13 +53,9 @@ def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
 
     Raises :class:`KrakenError` ``cannot-read`` when /proc cannot be read.
     """
-    disks = names(paths)
-    if volume_ids is not None:
-        disks = [name for name in disks if _claimed(paths, name) in volume_ids]
     found: Dict[str, List[Device]] = {}
-    for device in _devices(paths, disks):
-        if volume_ids is None or device.volume_id in volume_ids:
-            found.setdefault(device.volume_id, []).append(device)
+    for device in _devices(paths, volume_ids):
+        found.setdefault(device.volume_id, []).append(device)
     return Devices(
         by_volume={key: one[0] for key, one in found.items() if len(one) == 1},
         duplicates={key: tuple(all) for key, all in found.items() if len(all) > 1},
@@ -70,10 +65,7 @@ def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
 def of_volume(paths: Paths, volume_id: str) -> Tuple[Device, ...]:
     """The disks that claim to be this volume; of the others only the serials
     are read.  Raises as :func:`scan` does."""
-    found = scan(paths, (volume_id,))
-    if volume_id in found.by_volume:
-        return (found.by_volume[volume_id],)
-    return found.duplicates.get(volume_id, ())
+    return tuple(_devices(paths, (volume_id,)))
 
 
 def names(paths: Paths) -> List[str]:
@@ -185,13 +177,21 @@ def _claimed(paths: Paths, name: str) -> Optional[str]:
     return None if serial is None else volume_of_serial(serial)
 
 
-def _devices(paths: Paths, disks: Iterable[str]) -> Iterator[Device]:
-    """Those of these disks that are EBS volumes."""
+def _devices(
+    paths: Paths, volume_ids: Optional[Container[str]] = None
+) -> Iterator[Device]:
+    """The disks that are EBS volumes: of these, or any."""
+    disks = names(paths)
+    if volume_ids is not None:
+        disks = [name for name in disks if _claimed(paths, name) in volume_ids]
     by_path = mounts.mounted(paths)
     swaps = mounts.swaps(paths)
     for name in disks:
         device = _device(paths, name, by_path, swaps)
-        if device is not None:
+        if device is None:
+            continue
+        # Another disk may have taken the name meanwhile.
+        if volume_ids is None or device.volume_id in volume_ids:
             yield device
 
 

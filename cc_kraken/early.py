@@ -82,8 +82,9 @@ class Early:
                 continue
             seen, left = names, SERIALS_EVERY
             there = {volume for _, volume, _ in devices.present(self._paths)}
-            if self._expected & there:
-                self._begin(self._expected & there)
+            came = self._expected & there
+            if came:
+                self._begin(came)
 
     def _begin(self, volume_ids: Container[str]) -> None:
         try:
