@@ -19,6 +19,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
+#: As the module's own commands have it: without libblkid's cache mkfs.btrfs does not
+#: refuse a UUID that was on another test's device a second ago.
+os.environ["BLKID_FILE"] = "/dev/null"
+
 TESTS = Path(__file__).parent
 LOOP_NODES = 32
 
