@@ -34,6 +34,9 @@ SYSTEM_PATHS = ("/", "/boot", "/boot/efi", "/efi", "/usr")
 
 _SERIAL = re.compile(r"vol-?([0-9a-f]{17}|[0-9a-f]{8})")
 
+_SERIALS: Dict[str, Tuple[int, str]] = {}
+"""By the path of a disk in sysfs: the inode of that entry, and its serial."""
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -78,10 +81,31 @@ def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
     be a volume, twins and all: little is read, and any change shows."""
     return frozenset(
         (name, volume, _read(paths, name, "size") or "")
-        for name in names(paths)
-        for volume in [_claimed(paths, name)]
-        if volume is not None
+        for name, volume in claimed(paths).items()
     )
+
+
+def claimed(paths: Paths) -> Dict[str, str]:
+    """The volume id that its serial spells, by the kernel name of each disk, twins
+    and all; of disks that were there before nothing is read.
+
+    A disk keeps its serial as long as it is there (drivers/nvme/host/core.c,
+    nvme_init_subsystem), and one that comes later under its name is another
+    entry of sysfs.
+    """
+    found = {}
+    for name, inode in sysfs.entries(_block(paths)).items():
+        path = _block(paths, name)
+        known = _SERIALS.get(path)
+        if known is None or known[0] != inode:
+            serial = sysfs.attribute(path, "device", "serial")
+            if serial is None:
+                continue  # it has none, or cannot be asked now
+            known = _SERIALS[path] = inode, serial
+        volume = volume_of_serial(known[1])
+        if volume is not None:
+            found[name] = volume
+    return found
 
 
 def volume_of_serial(serial: str) -> Optional[str]:
@@ -181,30 +205,26 @@ def _devices(
     paths: Paths, volume_ids: Optional[Container[str]] = None
 ) -> Iterator[Device]:
     """The disks that are EBS volumes: of these, or any."""
-    disks = names(paths)
-    if volume_ids is not None:
-        disks = [name for name in disks if _claimed(paths, name) in volume_ids]
+    disks = claimed(paths)
     by_path = mounts.mounted(paths)
     swaps = mounts.swaps(paths)
-    for name in disks:
-        device = _device(paths, name, by_path, swaps)
-        if device is None:
-            continue
-        # Another disk may have taken the name meanwhile.
-        if volume_ids is None or device.volume_id in volume_ids:
-            yield device
+    for name, volume in disks.items():
+        if volume_ids is None or volume in volume_ids:
+            device = _device(paths, name, volume, by_path, swaps)
+            if device is not None:
+                yield device
 
 
 def _device(
     paths: Paths,
     name: str,
+    volume: str,
     by_path: Mapping[str, Tuple[str, ...]],
     swaps: FrozenSet[str],
 ) -> Optional[Device]:
-    volume = serial_of(paths, name)
     devno = _read(paths, name, "dev")
     sectors = _read(paths, name, "size")
-    if volume is None or not devno or sectors is None or not sectors.isdigit():
+    if not devno or sectors is None or not sectors.isdigit():
         return None
     partitions = _partitions(paths, name)
     numbers = [devno]
@@ -224,7 +244,7 @@ def _device(
         mounted=tuple(path for number in numbers for path in by_path.get(number, ())),
         swap=any(number in swaps for number in numbers),
     )
-    # The name may have gone to another disk while the rest was read.
+    # The name may have gone to another disk meanwhile.
     return device if serial_of(paths, name) == volume else None
 
 
@@ -277,8 +297,8 @@ def _disk_of(paths: Paths, partition: str) -> Optional[str]:
 
 
 def _block(paths: Paths, *parts: str) -> str:
-    return os.path.join(paths.sys, "block", *parts)
+    return "/".join((paths.sys, "block", *parts))
 
 
 def _read(paths: Paths, *parts: str) -> Optional[str]:
-    return sysfs.attribute(_block(paths, *parts))
+    return sysfs.attribute(paths.sys, "block", *parts)

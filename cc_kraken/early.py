@@ -19,7 +19,6 @@ from typing import (
     Dict,
     FrozenSet,
     Iterable,
-    List,
     Optional,
     Tuple,
 )
@@ -33,8 +32,6 @@ LOG = logging.getLogger(__name__)
 
 MOST = 32
 """Looks under way at the same time."""
-SERIALS_EVERY = 10
-"""Times that the names of all disks are read."""
 
 
 class Early:
@@ -72,17 +69,8 @@ class Early:
         self._stop.set()
 
     def _watch(self) -> None:
-        seen: List[str] = []
-        left = 0
         while not self._stop.wait(LOOK_EVERY):
-            # Serials are read where there is another disk, and now and then.
-            names = devices.names(self._paths)
-            left -= 1
-            if names == seen and left > 0:
-                continue
-            seen, left = names, SERIALS_EVERY
-            there = {volume for _, volume, _ in devices.present(self._paths)}
-            came = self._expected & there
+            came = self._expected.intersection(devices.claimed(self._paths).values())
             if came:
                 self._begin(came)
 

@@ -8,6 +8,7 @@ proc_swaps(5), mount(8), openat(2).
 from __future__ import annotations
 
 import errno
+import functools
 import grp
 import itertools
 import os
@@ -190,6 +191,7 @@ def _parse(data: bytes) -> List[_Line]:
     return [line for line in lines if line is not None]
 
 
+@functools.lru_cache(maxsize=1024)  # of the lines, most are those of the time before
 def _parse_line(line: bytes) -> Optional[_Line]:
     fields = line.split(b" ")
     try:

@@ -93,17 +93,24 @@ def places(size: int, whole: bool = False) -> Tuple[Extent, ...]:
     return _merged(_spans(size), size)
 
 
+@functools.lru_cache(maxsize=8)
+def _slices(size: int) -> Tuple[Tuple[int, int], ...]:
+    """Of each slice: the first block in which a sample may begin, and how many
+    such blocks there are."""
+    found = []
+    for index in range(SAMPLES):
+        low = -(-size * index // SAMPLES // BLOCK)
+        high = (size * (index + 1) // SAMPLES - SAMPLE) // BLOCK
+        found.append((low, high - low + 1))
+    return tuple(found)
+
+
 def samples(size: int, rng: random.Random) -> Tuple[Extent, ...]:
     """1,024 places of 64 KiB, one in each of as many equal slices."""
     if size <= WHOLE:
         return ()
-    drawn: List[Extent] = []
-    for index in range(SAMPLES):
-        low = -(-size * index // SAMPLES // BLOCK)
-        high = (size * (index + 1) // SAMPLES - SAMPLE) // BLOCK
-        start = rng.randint(low, high) * BLOCK
-        drawn.append(Extent(start, start + SAMPLE))
-    return tuple(drawn)
+    starts = [(low + int(rng.random() * count)) * BLOCK for low, count in _slices(size)]
+    return tuple([Extent(start, start + SAMPLE) for start in starts])
 
 
 def cost(size: int, whole: bool = False) -> Tuple[int, int]:

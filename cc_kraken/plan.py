@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid as uuids
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
@@ -92,6 +93,11 @@ def stopped(
     return Stop(Trouble(kind, found, expected, remedy, waits))
 
 
+@functools.lru_cache(maxsize=256)
+def _uuid(name: str) -> str:
+    return str(uuids.uuid5(NAMESPACE, name))
+
+
 class SetDecision:
     """The decision on one set: what is wanted, what was found, and what was
     noticed on the way."""
@@ -113,8 +119,8 @@ class SetDecision:
         self.wanted: WantedSet = claim.wanted
         self.volume_ids = tuple(sorted(volume.id for volume in claim.volumes))
         self.identity = set_identity(node, claim.name, self.volume_ids)
-        self.fs_uuid = str(uuids.uuid5(NAMESPACE, f"filesystem {self.identity}"))
-        self.new_array_uuid = str(uuids.uuid5(NAMESPACE, f"array {self.identity}"))
+        self.fs_uuid = _uuid(f"filesystem {self.identity}")
+        self.new_array_uuid = _uuid(f"array {self.identity}")
 
     @property
     def is_array(self) -> bool:

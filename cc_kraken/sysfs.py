@@ -8,7 +8,7 @@ dozen disks side by side do little else.
 from __future__ import annotations
 
 import os
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 #: Bytes; an attribute of sysfs has no more.
 PAGE = 4096
@@ -30,7 +30,7 @@ def attribute(*path: str) -> Optional[str]:
     """The text of an attribute without the space around it; None where there
     is none, or it cannot be read."""
     try:
-        descriptor = os.open(os.path.join(*path), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open("/".join(path), os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.read(descriptor, PAGE)
         finally:
@@ -38,6 +38,16 @@ def attribute(*path: str) -> Optional[str]:
     except (OSError, ValueError):
         return None
     return data.decode("utf-8", "replace").strip(" \t\r\n\0")
+
+
+def entries(directory: str) -> Dict[str, int]:
+    """What is in a directory, by name, sorted: the number of its inode, which no
+    entry of sysfs has had before (fs/kernfs/dir.c).  Nothing where there is none."""
+    try:
+        with os.scandir(directory) as found:
+            return dict(sorted((entry.name, entry.inode()) for entry in found))
+    except OSError:
+        return {}
 
 
 def names(directory: str) -> List[str]:

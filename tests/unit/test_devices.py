@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import devices, mounts
+from cc_kraken import devices, mounts, sysfs
 from cc_kraken.model import Device
 from tests.unit.tree import GIB, Tree
 
@@ -256,6 +256,48 @@ def test_any_change_of_the_disks_shows(tree: Tree) -> None:
         (tree.base / "sys/block" / name).unlink()
         seen.append(devices.present(tree.paths))
     assert len(set(seen[1:-1])) == 4 and seen[-1] == frozenset()
+
+
+def test_a_serial_is_read_once_for_each_disk(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    attribute = sysfs.attribute
+
+    def counted(*path: str) -> str | None:
+        asked.extend(path[-1:])
+        return attribute(*path)
+
+    monkeypatch.setattr(sysfs, "attribute", counted)
+    tree.disk(1, LONG)
+    block = tree.base / "sys/block"
+    serial = block / "nvme1n1/device/serial"
+    text = serial.read_bytes()
+    serial.unlink()
+    serial.symlink_to("nothing")
+    assert devices.claimed(tree.paths) == {}
+    # what could not be read is read again, and what was read is not
+    serial.unlink()
+    serial.write_bytes(text)
+    for _ in range(3):
+        assert devices.claimed(tree.paths) == {"nvme1n1": LONG_ID}
+    assert asked.count("serial") == 2
+    # the kernel gives no entry of sysfs the number of one that is gone
+    (block / "nvme1n1").rename(tree.base / "gone")
+    assert devices.claimed(tree.paths) == {}
+    tree.disk(2, OTHER)
+    (block / "nvme2n1").rename(block / "nvme1n1")
+    assert devices.claimed(tree.paths) == {"nvme1n1": OTHER_ID}
+    assert devices.of_volume(tree.paths, LONG_ID) == ()
+
+
+def test_the_disk_itself_is_asked_each_time(tree: Tree) -> None:
+    """Whatever its serial was: right before a write it is read again."""
+    tree.disk(1, LONG)
+    assert len(devices.of_volume(tree.paths, LONG_ID)) == 1
+    (tree.base / "sys/block/nvme1n1/device/serial").write_text(OTHER)
+    assert devices.of_volume(tree.paths, LONG_ID) == ()
+    assert devices.serial_of(tree.paths, "nvme1n1") == OTHER_ID
 
 
 def test_all_twins_of_a_volume_are_found(tree: Tree) -> None:
