@@ -49,6 +49,9 @@ KERNEL_OPTIONS = (
     "systemd.show_status=1",
     # Emulated timers are late when the host is busy, which is no reason to give up.
     "no_timer_check",
+    # As on EC2, the time is read from a register: the kernel mistrusts that one where
+    # there can be two processors, and asks a device that QEMU emulates each time.
+    "tsc=reliable",
     "mitigations=off",
     "apparmor=0",
     "audit=0",
