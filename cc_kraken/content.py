@@ -3,8 +3,8 @@
 Nothing is written here, and nothing is believed that was not read past the
 page cache (open(2), O_DIRECT).  Blank is proved, never assumed: every read
 succeeded, every byte of :mod:`cc_kraken.places` and of the samples is zero,
-``blkid -p`` and ``wipefs`` find nothing.  Neither of the two proves anything
-by itself: blkid's exit status 2 also means a read error or no such device.
+libblkid (``wipefs``) finds nothing.  That alone proves nothing: it says the same
+of a read error.
 A proof holds until something is written (:mod:`cc_kraken.witness`).
 """
 
@@ -62,6 +62,8 @@ PIECE = 1 << 20
 LOCK_WAIT = 30.0
 LOCK_PAUSE = 0.1
 
+#: blkid's exit status where it finds nothing, or something fails.
+NOTHING_FOUND = 2
 PARTITION_TABLES = ("gpt", "dos", "PMBR")
 
 _ZERO = bytes(PIECE)
@@ -526,8 +528,9 @@ def remainders(path: str, exempt: Sequence[Extent]) -> Tuple[str, ...]:
 class Signs:
     """What ``blkid -p`` and ``wipefs`` say of a device.
 
-    ``tags``: of blkid (TYPE, UUID, PTTYPE …).  ``signatures``: offset and
-    type, of wipefs.
+    ``code``: blkid's exit status, or what it would be (:func:`signs`).
+    ``tags``: of blkid (TYPE, UUID, PTTYPE …).  ``signatures``: offset and type,
+    of wipefs.
     """
 
     code: int
@@ -538,7 +541,7 @@ class Signs:
     @property
     def nothing(self) -> bool:
         return (
-            self.code == 2
+            self.code == NOTHING_FOUND
             and not self.tags
             and self.wipefs_code == 0
             and not self.signatures
@@ -555,13 +558,21 @@ class Signs:
 
 
 def signs(path: str) -> Signs:
-    """Ask both tools.  Raises KrakenError (program missing, no answer)."""
-    blkid = run(["blkid", "-p", "-o", "export", path])
+    """Ask wipefs, and blkid where there is anything to name.  Raises KrakenError
+    (program missing, no answer).
+
+    Both look by libblkid, at the same places for the same types; wipefs takes also
+    what has a wrong checksum, and a GPT without its MBR.  So where it finds nothing
+    blkid does not either (misc-utils/wipefs.c, new_probe; misc-utils/blkid.c).
+    """
     wipefs = run(["wipefs", "--no-act", "--json", path])
-    tags = dict(line.split("=", 1) for line in blkid.out.splitlines() if "=" in line)
-    tags.pop("DEVNAME", None)
     listed = _listed(wipefs.out)
     code = wipefs.code if listed is not None else wipefs.code or -1
+    if code == 0 and not listed:
+        return Signs(NOTHING_FOUND, {}, code, ())
+    blkid = run(["blkid", "-p", "-o", "export", path])
+    tags = dict(line.split("=", 1) for line in blkid.out.splitlines() if "=" in line)
+    tags.pop("DEVNAME", None)
     return Signs(blkid.code, tags, code, tuple(listed or ()))
 
 
@@ -609,7 +620,7 @@ def judge(found: Sequence[Found], said: Signs) -> Optional[Content]:
     first = min((offset for offset, _ in said.signatures), default=None)
     if said.code == 8 or len(said.names) > 1 or len(found) > 1:
         return Unknown(f"More than one signature: {names}.", first)
-    if said.code not in (0, 2) or said.wipefs_code != 0:
+    if said.code not in (0, NOTHING_FOUND) or said.wipefs_code != 0:
         return Unknown(
             f"blkid and wipefs failed (exit status {said.code} and "
             f"{said.wipefs_code}){': ' + names if names else ''}.",

@@ -303,6 +303,11 @@ def test_matrix(disk: Disk, what: str) -> None:
         said = re.sub(r" at \d+:", ":", said)
     assert said.startswith(expected)
     assert found.record is None
+    # why blkid is asked only where wipefs has found something
+    listed = _run(["wipefs", "--no-act", "--noheadings", disk.path])
+    asked = ["blkid", "-p", disk.path]
+    blkid = subprocess.run(asked, env=ENVIRONMENT, capture_output=True, text=True)
+    assert listed or (blkid.returncode, blkid.stdout) == (2, "")
     quick = expected in ("ext3", "ext4", "xfs", "btrfs", "linux_raid_member")
     assert bool(found.fingerprint) == (expected != "blank" and not quick)
     if quick:

@@ -649,9 +649,9 @@ def test_who_is_asked_about_what_was_made(kind: str, remains: bool, disk: Disk) 
         ours = shadow.extents(disk.machine.paths, disk.device, intent)
         disk.put(ours[0].start + 8, b"half made")
     disk.put(disk.single, record.encode(intent))
-    before = command.STARTED["blkid"]
+    before = command.STARTED["wipefs"]
     make(disk, intent)
-    asked = command.STARTED["blkid"] - before
+    asked = command.STARTED["wipefs"] - before
     assert asked == (4 if remains else 1)
 
 

@@ -237,7 +237,7 @@ def test_while_a_round_is_busy_the_next_disks_are_proved(machine: Machine) -> No
     } == dict.fromkeys(disks, Blank())
     for volume in (first, second):
         assert world.looks[volume].bytes_read < MIB
-        # once, and what blkid and wipefs read
+        # once, and what wipefs reads
         assert machine.read(disks[volume]) < SIZE + 24 * MIB
 
 
