@@ -20,6 +20,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -252,6 +253,26 @@ def _no_proxy_in_environment() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
+
+
+@contextmanager
+def _without_pyopenssl() -> Iterator[None]:
+    """pyOpenSSL cannot be imported in here, unless it is already.
+
+    botocore before urllib3 2.0 asks it for a class of the standard library, which
+    it takes itself where there is none (httpsession.py); that takes as long as
+    botocore's own modules.
+    """
+    name = "urllib3.contrib.pyopenssl"
+    modules: Dict[str, Any] = sys.modules
+    if name in modules:
+        yield
+        return
+    modules[name] = None  # the import system: as if it were not there
+    try:
+        yield
+    finally:
+        del modules[name]
 
 
 class _Witness:
@@ -529,7 +550,8 @@ class Ec2:
         try:
             # What boto3 stands on: boto3 itself adds nothing that is used
             # here, and a fifth to the time of the import.
-            botocore_session = importlib.import_module("botocore.session")
+            with _without_pyopenssl():
+                botocore_session = importlib.import_module("botocore.session")
         except ImportError as error:
             raise _fatal(
                 "boto3-missing",

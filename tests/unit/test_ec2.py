@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import types
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -851,3 +853,19 @@ def test_threads_attach_through_one_client(lab: Ec2Lab) -> None:
     assert {v.attachments[0].device for v in ec2.volumes("kafka", "0")} == {
         answer.device for answer in answers
     }
+
+
+def test_pyopenssl_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore can do without, and it is there for others before and afterwards."""
+    name = "urllib3.contrib.pyopenssl"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ZeroDivisionError), module._without_pyopenssl():
+        with pytest.raises(ImportError):
+            importlib.import_module(name)
+        raise ZeroDivisionError
+    assert name not in sys.modules
+    present = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, present)
+    with module._without_pyopenssl():
+        assert importlib.import_module(name) is present
+    assert sys.modules[name] is present
