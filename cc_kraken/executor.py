@@ -1,7 +1,9 @@
 """Carry out the steps of the plans: the only place where a plan becomes fact.
 
 Phase by phase over all sets, the sets of a phase side by side, the steps of a
-set in their order; nothing is mounted before systemd has read the fstab of all.
+set in their order.  Nothing is mounted before systemd has read the fstab of all,
+where it holds units that could contradict it; where it has never heard of any of
+the mount points, the next run makes it read fstab (:mod:`cc_kraken.stage`).
 A step that fails ends its own set only.
 """
 
@@ -126,13 +128,17 @@ class Executor:
         report: Report,
         enter: Callable[[Optional[str]], None],
         clock: Clock,
+        *,
+        hands_on: bool = False,
     ) -> None:
+        """``hands_on``: cc-kraken.service carries on after this run."""
         self.paths = paths
         self.instance_id = instance_id
         self.ec2 = ec2
         self.report = report
         self.enter = enter
         self.clock = clock
+        self.hands_on = hands_on
         self._names: Optional[Names] = None
         self._chosen: Dict[str, str] = {}
         self._files = threading.Lock()
@@ -175,7 +181,9 @@ class Executor:
             }
             if phase == MOUNT:
                 self._side_by_side(phase, _of(steps, FILES))
-                self._reload(_of(steps, BY_FSTAB))
+                by_fstab = _of(steps, BY_FSTAB)
+                if not (self.hands_on and _unheard_of(by_fstab)):
+                    self._reload(by_fstab)
                 steps = _of(steps, OTHERS)
             self._side_by_side(phase, steps)
         return self._carried
@@ -209,8 +217,7 @@ class Executor:
             return
         for _ in range(RELOADS):
             try:
-                mounts.reload()
-                files.remove(self.paths.unread)
+                mounts.read_fstab(self.paths)
                 return
             except KrakenError as error:
                 trouble = error.trouble
@@ -615,6 +622,20 @@ def _of(
         name: [step for step in some if isinstance(step, kinds)]
         for name, some in steps.items()
     }
+
+
+def _unheard_of(steps: Mapping[str, Sequence[Step]]) -> bool:
+    """Whether systemd knows nothing of where these steps mount, and no line of
+    fstab goes that it may know."""
+    for step in (step for some in steps.values() for step in some):
+        if isinstance(step, MountFilesystem):
+            if mounts.has_unit(step.path):
+                return False
+        elif not isinstance(step, WriteFstab) or step.instead_of:
+            return False
+        elif mounts.has_unit(step.line.path):
+            return False
+    return True
 
 
 def _in_use(text: str) -> Trouble:

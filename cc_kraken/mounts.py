@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
-from cc_kraken import command, sysfs
+from cc_kraken import command, files, sysfs
 from cc_kraken.files import decode
 from cc_kraken.model import KrakenError, Mount, PathState, Trouble
 from cc_kraken.paths import Paths
@@ -27,6 +27,20 @@ from cc_kraken.paths import Paths
 ENTRIES_SHOWN = 10
 #: Names that a new filesystem holds by itself.
 OWN_ENTRIES = frozenset({"lost+found"})
+#: Where systemd has units from (systemd.unit(5), "Unit File Search Path").
+UNITS = (
+    "/run/systemd/generator.early",
+    "/run/systemd/generator",
+    "/run/systemd/generator.late",
+    "/run/systemd/transient",
+    "/run/systemd/control",
+    "/run/systemd/system",
+    "/etc/systemd/system.control",
+    "/etc/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
 #: Exists where systemd is the init (sd_booted(3)).
 SYSTEMD_BOOTED = "/run/systemd/system"
 #: The largest user or group number; the next one means "no change".
@@ -424,6 +438,45 @@ def reload(booted: str = SYSTEMD_BOOTED) -> bool:
         command.run(["systemctl", "daemon-reload"]), "making systemd read fstab"
     )
     return True
+
+
+def read_fstab(paths: Paths) -> None:
+    """Make systemd read fstab if we have changed it since it did.
+
+    Raises as :func:`reload` does.
+    """
+    if os.path.exists(paths.unread):
+        reload()
+        files.remove(paths.unread)
+
+
+def has_unit(path: str, directories: Sequence[str] = UNITS) -> bool:
+    """Whether systemd may hold a unit for ``path``, of fstab or another file:
+    one that could contradict what is mounted there."""
+    name = unit_name(path)
+    return any(
+        os.path.lexists(os.path.join(directory, name + kind))
+        for directory in directories
+        for kind in (".mount", ".automount")
+    )
+
+
+def unit_name(path: str) -> str:
+    """The name of the units of a normal path, without what is behind its dot:
+    ``/srv/my-data`` is ``srv-my\\x2ddata`` (systemd.unit(5), "String Escaping")."""
+    data = files.encode(path.strip("/"))
+    if not data:
+        return "-"
+    return "".join(
+        "-" if byte == 0x2F else chr(byte) if _plain(byte, at) else f"\\x{byte:02x}"
+        for at, byte in enumerate(data)
+    )
+
+
+def _plain(byte: int, at: int) -> bool:
+    if byte == 0x2E:  # a leading dot would hide it
+        return at > 0
+    return byte < 0x80 and (chr(byte).isalnum() or byte in b":_")
 
 
 def mount(paths: Paths, path: str) -> None:

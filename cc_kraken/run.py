@@ -200,7 +200,13 @@ class Run:
         self.clock = clock or Clock()
         self.observer = Observer(paths, section)
         self.executor = Executor(
-            paths, identity.instance_id, self.ec2, told, self._enter, self.clock
+            paths,
+            identity.instance_id,
+            self.ec2,
+            told,
+            self._enter,
+            self.clock,
+            hands_on=not limits.final,
         )
         self.begun = self.clock.now()
         self.known = _Knowledge()

@@ -17,9 +17,19 @@ import socket
 import threading
 import time
 from collections import Counter
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
-from cc_kraken import command, configuration, host, layout, report
+from cc_kraken import command, configuration, host, layout, mounts, report
 from cc_kraken.asked import is_ec2
 from cc_kraken.clock import Clock
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
@@ -205,6 +215,8 @@ def carry_out(
         )
         for text in notes:
             told.warn(text)
+        if stage == "background":
+            _read_fstab(paths, told.warn)
         try:
             run.go()
         except BaseException:
@@ -213,6 +225,15 @@ def carry_out(
         if not dry_run and not told.status["errors"]:
             layout.save(paths, section, identity, told.status)
         return told.status
+
+
+def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
+    """What the network stage has left: nothing but the boot waits for it, for
+    what is mounted is mounted."""
+    try:
+        mounts.read_fstab(paths)
+    except KrakenError as error:
+        warn(str(error))
 
 
 def failures(status: Mapping[str, Any], *, pending: bool) -> Optional[str]:
@@ -277,6 +298,8 @@ def _network(
         host.wait_for_network(cloud)
         status = _bring_up(section, identity, paths, events)
     started = not section.dry_run and _start_background()
+    if not (started or section.dry_run):
+        _read_fstab(paths, LOG.warning)
     text = failures(status, pending=not (started or section.dry_run))
     if text and not (started and host.final_entry(cfg)):
         raise RuntimeError(text)

@@ -7,11 +7,12 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cc_kraken import fstab, steps
+from cc_kraken import fstab, mounts, steps
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Executor
@@ -194,6 +195,73 @@ def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
     bench.carry_out(plan("s1", own_it("s1")))
     bench.carry_out(plan("s1", MakeDirectory("s1", str(tree.base / "s1"))))
     assert [one for one in seen if isinstance(one, int)] == [12]
+
+
+STRANGE = FstabLine("UUID=1", "/former", "ext4", ("defaults",))
+
+
+@pytest.mark.parametrize(
+    ("hands_on", "held", "former", "expected"),
+    [
+        (True, (), (), ["mount", "mount"]),
+        (False, (), (), ["reload", "mount", "mount"]),
+        (True, ("b",), (), ["reload", "mount", "mount"]),
+        (True, (), (STRANGE,), ["reload", "mount", "mount"]),
+        (True, (), "dropped", ["reload", "mount", "mount"]),
+    ],
+)
+def test_who_makes_systemd_read_fstab(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    hands_on: bool,
+    held: tuple[str, ...],
+    former: tuple[FstabLine, ...] | str,
+    expected: list[str],
+) -> None:
+    """The next run, when systemd knows nothing that could contradict; else this
+    one, before anything is mounted."""
+    tree = bench.tree
+    seen: list[str] = []
+
+    def reload() -> bool:
+        seen.append("reload")
+        return True
+
+    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    monkeypatch.setattr(
+        "cc_kraken.mounts.has_unit", lambda path: os.path.basename(path) in held
+    )
+    monkeypatch.setattr(Executor, "_mount", lambda *_: seen.append("mount"))
+    bench.executor = Executor(
+        tree.paths,
+        bench.instance,
+        bench.executor.ec2,
+        bench.report,
+        bench.phases.append,
+        bench.clock,
+        hands_on=hands_on,
+    )
+
+    def steps_of(name: str) -> tuple[Step, ...]:
+        write = line(tree, name)
+        if name == "a" and isinstance(former, tuple):
+            write = replace(write, instead_of=former)
+        path = str(tree.base / name)
+        mount = MountFilesystem(
+            name, path=path, type="ext4", uuid="1", options=(), volume_id="vol-1"
+        )
+        return write, mount
+
+    plans = [plan(name, *steps_of(name)) for name in ("a", "b")]
+    if former == "dropped":
+        plans.append(plan("c", RemoveFstab("c")))
+    assert bench.carry_out(*plans).troubles == {}
+    assert seen == expected
+    assert os.path.exists(tree.paths.unread) is ("reload" not in expected)
+    # whoever comes next: once
+    mounts.read_fstab(tree.paths)
+    mounts.read_fstab(tree.paths)
+    assert seen.count("reload") == 1
 
 
 @pytest.mark.parametrize("full", [False, True])

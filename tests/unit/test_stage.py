@@ -17,7 +17,17 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import asked, configuration, handle, host, layout, report, run, stage
+from cc_kraken import (
+    asked,
+    configuration,
+    handle,
+    host,
+    layout,
+    mounts,
+    report,
+    run,
+    stage,
+)
 from cc_kraken.model import Identity, KrakenError, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.report import Report
@@ -568,6 +578,65 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
     assert (found["stage"], found["state"]) == ("background", "failed")
     (error,) = found["errors"]
     assert error["kind"] == "run-locked"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("name", ["network", "single", "background"])
+def test_the_background_makes_systemd_read_fstab(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, name: str, fails: bool
+) -> None:
+    """Before anything else: what the network stage has left."""
+    seen: list[str] = []
+
+    def reload() -> bool:
+        seen.append("reload")
+        if fails:
+            raise KrakenError(Trouble("command-failed", "systemctl failed", "", ""))
+        return True
+
+    monkeypatch.setattr(mounts, "reload", reload)
+    monkeypatch.setattr(run.Run, "go", lambda self: seen.append("run"))
+    section = stage.configuration.load(ON, tree.paths)
+    assert section is not None
+    identity = host.identity(SOURCE)
+    events = host.Events(None)
+    Path(tree.paths.run).mkdir()
+    Path(tree.paths.unread).touch()
+    for _ in range(2):
+        status = stage.carry_out(
+            section, identity, tree.paths, events, name, seconds=1, final=True
+        )
+    if name != "background":
+        assert seen == ["run", "run"]
+    elif fails:
+        # it is no reason not to look after the volumes, and is tried again
+        assert seen == ["reload", "run"] * 2
+        assert "systemctl failed" in str(status["warnings"])
+    else:
+        assert seen == ["reload", "run", "run"]
+
+
+@pytest.mark.parametrize("systemd", [False, True])
+def test_where_no_background_follows_the_stage_does_it_itself(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, systemd: bool
+) -> None:
+    seen: list[str] = []
+
+    def reload() -> bool:
+        seen.append("reload")
+        return True
+
+    def bring_up(*_: Any) -> dict[str, Any]:
+        write(tree, "network", "done", data="mounted")
+        Path(tree.paths.unread).touch()
+        return told(tree)
+
+    monkeypatch.setattr(mounts, "reload", reload)
+    monkeypatch.setattr(host, "wait_for_network", lambda _: None)
+    monkeypatch.setattr(stage, "_bring_up", bring_up)
+    monkeypatch.setattr(stage, "_start_background", lambda: systemd)
+    handle("kraken", ON, cloud(), None, [])
+    assert seen == ([] if systemd else ["reload"])
 
 
 def test_who_has_the_lock_and_what_that_one_waits_for(
