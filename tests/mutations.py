@@ -24,6 +24,8 @@ FILES = ("pyproject.toml", "setup.cfg", "README.md", "Makefile")
 DECISION = "tests/unit/test_decision.py"
 PROPERTIES = "tests/unit/test_properties.py"
 WANTED = "tests/unit/test_wanted.py"
+DEVICES = "tests/unit/test_devices.py"
+EXECUTOR = "tests/unit/test_executor.py"
 CONTENT = "tests/loop/test_content.py"
 DESTROY = "tests/loop/test_destroy.py"
 WITNESS = "tests/loop/test_witness.py"
@@ -59,8 +61,8 @@ MUTATIONS = (
     change(
         "the reads of a batch share their memory",
         "aio",
-        "            self._places.append(used)\n            used += padded(length)",
-        "            self._places.append(used)\n            used += 0",
+        "            places.append(used)\n            used += padded(length)",
+        "            places.append(used)\n            used += 0",
         CONTENT,
         AIO,
     ),
@@ -88,6 +90,34 @@ MUTATIONS = (
         "return seen if seen is not None and now == seen.testimony else None",
         "return seen",
         EARLY,
+    ),
+    change(
+        "a disk that comes under the name of another has its serial",
+        "devices",
+        "if known is None or known[0] != inode:",
+        "if known is None:",
+        DEVICES,
+    ),
+    change(
+        "of the disk itself the serial is believed that was read before",
+        "devices",
+        "return device if serial_of(paths, name) == volume else None",
+        "return device",
+        DEVICES,
+    ),
+    change(
+        "systemd reads fstab late although it has a unit of the path",
+        "executor",
+        "if not (self.hands_on and _unheard_of(by_fstab)):",
+        "if not self.hands_on:",
+        EXECUTOR,
+    ),
+    change(
+        "what blkid would find is not asked",
+        "content",
+        "if code == 0 and not listed:",
+        "if True:",
+        CONTENT,
     ),
     change(
         "the serial is not read again before a write",

@@ -24,6 +24,17 @@ def check_mounts(node: Node) -> None:
     for path, kind in MOUNTS.items():
         found = node.run(f"findmnt -n -o FSTYPE {path}", check=True).out.strip()
         assert found == kind
+        # systemd has read their lines by now, and has left them alone
+        shown = node.run(
+            "systemctl show -p ActiveState,FragmentPath,NeedDaemonReload "
+            f'"$(systemd-escape --path --suffix=mount {path})"',
+            check=True,
+        ).out
+        assert set(shown.split()) == {
+            "ActiveState=active",
+            f"FragmentPath=/run/systemd/generator/{path[1:]}.mount",
+            "NeedDaemonReload=no",
+        }
 
 
 def check_clean(node: Node) -> None:
