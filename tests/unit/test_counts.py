@@ -31,7 +31,7 @@ CFG: Dict[str, Any] = {
 }
 LARGEST = 16384 * GIB
 # Of a reboot with nothing to do (docs/speed.md says them, too).
-FILES, FILES_PER_VOLUME = 12, 9
+FILES, FILES_PER_VOLUME = 12, 8
 BYTES, BYTES_PER_VOLUME = 5 << 10, 1200
 
 
