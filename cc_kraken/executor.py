@@ -182,10 +182,14 @@ class Executor:
             if phase == MOUNT:
                 self._side_by_side(phase, _of(steps, FILES))
                 by_fstab = _of(steps, BY_FSTAB)
-                if not (self.hands_on and _unheard_of(by_fstab)):
+                late = self.hands_on and self._unheard_of(by_fstab)
+                if not late:
                     self._reload(by_fstab)
-                steps = _of(steps, OTHERS)
-            self._side_by_side(phase, steps)
+                self._side_by_side(phase, _of(steps, OTHERS))
+                if late and any(by_fstab[name] for name in self._carried.troubles):
+                    self._reload_late()
+            else:
+                self._side_by_side(phase, steps)
         return self._carried
 
     def _side_by_side(self, phase: str, steps: Mapping[str, Sequence[Step]]) -> None:
@@ -226,6 +230,27 @@ class Executor:
                 LOG.exception("cannot make systemd read fstab")
                 trouble = _fault("make systemd read fstab", error)
         self._carried.troubles.update(dict.fromkeys(names, trouble))
+
+    def _unheard_of(self, steps: Mapping[str, Sequence[Step]]) -> bool:
+        """Whether systemd knows nothing of where these steps mount, and no line of
+        fstab goes that it may know."""
+        for step in (step for some in steps.values() for step in some):
+            if isinstance(step, MountFilesystem):
+                if mounts.has_unit(step.path):
+                    return False
+            elif not isinstance(step, WriteFstab) or step.instead_of:
+                return False
+            elif step.set in self._world.fstab or mounts.has_unit(step.line.path):
+                return False
+        return True
+
+    def _reload_late(self) -> None:
+        """A set whose line is in fstab is not mounted: whoever asks systemd for
+        its path must wait for it in vain, and not write below it."""
+        try:
+            mounts.read_fstab(self.paths)
+        except KrakenError as error:
+            LOG.warning("%s", error)
 
     def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -622,20 +647,6 @@ def _of(
         name: [step for step in some if isinstance(step, kinds)]
         for name, some in steps.items()
     }
-
-
-def _unheard_of(steps: Mapping[str, Sequence[Step]]) -> bool:
-    """Whether systemd knows nothing of where these steps mount, and no line of
-    fstab goes that it may know."""
-    for step in (step for some in steps.values() for step in some):
-        if isinstance(step, MountFilesystem):
-            if mounts.has_unit(step.path):
-                return False
-        elif not isinstance(step, WriteFstab) or step.instead_of:
-            return False
-        elif mounts.has_unit(step.line.path):
-            return False
-    return True
 
 
 def _in_use(text: str) -> Trouble:

@@ -33,14 +33,18 @@ UNITS = (
     "/run/systemd/generator",
     "/run/systemd/generator.late",
     "/run/systemd/transient",
-    "/run/systemd/control",
     "/run/systemd/system",
-    "/etc/systemd/system.control",
+    "/run/systemd/system.attached",
+    "/run/systemd/system.control",
     "/etc/systemd/system",
+    "/etc/systemd/system.attached",
+    "/etc/systemd/system.control",
     "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
     "/lib/systemd/system",
 )
+#: Of a unit's name, without what is behind its dot; file names have 255 bytes.
+LONGEST_UNIT = 240
 #: Exists where systemd is the init (sd_booted(3)).
 SYSTEMD_BOOTED = "/run/systemd/system"
 #: The largest user or group number; the next one means "no change".
@@ -443,17 +447,25 @@ def reload(booted: str = SYSTEMD_BOOTED) -> bool:
 def read_fstab(paths: Paths) -> None:
     """Make systemd read fstab if we have changed it since it did.
 
-    Raises as :func:`reload` does.
+    Raises as :func:`reload` does; then, and where fstab is changed meanwhile,
+    the next call does it.
     """
-    if os.path.exists(paths.unread):
+    if not os.path.exists(paths.unread):
+        return
+    files.remove(paths.unread)
+    try:
         reload()
-        files.remove(paths.unread)
+    except KrakenError:
+        files.write_atomic(paths.unread, b"", 0o644)
+        raise
 
 
 def has_unit(path: str, directories: Sequence[str] = UNITS) -> bool:
     """Whether systemd may hold a unit for ``path``, of fstab or another file:
     one that could contradict what is mounted there."""
     name = unit_name(path)
+    if len(name) > LONGEST_UNIT:
+        return True  # systemd has another name for it
     return any(
         os.path.lexists(os.path.join(directory, name + kind))
         for directory in directories

@@ -215,9 +215,9 @@ def carry_out(
         )
         for text in notes:
             told.warn(text)
-        if stage == "background":
-            _read_fstab(paths, told.warn)
         try:
+            if final and not dry_run:
+                _read_fstab(paths, told.warn)
             run.go()
         except BaseException:
             told.finish(FAILED)
@@ -234,6 +234,17 @@ def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
         mounts.read_fstab(paths)
     except KrakenError as error:
         warn(str(error))
+
+
+def _read_fstab_alone(paths: Paths) -> None:
+    """Where nothing carries on after the network stage; a run that is left behind
+    does it itself, or the next one."""
+    if not os.path.exists(paths.unread):
+        return
+    from cc_kraken.run import lock
+
+    with contextlib.suppress(KrakenError), lock(paths, 0):
+        _read_fstab(paths, LOG.warning)
 
 
 def failures(status: Mapping[str, Any], *, pending: bool) -> Optional[str]:
@@ -296,10 +307,14 @@ def _network(
         status = _report_kept(paths, identity, kept)
     else:
         host.wait_for_network(cloud)
-        status = _bring_up(section, identity, paths, events)
+        try:
+            status = _bring_up(section, identity, paths, events)
+        except BaseException:
+            _read_fstab_alone(paths)
+            raise
     started = not section.dry_run and _start_background()
-    if not (started or section.dry_run):
-        _read_fstab(paths, LOG.warning)
+    if not started:
+        _read_fstab_alone(paths)
     text = failures(status, pending=not (started or section.dry_run))
     if text and not (started and host.final_entry(cfg)):
         raise RuntimeError(text)

@@ -108,8 +108,8 @@ MUTATIONS = (
     change(
         "systemd reads fstab late although it has a unit of the path",
         "executor",
-        "if not (self.hands_on and _unheard_of(by_fstab)):",
-        "if not self.hands_on:",
+        "late = self.hands_on and self._unheard_of(by_fstab)",
+        "late = self.hands_on",
         EXECUTOR,
     ),
     change(

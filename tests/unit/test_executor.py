@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from cc_kraken import fstab, mounts, steps
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
-from cc_kraken.executor import Executor
+from cc_kraken.executor import Carried, Executor
 from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.plan import PLANNED, Plan
@@ -62,10 +62,10 @@ class Bench:
         made = (self.lab.create_volume(1, ZONE) for _ in range(count))
         return tuple(sorted(made))
 
-    def carry_out(self, *plans: Plan):  # type: ignore[no-untyped-def]
+    def carry_out(self, *plans: Plan, fstab: Mapping[str, FstabLine] = {}) -> Carried:
         for plan in plans:
             self.report.set(plan.name)
-        return self.executor.carry_out(plans, World(self.instance))
+        return self.executor.carry_out(plans, World(self.instance, fstab=fstab))
 
     def attached(self) -> list[str]:
         """In the order in which they were asked for, refused ones too."""
@@ -203,6 +203,8 @@ STRANGE = FstabLine("UUID=1", "/former", "ext4", ("defaults",))
 @pytest.mark.parametrize(
     ("hands_on", "held", "former", "expected"),
     [
+        (True, (), "moves", ["reload", "mount", "mount"]),
+        (True, (), "fails", ["mount", "reload"]),
         (True, (), (), ["mount", "mount"]),
         (False, (), (), ["reload", "mount", "mount"]),
         (True, ("b",), (), ["reload", "mount", "mount"]),
@@ -231,7 +233,13 @@ def test_who_makes_systemd_read_fstab(
     monkeypatch.setattr(
         "cc_kraken.mounts.has_unit", lambda path: os.path.basename(path) in held
     )
-    monkeypatch.setattr(Executor, "_mount", lambda *_: seen.append("mount"))
+
+    def mount(executor: Executor, step: Step) -> None:
+        if former == "fails" and step.set == "a":
+            raise KrakenError(Trouble("mount-failed", "it cannot be mounted", "", ""))
+        seen.append("mount")
+
+    monkeypatch.setattr(Executor, "_mount", mount)
     bench.executor = Executor(
         tree.paths,
         bench.instance,
@@ -255,13 +263,39 @@ def test_who_makes_systemd_read_fstab(
     plans = [plan(name, *steps_of(name)) for name in ("a", "b")]
     if former == "dropped":
         plans.append(plan("c", RemoveFstab("c")))
-    assert bench.carry_out(*plans).troubles == {}
+    own = {"a": line(tree, "a").line} if former == "moves" else {}
+    troubles = bench.carry_out(*plans, fstab=own).troubles
+    assert set(troubles) == ({"a"} if former == "fails" else set())
     assert seen == expected
     assert os.path.exists(tree.paths.unread) is ("reload" not in expected)
     # whoever comes next: once
     mounts.read_fstab(tree.paths)
     mounts.read_fstab(tree.paths)
     assert seen.count("reload") == 1
+
+
+def test_what_changes_while_systemd_reads_fstab_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, reads = Tree(tmp_path).paths, []
+    Path(paths.run).mkdir()
+    Path(paths.unread).touch()
+
+    def reload() -> bool:
+        reads.append(len(reads))
+        if len(reads) == 1:
+            Path(paths.unread).touch()
+        if len(reads) == 2:
+            raise KrakenError(Trouble("command-timeout", "systemctl hangs", "", ""))
+        return True
+
+    monkeypatch.setattr(mounts, "reload", reload)
+    mounts.read_fstab(paths)
+    with pytest.raises(KrakenError):
+        mounts.read_fstab(paths)
+    for _ in range(2):
+        mounts.read_fstab(paths)
+    assert reads == [0, 1, 2]
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -582,7 +583,7 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("name", ["network", "single", "background"])
-def test_the_background_makes_systemd_read_fstab(
+def test_whoever_comes_after_the_network_stage_makes_systemd_read_fstab(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, name: str, fails: bool
 ) -> None:
     """Before anything else: what the network stage has left."""
@@ -604,9 +605,15 @@ def test_the_background_makes_systemd_read_fstab(
     Path(tree.paths.unread).touch()
     for _ in range(2):
         status = stage.carry_out(
-            section, identity, tree.paths, events, name, seconds=1, final=True
+            section,
+            identity,
+            tree.paths,
+            events,
+            name,
+            seconds=1,
+            final=name != "network",
         )
-    if name != "background":
+    if name == "network":
         assert seen == ["run", "run"]
     elif fails:
         # it is no reason not to look after the volumes, and is tried again
@@ -616,9 +623,9 @@ def test_the_background_makes_systemd_read_fstab(
         assert seen == ["reload", "run", "run"]
 
 
-@pytest.mark.parametrize("systemd", [False, True])
+@pytest.mark.parametrize("ends", ["background", "no systemd", "fault", "left behind"])
 def test_where_no_background_follows_the_stage_does_it_itself(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, systemd: bool
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     seen: list[str] = []
 
@@ -629,14 +636,22 @@ def test_where_no_background_follows_the_stage_does_it_itself(
     def bring_up(*_: Any) -> dict[str, Any]:
         write(tree, "network", "done", data="mounted")
         Path(tree.paths.unread).touch()
+        if ends == "fault":
+            raise ZeroDivisionError
         return told(tree)
 
     monkeypatch.setattr(mounts, "reload", reload)
     monkeypatch.setattr(host, "wait_for_network", lambda _: None)
     monkeypatch.setattr(stage, "_bring_up", bring_up)
-    monkeypatch.setattr(stage, "_start_background", lambda: systemd)
-    handle("kraken", ON, cloud(), None, [])
-    assert seen == ([] if systemd else ["reload"])
+    monkeypatch.setattr(stage, "_start_background", lambda: ends == "background")
+    with contextlib.ExitStack() as stack:
+        if ends == "left behind":
+            # it has the lock, and may write more into fstab
+            stack.enter_context(run.lock(tree.paths, 0))
+        if ends == "fault":
+            stack.enter_context(pytest.raises(RuntimeError))
+        handle("kraken", ON, cloud(), None, [])
+    assert seen == (["reload"] if ends in ("no systemd", "fault") else [])
 
 
 def test_who_has_the_lock_and_what_that_one_waits_for(
