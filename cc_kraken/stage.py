@@ -180,11 +180,12 @@ def carry_out(
     Saves the layout after a complete run.
     """
     # Here, so that a reboot with everything in place imports none of it.
-    from cc_kraken.run import Limits, Run, lock
+    from cc_kraken import lock
+    from cc_kraken.run import Limits, Run
 
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock(paths, seconds))
+            stack.enter_context(lock.held(paths, seconds))
         except KrakenError as error:
             if stage == "background":
                 # Nobody carries on after it: who waits for a set must know.
@@ -241,9 +242,9 @@ def _read_fstab_alone(paths: Paths) -> None:
     does it itself, or the next one."""
     if not os.path.exists(paths.unread):
         return
-    from cc_kraken.run import lock
+    from cc_kraken import lock
 
-    with contextlib.suppress(KrakenError), lock(paths, 0):
+    with contextlib.suppress(KrakenError), lock.held(paths, 0):
         _read_fstab(paths, LOG.warning)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import cli, report, run, stage
+from cc_kraken import cli, lock, report, stage
 from cc_kraken.report import Report
 from tests.unit.tree import Tree
 
@@ -118,7 +118,7 @@ def test_waiting_for_a_run_that_is_at_work(tree: Tree) -> None:
     begun = threading.Event()
 
     def work() -> None:
-        with run.lock(tree.paths, 5):
+        with lock.held(tree.paths, 5):
             begun.set()
             threading.Event().wait(0.5)
             write(tree, "network", "pending", data=mounted(tree))

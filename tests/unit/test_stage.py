@@ -24,6 +24,7 @@ from cc_kraken import (
     handle,
     host,
     layout,
+    lock,
     mounts,
     report,
     run,
@@ -448,7 +449,7 @@ def at_work(tree: Tree, then: Callable[[], None]) -> threading.Thread:
     begun = threading.Event()
 
     def work() -> None:
-        with run.lock(tree.paths, 5):
+        with lock.held(tree.paths, 5):
             begun.set()
             threading.Event().wait(0.4)
             then()
@@ -477,7 +478,7 @@ def test_joining_starts_no_process_while_the_lock_is_held(
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.02)
     monkeypatch.setattr(stage, "JOIN_EVERY", 0.02)
     monkeypatch.setattr(stage.command, "run", started.append)
-    with run.lock(tree.paths, 5):
+    with lock.held(tree.paths, 5):
         assert stage.join(tree.paths, 0.2)["state"] == "pending"
     assert started == []
 
@@ -553,10 +554,10 @@ def test_the_phases_of_the_fork_are_reported_by_cloud_inits_own_process(
 
 def test_two_runs_at_once(tree: Tree) -> None:
     thread = at_work(tree, lambda: None)
-    with pytest.raises(KrakenError) as caught, run.lock(tree.paths, 0):
+    with pytest.raises(KrakenError) as caught, lock.held(tree.paths, 0):
         raise AssertionError("both have the lock")
     assert caught.value.trouble.kind == "run-locked"
-    with run.lock(tree.paths, 5):
+    with lock.held(tree.paths, 5):
         thread.join()
 
 
@@ -565,7 +566,7 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
     write(tree, "network", "running", data="pending")
     section = stage.configuration.load(ON, tree.paths)
     assert section is not None
-    with run.lock(tree.paths, 5), pytest.raises(KrakenError, match="at work"):
+    with lock.held(tree.paths, 5), pytest.raises(KrakenError, match="at work"):
         stage.carry_out(
             section,
             host.identity(SOURCE),
@@ -647,7 +648,7 @@ def test_where_no_background_follows_the_stage_does_it_itself(
     with contextlib.ExitStack() as stack:
         if ends == "left behind":
             # it has the lock, and may write more into fstab
-            stack.enter_context(run.lock(tree.paths, 0))
+            stack.enter_context(lock.held(tree.paths, 0))
         if ends == "fault":
             stack.enter_context(pytest.raises(RuntimeError))
         handle("kraken", ON, cloud(), None, [])
@@ -663,7 +664,7 @@ def test_who_has_the_lock_and_what_that_one_waits_for(
     Path(tree.paths.status).write_text(json.dumps(held))
     thread = at_work(tree, lambda: None)
     caplog.set_level("INFO")
-    with pytest.raises(KrakenError) as caught, run.lock(tree.paths, 0.2):
+    with pytest.raises(KrakenError) as caught, lock.held(tree.paths, 0.2):
         raise AssertionError("both have the lock")
     said = str(caught.value)
     assert "cc-kraken.service" in said and text in said
