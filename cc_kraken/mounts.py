@@ -447,15 +447,15 @@ def reload(booted: str = SYSTEMD_BOOTED) -> bool:
 def read_fstab(paths: Paths) -> None:
     """Make systemd read fstab if we have changed it since it did.
 
-    Raises as :func:`reload` does; then, and where fstab is changed meanwhile,
-    the next call does it.
+    Raises as :func:`reload` does; then, after a fault of ours, and where fstab is
+    changed meanwhile, the next call does it.
     """
     if not os.path.exists(paths.unread):
         return
     files.remove(paths.unread)
     try:
         reload()
-    except KrakenError:
+    except BaseException:
         files.write_atomic(paths.unread, b"", 0o644)
         raise
 

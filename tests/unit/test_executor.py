@@ -274,6 +274,22 @@ def test_who_makes_systemd_read_fstab(
     assert seen.count("reload") == 1
 
 
+def test_a_fault_of_ours_is_no_reading_of_fstab(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def reload() -> bool:
+        asked.append(len(asked))
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    outcome = bench.carry_out(plan("a", line(bench.tree, "a")))
+    assert outcome.troubles["a"].kind == "internal-error"
+    assert asked == [0, 1]
+    assert os.path.exists(bench.tree.paths.unread)
+
+
 def test_what_changes_while_systemd_reads_fstab_is_read_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
