@@ -71,11 +71,6 @@ def of_volume(paths: Paths, volume_id: str) -> Tuple[Device, ...]:
     return tuple(_devices(paths, (volume_id,)))
 
 
-def names(paths: Paths) -> List[str]:
-    """Kernel names of all disks, volumes or not."""
-    return sysfs.names(_block(paths))
-
-
 def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
     """Kernel name, volume id and size (in sectors) of each disk that claims to
     be a volume, twins and all: little is read, and any change shows."""
@@ -98,7 +93,7 @@ def claimed(paths: Paths) -> Dict[str, str]:
         path = _block(paths, name)
         known = _SERIALS.get(path)
         if known is None or known[0] != inode:
-            serial = sysfs.attribute(path, "device", "serial")
+            serial = _read(paths, name, "device", "serial")
             if serial is None:
                 continue  # it has none, or cannot be asked now
             known = _SERIALS[path] = inode, serial
@@ -119,7 +114,8 @@ def serial_of(paths: Paths, name: str) -> Optional[str]:
 
     None: no such disk, or its serial is not one of EBS.
     """
-    volume = _claimed(paths, name)
+    serial = _read(paths, name, "device", "serial")
+    volume = None if serial is None else volume_of_serial(serial)
     if volume is None or _read(paths, name, "hidden") == "1":
         return None
     return volume
@@ -195,12 +191,6 @@ def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
     return frozenset() if number is None else frozenset({number})
 
 
-def _claimed(paths: Paths, name: str) -> Optional[str]:
-    """The volume id that the serial of this disk spells, whatever it is."""
-    serial = _read(paths, name, "device", "serial")
-    return None if serial is None else volume_of_serial(serial)
-
-
 def _devices(
     paths: Paths, volume_ids: Optional[Container[str]] = None
 ) -> Iterator[Device]:
@@ -265,7 +255,7 @@ def _name_of(paths: Paths, devno: str) -> Optional[str]:
         return os.path.basename(link)
     except OSError:
         pass  # a number of no block device, or a /sys without it
-    for name in names(paths):
+    for name in sysfs.names(_block(paths)):
         if _read(paths, name, "hidden") == "1":
             continue
         if _read(paths, name, "dev") == devno:
@@ -290,7 +280,7 @@ def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> Non
 
 
 def _disk_of(paths: Paths, partition: str) -> Optional[str]:
-    for disk in names(paths):
+    for disk in sysfs.names(_block(paths)):
         if os.path.exists(_block(paths, disk, partition, "partition")):
             return disk
     return None

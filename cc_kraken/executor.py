@@ -217,7 +217,7 @@ class Executor:
             for name, some in steps.items()
             if some and name not in self._carried.troubles
         ]
-        if not names or not os.path.exists(self.paths.unread):
+        if not names:
             return
         for _ in range(RELOADS):
             try:
@@ -234,15 +234,17 @@ class Executor:
     def _unheard_of(self, steps: Mapping[str, Sequence[Step]]) -> bool:
         """Whether systemd knows nothing of where these steps mount, and no line of
         fstab goes that it may know."""
+        where = set()
         for step in (step for some in steps.values() for step in some):
             if isinstance(step, MountFilesystem):
-                if mounts.has_unit(step.path):
+                where.add(step.path)
+            elif isinstance(step, WriteFstab) and not step.instead_of:
+                if step.set in self._world.fstab:
                     return False
-            elif not isinstance(step, WriteFstab) or step.instead_of:
+                where.add(step.line.path)
+            else:
                 return False
-            elif step.set in self._world.fstab or mounts.has_unit(step.line.path):
-                return False
-        return True
+        return not any(mounts.has_unit(path) for path in where)
 
     def _reload_late(self) -> None:
         """A set whose line is in fstab is not mounted: whoever asks systemd for

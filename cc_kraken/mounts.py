@@ -50,6 +50,8 @@ SYSTEMD_BOOTED = "/run/systemd/system"
 #: The largest user or group number; the next one means "no change".
 MAX_ID = 2**32 - 2
 
+#: A leading dot would hide the unit.
+_NOT_IN_UNITS = re.compile(rb"^\.|[^0-9A-Za-z:_./]")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -477,18 +479,8 @@ def unit_name(path: str) -> str:
     """The name of the units of a normal path, without what is behind its dot:
     ``/srv/my-data`` is ``srv-my\\x2ddata`` (systemd.unit(5), "String Escaping")."""
     data = files.encode(path.strip("/"))
-    if not data:
-        return "-"
-    return "".join(
-        "-" if byte == 0x2F else chr(byte) if _plain(byte, at) else f"\\x{byte:02x}"
-        for at, byte in enumerate(data)
-    )
-
-
-def _plain(byte: int, at: int) -> bool:
-    if byte == 0x2E:  # a leading dot would hide it
-        return at > 0
-    return byte < 0x80 and (chr(byte).isalnum() or byte in b":_")
+    escaped = _NOT_IN_UNITS.sub(lambda match: b"\\x%02x" % match.group()[0], data)
+    return escaped.decode("ascii").replace("/", "-") or "-"
 
 
 def mount(paths: Paths, path: str) -> None:

@@ -304,18 +304,17 @@ def _network(
     cloud: Any,
 ) -> None:
     kept = None if section.dry_run else _kept(paths, section, identity)
-    if kept is not None:
-        status = _report_kept(paths, identity, kept)
-    else:
-        host.wait_for_network(cloud)
-        try:
+    started = False
+    try:
+        if kept is not None:
+            status = _report_kept(paths, identity, kept)
+        else:
+            host.wait_for_network(cloud)
             status = _bring_up(section, identity, paths, events)
-        except BaseException:
+        started = not section.dry_run and _start_background()
+    finally:
+        if not started:
             _read_fstab_alone(paths)
-            raise
-    started = not section.dry_run and _start_background()
-    if not started:
-        _read_fstab_alone(paths)
     text = failures(status, pending=not (started or section.dry_run))
     if text and not (started and host.final_entry(cfg)):
         raise RuntimeError(text)
