@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Mapping, Optional, Tuple
 
-from cc_kraken import arraystate
+from cc_kraken import arraystate, fstab
 from cc_kraken.arrays import array_name
 from cc_kraken.formatting import Formatting
 from cc_kraken.model import (
@@ -258,6 +258,9 @@ class Assembling(Formatting, Mounting):
         that holds it, tells what it will show."""
         head = self.world.heads.get(target.array_uuid)
         clean = all(look.record is None for look in looks.values())
+        path = self.wanted.mount_path or ""
+        # Whether a line of somebody else's names it shows when the array runs.
+        clean = clean and not fstab.on_path(self.world.fstab_foreign, path)
         if clean and isinstance(head, Known) and head.type == self.wanted.fs_type:
             return self._plan_mount(target, steps, head)
         return self._finish(

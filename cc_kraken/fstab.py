@@ -41,8 +41,23 @@ _RESERVED = re.compile(
 )
 #: With these a line mounts something else than the top of the filesystem.
 _PART_OF_IT = re.compile(r"r?bind|subvol(id)?=.*|X-mount\.subdir=.*")
-_MEANINGLESS = frozenset({"rw", "auto", "_netdev", "suid", "dev", "exec"})
-_LINKS = {"LABEL=": "by-label", "UUID=": "by-uuid"}
+#: What a line may say without saying more than ours: what holds anyway (mount(8),
+#: "defaults"; relatime), and words that nothing reads.
+_SAYS_NOTHING = re.compile(
+    r"|defaults|rw|auto|suid|dev|exec|async|nouser|relatime|_netdev|(no)?fail"
+    r"|x-systemd\.device-timeout(=.*)?|x-kraken\..*|comment=(?!systemd\.).*",
+    re.IGNORECASE,
+)
+#: The tags of libmount, and where udev has its links for them (libblkid,
+#: evaluate.c).
+_LINKS = {
+    "LABEL=": "by-label",
+    "UUID=": "by-uuid",
+    "PARTUUID=": "by-partuuid",
+    "PARTLABEL=": "by-partlabel",
+    "ID=": "by-id",
+}
+_BY_ID = "/dev/disk/by-id/"
 _UDEV = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -127,14 +142,19 @@ def on_path(lines: Iterable[FstabLine], path: str) -> Tuple[FstabLine, ...]:
 
 
 def names(
-    line: FstabLine, known: Known, devno: str, resolved: Mapping[str, str]
+    line: FstabLine,
+    known: Known,
+    devno: str,
+    resolved: Mapping[str, str],
+    by_id: str = "",
 ) -> bool:
     """Whether a line of somebody else's mounts the whole of this filesystem.
 
     ``devno`` is the number of the device that it lies on ("" where there is
     none yet), ``resolved`` the number of the device behind a spec, as udev's
-    links have it now (:func:`node`).  A label that was too long for the type
-    was cut by mkfs, and names the filesystem all the same.
+    links have it now (:func:`node`).  ``by_id``: a pattern of the links by id that
+    are its own, for those that udev has not made yet.  A label that was too long
+    for the type was cut by mkfs, and names the filesystem all the same.
     """
     if any(_PART_OF_IT.fullmatch(option) for option in line.options):
         return False
@@ -145,6 +165,8 @@ def names(
     if label and known.label:
         cut = mkfs.label(known.type, label) if known.type in mkfs.TYPES else label
         return known.label in (label, cut) and found in (None, devno)
+    if found is None and node(line.spec).startswith(_BY_ID):
+        return bool(re.fullmatch(by_id, node(line.spec)[len(_BY_ID) :]))
     return found is not None and found == devno
 
 
@@ -155,19 +177,25 @@ def node(spec: str) -> str:
     for tag, directory in _LINKS.items():
         if spec.startswith(tag):
             value = _unquoted(spec[len(tag) :])
+            if tag in ("UUID=", "PARTUUID="):
+                value = value.lower()
             return f"/dev/disk/{directory}/{_udev_escape(value)}" if value else ""
     return ""
 
 
-def options_lost(line: FstabLine, heir: FstabLine) -> Tuple[str, ...]:
-    """Options of ``line`` that mean something and that ``heir`` has not."""
+def says_more(line: FstabLine, heir: FstabLine) -> Tuple[str, ...]:
+    """Options of ``line`` by which it says more than ``heir``: without them the
+    filesystem would be mounted otherwise, or at another time."""
     return tuple(
         option
         for option in line.options
-        if option not in heir.options
-        and option not in _MEANINGLESS
-        and not _RESERVED.fullmatch(option)
+        if option not in heir.options and not _SAYS_NOTHING.fullmatch(option)
     )
+
+
+def same_type(line: FstabLine, heir: FstabLine) -> bool:
+    """Whether ``line`` mounts what it names as ``heir`` does, if that is there."""
+    return bool({"auto", heir.type} & set(line.type.split(",")))
 
 
 def read(paths: Paths) -> str:
@@ -242,7 +270,9 @@ def _label(spec: str) -> str:
 
 
 def _unquoted(value: str) -> str:
-    return value.strip("\"'")
+    """As libblkid reads it (tag.c); "" where a quote does not end."""
+    quote = value[:1]
+    return value[1:].rpartition(quote)[0] if quote in ("'", '"') else value
 
 
 def _udev_escape(value: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken import fstab, growth, mkfs
+from cc_kraken import fstab, growth, mkfs, values
+from cc_kraken.arrays import mdadm_uuid
 from cc_kraken.model import (
     FstabLine,
     Known,
@@ -212,17 +213,33 @@ class Mounting(SetDecision):
                     "Take that line out of fstab and run again, or choose another "
                     "MountPath.",
                 )
+        for one in theirs:
+            more = fstab.says_more(one, line)
+            if not one.set and (more or not fstab.same_type(one, line)):
+                raise self._says_more(one, more)
         if not theirs and self.world.fstab.get(self.claim.name) == line:
             return []
-        lost = [fstab.options_lost(one, line) for one in theirs if not one.set]
-        options = ",".join(dict.fromkeys(one for found in lost for one in found))
-        if options:
-            self.warnings.append(
-                f"The line in fstab that {self.claim.name} had before it was ours "
-                f"has the options {options}, ours has not: name them in MountOptions "
-                "to keep them."
-            )
         return [WriteFstab(self.claim.name, line, theirs)]
+
+    def _says_more(self, one: FstabLine, more: Sequence[str]) -> Stop:
+        """Why a line of somebody else's for this filesystem is not replaced."""
+        how = f"with {', '.join(more)}" if more else f"as {one.type}"
+        fs_type = self.wanted.fs_type or one.type
+        kept = [option for option in more if values.is_mount_option(option, fs_type)]
+        wish = ",".join((*self.wanted.mount_options, *kept))
+        remedy = "Take that line out of fstab, and the set is mounted without this"
+        if kept and len(kept) == len(more):
+            remedy = f"To keep this, set MountOptions to {wish}, and ours replaces it"
+            remedy += "; or take that line out of fstab"
+        elif kept:
+            remedy += f"; to keep {', '.join(kept)}, set MountOptions to {wish} as well"
+        return stopped(
+            "fstab-conflict",
+            f"fstab has a line of somebody else for the set {self.claim.name}, and it "
+            f"says more than ours: {one.spec} {one.path} {how}",
+            "a line that says no more than the tags of the set",
+            f"{remedy}. To mount it by that line alone, set FsType to none.",
+        )
 
     def _lines_to_replace(
         self, line: FstabLine, target: Target, known: Known, place: str
@@ -232,6 +249,12 @@ class Mounting(SetDecision):
         live = {claim.name for claim in self.claims}
         device = target.device or target.array
         devno = device.devno if device else ""
+        by_id = f"md-uuid-{mdadm_uuid(target.array_uuid)}" if target.array_uuid else ""
+        if target.device is not None:
+            # The model is before the serial, the namespace may be behind it.
+            serial = target.volume_id.replace("-", "")
+            by_id = rf"nvme-.+_{serial}(_1|-ns-1)?"
+        resolved = self.world.fstab_devnos
         there = [
             *fstab.on_path(self.world.fstab_foreign, line.path),
             *(fstab.on_path(self.world.fstab_foreign, place) if place else ()),
@@ -239,7 +262,7 @@ class Mounting(SetDecision):
         found = [
             one
             for one in self.world.fstab_foreign
-            if one in there and fstab.names(one, known, devno, self.world.fstab_devnos)
+            if one in there and fstab.names(one, known, devno, resolved, by_id)
         ]
         renamed = [
             one

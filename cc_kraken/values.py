@@ -346,6 +346,11 @@ def mount_options(value: object, fs_type: str) -> Tuple[str, ...]:
     return tuple(chosen)
 
 
+def is_mount_option(option: str, fs_type: str) -> bool:
+    """Whether :func:`mount_options` takes this one for ``fs_type``."""
+    return _known_option(option, _MOUNT_OPTIONS.get(fs_type, {}))
+
+
 def _known_option(option: str, known: Mapping[str, Optional[str]]) -> bool:
     name, equals, argument = option.partition("=")
     if name not in known:

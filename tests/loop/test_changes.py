@@ -135,6 +135,28 @@ def test_what_goat_has_set_up_is_taken_over(
     assert there.stdout.count(machine.path("log")) <= 1
 
 
+def test_a_line_that_says_more_than_ours_stays_and_nothing_is_mounted_otherwise(
+    machine: Machine,
+) -> None:
+    volume = made_by_goat(machine, "KRKN-IN", "log", "ext4")
+    uuid, _ = blkid(str(machine.file(volume)))
+    theirs = f"UUID={uuid} {machine.path('log')} ext4 noauto,ro,noload 0 0\n"
+    Path(machine.paths.fstab).write_text(theirs)
+    status = machine.run()
+    assert error_of(status, "log") == "fstab-conflict"
+    assert machine.fstab == theirs and machine.mounted() == {}
+    remedy = status["sets"]["log"]["error"]["remedy"]
+    assert "Take that line out" in remedy and "to keep ro, set MountOptions" in remedy
+    # As it advises: by that line alone, or read-only by ours.
+    retag(machine, volume, FsType="none")
+    assert states(machine.run()) == {"log": "attached"}
+    assert machine.fstab == theirs
+    retag(machine, volume, FsType="ext4", MountOptions="ro")
+    Path(machine.paths.fstab).write_text("")
+    assert states(machine.run()) == {"log": "mounted"}
+    assert ",ro" not in machine.fstab and " ro,nofail" in machine.fstab
+
+
 def test_a_line_for_something_else_stops_only_what_is_not_mounted(
     machine: Machine,
 ) -> None:

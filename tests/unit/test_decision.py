@@ -850,7 +850,10 @@ def line_step(plan: Plan) -> WriteFstab:
     [
         GOAT_LINE,
         GOAT_LINE * 3,
-        f"UUID={FS} /krkn_log/ ext4 noauto 0 0\n",
+        f"UUID={FS} /krkn_log/ ext4 auto,rw,nouser,async,relatime,_netdev 0 0\n",
+        f"UUID={FS} /krkn_log ext4 x-systemd.device-timeout=9,comment=mine 0 0\n",
+        "LABEL=GOAT-log /krkn_log auto defaults 0 0\n",
+        "LABEL=GOAT-log /krkn_log xfs,ext4 defaults 0 0\n",
         f"/dev/sdx /krkn_log ext4 defaults 0 0\n{GOAT_LINE}",
     ],
 )
@@ -893,14 +896,6 @@ def test_a_line_for_something_else_is_refused_or_where_mounted_a_warning(
 def test_a_line_by_label_where_the_label_is_found_on_another_disk() -> None:
     plan = decide(LOG, goat(fstab_devnos={"LABEL=GOAT-log": "259:9"}))
     assert kind(plan) == "fstab-conflict"
-
-
-def test_options_that_end_with_a_line_are_told() -> None:
-    plan = decide(LOG, goat("LABEL=GOAT-log /krkn_log ext4 noatime,ro 0 1\n"))
-    assert any("options noatime,ro" in text for text in plan.warnings)
-    kept = w.claim(w.single(mount_options=("noatime", "ro")), w.attached(1))
-    plan = decide(kept, goat("LABEL=GOAT-log /krkn_log ext4 noatime,ro 0 1\n"))
-    assert plan.warnings == ()
 
 
 def test_a_line_elsewhere_is_left_alone_unless_the_set_moves_from_there() -> None:

@@ -221,6 +221,15 @@ def test_whether_a_line_names_this_very_filesystem(
         ("tmpfs", ""),
         ("none", ""),
         ("LABEL=", ""),
+        ("PARTUUID=ABCD-01", "/dev/disk/by-partuuid/abcd-01"),
+        ("PARTUUID='4A739FD5'", "/dev/disk/by-partuuid/4a739fd5"),
+        ('PARTLABEL="a b"', "/dev/disk/by-partlabel/a\\x20b"),
+        ("ID=nvme-x_vol1", "/dev/disk/by-id/nvme-x_vol1"),
+        (f'UUID="{UUID.upper()}"', f"/dev/disk/by-uuid/{UUID}"),
+        ('LABEL="it\'s"', "/dev/disk/by-label/it\\x27s"),
+        ('LABEL="a', ""),
+        ("id=nvme-x_vol1", ""),
+        ("FOO=bar", ""),
     ],
 )
 def test_the_node_of_a_spec(spec: str, path: str) -> None:
@@ -249,16 +258,31 @@ def test_the_line_of_a_former_name_is_replaced_where_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "lost"),
+    ("options", "more"),
     [
         ("defaults", ()),
         ("defaults,nofail,rw,noatime", ()),
         ("discard,noatime,x-systemd.device-timeout=9,ro", ("discard", "ro")),
+        ("comment=cloudconfig,nofail,,async,nouser,relatime", ()),
+        ("comment=systemd.automount", ("comment=systemd.automount",)),
+        ("X-mount.mkdir,x-systemd.growfs", ("X-mount.mkdir", "x-systemd.growfs")),
     ],
 )
-def test_options_that_a_replaced_line_had(options: str, lost: tuple) -> None:
+def test_options_by_which_a_line_says_more(options: str, more: tuple) -> None:
     (theirs,) = fstab.parse(f"LABEL=GOAT-data /data ext4 {options} 0 1")
-    assert fstab.options_lost(theirs, line(options=("noatime",))) == lost
+    assert fstab.says_more(theirs, line(options=("noatime",))) == more
+
+
+@pytest.mark.skipif(not shutil.which("findmnt"), reason="needs findmnt")
+@pytest.mark.parametrize("tag", ["UUID", "LABEL", "PARTUUID", "PARTLABEL", "ID"])
+def test_mount_knows_the_tags_that_we_know(tmp_path: Path, tag: str) -> None:
+    """What libmount takes for a tag it looks for, and does not find here."""
+    table = tmp_path / "fstab"
+    table.write_text(f"{tag}=nowhere / ext4 defaults 0 0\n")
+    argv = ["findmnt", "--verify", "--tab-file", str(table)]
+    said = subprocess.run(argv, stdout=subprocess.PIPE, text=True).stdout
+    assert f"source: {tag}=nowhere" in said and "unsupported" not in said
+    assert fstab.node(f"{tag}=nowhere").startswith("/dev/disk/by-")
 
 
 def test_empty_field_is_refused() -> None:

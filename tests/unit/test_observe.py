@@ -80,6 +80,28 @@ def test_mounts_fstab_and_accounts(tree: Tree) -> None:
     assert world.accounts == {"user:root": 0, "group:no-such-group": None}
 
 
+def test_what_a_line_of_somebody_else_mounts_is_found_by_the_links_of_udev(
+    tree: Tree,
+) -> None:
+    tree.disk(1, serial(1))
+    links = {
+        "ID=nvme-x_vol1": "by-id/nvme-x_vol1",
+        "PARTUUID=ABCD-01": "by-partuuid/abcd-01",
+        "PARTLABEL=log": "by-partlabel/log",
+        "LABEL='log'": "by-label/log",
+        'UUID="ABCD"': "by-uuid/abcd",
+        "/dev/disk/by-path/pci-1": "by-path/pci-1",
+    }
+    for link in links.values():
+        path = tree.base / "dev/disk" / link
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to("../../nvme1n1")
+    text = [f"{spec} /x{number} ext4\n" for number, spec in enumerate(links)]
+    tree.write("etc/fstab", "".join(text) + "PARTUUID=other /y ext4\n")
+    number = tree.number("nvme1n1")
+    assert look(tree).fstab_devnos == dict.fromkeys(links, number)
+
+
 def test_the_volume_behind_the_root_is_known(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     tree.disk(0, serial(7))
