@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Mapping, Optional, Tuple
 
-from cc_kraken import arraystate, fstab
+from cc_kraken import arraystate, fstab, mdadmconf
 from cc_kraken.arrays import array_name
 from cc_kraken.formatting import Formatting
 from cc_kraken.model import (
@@ -85,7 +85,7 @@ class Assembling(Formatting, Mounting):
                 records=records,
                 permitted=permitted,
             ),
-            WriteArrayLine(self.claim.name, self.new_array_uuid),
+            *self._array_line_steps(self.new_array_uuid, f"any:{self._array_name()}"),
         ]
         if self.wanted.fs_type:
             steps.append(
@@ -217,9 +217,14 @@ class Assembling(Formatting, Mounting):
                 )
             )
         steps += self._spare_steps(state, others)
-        theirs = self.world.array_lines_foreign.get(state.uuid, ())
-        if theirs or self.world.array_lines.get(state.uuid) != self.claim.name:
-            steps.append(WriteArrayLine(self.claim.name, state.uuid, theirs))
+        name = next(iter(blocks.values())).name
+        up = mounted is not None or (array is not None and self.wanted.fs_type is None)
+        try:
+            steps += self._array_line_steps(state.uuid, name)
+        except Stop as stop:
+            if not up:
+                raise
+            self.warnings.append(str(stop.trouble))
         target = Target(array_uuid=state.uuid, array=array)
         if mounted is not None:
             return self._plan_mounted(
@@ -238,6 +243,40 @@ class Assembling(Formatting, Mounting):
         }
         more, known = self._filesystem_steps(self._heard(shown), target, inside)
         return self._plan_mount(target, steps + more, known)
+
+    def _array_line_steps(self, uuid: str, name: str) -> List[Step]:
+        """Our line for mdadm instead of those of somebody else's for this array:
+        it starts none that two lines match.  ``name`` as in the superblocks."""
+        claim, world = self.claim.name, self.world
+        disks = [self._device(volume).path for volume in self.volume_ids]
+        theirs = []
+        for line in world.array_lines_foreign:
+            if not mdadmconf.speaks_of(line, uuid, name, disks):
+                continue
+            why = mdadmconf.keeps(line, disks)
+            if why and line.read:
+                raise stopped(
+                    "mdadm-conf-conflict",
+                    f"{line.file} has a line for the array of the set {claim}, and "
+                    f"ours cannot replace it, because {why}: {line.text}",
+                    "no ARRAY line but ours for it: mdadm starts no array that has two",
+                    f"Take that line out of {line.file} and run again, or take the "
+                    "tags off the volumes.",
+                )
+            theirs += [] if why else [line]
+        out = [volume for volume in self.volume_ids if volume in world.left_out]
+        if out:
+            raise stopped(
+                "mdadm-conf-conflict",
+                f"mdadm is told to leave out {', '.join(out)} of the set {claim}: "
+                f"{world.left_out[out[0]]}",
+                "a DEVICE line that has all disks of the set, or none",
+                "Take that line out, or add /dev/nvme* to it, and run again. Without "
+                "such a line mdadm looks at every disk.",
+            )
+        if not theirs and world.array_lines.get(uuid) == claim:
+            return []
+        return [WriteArrayLine(claim, uuid, tuple(theirs))]
 
     def _finish_array(
         self, target: Target, steps: List[Step], looks: Mapping[str, Look]

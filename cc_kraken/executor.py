@@ -463,7 +463,7 @@ class Executor:
     def _write_array_line(self, step: Step) -> None:
         assert isinstance(step, WriteArrayLine)
         with self._files:
-            mdadmconf.add(self.paths, step.set, step.uuid)
+            mdadmconf.add(self.paths, step.set, step.uuid, step.instead_of)
 
     # ---- filesystems and mounts
 

@@ -388,6 +388,25 @@ class FstabLine:
 
 
 @dataclass(frozen=True)
+class ArrayLine:
+    """One ``ARRAY`` line for mdadm that is not ours (mdadm.conf(5)).
+
+    ``uuid`` is canonical, ``devices`` are patterns; "" and () where it has none.
+    ``more``: words by which it says more than a line of ours.  ``text``: its words.
+    ``read``: mdadm reads this file.
+    """
+
+    file: str = field(compare=False)
+    device: str = ""
+    uuid: str = ""
+    name: str = ""
+    devices: Tuple[str, ...] = ()
+    more: Tuple[str, ...] = ()
+    text: str = field(default="", compare=False)
+    read: bool = field(default=True, compare=False)
+
+
+@dataclass(frozen=True)
 class PathState:
     """A mount point as found.
 

@@ -111,6 +111,7 @@ class Observer:
                 uuid: name for name, uuid in mdadmconf.current(self.paths).items()
             },
             array_lines_foreign=mdadmconf.elsewhere(self.paths),
+            left_out=mdadmconf.left_out(self.paths, scanned.by_volume.values()),
             accounts=_accounts(claims),
             missing_programs=_missing_programs(claims),
             attached_now=attached_now,

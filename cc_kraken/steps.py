@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Optional, Tuple, Type
 
-from cc_kraken.model import FstabLine, Record
+from cc_kraken.model import ArrayLine, FstabLine, Record
 
 ATTACH = "attach"
 ASSEMBLE = "assemble"
@@ -160,17 +160,18 @@ class AddMember(Step):
 
 @dataclass(frozen=True)
 class WriteArrayLine(Step):
-    """An ``ARRAY`` line for mdadm, by UUID only; those in the files
+    """An ``ARRAY`` line for mdadm, by UUID only; those of somebody else's in
     ``instead_of`` go."""
 
     phase: ClassVar[str] = ASSEMBLE
     uuid: str
-    instead_of: Tuple[str, ...] = ()
+    instead_of: Tuple[ArrayLine, ...] = ()
 
     def __str__(self) -> str:
         text = f"name array {self.uuid} in mdadm's configuration"
         if self.instead_of:
-            text += f", instead of in {', '.join(self.instead_of)}"
+            files = dict.fromkeys(line.file for line in self.instead_of)
+            text += f", instead of in {', '.join(files)}"
         return text
 
 

@@ -7,6 +7,7 @@ from typing import FrozenSet, Mapping, Optional, Tuple
 
 from cc_kraken.model import (
     Array,
+    ArrayLine,
     Content,
     Device,
     FstabLine,
@@ -42,8 +43,9 @@ class World:
     a serial), ``looks``, ``awaited`` (seconds since the attachment began).
     Keyed by array UUID: ``array_looks``, ``heads`` (what an array that does
     not run would show first, read through its members), ``array_lines`` (the
-    set under which our file for mdadm names it), ``array_lines_foreign`` (the
-    other files that name it).
+    set under which our file for mdadm names it).
+    ``left_out``: volumes that mdadm does not look at, to the ``DEVICE`` lines
+    because of which.
     ``fstab_devnos``: what a line that is not ours mounts, to the number of the
     device that udev's links name for it now.
     ``accounts``: user or group name to number, None where there is none yet;
@@ -70,7 +72,8 @@ class World:
     fstab_foreign: Tuple[FstabLine, ...] = ()
     fstab_devnos: Mapping[str, str] = field(default_factory=dict)
     array_lines: Mapping[str, str] = field(default_factory=dict)
-    array_lines_foreign: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    array_lines_foreign: Tuple[ArrayLine, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
     missing_programs: FrozenSet[str] = frozenset()
     attached_now: FrozenSet[str] = frozenset()

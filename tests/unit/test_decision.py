@@ -9,6 +9,7 @@ import pytest
 
 from cc_kraken import decision, fstab
 from cc_kraken.model import (
+    ArrayLine,
     Attachment,
     Claim,
     HalfMade,
@@ -916,7 +917,7 @@ def test_an_array_line_of_somebody_else_is_replaced() -> None:
         members(),
         arrays=(w.array(1, 2, 3),),
         array_looks={w.ARRAY: w.look(Known("xfs", FS, "GOAT-data"))},
-        array_lines_foreign={w.ARRAY: ("/etc/mdadm.conf",)},
+        array_lines_foreign=(ArrayLine("/etc/mdadm.conf", uuid=w.ARRAY),),
         fstab_foreign=fstab.parse("LABEL=GOAT-data /krkn_data xfs defaults 0 1\n"),
         fstab_devnos={"LABEL=GOAT-data": "9:127"},
     )

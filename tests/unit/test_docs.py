@@ -427,7 +427,10 @@ def test_the_lines_that_are_taken_over_are_those_that_the_page_shows() -> None:
     shown = (
         code(array).replace("UUID=…", f"UUID={uuid}").replace(" devices", "\n devices")
     )
-    assert mdadmconf.without(shown, {uuid}) == ""
+    (shown_line,) = mdadmconf.parse(shown)
+    assert mdadmconf.speaks_of(shown_line, uuid, "any:x", ["/dev/nvme1n1"])
+    assert not mdadmconf.keeps(shown_line, ["/dev/nvme1n1"])
+    assert mdadmconf.without(shown, [shown_line]) == ""
     assert becomes.startswith("`ARRAY UUID=…`")
     assert "ARRAY UUID=" in mdadmconf.text({"data": uuid})
 

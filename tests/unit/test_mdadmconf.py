@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken import mdadmconf
+from cc_kraken.model import ArrayLine
 from cc_kraken.paths import Paths
+from tests.unit import worlds as w
 
 ONE = "01234567-89ab-4def-8123-456789abcdef"
 MD_ONE = "01234567:89ab4def:81234567:89abcdef"
@@ -126,6 +128,10 @@ GOAT = (
 )
 
 
+def of_array(paths: Paths, uuid: str) -> list[ArrayLine]:
+    return [line for line in mdadmconf.elsewhere(paths) if line.uuid == uuid]
+
+
 def test_lines_of_others_for_our_arrays_go_and_every_other_byte_stays(
     tmp_path: Path,
 ) -> None:
@@ -141,17 +147,21 @@ def test_lines_of_others_for_our_arrays_go_and_every_other_byte_stays(
     unread = tmp_path / "mdadm.conf.d" / "not-read"
     unread.write_text(f"ARRAY UUID={MD_ONE}\n")
     before = other.read_bytes(), unread.read_bytes()
-    assert mdadmconf.elsewhere(paths) == {
-        ONE: (str(main),),
-        TWO: (str(main), str(other)),
-    }
-    assert mdadmconf.add(paths, "data", ONE)
-    assert not mdadmconf.add(paths, "data", ONE)
+    found = mdadmconf.elsewhere(paths)
+    assert [(line.file, line.uuid, line.name) for line in found] == [
+        (str(main), ONE, "ip-172-31-18-112:'GOAT-data'"),
+        (str(main), TWO, "x:1"),
+        (str(other), TWO, ""),
+        (str(other), "", "3"),
+    ]
+    theirs = of_array(paths, ONE)
+    assert mdadmconf.add(paths, "data", ONE, theirs)
+    assert not mdadmconf.add(paths, "data", ONE, theirs)
     assert main.read_bytes().decode() == first + last
     assert main.stat().st_mode & 0o777 == 0o600
     assert (other.read_bytes(), unread.read_bytes()) == before
     assert mdadmconf.current(paths) == {"data": ONE}
-    assert mdadmconf.elsewhere(paths).keys() == {TWO}
+    assert mdadmconf.elsewhere(paths) == found[1:]
 
 
 @pytest.mark.parametrize(
@@ -171,11 +181,13 @@ def test_the_file_that_goat_wrote(
         (tmp_path / name).touch()
     paths = Paths(etc=str(tmp_path))
     (tmp_path / "mdadm.conf").write_text(GOAT)
-    assert mdadmconf.add(paths, "data", ONE)
+    (theirs,) = of_array(paths, ONE)
+    assert theirs.read is read
+    assert mdadmconf.add(paths, "data", ONE, [theirs])
     assert (tmp_path / "mdadm.conf").read_text() == ""
     assert mdadmconf.location(paths) == str(tmp_path / place / "cc-kraken.conf")
     assert mdadmconf.current(paths) == {"data": ONE}
-    assert mdadmconf.elsewhere(paths) == {}
+    assert mdadmconf.elsewhere(paths) == ()
 
 
 @pytest.mark.parametrize(
@@ -190,8 +202,9 @@ def test_the_file_that_goat_wrote(
     ],
 )  # fmt: skip
 def test_without(config: str, left: str) -> None:
-    assert mdadmconf.without(config, {ONE}) == left
-    assert mdadmconf.without(left, {ONE}) == left
+    gone = [line for line in mdadmconf.parse(config) if line.uuid == ONE]
+    assert mdadmconf.without(config, gone) == left
+    assert mdadmconf.without(left, gone) == left
 
 
 def test_a_set_with_a_new_name(tmp_path: Path) -> None:
@@ -213,13 +226,94 @@ def test_moves_with_the_main_file(tmp_path: Path) -> None:
     assert Path(mdadmconf.location(paths)).exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("""ARRAY name="ip-1:'GOAT-data'" #x""", "ip-1:'GOAT-data'"),
+        ("""ARRAY "name=a b" """, "a b"),
+        ("""ARRAY na'me='"a"b'#c d'""", "ab#c d"),
+        ("""ARRAY name=a#b""", "a#b"),
+        ("""ARRAY name="a b""", "a b"),
+    ],
+)
+def test_words_as_mdadm_reads_them(text: str, name: str) -> None:
+    (line,) = mdadmconf.parse(text)
+    assert line.name == name
+
+
+def test_what_a_line_says() -> None:
+    (line,) = mdadmconf.parse(
+        "arr /dev/md/x LEVEL=raid1 Name='a b' devices=/dev/a,/dev/b*\n"
+        f"# between\n\tuuid={MD_ONE.upper()} spare-group=g bitmap=/x #no\n",
+        "file",
+    )
+    assert (line.file, line.device, line.uuid, line.name) == (
+        "file", "/dev/md/x", ONE, "a b",
+    )  # fmt: skip
+    assert line.devices == ("/dev/a", "/dev/b*")
+    assert line.more == ("spare-group=g", "bitmap=/x")
+    assert line.text == (
+        "arr /dev/md/x LEVEL=raid1 Name=a b devices=/dev/a,/dev/b* "
+        f"uuid={MD_ONE.upper()} spare-group=g bitmap=/x"
+    )
+
+
+DEVICE_LINES = {
+    # the lines, and the disks of nvme1n1 and nvme2n1 that they leave out
+    "": "",
+    "MAILADDR root": "",
+    "DEVICE": "",
+    "DEVICE nonsense": "",
+    "DEVICE partitions": "",
+    "dev Partitions containers": "",
+    "DEVICE containers": "12",
+    "DEVICE /dev/sd* /dev/xvd*": "12",
+    "DEVICE /dev/nvme*n1": "",
+    "DEVICE /dev/nvme1n1": "2",
+    "DEVICE /dev/nvme1n1\nDEVICE /dev/sda\n  /dev/nvme2n[!2-9]": "",
+    "DEVICE /dev/nvme[^2]n1": "2",
+    "DEVICE /*/nvme1n1 /*": "2",
+    "DEVICE /dev/disk/by-path/one*": "2",
+    "DEVICE /dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol*": "",
+    "DEVICE /dev/disk/by-id/nvme-*_vol00000000000000002_1": "1",
+    "# DEVICE /dev/sda": "",
+    "DEVICES /dev/sda": "12",
+    "DEVICESX /dev/sda": "",
+    "DE /dev/sda": "",
+}
+
+
+@pytest.mark.parametrize("text", DEVICE_LINES)
+@pytest.mark.parametrize("name", ["mdadm.conf", "mdadm.conf.d/site.conf"])
+def test_disks_that_device_lines_leave_out(
+    tmp_path: Path, text: str, name: str
+) -> None:
+    paths = Paths(etc=str(tmp_path), dev=str(tmp_path / "dev"))
+    links = tmp_path / "dev/disk/by-path"
+    links.mkdir(parents=True)
+    disks = [w.device(1), w.device(2)]
+    for disk in disks:
+        (tmp_path / "dev" / disk.name).touch()
+    (links / "one-1").symlink_to("../../nvme1n1")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    left = mdadmconf.left_out(paths, disks)
+    assert set(left) == {w.volume_id(int(one)) for one in DEVICE_LINES[text]}
+    assert all(str(tmp_path / name) in rule for rule in left.values())
+    # Nobody reads it where there is another main file beside a Debian.
+    (tmp_path / "debian_version").touch()
+    (tmp_path / "mdadm").mkdir()
+    (tmp_path / "mdadm/mdadm.conf").touch()
+    assert mdadmconf.left_out(paths, disks) == {}
+
+
 @given(st.text(alphabet=st.sampled_from("ARY UID=:0af#\"'\n\t\r-<é"), max_size=200))
 def test_any_text(text: str) -> None:
     for uuid in mdadmconf.named(text):
         assert len(uuid) == 36
     assert mdadmconf.without(text, ()) == text
-    left = mdadmconf.without(text, mdadmconf.named(text))
-    assert mdadmconf.named(left) == frozenset()
+    left = mdadmconf.without(text, mdadmconf.parse(text))
+    assert mdadmconf.parse(left) == ()
 
 
 @pytest.mark.skipif(not shutil.which("mdadm"), reason="needs mdadm")
