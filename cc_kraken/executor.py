@@ -14,7 +14,7 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import (
     Callable,
     Deque,
@@ -40,6 +40,7 @@ from cc_kraken import (
     mdadmconf,
     mounts,
     record,
+    release,
 )
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2, Outcome
@@ -104,13 +105,14 @@ class Carried:
     """What came of the steps of one round.
 
     ``attached``: volume id to device name, accepted by EC2.  ``ask_again``:
-    EC2's answers left it open what is true.  ``unused``: nothing has used
-    the volumes that were attached.  ``not_grown``: why a set that is up
+    EC2's answers left it open what is true.  ``kept``: volumes that were not
+    detached, because something uses them.  ``not_grown``: why a set that is up
     could not be grown.
     """
 
     attached: Dict[str, str] = field(default_factory=dict)
     detached: List[str] = field(default_factory=list)
+    kept: List[str] = field(default_factory=list)
     troubles: Dict[str, Trouble] = field(default_factory=dict)
     not_grown: Dict[str, Trouble] = field(default_factory=dict)
     ask_again: bool = False
@@ -280,6 +282,11 @@ class Executor:
             self._carried.used.append(step.set)
         LOG.info("%s: %s", step.set, step)
         self._do[type(step)](step)
+        if isinstance(step, Detach):
+            gone = [one for one in step.volume_ids if one not in self._carried.kept]
+            step = replace(step, volume_ids=tuple(gone))
+            if not gone:
+                return
         self.report.done(step.set, str(step))
 
     # ---- EC2
@@ -329,12 +336,18 @@ class Executor:
 
     def _detach(self, step: Step) -> None:
         assert isinstance(step, Detach)
-        for volume_id in step.volume_ids:
-            self.ec2.detach(volume_id, self.instance_id)
-            self._carried.detached.append(volume_id)
-            # A name that was freed a moment ago can leave the next one stuck.
-            self._chosen.pop(volume_id, None)
         self._carried.ask_again = True
+        volumes = step.volume_ids
+        kept = release.unused(self.paths, self.clock, volumes, self._detach_one)
+        for volume_id, why in kept.items():
+            self._carried.kept.append(volume_id)
+            self.report.warn(release.told(step.set, volume_id, why), step.set)
+
+    def _detach_one(self, volume_id: str) -> None:
+        self.ec2.detach(volume_id, self.instance_id)
+        self._carried.detached.append(volume_id)
+        # A name that was freed a moment ago can leave the next one stuck.
+        self._chosen.pop(volume_id, None)
 
     # ---- volumes and arrays
 

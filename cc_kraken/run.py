@@ -24,7 +24,7 @@ from typing import (
 from cc_kraken import command, decision, hold, report, tags, wanted
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
-from cc_kraken.executor import Executor
+from cc_kraken.executor import Carried, Executor
 from cc_kraken.host import Events
 from cc_kraken.model import (
     Attachment,
@@ -503,8 +503,7 @@ class Run:
         outcome = self.executor.carry_out(todo, world)
         for volume_id, device in outcome.attached.items():
             self._note_attached(volume_id, device)
-        for volume_id in outcome.detached:
-            self._note_detached(volume_id)
+        self._note_detached(outcome)
         self.attached_now -= {
             volume
             for plan in todo
@@ -547,11 +546,7 @@ class Run:
     def _let_go(self, plan: Plan, world: World) -> bool:
         """A set that cannot be attached in whole is given back in whole, as
         far as nothing has used it; returns whether there was anything."""
-        unused = sorted(
-            volume
-            for volume in self._volumes_of(plan.name) & self.attached_now
-            if not _used(world, volume)
-        )
+        unused = sorted(self._volumes_of(plan.name) & self.attached_now)
         if not unused or any(step.phase != "attach" for step in plan.steps):
             return False
         steps = (Detach(plan.name, tuple(unused)),)
@@ -565,8 +560,7 @@ class Run:
         if not steps:
             return
         outcome = self.executor.carry_out([replace(plan, steps=steps)], world)
-        for volume_id in outcome.detached:
-            self._note_detached(volume_id)
+        self._note_detached(outcome)
         for trouble in outcome.troubles.values():
             LOG.warning("Volumes of %s could not be given back: %s", plan.name, trouble)
 
@@ -586,9 +580,11 @@ class Run:
             for volume in self.known.volumes
         )
 
-    def _note_detached(self, volume_id: str) -> None:
-        self.attached_now.discard(volume_id)
-        self._accepted.pop(volume_id, None)
+    def _note_detached(self, outcome: Carried) -> None:
+        """What somebody uses by now is not given back any more, either."""
+        self.attached_now -= {*outcome.detached, *outcome.kept}
+        for volume_id in outcome.detached:
+            self._accepted.pop(volume_id, None)
 
     # ---- waiting
 
@@ -822,11 +818,6 @@ def _to_come(plan: Plan) -> bool:
 
 def _asks(plan: Plan) -> bool:
     return any(step.phase == "attach" for step in plan.steps)
-
-
-def _used(world: World, volume_id: str) -> bool:
-    device = world.devices.get(volume_id)
-    return device is not None and bool(device.holders or device.mounted or device.swap)
 
 
 def _no_progress(plan: Plan) -> Trouble:

@@ -41,11 +41,26 @@ pytest.importorskip("boto3")
 ZONE = "us-east-1a"
 
 
+class LabTime(Clock):
+    """Waiting moves the lab's clock."""
+
+    def __init__(self, lab: Ec2Lab) -> None:
+        super().__init__()
+        assert isinstance(lab.clock, ManualClock)
+        self._lab = lab.clock
+
+    def now(self) -> float:
+        return self._lab.now()
+
+    def sleep(self, seconds: float) -> None:
+        self._lab.advance(max(seconds, 0.001))
+
+
 class Bench:
     def __init__(self, tree: Tree, lab: Ec2Lab) -> None:
         self.tree, self.lab = tree, lab
         self.instance = lab.run_instance(zone=ZONE)
-        self.clock = Clock()
+        self.clock = LabTime(lab)
         self.phases: list[str | None] = []
         options = Ec2Options(endpoint_url=lab.endpoint_url)
         self.report = Report(tree.paths, "apply")

@@ -112,6 +112,7 @@ class Scene:
             number = len(self.disks) + 1
             self.disks[volume_id] = number
             self.tree.disk(number, volume_id.replace("-", ""))
+            self.tree.nodeless(f"nvme{number}n1")
 
         self.clock.later(self.lab.attach_seconds, appear)
 

@@ -75,6 +75,10 @@ class Tree:
             (directory / "holders" / holder).mkdir()
         return directory
 
+    def nodeless(self, name: str) -> None:
+        """A disk without a node in /dev: nobody can open it."""
+        (self.base / "dev" / name).unlink()
+
     def virtual(
         self, name: str, slaves: Sequence[str], *, size: int = GIB, major: int = 9
     ) -> Path:
