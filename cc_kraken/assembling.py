@@ -143,7 +143,6 @@ class Assembling(Formatting, Mounting):
             look,
             Target(device=self._device(volume_id)),
             "a member of this set's array, or a blank volume",
-            "Correct VolumeSize",
         )
 
     def _half_made_array(

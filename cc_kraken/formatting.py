@@ -15,6 +15,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
+from cc_kraken.partitions import TABLES
 from cc_kraken.plan import (
     Again,
     SetDecision,
@@ -30,6 +31,7 @@ from cc_kraken.steps import (
     Wipe,
     WriteRecords,
 )
+from cc_kraken.superblock import MD_MEMBER
 
 
 class Formatting(SetDecision):
@@ -270,24 +272,21 @@ class Formatting(SetDecision):
         return bool(given) and bool(look.fingerprint) and given == look.fingerprint
 
     def _refuse_content(
-        self,
-        content: Content,
-        look: Look,
-        target: Target,
-        expected: str = "",
-        correct: str = "Correct FsType",
+        self, content: Content, look: Look, target: Target, expected: str = ""
     ) -> Stop:
         where = target.volume_id or f"array {target.array_uuid}"
         path = target.device.path if target.device else ""
         path = path or (target.array.path if target.array else "")
-        found = f"{where} ({path}) holds {tell(content)}"
-        remedy = f"Nothing was written. {correct}, or use another volume"
+        partitioned = isinstance(content, Known) and content.type in TABLES
+        found = f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}"
+        remedy = f"Nothing was written. {self._way_out(content, target)}"
         offset = content.offset if isinstance(content, Unknown) else None
+        give_up = "to give this content up"
+        if partitioned:
+            give_up = "only to give up all that is in it"
         if look.fingerprint and target.volume_id:
-            remedy += (
-                "; to give this content up, set overwrite: "
-                f"{{{target.volume_id}: {look.fingerprint}}}"
-            )
+            named = f"{{{target.volume_id}: {look.fingerprint}}}"
+            remedy += f"; {give_up}, set overwrite: {named}"
         elif offset is not None and target.volume_id:
             remedy += (
                 "; to give this content up, set blank_proof: full, and run again for "
@@ -300,3 +299,20 @@ class Formatting(SetDecision):
             expected or f"{self.wanted.fs_type}, or a blank volume",
             remedy + ".",
         )
+
+    def _way_out(self, content: Content, target: Target) -> str:
+        """What helps against this content, and destroys nothing."""
+        kind = content.type if isinstance(content, Known) else ""
+        member = self.is_array and bool(target.volume_id)
+        if kind in TABLES:
+            by_hand = "take its tags off" if self.is_array else "set FsType to none"
+            return (
+                "A set uses whole volumes, partitions are not supported. Use a volume "
+                f"without a partition table, and copy the files to it; or {by_hand}, "
+                "and mount the partition by a line of your own in fstab"
+            )
+        if member or kind == MD_MEMBER:
+            return "Correct VolumeSize, or use another volume"
+        if kind in mkfs.TYPES:
+            return "Correct FsType, or use another volume"
+        return "Use another volume"

@@ -294,7 +294,8 @@ class Known:
     ``linux_raid_member``, ``LVM2_member``, ``gpt`` …).
 
     ``size``: bytes that the filesystem says it has (0: not known).
-    ``errors``: it says of itself that it needs its checker (ext4).  Neither
+    ``errors``: it says of itself that it needs its checker (ext4).
+    ``inside``: what lies in the partitions of a table, a phrase each.  None of it
     makes it another content.
     """
 
@@ -304,6 +305,7 @@ class Known:
     superblock: Optional[MdSuperblock] = None
     size: int = field(default=0, compare=False)
     errors: bool = field(default=False, compare=False)
+    inside: Tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

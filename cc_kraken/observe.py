@@ -33,6 +33,7 @@ from cc_kraken import (
     grow,
     mdadmconf,
     mounts,
+    partitions,
     shadow,
 )
 from cc_kraken.early import Early
@@ -263,9 +264,16 @@ class Observer:
                     full=self.full,
                     fingerprint=True,
                 )
-            return look
+            return self._with_partitions(look, device)
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
+
+    def _with_partitions(self, look: Look, device: Device) -> Look:
+        found = look.content
+        if not isinstance(found, Known) or found.type not in partitions.TABLES:
+            return look
+        inside = partitions.inside(self.paths, device)
+        return replace(look, content=replace(found, inside=inside))
 
     def _refused(self, look: Look, claim: Claim) -> bool:
         """Whether a person may want to name this content in ``overwrite``."""

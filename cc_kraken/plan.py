@@ -22,6 +22,7 @@ from cc_kraken.model import (
     Unknown,
     WantedSet,
 )
+from cc_kraken.partitions import TABLES
 from cc_kraken.record import identity as set_identity
 from cc_kraken.steps import (
     Step,
@@ -233,6 +234,9 @@ def tell(content: Content) -> str:
         return "nothing but zeros"
     if isinstance(content, HalfMade):
         return "a half-made filesystem of ours"
+    if isinstance(content, Known) and content.type in TABLES:
+        parts = "; ".join(content.inside) or "no partition that the kernel shows"
+        return f"a partition table ({content.type}), and in it {parts}"
     if isinstance(content, Known):
         name = f" (UUID {content.uuid})" if content.uuid else ""
         label = f", label {content.label!r}" if content.label else ""
