@@ -216,6 +216,7 @@ def plan_text(status: Mapping[str, Any]) -> str:
             lines.append(f"  {entry['state']}: nothing to do")
         lines += [f"  {n}. {step}" for n, step in enumerate(entry["plan"], 1)]
         lines += [f"  - {outcome}" for outcome in entry["outcomes"]]
+    lines += [f"note: {text}" for text in status.get("notes", ())]
     lines += [f"warning: {text}" for text in status["warnings"]]
     lines += [f"error: {entry['message']}" for entry in status["errors"]]
     return "\n".join(lines)
@@ -274,6 +275,7 @@ def status_text(status: Mapping[str, Any]) -> str:
             lines += [f"{name}: later: {text}" for text in entry["outcomes"]]
         lines += [f"{name}: {text}" for text in entry.get("notes", ())]
     lines += [f"error: {entry['message']}" for entry in status["errors"]]
+    lines += [f"note: {text}" for text in status.get("notes", ())]
     lines += [f"warning: {text}" for text in status["warnings"]]
     return "\n".join(lines)
 

@@ -138,6 +138,7 @@ class Report:
             "phases": [],
             "calls": {},
             "processes": 0,
+            "notes": [],
             "warnings": [],
             "errors": [],
             "earlier": _earlier(earlier),
@@ -240,12 +241,13 @@ class Report:
         LOG.warning("%s", text)
 
     def notes(self, name: str, texts: Sequence[str]) -> None:
-        """What a person may want to know of a set, and need not; logged once."""
-        entry = self.set(name)
+        """What a person may want to know of a set ("": of the node), and need not;
+        logged once."""
+        entry = self.set(name) if name else self._status
         for text in texts:
             if (name, text) not in self._noted:
                 self._noted.add((name, text))
-                LOG.info("%s: %s", name, text)
+                LOG.info("%s", f"{name}: {text}" if name else text)
         entry["notes"] = list(texts)
 
     def fail(self, trouble: Trouble) -> None:

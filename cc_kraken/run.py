@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken import command, decision, hold, report, tags, wanted
+from cc_kraken import command, decision, devices, hold, report, tags, wanted
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Carried, Executor
@@ -298,9 +298,10 @@ class Run:
                         self._say_waiting({"": trouble})
                         self.clock.sleep(self._pause())
                         continue
-            claims, warnings = self._claims(node)
+            claims, warnings, notes = self._claims(node)
             for text in warnings:
                 self.report.warn(text)
+            self.report.notes("", notes)
             if not self.dry_run:
                 hold.write(self.paths, self.identity.instance_id, claims)
             world = self._look(node, claims)
@@ -313,7 +314,7 @@ class Run:
             if self.dry_run and claims:
                 return self._dry_end(plans)
             if not claims:
-                trouble = wanted.no_volumes(node, self.section)
+                trouble = wanted.no_volumes(node, self.section, notes)
                 self._node_trouble = trouble
                 if self._left() <= 0 or self.dry_run:
                     return self._node_end()
@@ -389,10 +390,14 @@ class Run:
         self._undone[volume.id] += 1
         return volume
 
-    def _claims(self, node: Node) -> Tuple[Sequence[Claim], Sequence[str]]:
-        declared = tags.declared(self.section, self.instance_tags)
+    def _claims(self, node: Node) -> wanted.Claims:
         return wanted.claims(
-            self.section, node, self.identity.zone, self.known.volumes, declared
+            self.section,
+            node,
+            self.identity.zone,
+            self.known.volumes,
+            tags.declared(self.section, self.instance_tags),
+            devices.root_volumes(self.paths),
         )
 
     def _look(self, node: Node, claims: Sequence[Claim]) -> World:

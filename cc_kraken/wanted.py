@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import (
     Any,
     Callable,
+    Collection,
     Dict,
     Iterable,
     List,
@@ -37,18 +38,22 @@ LEAVING = ("deleting", "deleted")
 
 
 class Claims(NamedTuple):
-    """The claims by name, and what concerns no single one of them."""
+    """The claims by name, and what concerns no single one of them: what a person
+    must see, and what one may want to know."""
 
     claims: Tuple[Claim, ...]
     warnings: Tuple[str, ...] = ()
+    notes: Tuple[str, ...] = ()
 
 
-def no_volumes(node: Node, section: Section) -> Trouble:
-    """That a node has no volume at all (awaited, then an error)."""
+def no_volumes(node: Node, section: Section, notes: Sequence[str] = ()) -> Trouble:
+    """That a node has no volume at all (awaited, then an error).  ``notes``: of the
+    claims."""
     return Trouble(
         "no-volumes",
         f"no volume in this region has the tags "
-        f"{_node_tags(node, section.tag_namespace)}",
+        f"{_node_tags(node, section.tag_namespace)}"
+        + "".join(f" ({note.rstrip('.')})" for note in notes),
         "the volumes of this node",
         "Create or tag them; the region and the tag namespace have to be right too.",
         waits=True,
@@ -61,23 +66,27 @@ def claims(
     zone: str,
     volumes: Sequence[Volume],
     must_exist: Iterable[str] = (),
+    system: Collection[str] = (),
 ) -> Claims:
     """The sets of ``node``, each with its wish and what is wrong with it.
 
     ``volumes`` are those that EC2 described, from all zones and in all
     states; what does not carry both tags of the node is left out.
     ``must_exist`` are the sets that must exist (:func:`tags.declared`).
+    ``system``: the volumes behind / or /boot of this instance, which are left alone.
     Without volumes there are only the claims of declared sets.  A volume
     without VolumeName is a claim under its own id: attached and left alone.
 
     Kinds of trouble.  Awaited: set-absent, members-missing, members-surplus,
     tags-disagree, pinned-missing, volume-creating, zone-mixed.  Refused at
-    once: volume-name, tag-value, config-value, pin-count, zone-other,
+    once: volume-name, tag-value, config-value, pin-count, system-volume, zone-other,
     volume-state, multi-attach, managed, raid-level-missing, members-too-few,
     sizes-differ, snapshot-mixed, mount-path-shared, mkfs-options.
     """
     names = tuple(dict.fromkeys(must_exist))
-    mine = _mine(section, node, volumes)
+    every = _mine(section, node, volumes)
+    mine = tuple(volume for volume in every if volume.id not in system)
+    aside = tuple(volume for volume in every if volume.id in system)
     groups: Dict[str, List[Volume]] = {name: [] for name in names}
     nameless: List[Volume] = []
     warnings: List[str] = []
@@ -90,13 +99,18 @@ def claims(
         elif volume.state not in LEAVING:
             nameless.append(volume)
     found = [
-        _Judge(section, node, zone, name, group, name in names, mine).claim()
+        _Judge(section, node, zone, name, group, name in names, mine, aside).claim()
         for name, group in sorted(groups.items())
         # The last volume of a set that nobody asks for is being deleted.
         if name in names or any(volume.state not in LEAVING for volume in group)
     ]
     found += [_left_alone(volume, zone) for volume in nameless]
-    return Claims(_unshared(found), tuple(warnings))
+    notes = tuple(
+        f"{one.id} is the volume behind / or /boot of this instance: it is left alone, "
+        f"though it has the tags of the node {node}."
+        for one in aside
+    )
+    return Claims(_unshared(found), tuple(warnings), notes)
 
 
 def _mine(
@@ -158,6 +172,7 @@ class _Judge:
         group: Sequence[Volume],
         declared: bool,
         mine: Sequence[Volume],
+        aside: Sequence[Volume],
     ) -> None:
         self._section = section
         self._node = node
@@ -173,6 +188,7 @@ class _Judge:
         ]
         self._members = len(self._pins) or 1
         self._mine = mine
+        self._aside = aside
         self._wanted = WantedSet(name=self._shown, declared=declared)
         self._warnings: List[str] = []
 
@@ -335,7 +351,8 @@ class _Judge:
 
     def _complete(self) -> Optional[Trouble]:
         return (
-            self._pin_count()
+            self._pinned_system()
+            or self._pin_count()
             or self._levels()
             or self._present()
             or _refused_volume(self._volumes)
@@ -344,6 +361,18 @@ class _Judge:
             or _creating(self._volumes)
             or self._alike()
         )
+
+    def _pinned_system(self) -> Optional[Trouble]:
+        for volume in self._aside:
+            if volume.id in self._pins:
+                return Trouble(
+                    "system-volume",
+                    f"kraken.volumes.{self._name}.volume_ids names {volume.id}, which "
+                    "is the volume behind / or /boot of this instance",
+                    "volumes for data only",
+                    "Take it out of volume_ids.",
+                )
+        return None
 
     def _pin_count(self) -> Optional[Trouble]:
         if not self._pins or len(self._pins) == self._wanted.members:
@@ -399,7 +428,7 @@ class _Judge:
         return Trouble(
             "set-absent",
             f"no volume of the node {self._node} has the tag "
-            f"{self._tag('volume_name')}={self._shown}{self._also_leaving()}",
+            f"{self._tag('volume_name')}={self._shown}{self._also_there()}",
             f"{self._wanted.members} volume(s) for the set {self._shown}",
             "Create or tag the volumes, or take the set out of kraken.volumes and of "
             f"the instance's tag {self._tag('volumes')}.",
@@ -455,7 +484,7 @@ class _Judge:
             return Trouble(
                 "members-missing",
                 f"the set {self._shown} has {there} of {wanted} volumes "
-                f"({_ids(self._volumes)}){self._also_leaving()}",
+                f"({_ids(self._volumes)}){self._also_there()}",
                 expected,
                 "Create or tag the missing ones.",
                 waits=True,
@@ -473,11 +502,13 @@ class _Judge:
             waits=True,
         )
 
-    def _also_leaving(self) -> str:
-        if not self._leaving:
-            return ""
+    def _also_there(self) -> str:
         words = [f"{volume.id} is {volume.state}" for volume in self._leaving]
-        return f" ({', '.join(words)})"
+        for volume in self._aside:
+            own = tags.read(volume.tags, self._section.tag_namespace)
+            if own.get("volume_name") == self._name:
+                words.append(f"{volume.id} is behind / or /boot of this instance")
+        return f" ({', '.join(words)})" if words else ""
 
     def _alike(self) -> Optional[Trouble]:
         """Members of one array have one size and one kind of past."""

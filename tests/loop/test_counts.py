@@ -178,7 +178,7 @@ def test_members_are_looked_at_side_by_side(
     volumes = Ec2("us-east-1", machine.section().ec2, logging.getLogger()).volumes(
         NODE.prefix, NODE.node_id
     )
-    claims, _ = wanted.claims(Section(), NODE, ZONE, volumes)
+    claims = wanted.claims(Section(), NODE, ZONE, volumes).claims
     world = observer.look(machine.id, NODE, claims, {})
     assert len(world.looks) == 3
 
