@@ -34,6 +34,7 @@ EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 WIPING = "tests/unit/test_wiping.py"
+TAKEOVER = "tests/unit/test_takeover.py"
 
 
 @dataclass(frozen=True)
@@ -348,6 +349,48 @@ MUTATIONS = (
         "            if volume in self.world.system_volumes:\n",
         "            if False:\n",
         DECISION,
+    ),
+    change(
+        "a tagged root volume counts as a member",
+        "wanted",
+        "volume for volume in every if volume.id not in system)",
+        "volume for volume in every if volume.id)",
+        "tests/unit/test_system_volume.py",
+    ),
+    change(
+        "a line of fstab that says more than ours is replaced",
+        "mounting",
+        "            if not one.set and (more or not fstab.same_type(one, line)):\n",
+        "            if False:\n",
+        TAKEOVER,
+    ),
+    change(
+        "the line of an ignored array is replaced",
+        "mdadmconf",
+        "    if line.device.lower() == _IGNORE:\n",
+        "    if False:\n",
+        TAKEOVER,
+    ),
+    change(
+        "our ARRAY line is put beside one by devices",
+        "mdadmconf",
+        "        return any(_covers(one, path) for path in devices",
+        "        return False and any(_covers(one, path) for path in devices",
+        TAKEOVER,
+    ),
+    change(
+        "what is used by now is detached",
+        "release",
+        "    guard.check_unused(paths, device, partitions=True)\n",
+        "",
+        "tests/unit/test_release.py",
+    ),
+    change(
+        "a volume is not held while it is detached",
+        "release",
+        "        held.enter_context(guard.opened(",
+        "        (lambda _: None)(guard.opened(",
+        "tests/loop/test_release.py",
     ),
     change(
         "a mirror with an empty member is created anew",
