@@ -120,8 +120,7 @@ class Assembling(Formatting, Mounting):
                 raise self._refuse_record(look.content, look.record)
             raise self._refuse_content_of_member(volume_id, look)
         permitted = tuple(step.volume_id for step in steps if isinstance(step, Wipe))
-        if not present:
-            self._check_origin()
+        self._check_origin()
         stale = tuple(record for record in present if record not in records)
         if any(isinstance(look.content, HalfMade) for look in looks.values()):
             steps.append(ZeroSuperblocks(self.claim.name, tuple(present)))
@@ -164,6 +163,7 @@ class Assembling(Formatting, Mounting):
             return None
         if any(self._device(volume_id).mounted for volume_id in looks):
             return None
+        self._check_origin()
         for volume_id, look in looks.items():
             if volume_id not in blocks and not isinstance(
                 look.content, (Blank, HalfMade)
