@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import FrozenSet, Mapping, Optional, Tuple
 
+from cc_kraken.arraystate import Seen
 from cc_kraken.model import (
     Array,
     Content,
@@ -43,7 +44,7 @@ class World:
     Keyed by array UUID: ``array_looks``, ``heads`` (what an array that does
     not run would show first, read through its members), ``array_lines`` (the
     set under which our file for mdadm names it), ``array_lines_foreign`` (the
-    other files that name it).
+    other files that name it), ``arrays_seen`` (what this instance has kept of it).
     ``fstab_devnos``: what a line that is not ours mounts, to the number of the
     device that udev's links name for it now.
     ``accounts``: user or group name to number, None where there is none yet;
@@ -71,6 +72,7 @@ class World:
     fstab_devnos: Mapping[str, str] = field(default_factory=dict)
     array_lines: Mapping[str, str] = field(default_factory=dict)
     array_lines_foreign: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    arrays_seen: Mapping[str, Seen] = field(default_factory=dict)
     accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
     missing_programs: FrozenSet[str] = frozenset()
     attached_now: FrozenSet[str] = frozenset()

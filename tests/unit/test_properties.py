@@ -288,7 +288,7 @@ def _spoil(
             ["alien", "filesystem", "record", "stale record", "foreign record",
              "copied record", "two records", "half made", "record and files",
              "foreign member", "zeroed superblock", "stale member", "blank",
-             "clone", "copy", "torn superblock"]
+             "clone", "copy", "torn superblock", "used alone", "replacement"]
         )
     )  # fmt: skip
     event(f"spoilt: {what}")
@@ -328,6 +328,13 @@ def _spoil(
         disk.block, disk.body, disk.share, disk.records = None, None, False, {}
     elif what == "clone" and disk.block is not None:
         disk.block = replace(disk.block, role=0)
+    elif (
+        what == "used alone" and disk.block is not None and disk.block.role is not None
+    ):
+        events = draw(st.integers(8, 12))
+        disk.block = replace(disk.block, roles=(disk.block.role,), events=events)
+    elif what == "replacement" and disk.block is not None:
+        disk.block = replace(disk.block, feature_map=16 | 2)
     elif what == "copy":
         disk.origin = "snap-00000000000000001"
     elif what == "torn superblock" and disk.block is None:
