@@ -9,6 +9,8 @@
 #   make shown     prints what cloud-init says of the module in RELEASE
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
 #   make torture   100 power cuts (COUNT=, SEED=, JOBS=)
+#   make random    random worlds and values, many more than check draws
+#                  (SEED=, EXAMPLES=: so many times as many)
 #   make mutations breaks the guards one by one: which test sees it
 #   make bench     how long a boot waits, beside the floor (RUNS=, CASES=)
 #                  and beside a program of yours (PEER="PATH ARGUMENT…")
@@ -39,7 +41,7 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel clean torture mutations fleet bench
+.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel clean torture random mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
@@ -138,6 +140,16 @@ COUNT ?= 100
 JOBS ?= $(shell nproc)
 torture: $(READY) deb
 	@exec $(PYTHON) -m tests.vm.torture $(COUNT) --jobs $(JOBS) $(addprefix --seed=,$(SEED))
+
+# The property tests by a seed: check draws the same examples in every run.
+EXAMPLES ?= 10
+random: $(READY)
+	@seed=$(or $(SEED),$$(shuf -n 1 -i 0-999999999)); \
+	again="make random SEED=$$seed EXAMPLES=$(EXAMPLES)"; \
+	echo "random: SEED=$$seed (to repeat: $$again)"; \
+	EXAMPLES=$(EXAMPLES) $(PYTEST) -q -n 2 -m hypothesis \
+	    --hypothesis-profile=random --hypothesis-seed=$$seed tests/unit tests/loop \
+	    || { echo "random: to repeat: $$again" >&2; exit 1; }
 
 # Broken guards, and which test sees it.
 mutations: $(READY)

@@ -18,6 +18,8 @@ import sys
 from array import array
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
+from cc_kraken import directio
+
 try:
     import ctypes
 except (ImportError, MemoryError):
@@ -57,6 +59,7 @@ class Batch:
         """``fd``: opened with O_DIRECT.  Raises OSError where there is no
         asynchronous I/O: ENOSYS, or EAGAIN (fs.aio-max-nr is used up)."""
         setup, self._destroy, self._submit, self._events = _calls()
+        self._fd = fd
         self._spans: List[Span] = []
         self._places: List[int] = []
         self._results: List[int] = []
@@ -130,7 +133,8 @@ class Batch:
         self._requests[word:last:_IOCB_WORDS] = memoryview(array("Q", values))
 
     def end(self) -> None:
-        """Wait for all of them."""
+        """Wait for all of them; what the kernel wants to be asked again is read
+        one by one."""
         while self._under_way:
             try:
                 came = _call(
@@ -147,6 +151,16 @@ class Batch:
                 number, _, result, _ = _EVENT.unpack_from(self._answers, at)
                 self._results[number] = result
             self._under_way -= came
+        for number, result in enumerate(self._results):
+            if -result in directio.AGAIN:
+                self._results[number] = self._once_more(number)
+
+    def _once_more(self, number: int) -> int:
+        try:
+            start, _ = self._spans[number]
+            return directio.preadv(self._fd, self.data(number), start)
+        except OSError as error:
+            return -(error.errno or errno.EIO)
 
     @property
     def spans(self) -> Sequence[Span]:

@@ -2,30 +2,36 @@
 
 Nothing is started to find out: the freshest superblock tells who is expected
 (its table of roles), the event counts tell who is stale.  Source: md(4),
-mdadm's super1.c and Assemble.c.
+mdadm's super1.c and Assemble.c, md_p.h of the kernel.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import Mapping, Tuple, Union
+from typing import Collection, Dict, List, Mapping, Optional, Tuple, Union
 
-from cc_kraken.model import MdSuperblock, Trouble
+from cc_kraken.model import Array, MdSuperblock, Trouble
 
 REDUNDANT = (1, 4, 5, 6, 10)
 EVENT_MARGIN = 1
 """mdadm takes a member whose event count is one behind for fresh."""
 
 _FIRST_SPECIAL_ROLE = 0xFFFD
+_RECOVERING, _REPLACEMENT = 2, 16
+"""Features of a superblock: MD_FEATURE_RECOVERY_OFFSET, MD_FEATURE_REPLACEMENT."""
 
 
 @dataclass(frozen=True)
 class ArrayState:
     """An existing array as its members describe it.
 
-    ``fresh``, ``stale``, ``spare``: volume ids.  ``expected``: roles that
-    the freshest superblock counts as in sync; ``missing``: those of them
-    that nobody here has; ``failed``: roles already recorded as lost.
+    ``fresh``, ``stale``, ``spare``: volume ids; a replacement under way is a
+    spare.  ``rebuilt``: those of ``fresh`` that have a part of their data so
+    far.  ``expected``: roles that the freshest superblock counts as in sync;
+    ``missing``: those of them that nobody here has; ``failed``: roles already
+    recorded as lost.  ``events``, ``written`` (seconds since 1970): of the
+    freshest; ``created``: as it says.
     """
 
     uuid: str
@@ -38,17 +44,26 @@ class ArrayState:
     expected: Tuple[int, ...]
     missing: Tuple[int, ...]
     failed: Tuple[int, ...]
+    rebuilt: Tuple[str, ...] = ()
+    events: int = 0
+    written: int = 0
+    created: int = 0
 
     @property
     def redundant(self) -> bool:
         return self.level in REDUNDANT
 
     @property
+    def whole(self) -> int:
+        """How many members here have all of their data."""
+        return len(self.fresh) - len(self.rebuilt)
+
+    @property
     def enough_when_degraded(self) -> bool:
         """Whether the fresh members alone could carry the data."""
-        lost = self.raid_disks - len(self.fresh)
+        lost = self.raid_disks - self.whole
         if self.level == 1:
-            return len(self.fresh) >= 1
+            return self.whole >= 1
         if self.level in (4, 5, 10):
             # RAID 10 may survive more: see may_run.
             return lost <= 1
@@ -63,8 +78,18 @@ class ArrayState:
         Of RAID 10 it depends on which are lost, and the kernel decides.
         """
         if self.level == 10:
-            return 2 * len(self.fresh) >= self.raid_disks
+            return 2 * self.whole >= self.raid_disks
         return self.enough_when_degraded
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is kept of an array: the highest event count that it had here, when
+    it was created, and the volumes that were members of it by then."""
+
+    events: int
+    created: int
+    volumes: Tuple[str, ...]
 
 
 def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
@@ -72,19 +97,9 @@ def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
 
     Returns a Trouble when they do not belong together.
     """
-    uuids = sorted({block.uuid for block in superblocks.values()})
-    if len(uuids) != 1:
-        told = ", ".join(
-            f"{volume} of array {block.uuid}"
-            for volume, block in sorted(superblocks.items())
-        )
-        return Trouble(
-            "array-foreign-member",
-            f"The volumes are members of different arrays: {told}",
-            "one array UUID on all members",
-            "Pin the volumes that belong together with volume_ids, or take the "
-            "tags off the foreign one.",
-        )
+    trouble = _not_one_array(superblocks) or _copies(superblocks)
+    if trouble is not None:
+        return trouble
     freshest = max(
         superblocks.values(), key=lambda block: (block.events, block.update_time)
     )
@@ -96,11 +111,10 @@ def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
             "md metadata 1.2",
             "Assemble and mount this array by hand, or copy it to a new set.",
         )
-    roles_taken: dict[int, str] = {}
-    fresh, stale, spare = [], [], []
-    expected = tuple(
-        sorted({role for role in freshest.roles if role < _FIRST_SPECIAL_ROLE})
-    )
+    taken: Dict[Tuple[Optional[int], bool], str] = {}
+    stale: List[str] = []
+    spare: List[str] = []
+    expected = _in_sync(freshest)
     for volume, block in sorted(superblocks.items()):
         if block.role is None or block.role >= _FIRST_SPECIAL_ROLE:
             spare.append(volume)
@@ -108,28 +122,182 @@ def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
         if block.events + EVENT_MARGIN < freshest.events or block.role not in expected:
             stale.append(volume)
             continue
-        other = roles_taken.get(block.role)
-        if other is not None:
-            return Trouble(
-                "array-clone",
-                f"{other} and {volume} both say that they are member "
-                f"{block.role} of array {block.uuid}: one is a copy of the other",
-                "each role once",
-                "Pin the original volumes with volume_ids.",
-            )
-        roles_taken[block.role] = volume
-        fresh.append(volume)
-    missing = tuple(role for role in expected if role not in roles_taken)
-    failed = tuple(role for role in range(freshest.raid_disks) if role not in expected)
+        place = block.role, is_replacement(block)
+        if place in taken:
+            return _clone(taken[place], volume, block)
+        taken[place] = volume
+    fresh = {role: one for (role, in_place), one in taken.items() if not in_place}
+    spare += [one for (_, in_place), one in taken.items() if in_place]
+    trouble = _parted(superblocks, fresh, stale)
+    if trouble is not None:
+        return trouble
     return ArrayState(
         uuid=freshest.uuid,
         name=freshest.name,
         level=freshest.level,
         raid_disks=freshest.raid_disks,
-        fresh=tuple(fresh),
+        fresh=tuple(sorted(fresh.values())),
         stale=tuple(stale),
-        spare=tuple(spare),
+        spare=tuple(sorted(spare)),
         expected=expected,
-        missing=missing,
-        failed=failed,
+        missing=tuple(role for role in expected if role not in fresh),
+        failed=tuple(r for r in range(freshest.raid_disks) if r not in expected),
+        rebuilt=tuple(
+            one
+            for one in sorted(fresh.values())
+            if superblocks[one].feature_map & _RECOVERING
+        ),
+        events=freshest.events,
+        written=freshest.update_time,
+        created=freshest.created,
     )
+
+
+def is_replacement(block: MdSuperblock) -> bool:
+    """Whether it is being filled to take the place of the member whose role it
+    has (mdadm --replace): two have one role until then."""
+    return bool(block.feature_map & _REPLACEMENT)
+
+
+def _in_sync(block: MdSuperblock) -> Tuple[int, ...]:
+    """The roles that this superblock knows a member of."""
+    return tuple(sorted({role for role in block.roles if role < _FIRST_SPECIAL_ROLE}))
+
+
+def _not_one_array(superblocks: Mapping[str, MdSuperblock]) -> Optional[Trouble]:
+    blocks = sorted(superblocks.items())
+    if len({block.uuid for _, block in blocks}) > 1:
+        found = "The volumes are members of different arrays: " + ", ".join(
+            f"{volume} of array {block.uuid}" for volume, block in blocks
+        )
+    elif len({block.created for _, block in blocks}) > 1:
+        found = (
+            f"The volumes are members of different arrays, all with the UUID "
+            f"{blocks[0][1].uuid}: "
+        )
+        found += ", ".join(
+            f"that of {volume} was created at {when(block.created)}"
+            for volume, block in blocks
+        )
+    else:
+        return None
+    return Trouble(
+        "array-foreign-member",
+        found,
+        "members of one array",
+        "Pin the volumes that belong together with volume_ids, or take the "
+        "tags off the foreign one.",
+    )
+
+
+def _copies(superblocks: Mapping[str, MdSuperblock]) -> Optional[Trouble]:
+    """Each member has a UUID of its own, which a copy has, too."""
+    known: Dict[str, str] = {}
+    for volume, block in sorted(superblocks.items()):
+        other = known.setdefault(block.device_uuid, volume)
+        if other != volume:
+            return _clone(other, volume, block)
+    return None
+
+
+def _clone(one: str, other: str, block: MdSuperblock) -> Trouble:
+    return Trouble(
+        "array-clone",
+        f"{one} and {other} both say that they are the same member of array "
+        f"{block.uuid}: one is a copy of the other",
+        "each member once",
+        "Pin the original volumes with volume_ids.",
+    )
+
+
+def _parted(
+    superblocks: Mapping[str, MdSuperblock],
+    fresh: Mapping[Optional[int], str],
+    stale: Collection[str],
+) -> Optional[Trouble]:
+    """A member that fell out still counts the others as its own.  One that
+    counts none of them was used without them: it has data that they lack."""
+    alone = [one for one in stale if not set(_in_sync(superblocks[one])) & set(fresh)]
+    if not alone or not fresh:
+        return None
+    others = ", ".join(sorted(fresh.values()))
+    return Trouble(
+        "array-diverged",
+        f"{', '.join(alone)} and {others} were used without each other as array "
+        f"{superblocks[alone[0]].uuid}: each has data that the other has not",
+        "members that were used together",
+        "Decide whose data you want to keep, and take the tags off the other. "
+        "Until you have looked at both, add neither to the array and wipe neither.",
+    )
+
+
+def wrong_members(
+    array: Array,
+    volumes: Mapping[str, Optional[str]],
+    name: str,
+    ours: Collection[str],
+) -> Optional[Trouble]:
+    """What is wrong with the members that the kernel has in ``array``, of the
+    set ``name``, whose volumes are ``ours``.
+
+    ``volumes``: the volume id that the serial of each disk spells, by the kernel
+    name of the disk.  Of a copy all else is the original's, event count and
+    UUIDs included.
+    """
+    strangers = [one for one in sorted(array.members) if volumes.get(one) not in ours]
+    if not strangers:
+        return None
+    told = [f"{one} ({volumes.get(one) or 'no EBS volume'})" for one in strangers]
+    away = [volumes.get(one) or one for one in strangers]
+    first = f"Stop what uses it and unmount {', '.join(array.mounted)}; then "
+    return Trouble(
+        "array-stranger",
+        f"Array {array.name} ({array.uuid or 'without a UUID'}) runs with "
+        f"{', '.join(told)}, which {'is' if len(told) == 1 else 'are'} not among the "
+        f"volumes of {name}",
+        "only the volumes of this set in its array",
+        f"{first if array.mounted else ''}mdadm --stop {array.path}, detach "
+        f"{', '.join(away)}, and run again.",
+    )
+
+
+def outdated(state: ArrayState, seen: Optional[Seen]) -> Optional[Trouble]:
+    """Whether these members are older than what this instance has seen of the
+    array: the newer ones are missing, and cannot be asked."""
+    if seen is None or not _same(state, seen):
+        return None
+    if state.events + EVENT_MARGIN >= seen.events:
+        return None
+    absent = sorted(set(seen.volumes) - set(state.fresh))
+    return Trouble(
+        "array-stale",
+        f"{', '.join(state.fresh)} of array {state.uuid} is at event "
+        f"{state.events}, and this instance has seen the array at {seen.events}: "
+        f"the newer content is on {', '.join(absent) or 'none of its volumes'}",
+        "the members that were used last",
+        "Bring the newer members back. To use the older content for good, remove "
+        "/var/lib/cc-kraken/arrays.json.",
+    )
+
+
+def seen_now(state: ArrayState, before: Optional[Seen]) -> Seen:
+    """What is to be kept of an array after this look at it."""
+    volumes = {*state.fresh, *state.stale}
+    if before is None or not _same(state, before):
+        return Seen(state.events, state.created, tuple(sorted(volumes)))
+    return Seen(
+        max(state.events, before.events),
+        state.created,
+        tuple(sorted(volumes | set(before.volumes))),
+    )
+
+
+def _same(state: ArrayState, seen: Seen) -> bool:
+    """Whether it is the array that was seen, not one that was made anew under its
+    UUID, nor one of copies."""
+    return state.created == seen.created and bool(set(state.fresh) & set(seen.volumes))
+
+
+def when(seconds: int) -> str:
+    """A time in a superblock (seconds since 1970), as a person reads it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

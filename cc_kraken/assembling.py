@@ -120,8 +120,7 @@ class Assembling(Formatting, Mounting):
                 raise self._refuse_record(look.content, look.record)
             raise self._refuse_content_of_member(volume_id, look)
         permitted = tuple(step.volume_id for step in steps if isinstance(step, Wipe))
-        if not present:
-            self._check_origin()
+        self._check_origin()
         stale = tuple(record for record in present if record not in records)
         if any(isinstance(look.content, HalfMade) for look in looks.values()):
             steps.append(ZeroSuperblocks(self.claim.name, tuple(present)))
@@ -163,6 +162,7 @@ class Assembling(Formatting, Mounting):
             return None
         if any(self._device(volume_id).mounted for volume_id in looks):
             return None
+        self._check_origin()
         for volume_id, look in looks.items():
             if volume_id not in blocks and not isinstance(
                 look.content, (Blank, HalfMade)
@@ -197,11 +197,15 @@ class Assembling(Formatting, Mounting):
     ) -> Plan:
         steps: List[Step] = []
         self._check_no_strangers(state.uuid)
+        outdated = arraystate.outdated(state, self.world.arrays_seen.get(state.uuid))
+        if outdated is not None:
+            raise Stop(outdated)
         self._check_whole(state, others)
         for volume_id, look in others.items():
             if not isinstance(look.content, Blank) or look.record is not None:
                 raise self._refuse_content_of_member(volume_id, look)
         self._warn_of_tags(state)
+        self._note_allowed(state)
         array = self.world.array(state.uuid)
         degraded = bool(state.missing)
         if array is None or not array.running:
@@ -312,20 +316,18 @@ class Assembling(Formatting, Mounting):
         )
 
     def _check_no_strangers(self, uuid: str) -> None:
-        array = self.world.array(uuid)
-        if array is None:
-            return
+        """In every array that has this UUID or a volume of this set: there can be
+        several where there are copies."""
+        volumes = {one.name: volume for volume, one in self.world.devices.items()}
         ours = {self._device(volume).name for volume in self.volume_ids}
-        strangers = sorted(set(array.members) - ours)
-        if strangers:
-            raise stopped(
-                "array-stranger",
-                f"Array {array.name} ({uuid}) runs with {', '.join(strangers)}, "
-                f"which are not among the volumes of {self.claim.name}",
-                "only the volumes of this set in its array",
-                "Stop the array and detach the copies, or pin the volumes with "
-                "volume_ids.",
+        for array in self.world.arrays:
+            if array.uuid != uuid and not ours & set(array.members):
+                continue
+            trouble = arraystate.wrong_members(
+                array, volumes, self.claim.name, self.volume_ids
             )
+            if trouble is not None:
+                raise Stop(trouble)
 
     def _check_running(self, state: arraystate.ArrayState, array: Array) -> None:
         """Whether what runs is the array with its newest content.
@@ -414,7 +416,9 @@ class Assembling(Formatting, Mounting):
         if state.missing:
             self.warnings.append(
                 f"Array {state.uuid} is started without {len(state.missing)} of its "
-                "members, as allow_degraded permits."
+                "members, as allow_degraded permits. Its content is that of "
+                f"{arraystate.when(state.written)}: were the missing members used "
+                "after that, stop what uses it and bring them back."
             )
 
     def _warn_of_lost(self, state: arraystate.ArrayState) -> None:
@@ -423,6 +427,14 @@ class Assembling(Formatting, Mounting):
                 f"Array {state.uuid} (RAID {state.level}) has already lost "
                 f"{len(state.failed)} of {state.raid_disks} members and runs "
                 "degraded: give the set a new, empty volume."
+            )
+
+    def _note_allowed(self, state: arraystate.ArrayState) -> None:
+        if self.wanted.allow_degraded and not (state.missing or state.failed):
+            self.notes.append(
+                f"allow_degraded is on, and array {state.uuid} is whole: take it out "
+                "again. While it is on, an older half may be started where the newer "
+                "one is missing."
             )
 
     def _warn_of_tags(self, state: arraystate.ArrayState) -> None:

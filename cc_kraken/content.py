@@ -35,7 +35,7 @@ from typing import (
     Union,
 )
 
-from cc_kraken import aio, places, record, wiping, witness
+from cc_kraken import aio, directio, places, record, wiping, witness
 from cc_kraken import superblock as blocks
 from cc_kraken.command import run
 from cc_kraken.model import (
@@ -400,7 +400,7 @@ class Reader:
         view = self._buffer[:length]
         try:
             with reading(self.path):
-                count = os.preadv(self.fd, [view], start)
+                count = directio.preadv(self.fd, view, start)
         except OSError as error:
             raise ReadError(start, error.strerror or "failed") from error
         if count != length:

@@ -8,18 +8,37 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from typing import Iterable, Iterator, Optional, Sequence, Tuple
+import time
+from typing import Iterable, Iterator, Optional, Sequence, Tuple, Union
 
 from cc_kraken.model import Extent
 from cc_kraken.record import BLOCK
 
 MIB = 1 << 20
+#: Errors by which the kernel asks for the same read again, how often it is
+#: tried, and seconds between two tries.
+AGAIN = (errno.EAGAIN, errno.EINTR)
+TRIES = 4
+PAUSE = 0.01
+
+
+def preadv(fd: int, view: Union[mmap.mmap, memoryview], start: int) -> int:
+    """One read into ``view``, repeated where the kernel asks for it; the bytes
+    that came.  Raises OSError."""
+    for _ in range(TRIES - 1):
+        try:
+            return os.preadv(fd, [view], start)
+        except OSError as error:
+            if error.errno not in AGAIN:
+                raise
+        time.sleep(PAUSE)
+    return os.preadv(fd, [view], start)
 
 
 def read(fd: int, start: int, length: int) -> bytes:
     """``length`` bytes (a multiple of 4096) past the page cache."""
     with mmap.mmap(-1, length) as buffer:
-        done = os.preadv(fd, [buffer], start)
+        done = preadv(fd, buffer, start)
         if done != length:
             raise OSError(errno.EIO, f"short read of {done} bytes at {start}")
         return buffer[:]

@@ -29,6 +29,7 @@ from typing import (
 
 from cc_kraken import (
     arrays,
+    arraystate,
     content,
     destroy,
     devices,
@@ -444,7 +445,12 @@ class Executor:
         if step.degraded and not array.running:
             arrays.start_degraded(self.paths, array.name)
         names = [self._device(volume).name for volume in step.volume_ids]
-        arrays.wait_running(self.paths, names)
+        running = arrays.wait_running(self.paths, names)
+        # udev may have added a copy meanwhile: it has the same UUIDs.
+        serials = {one: devices.serial_of(self.paths, one) for one in running.members}
+        trouble = arraystate.wrong_members(running, serials, step.set, step.volume_ids)
+        if trouble is not None:
+            raise KrakenError(trouble)
 
     def _add_member(self, step: Step) -> None:
         assert isinstance(step, AddMember)

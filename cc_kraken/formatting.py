@@ -118,12 +118,12 @@ class Formatting(SetDecision):
             self._check_btrfs(content)
             return [], content
         if permitted:
-            self._check_origin()
             return self._overwrite_steps(look.fingerprint, wiped=False), made
         raise self._refuse_content(content, look, target)
 
     def _overwrite_steps(self, fingerprint: str, *, wiped: bool) -> List[Step]:
         """From a content that was given up to the filesystem, on one volume."""
+        self._check_origin()
         (base,) = self._records()
         record = replace(base, given_up=fingerprint[: wiping.DIGITS])
         steps: List[Step] = []
@@ -180,10 +180,14 @@ class Formatting(SetDecision):
             made = Known(first.fs_type, first.fs_uuid)
             return self._overwriting(content, first), made
         if isinstance(content, Known):
-            if (content.type, content.uuid) == (first.fs_type, first.fs_uuid):
-                return [erase], content
-            raise self._refuse_record(content, first)
+            if (content.type, content.uuid) != (first.fs_type, first.fs_uuid):
+                raise self._refuse_record(content, first)
+            if content.type != self.wanted.fs_type:
+                # The wish has changed: it is judged without its record.
+                raise Again(erase)
+            return [erase], content
         if isinstance(content, (Blank, HalfMade)):
+            self._check_origin()
             meant = (self.wanted.fs_type, self.fs_uuid)
             if any((one.fs_type, one.fs_uuid) != meant for one in present):
                 if isinstance(content, Blank):

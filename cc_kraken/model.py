@@ -247,7 +247,8 @@ class MdSuperblock:
 
     Offsets and sizes in bytes.  ``roles`` maps device numbers to roles
     (0xFFFF spare, 0xFFFE failed, 0xFFFD journal).  ``minor`` is the
-    placement: 0 (end), 1 (start), 2 (4 KiB).
+    placement: 0 (end), 1 (start), 2 (4 KiB).  ``created`` and ``update_time``
+    are seconds since 1970.
     """
 
     uuid: str
@@ -266,6 +267,7 @@ class MdSuperblock:
     roles: Tuple[int, ...]
     minor: int = 2
     feature_map: int = 0
+    created: int = 0
 
 
 @dataclass(frozen=True)

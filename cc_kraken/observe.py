@@ -34,8 +34,10 @@ from cc_kraken import (
     mdadmconf,
     mounts,
     partitions,
+    seen,
     shadow,
 )
+from cc_kraken.arraystate import is_replacement
 from cc_kraken.early import Early
 from cc_kraken.model import (
     Array,
@@ -113,6 +115,7 @@ class Observer:
             },
             array_lines_foreign=mdadmconf.elsewhere(self.paths),
             left_out=mdadmconf.left_out(self.paths, scanned.by_volume.values()),
+            arrays_seen=seen.load(self.paths, instance_id),
             accounts=_accounts(claims),
             missing_programs=_missing_programs(claims),
             attached_now=attached_now,
@@ -180,7 +183,7 @@ class Observer:
         running: Dict[str, Tuple[Array, Claim]] = {}
         heads: Dict[str, Content] = {}
         for claim in there:
-            blocks = _superblocks(claim, looks)
+            blocks = seen.superblocks(claim, looks)
             for uuid in {block.uuid for block in blocks.values()}:
                 array = world.array(uuid)
                 if array is not None and array.running:
@@ -316,7 +319,7 @@ class Observer:
         holds its first chunk."""
         first = 1 if any(block.level == 6 for block in blocks.values()) else 0
         for volume, block in blocks.items():
-            if block.uuid == uuid and block.role == first:
+            if block.uuid == uuid and block.role == first and not is_replacement(block):
                 return content.head(found[volume].path, block.data_offset)
         return None
 
@@ -337,17 +340,6 @@ def _unproved(found: Content, intent: Record, path: str) -> bool:
         made = (found.type, found.uuid) == (intent.fs_type, intent.fs_uuid)
         return made and not fscheck.sound(path, found.type)
     return isinstance(found, Unknown)
-
-
-def _superblocks(claim: Claim, looks: Mapping[str, Look]) -> Dict[str, MdSuperblock]:
-    blocks = {}
-    for volume in claim.volumes:
-        look = looks.get(volume.id)
-        if look is None or not isinstance(look.content, Known):
-            continue
-        if look.content.superblock is not None:
-            blocks[volume.id] = look.content.superblock
-    return blocks
 
 
 def _with_uuids(

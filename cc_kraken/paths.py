@@ -38,3 +38,8 @@ class Paths:
     @property
     def layout(self) -> str:
         return os.path.join(self.state, "layout.json")
+
+    @property
+    def arrays(self) -> str:
+        """What this instance has seen of its arrays."""
+        return os.path.join(self.state, "arrays.json")

@@ -11,17 +11,18 @@ import logging
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import (
-    Dict,
-    FrozenSet,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Dict, FrozenSet, Mapping, Optional, Sequence, Set, Tuple
 
-from cc_kraken import command, decision, devices, hold, report, tags, wanted
+from cc_kraken import (
+    command,
+    decision,
+    devices,
+    hold,
+    report,
+    seen,
+    tags,
+    wanted,
+)
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Carried, Executor
@@ -310,6 +311,8 @@ class Run:
                     break
                 world = self._look(node, claims)
             plans = self._decide(node, claims, world)
+            if not self.dry_run:
+                seen.save(self.paths, self.identity.instance_id, claims, world)
             self._tell(claims, plans, world)
             if self.dry_run and claims:
                 return self._dry_end(plans)

@@ -27,6 +27,8 @@ SECTOR = 512
 MD_SIZE = 4096
 """Bytes of an md superblock of any version."""
 MD_MAGIC = 0xA92B4EFC
+_SECONDS = (1 << 40) - 1
+"""Of a time in an md superblock; microseconds are above."""
 EXT_OFFSET = 1024
 BTRFS_OFFSET = 64 << 10
 HEAD = 128 << 10
@@ -164,8 +166,8 @@ def _md1_flaw(data: bytes, offset: int) -> str:
 
 
 def _md1_fields(data: bytes, offset: int, uuid: str, name: str) -> MdSuperblock:
-    features, level, layout, used, chunk, disks = struct.unpack_from(
-        "<I60xiIQII", data, 8
+    features, created, level, layout, used, chunk, disks = struct.unpack_from(
+        "<I52xQiIQII", data, 8
     )
     data_offset, data_size = struct.unpack_from("<QQ", data, 128)
     (number,) = struct.unpack_from("<I", data, 160)
@@ -185,10 +187,11 @@ def _md1_fields(data: bytes, offset: int, uuid: str, name: str) -> MdSuperblock:
         array_size=_array_size(level, layout, disks, used, data_size, chunk) * SECTOR,
         chunk=chunk * SECTOR,
         layout=layout,
-        update_time=utime & 0xFFFFFFFFFF,
+        update_time=utime & _SECONDS,
         roles=roles,
         minor={0: 1, 4096: 2}.get(offset, 0),
         feature_map=features,
+        created=created & _SECONDS,
     )
 
 

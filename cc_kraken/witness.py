@@ -16,10 +16,11 @@ is attached here, and is no multi-attach volume, has no other writer.  Where a
 counter cannot be had or does not count (a loop device whose file somebody
 writes, a kernel before 5.15, ``queue/iostats`` switched off), there is no
 testimony, and everything is read again.  Not counted are commands past the
-block layer (``nvme io-passthru``).
+block layer (``nvme io-passthru``), and what another instance writes while this
+one is hibernated.  Of that the clocks tell: that of the boot has gone on.
 
 Sources: Documentation/block/stat.rst, Documentation/ABI/stable/sysfs-block
-(diskseq, inflight), block/blk-core.c (part_stat_add).
+(diskseq, inflight), block/blk-mq.c (blk_account_io_completion), clock_gettime(2).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Dict, Optional, Tuple
 
@@ -44,13 +46,15 @@ class Testimony:
     """The kernel's counters of one disk: ``sequence`` is its number among all
     disks of this boot; ``size``, ``written`` and ``discarded`` are sectors (an
     enlarged volume has places that nobody has looked at); ``below`` are those
-    of an array's members."""
+    of an array's members.  ``slept``: seconds since the boot in which the
+    machine was suspended or hibernated."""
 
     sequence: int
     size: int
     written: int
     discarded: int
     below: Tuple[Testimony, ...] = ()
+    slept: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def testimony(fd: int) -> Optional[Testimony]:
     nothing.  Flushes what the page cache holds of it."""
     try:
         os.fsync(fd)
-        return _of(_directory(fd))
+        found = _of(_directory(fd))
+        # Last: a hibernation between two of these reads must show, too.
+        return None if found is None else replace(found, slept=_slept())
     except (IndexError, OSError, ValueError):
         return None
 
@@ -91,6 +97,11 @@ def sectors_read(fd: int) -> int:
         return _numbers(_directory(fd), "stat")[2]
     except (IndexError, OSError, ValueError):
         return -1
+
+
+def _slept() -> int:
+    awake = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - awake) // 10**9
 
 
 def _directory(fd: int) -> str:
@@ -112,8 +123,9 @@ def _of(directory: str) -> Optional[Testimony]:
         below.append(one)
     (sequence,) = _numbers(directory, "diskseq")
     (size,) = _numbers(directory, "size")
-    counts = _numbers(directory, "stat")
+    # In this order: a write that ends meanwhile is in flight, or is counted.
     waiting = _numbers(directory, "inflight")[1]
+    counts = _numbers(directory, "stat")
     if waiting or _numbers(directory, "queue/iostats") != (1,) or len(counts) < 15:
         return None
     return Testimony(sequence, size, counts[6], counts[13], tuple(below))

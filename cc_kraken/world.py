@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import FrozenSet, Mapping, Optional, Tuple
 
+from cc_kraken.arraystate import Seen
 from cc_kraken.model import (
     Array,
     ArrayLine,
@@ -43,7 +44,8 @@ class World:
     a serial), ``looks``, ``awaited`` (seconds since the attachment began).
     Keyed by array UUID: ``array_looks``, ``heads`` (what an array that does
     not run would show first, read through its members), ``array_lines`` (the
-    set under which our file for mdadm names it).
+    set under which our file for mdadm names it), ``arrays_seen`` (what this
+    instance has kept of it).
     ``left_out``: volumes that mdadm does not look at, to the ``DEVICE`` lines
     because of which.
     ``fstab_devnos``: what a line that is not ours mounts, to the number of the
@@ -74,6 +76,7 @@ class World:
     array_lines: Mapping[str, str] = field(default_factory=dict)
     array_lines_foreign: Tuple[ArrayLine, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    arrays_seen: Mapping[str, Seen] = field(default_factory=dict)
     accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
     missing_programs: FrozenSet[str] = frozenset()
     attached_now: FrozenSet[str] = frozenset()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import stat
 import subprocess
 import time
@@ -13,11 +15,30 @@ from typing import Callable, Iterable, Iterator, Sequence
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("default", deadline=None)
+import cc_kraken
+
+#: `make random EXAMPLES=20` looks twenty times as long as `make check`.
+MORE = int(os.environ.get("EXAMPLES", "1"))
+
+# The same examples in every run, on fast and slow machines.  `make random` asks
+# for the other profile, and draws by a seed.
 hypothesis.settings.register_profile(
-    "ci", deadline=None, derandomize=True, database=None, print_blob=True
+    "default",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    max_examples=100 * MORE,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+hypothesis.settings.register_profile(
+    "random", hypothesis.settings.get_profile("default"), derandomize=False
+)
+hypothesis.settings.load_profile("default")
+# Hypothesis also draws constants of the modules that are loaded: all, always.
+for module in pkgutil.walk_packages(cc_kraken.__path__, "cc_kraken."):
+    if module.name != "cc_kraken.__main__":  # which would run
+        importlib.import_module(module.name)
 
 #: As the module's own commands have it: without libblkid's cache mkfs.btrfs does not
 #: refuse a UUID that was on another test's device a second ago.

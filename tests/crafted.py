@@ -28,6 +28,9 @@ def md1(
     max_dev: int = 128,
     chunk: int = 512 << 10,
     layout: int = 0,
+    features: int = 0,
+    created: int = 1_700_000_000,
+    device_uuid: uuid.UUID = DEVICE_UUID,
     wrong: bool = False,
 ) -> tuple[int, bytes]:
     """Offset and bytes of a superblock of version 1.``minor`` on a device of
@@ -40,14 +43,14 @@ def md1(
     if level in (0, 5, 6, 10):
         data_size = data_size // chunk * chunk
     block = bytearray(256 + 2 * max_dev)
-    struct.pack_into("<4I", block, 0, 0xA92B4EFC, 1, 0, 0)
+    struct.pack_into("<4I", block, 0, 0xA92B4EFC, 1, features, 0)
     block[16:32] = array_uuid.bytes
     block[32:64] = name.encode().ljust(32, b"\0")
     struct.pack_into(
         "<QiIQII",
         block,
         64,
-        1_700_000_000,
+        created,
         level,
         layout,
         0 if level == 0 else data_size // SECTOR,
@@ -58,7 +61,7 @@ def md1(
         "<QQQ", block, 128, data_offset // SECTOR, data_size // SECTOR, offset // SECTOR
     )
     struct.pack_into("<I", block, 160, number)
-    block[168:184] = DEVICE_UUID.bytes
+    block[168:184] = device_uuid.bytes
     struct.pack_into("<QQQ", block, 192, 1_700_000_001, events, (1 << 64) - 1)
     struct.pack_into("<I", block, 220, max_dev)
     table = (*roles, *(0xFFFF,) * (max_dev - len(roles)))

@@ -35,6 +35,10 @@ GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 WIPING = "tests/unit/test_wiping.py"
 TAKEOVER = "tests/unit/test_takeover.py"
+ARRAYSTATE = "tests/unit/test_arraystate.py"
+PASTS = "tests/unit/test_array_pasts.py"
+COUNTERS = "tests/unit/test_witness.py"
+AGAIN = "tests/loop/test_again.py"
 
 
 @dataclass(frozen=True)
@@ -330,7 +334,7 @@ MUTATIONS = (
     change(
         "members of different arrays are one array",
         "arraystate",
-        "    if len(uuids) != 1:",
+        "    if len({block.uuid for _, block in blocks}) > 1:",
         "    if False:",
         DECISION,
         PROPERTIES,
@@ -500,6 +504,126 @@ MUTATIONS = (
         "            if False:\n"
         "                raise guard.refused_content(array,",
         f"{DESTROY}::test_stop_array",
+    ),
+    # ---- copies, histories, half a mirror
+    change(
+        "a copy with a record of its own is formatted",
+        "formatting",
+        "        if isinstance(content, (Blank, HalfMade)):\n"
+        "            self._check_origin()\n",
+        "        if isinstance(content, (Blank, HalfMade)):\n",
+        f"{PROPERTIES}::test_a_record_does_not_permit_to_format_a_copy",
+    ),
+    change(
+        "an array is made of copies with records of their own",
+        "assembling",
+        "        self._check_origin()\n        stale =",
+        "        stale =",
+        f"{PROPERTIES}::test_a_record_does_not_permit_to_format_a_copy",
+    ),
+    change(
+        "what was finished for an older wish is mounted",
+        "formatting",
+        "            if content.type != self.wanted.fs_type:\n"
+        "                # The wish",
+        "            if False:\n                # The wish",
+        f"{PROPERTIES}::test_what_was_finished_for_an_older_wish",
+    ),
+    change(
+        "an array that was made once more is the one of before",
+        "arraystate",
+        "elif len({block.created for _, block in blocks}) > 1:",
+        "elif False:",
+        ARRAYSTATE,
+    ),
+    change(
+        "a stale copy of a member is a member that fell out",
+        "arraystate",
+        "        if other != volume:\n",
+        "        if False:\n",
+        ARRAYSTATE,
+    ),
+    change(
+        "the half that was used alone is a stale one",
+        "arraystate",
+        "    if not alone or not fresh:\n",
+        "    if True:\n",
+        ARRAYSTATE,
+    ),
+    change(
+        "a replacement under way stands in for its original",
+        "arraystate",
+        "    return bool(block.feature_map & _REPLACEMENT)",
+        "    return False",
+        ARRAYSTATE,
+    ),
+    change(
+        "a member that is being rebuilt carries the data",
+        "arraystate",
+        "        return len(self.fresh) - len(self.rebuilt)",
+        "        return len(self.fresh)",
+        ARRAYSTATE,
+    ),
+    change(
+        "the older half is started although the newer one was seen",
+        "assembling",
+        "        if outdated is not None:\n",
+        "        if False:\n",
+        PASTS,
+    ),
+    change(
+        "a stranger in a second array of the set is overlooked",
+        "assembling",
+        "            if array.uuid != uuid and not ours & set(array.members):\n"
+        "                continue\n",
+        "            if array is not self.world.array(uuid):\n"
+        "                continue\n",
+        PASTS,
+    ),
+    change(
+        "a copy that udev adds in the middle is mounted with the set",
+        "executor",
+        "        if trouble is not None:\n            raise KrakenError(trouble)\n",
+        "        if False:\n            raise KrakenError(trouble)\n",
+        EXECUTOR,
+    ),
+    # ---- what the kernel counts, and asks to be asked again
+    change(
+        "a write that ends between two counters is missed",
+        "witness",
+        '    waiting = _numbers(directory, "inflight")[1]\n'
+        '    counts = _numbers(directory, "stat")\n',
+        '    counts = _numbers(directory, "stat")\n'
+        '    waiting = _numbers(directory, "inflight")[1]\n',
+        COUNTERS,
+    ),
+    change(
+        "the counters vouch for a volume over a hibernation",
+        "witness",
+        "replace(found, slept=_slept())",
+        "found",
+        COUNTERS,
+    ),
+    change(
+        "a read that the kernel wants to be repeated is an error",
+        "directio",
+        "            if error.errno not in AGAIN:\n",
+        "            if True:\n",
+        AGAIN,
+    ),
+    change(
+        "an error of the disk is tried away",
+        "directio",
+        "            if error.errno not in AGAIN:\n",
+        "            if False:\n",
+        AGAIN,
+    ),
+    change(
+        "a read of a batch is not repeated",
+        "aio",
+        "            if -result in directio.AGAIN:\n",
+        "            if False:\n",
+        AGAIN,
     ),
     # ---- errors of the disk
     change(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cc_kraken import aio, content
 from cc_kraken.aio import DEPTH, PAGE, ROOM, Batch
 from cc_kraken.model import Blank, Extent, Unknown
+from tests.conftest import MORE
 
 pytestmark = pytest.mark.long
 
@@ -51,7 +52,9 @@ SPANS = st.lists(
 )
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30 * MORE, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(SPANS)
 def test_each_read_gives_the_bytes_of_its_place(
     disk: int, tmp_path: Path, spans: list[aio.Span]

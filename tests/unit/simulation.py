@@ -23,7 +23,8 @@ from typing import (
     Union,
 )
 
-from cc_kraken import arraystate, decision, wanted
+from cc_kraken import arraystate, decision, seen, wanted
+from cc_kraken.arraystate import Seen
 from cc_kraken.model import (
     Array,
     Attachment,
@@ -174,6 +175,7 @@ class Simulation:
         self.components: Dict[str, int] = {}  # of arrays
         self.flagged: set[str] = set()  # ext4 that says it has errors
         self.roots: Dict[str, PathState] = {}  # owner and mode of filesystems
+        self.seen: Dict[str, Seen] = {}  # what this instance has kept of arrays
         self.instance = w.ME
         self.holders: Dict[str, Holder] = {}
         self.udev = udev
@@ -259,6 +261,7 @@ class Simulation:
             if disk.holder == self.instance:
                 disk.holder, disk.arrived = "", False
         self.instance = f"i-{number:017x}"
+        self.seen = {}
         self._boot()
 
     def arrive(self) -> None:
@@ -429,6 +432,7 @@ class Simulation:
             },
             fstab=dict(self.fstab),
             array_lines=dict(self.array_lines),
+            arrays_seen=dict(self.seen),
             accounts=self.accounts,
             attached_now=frozenset(self.attached_now),
             overdue=self.overdue,
@@ -591,6 +595,7 @@ class Simulation:
         world = self.world(claims)
         plans = decision.decide(w.NODE, claims, world)
         assert plans == decision.decide(w.NODE, claims, world), "not a function"
+        self.seen = seen.found(claims, world)
         by_name = {claim.name: claim for claim in claims}
         for plan in plans:
             self._check_plan(plan, by_name.get(plan.name), world)
@@ -878,8 +883,12 @@ class Simulation:
             if block.role in (None, SPARE):
                 continue
             demand(block.events + 1 >= freshest, f"starts with the stale {volume_id}")
-        roles = {one.role for one in blocks.values() if one.role not in (None, SPARE)}
-        spares = [one for one in blocks.values() if one.role in (None, SPARE)]
+        spares = [
+            one
+            for one in blocks.values()
+            if one.role in (None, SPARE) or arraystate.is_replacement(one)
+        ]
+        roles = {one.role for one in blocks.values() if one not in spares}
         demand(len(roles) + len(spares) == len(blocks), "starts with a clone")
         state = arraystate.read(blocks)
         assert isinstance(state, arraystate.ArrayState)

@@ -17,6 +17,7 @@ from cc_kraken import configuration
 from cc_kraken.configuration import Source
 from cc_kraken.model import KrakenError, Section
 from cc_kraken.paths import Paths
+from tests.conftest import MORE
 
 
 @pytest.fixture
@@ -373,7 +374,7 @@ ANYTHING: st.SearchStrategy = st.recursive(
 
 
 @given(st.lists(ANYTHING, min_size=1, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * MORE)
 @example([{"volumes": {"data": None}}, {"volumes": None}])
 def test_whatever_is_said_is_a_section_or_a_sentence(values: list) -> None:
     sources = [Source(f"file {index}", value) for index, value in enumerate(values)]

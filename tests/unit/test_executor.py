@@ -6,13 +6,13 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cc_kraken import fstab, mounts, steps
+from cc_kraken import command, devices, fstab, mounts, steps
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Carried, Executor
@@ -21,6 +21,7 @@ from cc_kraken.paths import Paths
 from cc_kraken.plan import PLANNED, Plan
 from cc_kraken.report import Report
 from cc_kraken.steps import (
+    AssembleArray,
     Attach,
     Detach,
     GrowArray,
@@ -30,6 +31,7 @@ from cc_kraken.steps import (
     RemoveFstab,
     SetOwner,
     Step,
+    WriteArrayLine,
     WriteFstab,
 )
 from cc_kraken.world import World
@@ -39,6 +41,7 @@ from tests.unit.tree import Tree
 
 pytest.importorskip("boto3")
 ZONE = "us-east-1a"
+UUID = "4a739fd5-5f39-2dd6-1b19-8f885cd3f50b"
 
 
 class LabTime(Clock):
@@ -466,3 +469,42 @@ def test_phases_over_all_sets(bench: Bench) -> None:
     (volume,) = bench.volumes(1)
     bench.carry_out(plan("a", line(bench.tree, "a")), plan("b", Attach("b", (volume,))))
     assert bench.phases == ["attach", "mount"]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_what_udev_adds_while_an_array_is_put_together_is_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, copy: bool
+) -> None:
+    """Before the step that follows, which mounts it: a copy has the UUIDs of the
+    member."""
+    ids = [f"vol-{number:017x}" for number in (1, 2, 3)]
+    for number, one in enumerate(ids, 1):
+        bench.tree.disk(number, one.replace("-", ""))
+
+    def mdadm(argv: Sequence[str], **_: object) -> command.Finished:
+        other = "nvme3n1" if copy else "nvme2n1"
+        bench.tree.array("md127", ["nvme1n1", other], uuid=UUID)
+        return command.Finished(tuple(argv), 0, "", "")
+
+    monkeypatch.setattr(command, "run", mdadm)
+    todo = (
+        AssembleArray(
+            "data",
+            uuid=UUID,
+            name="KRKN-data",
+            volume_ids=tuple(ids[:2]),
+            degraded=False,
+        ),
+        WriteArrayLine("data", UUID),
+    )
+    bench.report.set("data")
+    found = devices.scan(bench.tree.paths).by_volume
+    world = World(bench.instance, devices=found)
+    outcome = bench.executor.carry_out([plan("data", *todo)], world)
+    done = bench.report.set("data")["done"]
+    if copy:
+        assert outcome.troubles["data"].kind == "array-stranger"
+        assert f"nvme3n1 ({ids[2]})" in str(outcome.troubles["data"])
+        assert not done
+    else:
+        assert outcome.troubles == {} and len(done) == 2

@@ -115,6 +115,26 @@ def test_other_volumes_behind_the_path(tree: Tree) -> None:
     assert not layout.present(tree.paths, saved)
 
 
+def test_a_copy_in_the_array_behind_the_path_ends_the_fast_way(
+    tmp_path: Path,
+) -> None:
+    """udev took the copy for the member, and fstab mounted the array by UUID."""
+    tree = Tree(tmp_path)
+    ids = [f"vol-{number:017x}" for number in (1, 2, 3)]
+    for number, one in enumerate(ids, 1):
+        tree.disk(number, one.replace("-", ""))
+    array = tree.array("md127", ["nvme1n1", "nvme2n1"])
+    tree.mount("/data", tree.number("md127"), "ext4", "/dev/md127")
+    both = entry(volumes=[{"id": one, "size": GIB} for one in ids[:2]])
+    layout.save(tree.paths, SECTION, ME, status(data=both))
+    saved = layout.load(tree.paths)
+    assert saved is not None and layout.mounted(tree.paths, saved)
+    for below in ("slaves/nvme2n1", "md/dev-nvme2n1"):
+        (array / below).rename(array / below.replace("nvme2", "nvme3"))
+    assert layout.present(tree.paths, saved)
+    assert not layout.mounted(tree.paths, saved)
+
+
 WHOLE = {
     "version": 1,
     "instance_id": ME.instance_id,

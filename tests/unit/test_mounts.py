@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cc_kraken import command, mounts
 from cc_kraken.model import KrakenError, Mount, PathState
 from cc_kraken.paths import Paths
+from tests.conftest import MORE
 from tests.unit.tree import Tree
 
 
@@ -303,7 +304,7 @@ def test_unit_names(path: str, expected: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-escape"), reason="no systemd-escape")
-@settings(max_examples=25)
+@settings(max_examples=25 * MORE)
 @given(
     st.lists(st.text(st.sampled_from("aZ09._-:\\ @\u00e9\"'$"), min_size=1), min_size=1)
 )

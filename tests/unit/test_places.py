@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cc_kraken import places
 from cc_kraken.model import Extent
 from cc_kraken.places import BLOCK, GIB, KIB, MIB, TIB
-from tests.conftest import LATER, soon
+from tests.conftest import LATER, MORE, soon
 
 Spans = list[tuple[int, int]]
 
@@ -113,7 +113,7 @@ def test_samples_are_drawn_anew() -> None:
     assert places.samples(TIB, rng) != places.samples(TIB, rng)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 * MORE)
 @given(
     st.integers(places.WHOLE + 1, 16 * TIB),
     st.floats(0, 1),

@@ -8,7 +8,6 @@ really lies on each volume.
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import replace
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -27,9 +26,13 @@ from cc_kraken.plan import MOUNTED
 from cc_kraken.record import identity
 from cc_kraken.steps import (
     CHANGES,
+    AssembleArray,
+    Attach,
     Step,
+    WriteArrayLine,
     WriteRecords,
 )
+from tests.conftest import MORE
 from tests.unit import worlds as w
 from tests.unit.simulation import (
     HALF,
@@ -44,8 +47,6 @@ from tests.unit.simulation import (
     Simulation,
 )
 
-#: EXAMPLES=20 looks twenty times as long.
-MORE = int(os.environ.get("EXAMPLES", "1"))
 OTHER = "99999999-2222-3333-4444-555555555555"
 RIVAL = "i-0000000000000beef"
 LEVELS = {0: 2, 1: 2, 5: 3, 6: 4, 10: 2}
@@ -287,7 +288,7 @@ def _spoil(
             ["alien", "filesystem", "record", "stale record", "foreign record",
              "copied record", "two records", "half made", "record and files",
              "foreign member", "zeroed superblock", "stale member", "blank",
-             "clone", "copy", "torn superblock"]
+             "clone", "copy", "torn superblock", "used alone", "replacement"]
         )
     )  # fmt: skip
     event(f"spoilt: {what}")
@@ -327,6 +328,13 @@ def _spoil(
         disk.block, disk.body, disk.share, disk.records = None, None, False, {}
     elif what == "clone" and disk.block is not None:
         disk.block = replace(disk.block, role=0)
+    elif (
+        what == "used alone" and disk.block is not None and disk.block.role is not None
+    ):
+        events = draw(st.integers(8, 12))
+        disk.block = replace(disk.block, roles=(disk.block.role,), events=events)
+    elif what == "replacement" and disk.block is not None:
+        disk.block = replace(disk.block, feature_map=16 | 2)
     elif what == "copy":
         disk.origin = "snap-00000000000000001"
     elif what == "torn superblock" and disk.block is None:
@@ -357,6 +365,9 @@ def machines(draw: st.DrawFn, quiet: bool = False) -> Simulation:
             Owner=draw(st.sampled_from([None, "app", "late"])),
         )
         found = draw(pasts(made, name, kind or "ext4"))
+        if draw(st.integers(0, 7)) == 0:
+            for disk in made:
+                disk.origin = "snap-00000000000000001"
         assert isinstance(found, dict)
         if not set(found) & set(bodies):
             bodies.update(found)
@@ -709,3 +720,69 @@ def test_a_spare_is_put_together_with_the_others() -> None:
     simulation.run()
     (md,) = simulation.arrays.values()
     assert len(md.members) == 3
+
+
+def _single(s: Simulation, record: Record, one: Disk, other: Disk) -> None:
+    del s.disks[other.id]
+    one.tags = tags("data", 1, FsType="ext4", MountPath="/data")
+    one.records[SINGLE] = record
+
+
+def _given_up(s: Simulation, record: Record, one: Disk, other: Disk) -> None:
+    _single(s, record, one, other)
+    one.records[SINGLE] = replace(record, given_up="a" * 32)
+
+
+def _member(s: Simulation, record: Record, one: Disk, other: Disk) -> None:
+    one.records[MEMBER] = record
+
+
+def _older_wish(s: Simulation, record: Record, one: Disk, other: Disk) -> None:
+    one.records[MEMBER] = replace(record, level=0)
+
+
+def _blank_array(s: Simulation, record: Record, one: Disk, other: Disk) -> None:
+    for role, disk in enumerate((one, other)):
+        disk.block = w.superblock(role, count=2, level=0)
+    s.bodies[w.ARRAY] = None
+    one.records[MEMBER] = replace(record, array_uuid=w.ARRAY, level=-1)
+
+
+def _half_an_array(s: Simulation, record: Record, one: Disk, other: Disk) -> None:
+    one.records[MEMBER] = record
+    other.records[MEMBER] = replace(record, volume_id=other.id)
+    one.block = w.superblock(0, count=2, level=1, uuid=record.array_uuid)
+    s.bodies[record.array_uuid] = None
+
+
+@pytest.mark.parametrize(
+    "past",
+    [_single, _given_up, _member, _older_wish, _blank_array, _half_an_array],
+    ids=lambda past: past.__name__.strip("_").replace("_", " "),
+)
+def test_a_record_does_not_permit_to_format_a_copy(
+    past: Callable[[Simulation, Record, Disk, Disk], None],
+) -> None:
+    """A volume from a snapshot is never formatted, also where it carries a
+    record with its own id."""
+    simulation = pair()
+    one, other = _disks(simulation)
+    one.origin = other.origin = "snap-00000000000000001"
+    ids = [one.id] if past in (_single, _given_up) else [one.id, other.id]
+    past(simulation, _intent("data", ids)[0], one, other)
+    (plan,) = simulation.run()
+    assert plan.trouble is not None and plan.trouble.kind == "snapshot-blank"
+    changes = {type(step) for step in simulation.done} - {Attach, AssembleArray}
+    assert changes <= {WriteArrayLine}
+
+
+def test_what_was_finished_for_an_older_wish() -> None:
+    """Its record goes, and it is judged as anybody's filesystem."""
+    disks = blank_set("log", 1, FsType="xfs", MountPath="/log")
+    simulation = Simulation(Section(), disks)
+    (record,) = _intent("log", [disks[0].id])
+    disks[0].records[SINGLE] = record
+    disks[0].body = Filesystem("ext4", record.fs_uuid, files=True)
+    (plan,) = simulation.run()
+    assert plan.trouble is not None and plan.trouble.kind == "content-other"
+    assert not disks[0].records and not simulation.mounts

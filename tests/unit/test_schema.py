@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 
 from cc_kraken import schemafiles, structure, values
 from cc_kraken.tags import SET_TAGS
+from tests.conftest import MORE
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
 # Keywords that later drafts brought, which cloud-init's validator ignores.
@@ -203,7 +204,7 @@ def sections() -> st.SearchStrategy:
 
 
 @given(sections() | VALUES)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 * MORE)
 @example({"volumes": {"data": {"raid_level": True}}})
 @example({"volumes": {"data": {"raid_level": 1.0}}})
 @example({"wait": float("nan")})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import calendar
 import re
 import struct
 import subprocess
+import time
 import uuid
 from pathlib import Path
 from typing import Callable, Optional, Sequence
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import superblock
+from cc_kraken import arraystate, superblock
 from cc_kraken.superblock import Found
 from tests import crafted
 from tests.conftest import LATER
@@ -97,6 +99,25 @@ def test_md_as_mdadm_reads_it(
         assert role == f"Active device {parsed.role}"
     expected = "".join("A" if slot in parsed.roles else "." for slot in range(disks))
     assert told["Array State"].split()[0] == expected
+
+
+def test_when_an_array_was_created_and_a_replacement_as_mdadm_reads_them(
+    tmp_path: Path,
+) -> None:
+    microseconds = 123456 << 40
+    at, block = crafted.md1(
+        SIZE, number=2, roles=(0, 1, 1), features=16 | 2, created=1_700_000_000
+    )
+    told = _examine(tmp_path, at, block)
+    assert told["Device Role"] == "Replacement device 1"
+    parsed = _only(superblock.scan(_reader({at: block}), SIZE)).superblock
+    assert parsed is not None and arraystate.is_replacement(parsed)
+    assert parsed.role == 1
+    when = time.strptime(told["Creation Time"], "%a %b %d %H:%M:%S %Y")
+    assert parsed.created == calendar.timegm(when) == 1_700_000_000
+    _, block = crafted.md1(SIZE, created=1_700_000_000 | microseconds)
+    plain = _only(superblock.scan(_reader({at: block}), SIZE)).superblock
+    assert plain is not None and plain.created == parsed.created
 
 
 def test_a_device_beyond_the_table_of_roles_has_none() -> None:

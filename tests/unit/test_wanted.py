@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from cc_kraken import tags, values, wanted
 from cc_kraken.model import Claim, Node, Section, Trouble, Volume, WantedSet
+from tests.conftest import MORE
 
 NODE = Node("kafka", "0")
 ZONE = "us-east-1a"
@@ -579,7 +580,7 @@ SETTINGS = st.fixed_dictionaries(
     st.dictionaries(st.sampled_from(["data", "log"]), SETTINGS),
     st.fixed_dictionaries({}, optional={"fs_type": st.just("xfs")}),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500 * MORE)
 def test_a_claim_without_trouble_is_complete(
     some: List[Volume], sets: Dict[str, Any], defaults: Dict[str, Any]
 ) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cc_kraken import places, wiping
+from tests.conftest import MORE
 
 MIB, GIB = 1 << 20, 1 << 30
 SIZES = (MIB, 40 * MIB, 200 * MIB, GIB, 24 * GIB, 999 * GIB, 16384 * GIB)
@@ -32,7 +33,7 @@ def test_the_parts_are_the_fixed_places(size: int) -> None:
         assert parts[1][0].end == places.EDGE
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 * MORE)
 @given(st.sampled_from(SIZES[2:5]), st.data())
 def test_what_is_left(size: int, data: st.DataObject) -> None:
     """A change shows from its own part backwards, and nowhere behind it."""

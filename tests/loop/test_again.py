@@ -1,0 +1,136 @@
+"""A read that the kernel asks to repeat is repeated; one that fails is an error."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from cc_kraken import aio, content, directio
+from cc_kraken.model import Blank, Unknown
+
+MIB = 1 << 20
+SIZE = 300 * MIB
+AGAIN = (errno.EAGAIN, errno.EINTR)
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, code: int, times: int
+) -> Callable[[], int]:
+    """Let the next ``times`` reads fail; returns how many have."""
+    real, left = os.preadv, times
+
+    def preadv(fd: int, buffers: Any, offset: int) -> int:
+        nonlocal left
+        if left:
+            left -= 1
+            raise OSError(code, os.strerror(code))
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    return lambda: times - left
+
+
+@pytest.fixture
+def disk(
+    loop_device: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    monkeypatch.setattr(directio, "PAUSE", 0)
+    yield loop_device(SIZE)
+
+
+@pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)
+@pytest.mark.parametrize("alone", [True, False], ids=["one by one", "batches"])
+def test_a_read_to_be_repeated_is_repeated(
+    disk: str, monkeypatch: pytest.MonkeyPatch, code: int, alone: bool
+) -> None:
+    if alone:
+        monkeypatch.setattr(aio, "_CALLS", {})
+    failed = failing(monkeypatch, code, directio.TRIES - 1)
+    assert content.look(disk).content == Blank()
+    assert failed() == directio.TRIES - 1
+
+
+@pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)
+def test_it_is_repeated_so_often_and_no_more(
+    disk: str, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    failed = failing(monkeypatch, code, 10**9)
+    found = content.look(disk).content
+    assert isinstance(found, Unknown) and os.strerror(code) in found.reason
+    # Each read of a search for the page that cannot be read.
+    assert failed() <= 10 * directio.TRIES
+
+
+def test_an_input_output_error_is_not_tried_again(
+    disk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, errno.EIO, 1)
+    found = content.look(disk).content
+    assert isinstance(found, Unknown) and os.strerror(errno.EIO) in found.reason
+
+
+@pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)
+def test_a_read_of_a_batch_that_ends_so_is_repeated(
+    disk: str, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """What it then gives is judged: zeros, or a byte in the way."""
+    broken = 0
+
+    class Event(struct.Struct):
+        def unpack_from(self, buffer: Any, offset: int = 0) -> tuple[int, ...]:
+            nonlocal broken
+            number, request, result, more = super().unpack_from(buffer, offset)
+            broken += 1  # every other one
+            return number, request, result if broken % 2 else -code, more
+
+    monkeypatch.setattr(aio, "_EVENT", Event(aio._EVENT.format))
+    assert content.look(disk).content == Blank()
+    assert broken > 50
+    with open(disk, "r+b", buffering=0) as file:
+        for place in (8 * MIB, SIZE - MIB):
+            file.seek(place)
+            file.write(b"\1")
+        os.fsync(file.fileno())
+    found = content.look(disk)
+    assert found.content == Unknown("Data without a known signature.", 8 * MIB)
+    monkeypatch.undo()
+    assert found.fingerprint == content.look(disk).fingerprint
+
+
+def test_a_read_that_the_kernel_does_not_take_at_once_is_repeated(
+    disk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, submit = aio._call, aio._CALLS[os.uname().machine][2]
+    left = 3
+
+    def call(number: int, *arguments: object) -> int:
+        nonlocal left
+        if number == submit and left:
+            left -= 1
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real(number, *arguments)
+
+    monkeypatch.setattr(aio, "_call", call)
+    assert content.look(disk).content == Blank()
+    assert not left
+
+
+@pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)
+def test_also_before_a_write(
+    disk: str, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """What is read back, and what is read to be erased."""
+    fd = os.open(disk, os.O_RDONLY | os.O_DIRECT)
+    try:
+        failing(monkeypatch, code, directio.TRIES - 1)
+        assert directio.read(fd, 0, 4096) == bytes(4096)
+        failing(monkeypatch, code, directio.TRIES)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            directio.read(fd, 0, 4096)
+    finally:
+        os.close(fd)
