@@ -43,7 +43,7 @@ CONTROLLED = (
     "calls advance create_volume create_snapshot delete_volume resize_volume "
     "run_instance stop_instance start_instance terminate_instance forget_instance "
     "attach_volume detach_volume device_of tag tag_later untag hide_device "
-    "hold_attaching take_back_attaching refuse_key permit_key "
+    "hold_attaching take_back_attaching hold_busy let_go refuse_key permit_key "
     "set_delete_on_termination "
     "credentials expire_credentials lag limit forbid allow fail throttle "
     "unavailable delay heal"
@@ -346,6 +346,7 @@ class Ec2Lab(Actions):
             self._stuck.clear()
             self._keyless.clear()
             self._taken_back.clear()
+            self._in_use.clear()
             self._lag = None
 
     def down(self, how: str = "drop") -> None:

@@ -218,6 +218,7 @@ class World:
         self._stuck: Set[str] = set()
         self._keyless: Set[str] = set()
         self._taken_back: Dict[str, List[float]] = {}
+        self._in_use: Set[str] = set()
         self._hooks: Dict[str, Deque[Callable[[], None]]] = {}
 
     def wait_until(self, true: Callable[[], bool], seconds: float = 30.0) -> bool:
@@ -413,6 +414,17 @@ class World:
         being disabled, for one)."""
         with self._lock:
             self._taken_back.setdefault(volume_id, []).append(seconds)
+
+    def hold_busy(self, volume_id: str) -> None:
+        """The system of the instance that has the volume does not let go of it:
+        once detached it is ``detaching`` for ``detach_seconds``, and then
+        ``busy`` until ``let_go``."""
+        with self._lock:
+            self._in_use.add(volume_id)
+
+    def let_go(self, volume_id: str) -> None:
+        with self._lock:
+            self._in_use.discard(volume_id)
 
     def refuse_key(self, volume_id: str) -> None:
         """The KMS key of this (now encrypted) volume cannot be used."""
@@ -684,11 +696,10 @@ class World:
             )
         limit = self._attachment_limit(instance.type)
         if len(used) >= limit:
-            # EC2's own words for this one are not published.
             raise Ec2Error(
                 "AttachmentLimitExceeded",
-                f"The instance '{instance_id}' of type '{instance.type}' already "
-                f"has the maximum of {limit} attachments.",
+                f"You may attach up to {limit} devices for this instance type. "
+                "Please use a larger instance size to attach more volumes.",
             )
         self._note(volume)
         self._note(instance)
@@ -720,6 +731,13 @@ class World:
         if instance.state not in ("running", "stopped"):
             raise Ec2Error(
                 "IncorrectState", f"Instance '{instance.id}' is not 'running'."
+            )
+        change = volume.modification
+        if change is not None and change.state == "modifying":
+            raise Ec2Error(
+                "OperationNotPermitted",
+                f"Cannot attach volume {volume.id} when it is in modification "
+                "state: MODIFYING",
             )
         if volume.id in self._keyless:
             raise Ec2Error(
@@ -803,7 +821,12 @@ class World:
 
         def gone(what: str) -> None:
             missing.discard(what)
-            if not missing:
+            if missing:
+                return
+            if volume.id in self._in_use:
+                attachment.state = "busy"
+                self._after(1.0, lambda: gone(what))
+            else:
                 self._release(volume, attachment)
 
         def busy() -> None:
@@ -844,7 +867,8 @@ class World:
         if last is not None and last.state in ("modifying", "optimizing"):
             raise Ec2Error(
                 "IncorrectModificationState",
-                f"The volume '{volume.id}' is already being modified.",
+                f"Volume {volume.id} cannot be modified in modification state "
+                f"{last.state.upper()}",
             )
         if size_gib < volume.size_gib:
             raise Ec2Error(
