@@ -251,6 +251,13 @@ MUTATIONS = (
         PROPERTIES,
     ),
     change(
+        "a volume that its holder's system has not let go is called held",
+        "attaching",
+        'and attachment.state in ("detaching", "busy")',
+        'and attachment.state in ("detaching",)',
+        DECISION,
+    ),
+    change(
         "overwrite permits any content",
         "formatting",
         "and given == look.fingerprint",

@@ -11,6 +11,8 @@ IN_USE = (
     "Invalid value '/dev/sdf' for unixDevice. Attachment point {} is already in use"
 )
 INVALID = "Value (/dev/nvme1n1) for parameter device is invalid. {}"
+MODIFYING = "Cannot attach volume vol-1 when it is in modification state: MODIFYING"
+ROOT = "Unable to detach root volume 'vol-1' from instance 'i-1'"
 
 # action, code, message, HTTP status, reaction, kind
 CASES = [
@@ -44,6 +46,16 @@ CASES = [
         R.FATAL,
         "ec2-request",
     ),
+    (
+        "AttachVolume",
+        "OperationNotPermitted",
+        MODIFYING,
+        400,
+        R.RETRY,
+        "volume-modifying",
+    ),
+    ("AttachVolume", "OperationNotPermitted", "x", 400, R.FATAL, "ec2-request"),
+    ("DetachVolume", "OperationNotPermitted", ROOT, 400, R.FATAL, "ec2-request"),
     ("AttachVolume", "AttachmentLimitExceeded", "", 400, R.FATAL, "attachment-limit"),
     (
         "AttachVolume",

@@ -568,6 +568,57 @@ def test_a_stranger_that_runs_is_refused_at_once(scene: Scene) -> None:
     assert scene.calls == {"DescribeVolumes": 1, "DescribeInstances": 1}
 
 
+@pytest.mark.parametrize("detach_seconds", [0.0, 30.0])
+def test_a_holder_whose_system_does_not_let_go_is_awaited(
+    scene: Scene, detach_seconds: float
+) -> None:
+    """A stranger, for somebody has asked EC2 to detach the volume from it: busy
+    at once, or while this run waits already."""
+    scene.lab.detach_seconds = detach_seconds
+    volume = scene.volume()
+    other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
+    scene.lab.attach_volume(volume, other, "/dev/sdf")
+    scene.lab.hold_busy(volume)
+    scene.lab.detach_volume(volume)
+    seen: List[str] = []
+    scene.later(60, lambda: seen.append(scene.status()["sets"]["data"]["reason"]))
+    scene.later(120, lambda: scene.lab.let_go(volume))
+    assert scene.run(600) == DONE
+    assert list(scene.attached()) == [volume] and scene.took >= 120
+    assert "busy" in seen[0] and other in seen[0]
+    assert not scene.calls["DetachVolume"]
+
+
+def test_a_volume_in_modification_is_awaited(scene: Scene) -> None:
+    """Somebody enlarges the volume and replaces the instance in one go."""
+    volume = scene.volume()
+    scene.lab.modify_seconds, scene.lab.optimize_seconds = 200.0, 3600.0
+    scene.lab.resize_volume(volume, 2)
+    seen: List[Tuple[str, str]] = []
+
+    def look() -> None:
+        told = scene.status()
+        seen.append((told["sets"]["data"]["state"], told["sets"]["data"]["reason"]))
+        seen.append((told["state"], told["waiting_for"]))
+
+    scene.later(5, look)
+    assert scene.run(100, final=False) == PENDING
+    scene.later(50, look)
+    assert scene.run(600) == DONE
+    assert list(scene.attached()) == [volume]
+    assert [state for state, _ in seen] == ["pending", "running"] * 2
+    assert all("modification state: MODIFYING" in text for _, text in seen)
+    assert scene.calls["AttachVolume"] < 25
+
+
+def test_other_operations_that_are_not_permitted_are_an_error(scene: Scene) -> None:
+    scene.volume()
+    scene.lab.fail("AttachVolume", "OperationNotPermitted", "Not so.", calls=None)
+    assert scene.run(600) == FAILED
+    assert scene.error()["kind"] == "ec2-request" and "Not so" in scene.error()["found"]
+    assert scene.calls["AttachVolume"] == 1
+
+
 def test_delete_on_termination_is_warned_of(scene: Scene) -> None:
     volume = scene.volume()
     scene.lab.attach_volume(volume, scene.instance, "/dev/sdf")
