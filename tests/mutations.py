@@ -34,6 +34,7 @@ EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 WIPING = "tests/unit/test_wiping.py"
+USERDATA = "tests/unit/test_userdata.py"
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,13 @@ MUTATIONS = (
         'and attachment.state in ("detaching", "busy")',
         'and attachment.state in ("detaching",)',
         DECISION,
+    ),
+    change(
+        "a part that cloud-init ignores is called right",
+        "userdata",
+        "        if _SECTION.search(text.text):\n",
+        "        if False:\n",
+        USERDATA,
     ),
     change(
         "overwrite permits any content",
