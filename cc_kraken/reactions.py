@@ -74,11 +74,13 @@ _CREDENTIALS = Rule(
     "They are fetched again; if this stays, check the role of the instance "
     "profile and the clock of this machine.",
 )
+# A change of policy or profile takes effect seconds to minutes later.
 _PERMISSION = Rule(
-    Reaction.FATAL,
+    Reaction.RETRY,
     "permission-missing",
     "the permission {permission}",
-    "Allow {permission} in the role of this instance's profile.",
+    "Allow {permission} in the role of this instance's profile; a change takes "
+    "effect after a while, so it is asked again.",
 )
 _ACCOUNT = Rule(
     Reaction.FATAL,

@@ -194,7 +194,7 @@ def reader() -> Rule:
     """cloud-init's own code where it can be imported, else its rule."""
     try:
         return CloudInit()
-    except ImportError:
+    except Exception:  # not there, or not for this Python
         return Rule()
 
 

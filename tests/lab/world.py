@@ -33,6 +33,7 @@ from tests.lab import instance_types
 from tests.lab.clock import Clock, RealClock
 from tests.lab.query import Ec2Error
 
+ROLE = "kraken-node"
 ROOT_DEVICE = "/dev/xvda"
 IMAGE = "ami-0123456789abcdef0"
 
@@ -145,7 +146,8 @@ class World:
     detach, pending to running, stopping, shutting-down to terminated,
     terminated to volumes released, ModifyVolume to the new size, and from
     there to completed.  ``tag_seconds``: tags that are given at creation are
-    there so much later.
+    there so much later.  ``profile_seconds``: from the launch to the moment
+    when the metadata service knows the instance's role.
 
     Hooks, each called in a thread of its own, one after another for one
     volume or instance: ``on_attach(instance_id, volume_id, device)`` when the
@@ -176,6 +178,7 @@ class World:
         modify_seconds: float = 0.0,
         optimize_seconds: float = 0.0,
         tag_seconds: float = 0.0,
+        profile_seconds: float = 0.0,
         on_attach: Optional[Callable[[str, str, str], None]] = None,
         on_detach: Optional[Callable[[str, str, str], None]] = None,
         on_resize: Optional[Callable[[str, int], None]] = None,
@@ -195,6 +198,7 @@ class World:
         self.modify_seconds = modify_seconds
         self.optimize_seconds = optimize_seconds
         self.tag_seconds = tag_seconds
+        self.profile_seconds = profile_seconds
         self.on_attach = on_attach
         self.on_detach = on_detach
         self.on_resize = on_resize
@@ -483,11 +487,23 @@ class World:
                 "Token": token,
             }
 
+    def role(self, instance_id: str) -> str:
+        """The role of the instance's profile; "" while it has not arrived."""
+        with self._lock:
+            since = self.clock.now() - self._instance(instance_id).launch_time
+            return ROLE if since >= self.profile_seconds else ""
+
     def expire_credentials(self, instance_id: str) -> None:
         """What ``credentials`` has handed out so far is expired; the next
         ones are good."""
         with self._lock:
             self._expired.add(self.credentials(instance_id)["AccessKeyId"])
+            self.renew_credentials(instance_id)
+
+    def renew_credentials(self, instance_id: str) -> None:
+        """``credentials`` hands out others from now on, as when the instance gets
+        another profile; those before are good still."""
+        with self._lock:
             self._generation[instance_id] = self._generation.get(instance_id, 0) + 1
 
     # ---------------------------------------------------------- small tools

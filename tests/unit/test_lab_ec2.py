@@ -795,6 +795,16 @@ def test_a_forbidden_action_names_user_action_and_resource(lab: Ec2Lab) -> None:
     attach(lab, volume, instance)
 
 
+def test_a_policy_that_takes_effect_later() -> None:
+    lab, clock = slow()
+    with lab:
+        lab.forbid("DescribeVolumes", seconds=20)
+        clock.advance(19)
+        assert refusal(client(lab).describe_volumes)[0] == "UnauthorizedOperation"
+        clock.advance(1)
+        assert client(lab).describe_volumes()["Volumes"] == []
+
+
 def test_a_bare_refusal_names_nothing(lab: Ec2Lab) -> None:
     lab.forbid("DescribeVolumes", bare=True)
     assert refusal(client(lab).describe_volumes)[:2] == (

@@ -21,6 +21,7 @@ import pytest
 
 from cc_kraken import ec2 as edge
 from cc_kraken import reactions
+from cc_kraken.cli import status_text
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.host import Events
@@ -256,8 +257,10 @@ BAD_NAME = (
 )
 
 # what happens, how the set ends ("attached" or the kind of its error), how
-# often AttachVolume was called, and words of its error or of what was awaited
-CODES: Dict[str, Tuple[Callable[[Scene, str], None], str, int, Tuple[str, ...]]] = {
+# often AttachVolume was called (None: as often as there was time for), and words
+# of its error or of what was awaited
+Prepare = Callable[[Scene, str], None]
+CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
     "VolumeInUse by this instance": (lab("unavailable", "AttachVolume"), UP, 1, ()),
     "VolumeInUse by another": (taken, "holder-running", 1, ("running", "i-")),
     "IncorrectState": (
@@ -325,13 +328,13 @@ CODES: Dict[str, Tuple[Callable[[Scene, str], None], str, int, Tuple[str, ...]]]
     "UnauthorizedOperation, encoded": (
         lab("forbid", "AttachVolume", encoded=True),
         "permission-missing",
-        1,
+        None,
         ("Allow ec2:AttachVolume", "is not authorized to perform"),
     ),
     "UnauthorizedOperation, bare": (
         lab("forbid", "AttachVolume", bare=True),
         "permission-missing",
-        1,
+        None,
         ("Allow ec2:AttachVolume",),
     ),
     "UnauthorizedOperation, names": (
@@ -377,7 +380,10 @@ def test_what_a_run_makes_of_each_code(
     prepare(scene, volume)
     state = scene.run(600)
     found = scene.told.sets["data"]
-    assert scene.calls["AttachVolume"] == attaches
+    if attaches is None:
+        assert 1 < scene.calls["AttachVolume"] < 40 and scene.took > 590
+    else:
+        assert scene.calls["AttachVolume"] == attaches
     if end == UP:
         assert (state, found["state"]) == (DONE, UP)
         assert list(scene.attached()) == [volume]
@@ -410,15 +416,116 @@ def test_the_table_names_every_code_of_the_edge() -> None:
     }
 
 
-@pytest.mark.parametrize("action", ["DescribeVolumes", "DescribeTags"])
-def test_a_question_that_is_forbidden_ends_the_run(scene: Scene, action: str) -> None:
+# ------------------------------------------------------ a role that comes late
+
+CALLED = ("DescribeTags", "DescribeVolumes", "DescribeInstances", "AttachVolume")
+
+
+def shown(scene: Scene, seen: List[str]) -> Callable[[], None]:
+    """Keeps what ``cc-kraken status`` prints, at the time that it is called."""
+    return lambda: seen.append(status_text(scene.status()))
+
+
+@pytest.mark.parametrize("action", CALLED)
+def test_a_policy_that_was_changed_a_moment_ago_is_awaited(
+    scene: Scene, action: str
+) -> None:
+    """A role's permissions take effect seconds to minutes after the change."""
+    volume = scene.volume()
+    scene.lab.forbid(action, seconds=150)
+    seen: List[str] = []
+    scene.later(5, shown(scene, seen))
+    assert scene.run(90, ask_tags=True, final=False) == PENDING
+    scene.later(5, shown(scene, seen))
+    assert scene.run(600, ask_tags=True) == DONE
+    assert list(scene.attached()) == [volume]
+    for text in seen:
+        assert f"Allow ec2:{action}" in text and "waiting: " in text
+    assert len(seen) == 2 and scene.calls[action] < 40
+    assert not scene.calls["DetachVolume"]
+
+
+@pytest.mark.parametrize("action", CALLED)
+def test_a_permission_that_never_comes_is_an_error_at_the_end(
+    scene: Scene, action: str
+) -> None:
     scene.volume()
     scene.lab.forbid(action)
-    assert scene.run(ask_tags=True) == FAILED
-    (error,) = scene.told.status["errors"]
+    assert scene.run(120, ask_tags=True) == FAILED
+    errors = scene.told.status["errors"]
+    error = errors[0] if errors else scene.error()
     assert error["kind"] == "permission-missing"
+    assert "awaited for 120 s" in error["found"]
     assert f"Allow ec2:{action}" in error["remedy"]
-    assert scene.calls["AttachVolume"] == 0
+    assert not scene.attached()
+
+
+@pytest.fixture
+def on_instance(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Metadata]]:
+    """Credentials come from the metadata service alone, as on an instance;
+    a function that starts it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    with contextlib.ExitStack() as stack:
+
+        def start() -> Metadata:
+            facts = Facts.of(scene.lab, scene.instance)
+            service = stack.enter_context(Metadata(facts, hop_limit=1))
+            monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+            return service
+
+        yield start
+
+
+@pytest.mark.parametrize("seconds", [25.0, 540.0])
+def test_an_instance_profile_that_comes_late_is_awaited(
+    scene: Scene, on_instance: Callable[[], Metadata], seconds: float
+) -> None:
+    scene.lab.profile_seconds = seconds
+    launched = scene.clock.now()
+    volume = scene.volume()
+    service = on_instance()
+    seen: List[str] = []
+    scene.later(3, shown(scene, seen))
+    if scene.run(90, final=False) == PENDING:
+        assert "no instance profile" in scene.status()["waiting_for"]
+        scene.later(3, shown(scene, seen))
+        assert scene.run(3600) == DONE
+    assert list(scene.attached()) == [volume]
+    assert all("waiting: " in text for text in seen)
+    assert all("no instance profile" in text for text in seen)
+    assert scene.clock.now() - launched < seconds + 60
+    assert len(service.requests) < 400
+    assert {call.instance_id for call in scene.lab.calls} == {scene.instance}
+
+
+def test_an_instance_profile_that_never_comes_is_an_error_at_the_end(
+    scene: Scene, on_instance: Callable[[], Metadata]
+) -> None:
+    scene.lab.profile_seconds = 1e9
+    scene.volume()
+    on_instance()
+    assert scene.run(120) == FAILED
+    (error,) = scene.told.status["errors"]
+    assert error["kind"] == "credentials-missing"
+    assert "awaited for 120 s" in error["found"]
+
+
+def test_a_profile_that_was_exchanged_brings_its_own_credentials(
+    scene: Scene, on_instance: Callable[[], Metadata]
+) -> None:
+    """The keys of the role before it are good for hours, and of no use."""
+    scene.volume()
+    on_instance()
+    scene.lab.forbid("AttachVolume", seconds=60)
+    scene.later(50, lambda: scene.lab.renew_credentials(scene.instance))
+    assert scene.run(600) == DONE
+    first, *_, last = [one.access_key for one in scene.lab.calls if not one.code]
+    assert first != last
+    assert last == scene.lab.credentials(scene.instance)["AccessKeyId"]
 
 
 # ------------------------------------------------------------------- deadlines

@@ -81,8 +81,9 @@ def test_what_arrives(file: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(
         user_data.UserDataProcessor, "_do_include", lambda *_: None
     )  # nothing is fetched
+    processor = user_data.UserDataProcessor(paths_in(tmp_path))
     try:
-        message = user_data.UserDataProcessor(paths_in(tmp_path)).process(file.data)
+        message = processor.process(file.data)
     except Exception:
         assert not file.taken
         return
@@ -94,13 +95,11 @@ def paths_in(directory: Path) -> Any:
         def get_instance_id(self) -> str:
             return "i-1"
 
-    (directory / "run").mkdir(exist_ok=True)
-    found = helpers.Paths(
-        {"cloud_dir": str(directory), "run_dir": str(directory / "run")}, ds=Source()
-    )
-    facts = Path(found.get_runpath("instance_data_sensitive"))
-    facts.write_text('{"v1": {"region": "us-east-1"}}')
-    return found
+    run = directory / "run"
+    run.mkdir(exist_ok=True)
+    (run / "instance-data-sensitive.json").write_text('{"v1": {}}')
+    given = {"cloud_dir": str(directory), "run_dir": str(run)}
+    return helpers.Paths(given, ds=Source())
 
 
 def merged(message: Any, directory: Path) -> Dict[str, Any]:
