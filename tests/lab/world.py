@@ -66,6 +66,7 @@ class Attachment:
     state: str
     attach_time: float
     delete_on_termination: bool = False
+    card: int = 0
 
 
 @dataclass
@@ -691,7 +692,9 @@ class World:
             self._note(volume)
             volume.state = "available"
 
-    def _attach(self, volume_id: str, instance_id: str, device: str) -> Attachment:
+    def _attach(
+        self, volume_id: str, instance_id: str, device: str, card: int = 0
+    ) -> Attachment:
         """Checks in EC2's order; then "attaching", and what follows."""
         bare = _bare(device)
         if not DEVICE_NAME.fullmatch(device):
@@ -717,10 +720,16 @@ class World:
                 f"You may attach up to {limit} devices for this instance type. "
                 "Please use a larger instance size to attach more volumes.",
             )
+        if not 0 <= card < instance_types.get(instance.type).cards:
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ({card}) for parameter ebsCardIndex is invalid.",
+            )
         self._note(volume)
         self._note(instance)
+        moment = self.clock.now()
         attachment = Attachment(
-            volume_id, instance_id, device, "attaching", self.clock.now()
+            volume_id, instance_id, device, "attaching", moment, card=card
         )
         volume.attachments.append(attachment)
         self._by_instance.setdefault(instance_id, []).append(attachment)

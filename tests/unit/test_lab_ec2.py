@@ -232,6 +232,20 @@ def test_the_attachment_limit_counts_the_root_volume(lab: Ec2Lab) -> None:
     assert state(lab, volume) == ("available", [])
 
 
+def test_a_volume_is_attached_to_the_first_card_unless_told(lab: Ec2Lab) -> None:
+    instance = lab.run_instance("c8gb.48xlarge", ZONE)
+    first, second, third = (lab.create_volume(1, ZONE) for _ in range(3))
+    call = client(lab).attach_volume
+    assert attach(lab, first, instance)["EbsCardIndex"] == 0
+    words = {"InstanceId": instance, "Device": "/dev/sdg"}
+    assert call(VolumeId=second, EbsCardIndex=1, **words)["EbsCardIndex"] == 1
+    words["Device"] = "/dev/sdh"
+    refused = refusal(call, VolumeId=third, EbsCardIndex=2, **words)
+    assert refused[0] == "InvalidParameterValue"
+    shown = client(lab).describe_volumes(VolumeIds=[second])["Volumes"][0]
+    assert shown["Attachments"][0]["EbsCardIndex"] == 1
+
+
 @pytest.mark.parametrize("act", ["pending", "stopping", "shutting-down", "terminated"])
 def test_an_instance_that_does_not_run(act: str) -> None:
     lab, clock = slow(pending_seconds=5, stop_seconds=5, terminate_seconds=5)

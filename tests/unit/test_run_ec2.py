@@ -85,7 +85,7 @@ class LabClock(Clock):
 class Scene:
     """A lab, an instance and its machine."""
 
-    def __init__(self, base: Path, **lab: Any) -> None:
+    def __init__(self, base: Path, kind: str = "m5.large", **lab: Any) -> None:
         self.clock = ManualClock()
         settings: Dict[str, Any] = {"attach_seconds": 2.0, **lab}
         self.lab = Ec2Lab(
@@ -99,7 +99,7 @@ class Scene:
         self.disks: Dict[str, int] = {}
         self.statuses: List[Dict[str, Any]] = []
         self.lab.start()
-        self.instance = self.lab.run_instance(zone=ZONE, tags=ME)
+        self.instance = self.lab.run_instance(kind, zone=ZONE, tags=ME)
 
     def _plug(self, instance_id: str, volume_id: str, device: str) -> None:
         if instance_id != self.instance:
@@ -298,7 +298,11 @@ CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
         limited,
         "attachment-limit",
         1,
-        ("1 volumes are attached", "a m5.large can have 1"),
+        (
+            "You may attach up to 1 devices for this instance type",
+            "1 volumes are attached",
+            "a m5.large can have 1",
+        ),
     ),
     "CustomerKeyHasBeenRevoked": (
         lab("refuse_key", "VOLUME"),
@@ -804,6 +808,20 @@ def test_the_calls_of_a_first_boot(scene: Scene, count: int) -> None:
     mark = scene.lab.calls.mark()
     assert scene.run(60) == DONE
     assert scene.lab.calls.counts(mark) == {"DescribeVolumes": 1}
+
+
+def test_two_ebs_cards(make: Callable[..., Scene]) -> None:
+    """The default card for what is attached here; the card of whoever attached a
+    volume before does not matter."""
+    scene = make(kind="c8gb.48xlarge")
+    ours, theirs = scene.volume("log"), scene.volume("data")
+    scene.lab.client().attach_volume(
+        VolumeId=theirs, InstanceId=scene.instance, Device="/dev/sdf", EbsCardIndex=1
+    )
+    assert scene.run(60) == DONE
+    cards = {one.volume_id: one.card for one in scene.lab.attached_to(scene.instance)}
+    assert (cards[ours], cards[theirs]) == (0, 1)
+    assert scene.calls["AttachVolume"] == 2
 
 
 def test_one_describe_for_each_page(make: Callable[..., Scene]) -> None:

@@ -97,7 +97,8 @@ def paths_in(directory: Path) -> Any:
 
     run = directory / "run"
     run.mkdir(exist_ok=True)
-    (run / "instance-data-sensitive.json").write_text('{"v1": {}}')
+    for name in ("instance-data.json", "instance-data-sensitive.json"):
+        (run / name).write_text('{"v1": {}}')
     given = {"cloud_dir": str(directory), "run_dir": str(run)}
     return helpers.Paths(given, ds=Source())
 
