@@ -91,9 +91,7 @@ def check(data: bytes, path: str, reader: Optional[userparts.Rule] = None) -> Ch
     directory = os.path.basename(os.path.dirname(os.path.abspath(path)))
     if directory in OURS and path.endswith(".yaml"):
         work.document(_Text(path, _decoded(data, path), own=True))
-    elif path.endswith(".cfg"):
-        work.config_file(_decoded(data, path))
-    else:
+    elif not (path.endswith(".cfg") and work.config_file(data)):
         work.user_data(data)
     return work.checked
 
@@ -125,9 +123,18 @@ class _Check:
 
     # ---- forms
 
-    def config_file(self, text: str) -> None:
-        """A file of cloud.cfg.d, which needs no header."""
+    def config_file(self, data: bytes) -> bool:
+        """A file for cloud.cfg.d, which needs no header; False for one that begins
+        as user-data does."""
+        text = data.decode("utf-8", "replace")
+        kind = self._reader.starts(text)
+        if kind not in (None, userparts.JINJA) or _MIME.search(text):
+            return False
+        where = "checked as a file for /etc/cloud/cloud.cfg.d"
+        self.checked.notes.append(f"{where}; user-data would begin with #cloud-config")
+        text = _decoded(data, self.name)
         self.document(_Text(self.name, text, template=self._is_template(text)))
+        return True
 
     def user_data(self, data: bytes) -> None:
         plain = userparts.unpacked(data)
@@ -145,7 +152,7 @@ class _Check:
             )
         if not parts and self._whole.strip():
             _refuse(
-                f"cloud-init ignores {self.name}, for there is no part in it",
+                f"cloud-init ignores {self.name}, because there is no part in it",
                 "Correct its parts: an archive is a list.",
             )
         for part in parts:
@@ -200,23 +207,26 @@ class _Check:
         if not text.text.strip():
             return
         if alone:
-            _refuse(f"cloud-init ignores {text.name} as a whole, for {why}", hint)
+            _refuse(f"cloud-init ignores {text.name} as a whole, because {why}", hint)
         if _SECTION.search(text.text):
-            self._find(text, 1, f"cloud-init ignores this part, for {why}. {hint}")
+            self._find(text, 1, f"cloud-init ignores this part, because {why}. {hint}")
 
     def _line_of(self, content: str) -> int:
         """How many lines of the file are before a part; 0 where it is encoded.
 
         In an archive its lines are indented.
         """
-        lines = [re.escape(line.strip()) for line in content.strip().splitlines()]
+        at = self._whole.find(content, self._read)
+        if at >= 0:
+            self._read = at + len(content)
+            return self._whole.count("\n", 0, at)
+        lines = [re.escape(line.strip()) for line in content.splitlines()]
         pattern = re.compile(r"[ \t\r]*\n[ \t]*".join(lines))
-        found = pattern.search(self._whole, self._read) or pattern.search(self._whole)
-        if found is None or not lines:
+        found = pattern.search(self._whole, self._read)
+        if found is None:
             return 0
         self._read = found.end()
-        before = content[: len(content) - len(content.lstrip())].count("\n")
-        return max(0, self._whole.count("\n", 0, found.start()) - before)
+        return self._whole.count("\n", 0, found.start())
 
     def _find(self, text: _Text, line: int, sentence: str) -> None:
         at = text.at if text.at is not None else text.line + line
@@ -288,12 +298,12 @@ class _Check:
             packing = entry.get("encoding")
             self._find(text, line, f"{path} is not packed as {packing} ({error})")
             return
-        where = yaml.line(f"{place}.content")
+        line = text.line + yaml.line(f"{place}.content")
+        at = None if f"{place}.content" in yaml.blocks else line
         name = f"{text.name} ({path})"
-        if f"{place}.content" in yaml.blocks and text.at is None:
-            self.document(_Text(name, content, text.line + where, own=True))
-        else:
-            self.document(_Text(name, content, at=text.line + where, own=True))
+        self.document(
+            replace(text, name=name, text=content, line=line, at=at, own=True)
+        )
 
 
 def _sentence(mistake: Mistake) -> str:

@@ -413,6 +413,12 @@ FILES = (
         ("defer",),
     ),
     File(
+        "kraken.d, in a template",
+        JINJA.encode() + written(KRAKEN_D, BODY.replace("kafka", "{{ v1.region }}")),
+        False,
+        RIGHT,
+    ),
+    File(
         "kraken.d, encoded",
         f"#cloud-config\nwrite_files:\n- path: {KRAKEN_D}\n  encoding: gz+b64\n"
         f"  content: {PACKED}\n".encode(),

@@ -189,6 +189,8 @@ def test_what_cloud_init_takes_and_what_it_ignores(
         ("defaults.cfg", userfiles.BODY + "packages: []\n", 0, "is right"),
         ("defaults.cfg", userfiles.JINJA + userfiles.BODY, 0, "is right"),
         ("defaults.cfg", userfiles.MISSPELT, 1, "mount_pth"),
+        ("defaults.cfg", userfiles.BODY, 0, "a file for /etc/cloud/cloud.cfg.d"),
+        ("user-data.cfg", "#cloud-config-archive\n- a: 1\n", 0, "no kraken section"),
         ("defaults.txt", userfiles.BODY, 1, "ignores"),
     ],
 )
