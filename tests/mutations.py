@@ -35,6 +35,7 @@ GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 WIPING = "tests/unit/test_wiping.py"
 USERDATA = "tests/unit/test_userdata.py"
+RUN_EC2 = "tests/unit/test_run_ec2.py"
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,27 @@ MUTATIONS = (
         'and attachment.state in ("detaching", "busy")',
         'and attachment.state in ("detaching",)',
         DECISION,
+    ),
+    change(
+        "a policy that was changed a moment ago is not awaited",
+        "reactions",
+        "_PERMISSION = Rule(\n    Reaction.RETRY,\n",
+        "_PERMISSION = Rule(\n    Reaction.FATAL,\n",
+        RUN_EC2,
+    ),
+    change(
+        "the keys of an instance profile that was exchanged are kept",
+        "ec2",
+        'in ("credentials-refused", "permission-missing"):',
+        'in ("credentials-refused",):',
+        RUN_EC2,
+    ),
+    change(
+        "any text of OperationNotPermitted is awaited",
+        "reactions",
+        '(("modification state", _MODIFYING),),',
+        '(("", _MODIFYING),),',
+        RUN_EC2,
     ),
     change(
         "a part that cloud-init ignores is called right",
