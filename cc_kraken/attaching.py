@@ -146,14 +146,18 @@ class Attaching(SetDecision):
                 f"{instance_id} does not end.",
                 waits=True,
             )
-        if any(
-            attachment.state == "detaching"
+        going = [
+            attachment.state
             for attachment in volume.attachments
             if attachment.instance_id == instance_id
-        ):
+            and attachment.state in ("detaching", "busy")
+        ]
+        if going:
+            busy = ", whose system has not let go of it (busy)"
             return Trouble(
                 "holder-detaching",
-                f"{volume.id} is being detached from {instance_id}",
+                f"{volume.id} is being detached from {instance_id}"
+                + (busy if "busy" in going else ""),
                 "a free volume",
                 "It is attached once EC2 has let it go; if that lasts, unmount it on "
                 f"{instance_id}.",

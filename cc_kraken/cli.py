@@ -398,16 +398,15 @@ def _check(options: argparse.Namespace) -> int:
                 "Name another file.",
             )
         ) from None
-    findings, sections = userdata.check(userdata.read(data, options.file))
-    for finding in findings:
+    checked = userdata.check(data, options.file)
+    for finding in checked.findings:
         print(finding, file=sys.stderr)
-    if findings:
-        return 1
-    if sections:
-        print(f"{options.file}: the kraken section is right")
-    else:
-        print(f"{options.file}: no kraken section")
-    return 0
+    if not checked.findings:
+        right = "the kraken section is right" if checked.sections else ""
+        print(f"{options.file}: {right or 'no kraken section'}")
+    for note in checked.notes:
+        print(f"{options.file}: {note}")
+    return 1 if checked.findings else 0
 
 
 def _enable(options: argparse.Namespace) -> int:

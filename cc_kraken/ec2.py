@@ -278,8 +278,8 @@ def _without_pyopenssl() -> Iterator[None]:
 class _Witness:
     """Stands before the metadata client's HTTP session and notes the status.
 
-    botocore has one answer for "there is no role" and "nobody answers"; the
-    first needs a person, the second only time.
+    botocore has one answer for "there is no role" and "nobody answers"; a person
+    who reads it needs to know which.
     """
 
     def __init__(self, http: Any) -> None:
@@ -586,7 +586,7 @@ class Ec2:
             raise
         except Exception as error:
             told = self._told(action, subject, error)
-            if told.trouble.kind == "credentials-refused":
+            if told.trouble.kind in ("credentials-refused", "permission-missing"):
                 with self._lock:
                     self._made = None  # the next call fetches new ones
             self._log.debug("%s", told.trouble.found)
@@ -722,9 +722,6 @@ def _no_credentials(witness: Optional[_Witness]) -> Ec2Error:
         "ec2:DescribeInstances, ec2:AttachVolume, ec2:DetachVolume)."
     )
     kind = "credentials-missing"
-    if witness is not None and witness.status == 404:
-        found = "there are no AWS credentials: this instance has no instance profile"
-        return _fatal(kind, found, expected, remedy)
     if witness is not None and not witness.asked:
         found = "there are no AWS credentials, and the metadata service is switched off"
         return _fatal(kind, found, expected, remedy)
@@ -733,6 +730,8 @@ def _no_credentials(witness: Optional[_Witness]) -> Ec2Error:
         pass
     elif witness.status is None:
         found += ": the metadata service does not answer"
+    elif witness.status == 404:
+        found += ": this instance has no instance profile, or it has not arrived yet"
     elif witness.status == 200:
         found += ": the metadata service has none for the instance profile's role"
     else:

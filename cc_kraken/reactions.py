@@ -74,11 +74,13 @@ _CREDENTIALS = Rule(
     "They are fetched again; if this stays, check the role of the instance "
     "profile and the clock of this machine.",
 )
+# A change of policy or profile takes effect seconds to minutes later.
 _PERMISSION = Rule(
-    Reaction.FATAL,
+    Reaction.RETRY,
     "permission-missing",
     "the permission {permission}",
-    "Allow {permission} in the role of this instance's profile.",
+    "Allow {permission} in the role of this instance's profile; a change takes "
+    "effect after a while, so it is asked again.",
 )
 _ACCOUNT = Rule(
     Reaction.FATAL,
@@ -121,6 +123,14 @@ _STATE = Rule(
     "incorrect-state",
     "a running instance and an available volume",
     "It is asked again; if this stays, look at the state of both in EC2.",
+)
+
+_MODIFYING = Rule(
+    Reaction.RETRY,
+    "volume-modifying",
+    "a volume whose modification is over",
+    "Nothing: EC2 attaches it when the modification has left the state modifying; "
+    "see describe-volumes-modifications.",
 )
 
 #: Codes without ``Client.`` or ``Server.`` in front.
@@ -222,13 +232,16 @@ TABLE: Dict[str, Rule] = {
     "IdempotentParameterMismatch": _REQUEST,
 }
 
-# EC2 has one code for every wrong value, so here the text decides.
-_NAME_TEXTS: Tuple[Tuple[str, Rule], ...] = (
-    ("already in use", _NAME_TAKEN),
-    ("not a valid ebs device name", _NAME_INVALID),
-    ("invalid device name", _NAME_INVALID),
-    ("is not a valid device", _NAME_INVALID),
-)
+# One code for many causes: here the text decides.  By action and code.
+_TEXTS: Dict[Tuple[str, str], Tuple[Tuple[str, Rule], ...]] = {
+    ("AttachVolume", "InvalidParameterValue"): (
+        ("already in use", _NAME_TAKEN),
+        ("not a valid ebs device name", _NAME_INVALID),
+        ("invalid device name", _NAME_INVALID),
+        ("is not a valid device", _NAME_INVALID),
+    ),
+    ("AttachVolume", "OperationNotPermitted"): (("modification state", _MODIFYING),),
+}
 
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:?\s*\S*")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f]+")
@@ -242,11 +255,9 @@ def rule(action: str, code: str, message: str = "", status: int = 400) -> Rule:
     judged by the status: 429 and 5xx may pass, anything else does not.
     """
     name = re.sub(r"^(Client|Server)\.", "", code)
-    if action == "AttachVolume" and name == "InvalidParameterValue":
-        low = message.lower()
-        for text, answer in _NAME_TEXTS:
-            if text in low:
-                return answer
+    for text, answer in _TEXTS.get((action, name), ()):
+        if text in message.lower():
+            return answer
     if action == "DetachVolume" and name == "IncorrectState":
         # It is not attached any more; the next describe tells.
         return Rule(Reaction.DONE, "not-attached")

@@ -730,8 +730,11 @@ class Run:
             entry["owner"] = _owner(claim) if _owner_pending(trouble) else None
             self.report.notes(plan.name, plan.notes)
             if _to_come(plan) and trouble is None and not self.dry_run:
+                held = self.put_off.held(plan.name) if _asks(plan) else None
                 entry["state"] = PENDING
-                entry["reason"] = f"to do: {plan.steps[0]}"
+                entry["reason"] = (
+                    str(held.trouble) if held else f"to do: {plan.steps[0]}"
+                )
             for text in plan.warnings:
                 self.report.warn(f"{plan.name}: {text}", plan.name)
         self._count()

@@ -39,6 +39,8 @@ ARRAYSTATE = "tests/unit/test_arraystate.py"
 PASTS = "tests/unit/test_array_pasts.py"
 COUNTERS = "tests/unit/test_witness.py"
 AGAIN = "tests/loop/test_again.py"
+USERDATA = "tests/unit/test_userdata.py"
+RUN_EC2 = "tests/unit/test_run_ec2.py"
 
 
 @dataclass(frozen=True)
@@ -254,6 +256,41 @@ MUTATIONS = (
         "        if troubles and not free:\n            troubles.sort",
         DECISION,
         PROPERTIES,
+    ),
+    change(
+        "a volume that its holder's system has not let go is called held",
+        "attaching",
+        'and attachment.state in ("detaching", "busy")',
+        'and attachment.state in ("detaching",)',
+        DECISION,
+    ),
+    change(
+        "a policy that was changed a moment ago is not awaited",
+        "reactions",
+        "_PERMISSION = Rule(\n    Reaction.RETRY,\n",
+        "_PERMISSION = Rule(\n    Reaction.FATAL,\n",
+        RUN_EC2,
+    ),
+    change(
+        "the keys of an instance profile that was exchanged are kept",
+        "ec2",
+        'in ("credentials-refused", "permission-missing"):',
+        'in ("credentials-refused",):',
+        RUN_EC2,
+    ),
+    change(
+        "any text of OperationNotPermitted is awaited",
+        "reactions",
+        '(("modification state", _MODIFYING),),',
+        '(("", _MODIFYING),),',
+        RUN_EC2,
+    ),
+    change(
+        "a part that cloud-init ignores is called right",
+        "userdata",
+        "        if _SECTION.search(text.text):\n",
+        "        if False:\n",
+        USERDATA,
     ),
     change(
         "overwrite permits any content",

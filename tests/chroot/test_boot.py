@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -258,6 +260,31 @@ def test_changed_user_data_after_stop_and_start(machine: Machines) -> None:
     made.seed(section(volumes={"data": {}, "log": {"mount_path": "/changed"}}))
     booted(made)
     assert sorted(made.node.disks()) == ["/changed", "/data"]
+
+
+def test_a_late_instance_profile_is_awaited_and_named(machine: Machines) -> None:
+    """The network stage waits for it; a person who looks is told."""
+    made = machine(section(volumes={"data": {}}))
+    made.volume("data", FsType="ext4", MountPath="/data")
+    made.metadata.change(role="")
+    seen: list[str] = []
+
+    def look() -> None:
+        while not seen:
+            told = made.node.run("cc-kraken", "status")
+            if "waiting: " in told.out:
+                seen.append(told.out)
+            time.sleep(0.2)
+        made.metadata.change(role="kraken-node")
+
+    person = threading.Thread(target=look, daemon=True)
+    person.start()
+    booted(made)
+    person.join()
+    assert states(made) == {"data": "mounted"}
+    assert "waiting: there are no AWS credentials: this instance has no" in seen[0]
+    assert "Give the instance a profile" in seen[0]
+    print(seen[0])
 
 
 @pytest.mark.parametrize("name", soon(["kraken"], ["kraken", "cc_kraken"]))

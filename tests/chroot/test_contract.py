@@ -12,6 +12,8 @@ from tests.chroot.conftest import RELEASE, say
 from tests.chroot.node import Node
 
 CONTRACT = Path(__file__).parent / "inside" / "contract.py"
+CHECK = Path(__file__).parent / "inside" / "check.py"
+USERFILES = Path(__file__).parents[1] / "userfiles.py"
 SITE = "/usr/lib/python3/dist-packages/cc_kraken"
 
 #: Release: its Python, and what its cloud-init's version begins with.
@@ -43,7 +45,8 @@ def test_the_real_code_of_cloud_init() -> None:
         assert found.startswith(f"Python {python}"), found
         told = node.run("cloud-init", "--version", check=True)
         assert re.search(rf" {re.escape(cloud_init)}", told.out + told.err), told
-        node.write("/srv/contract/contract.py", CONTRACT.read_text())
+        for path in (CONTRACT, CHECK, USERFILES):
+            node.write(f"/srv/contract/{path.name}", path.read_text())
         words = (
             "-q",
             "-rs",
@@ -56,6 +59,7 @@ def test_the_real_code_of_cloud_init() -> None:
         done = node.run(
             *("python3", "-m", "pytest", *words, "--rootdir=/srv/contract"),
             "/srv/contract/contract.py",
+            "/srv/contract/check.py",
             CC_KRAKEN_AT=SITE,
             PYTHONDONTWRITEBYTECODE="1",
         )

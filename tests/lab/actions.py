@@ -425,6 +425,7 @@ class Actions(World):
                 "nvmeSupport": "required" if nitro else "unsupported",
                 "maximumEbsAttachments": self._attachment_limit(name),
                 "attachmentLimitType": info.kind,
+                "maximumEbsCards": info.cards,
             },
         }
 
@@ -462,9 +463,9 @@ class Actions(World):
 
     def _attach_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         _require(request, "VolumeId", "InstanceId", "Device")
-        return _attachment_xml(
-            self._attach(request["VolumeId"], request["InstanceId"], request["Device"])
-        )
+        volume, instance = request["VolumeId"], request["InstanceId"]
+        card = integer("ebsCardIndex", request.get("EbsCardIndex")) or 0
+        return _attachment_xml(self._attach(volume, instance, request["Device"], card))
 
     def _detach_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         _require(request, "VolumeId")
@@ -721,7 +722,10 @@ ACTIONS: Dict[str, Tuple[Handler, Set[str]]] = {
         Actions._describe_modifications,
         {"VolumeId"} | _PAGES,
     ),
-    "AttachVolume": (Actions._attach_volume, {"VolumeId", "InstanceId", "Device"}),
+    "AttachVolume": (
+        Actions._attach_volume,
+        {"VolumeId", "InstanceId", "Device", "EbsCardIndex"},
+    ),
     "DetachVolume": (
         Actions._detach_volume,
         {"VolumeId", "InstanceId", "Device"},
@@ -812,6 +816,7 @@ def _attachment_xml(one: Attachment) -> Dict[str, Any]:
         "status": one.state,
         "attachTime": moment(one.attach_time),
         "deleteOnTermination": one.delete_on_termination,
+        "ebsCardIndex": one.card,
     }
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 import re
 import secrets
 import ssl
@@ -35,18 +36,17 @@ from tests.lab import loopback, query
 from tests.lab.actions import ACCOUNT, ACTIONS, Actions
 from tests.lab.clock import ManualClock, RealClock
 from tests.lab.query import Ec2Error, boolean
-
-ROLE = "kraken-node"
+from tests.lab.world import ROLE
 
 CONTROL = "/lab/"
 CONTROLLED = (
     "calls advance create_volume create_snapshot delete_volume resize_volume "
     "run_instance stop_instance start_instance terminate_instance forget_instance "
     "attach_volume detach_volume device_of tag tag_later untag hide_device "
-    "hold_attaching take_back_attaching refuse_key permit_key "
+    "hold_attaching take_back_attaching hold_busy let_go refuse_key permit_key "
     "set_delete_on_termination "
-    "credentials expire_credentials lag limit forbid allow fail throttle "
-    "unavailable delay heal"
+    "credentials expire_credentials renew_credentials lag limit forbid allow fail "
+    "throttle unavailable delay heal"
 ).split()
 """What can be called over HTTP while the lab runs on its own."""
 
@@ -223,7 +223,7 @@ class Ec2Lab(Actions):
         self._server = loopback.Server(self._http, port, tls=tls)
         self._doors = [self._server]
         self._faults: List[_Fault] = []
-        self._forbidden: Dict[str, Tuple[bool, bool]] = {}
+        self._forbidden: Dict[str, Tuple[bool, bool, float]] = {}
         self._delays: Dict[str, float] = {}
         self._moto_lock = threading.Lock()
 
@@ -277,11 +277,20 @@ class Ec2Lab(Actions):
 
     # --------------------------------------------------------------- faults
 
-    def forbid(self, action: str, *, bare: bool = False, encoded: bool = False) -> None:
+    def forbid(
+        self,
+        action: str,
+        *,
+        bare: bool = False,
+        encoded: bool = False,
+        seconds: Optional[float] = None,
+    ) -> None:
         """UnauthorizedOperation from now on.  ``bare``: the old text that
-        names nothing; ``encoded``: with an encoded message at its end."""
+        names nothing; ``encoded``: with an encoded message at its end.
+        ``seconds``: for so long, as when a policy was changed a moment ago."""
+        until = math.inf if seconds is None else self.clock.now() + seconds
         with self._lock:
-            self._forbidden[action] = (bare, encoded)
+            self._forbidden[action] = (bare, encoded, until)
 
     def allow(self, action: str) -> None:
         with self._lock:
@@ -346,6 +355,7 @@ class Ec2Lab(Actions):
             self._stuck.clear()
             self._keyless.clear()
             self._taken_back.clear()
+            self._in_use.clear()
             self._lag = None
 
     def down(self, how: str = "drop") -> None:
@@ -409,7 +419,8 @@ class Ec2Lab(Actions):
         if buckets and not buckets.permits(action, parameters, self.clock.now()):
             raise Ec2Error("RequestLimitExceeded", "Request limit exceeded.", 503)
         late = self._fault(action)
-        if action in self._forbidden:
+        forbidden = self._forbidden.get(action)
+        if forbidden is not None and self.clock.now() < forbidden[2]:
             raise self._unauthorized(action, parameters, instance_id)
         handler, known = ACTIONS[action]
         request = query.nest(parameters)
@@ -443,7 +454,7 @@ class Ec2Lab(Actions):
     def _unauthorized(
         self, action: str, parameters: Mapping[str, str], instance_id: str
     ) -> Ec2Error:
-        bare, encoded = self._forbidden[action]
+        bare, encoded, _ = self._forbidden[action]
         text = "You are not authorized to perform this operation."
         if not bare:
             user = f"arn:aws:iam::{ACCOUNT}:user/operator"
@@ -629,6 +640,7 @@ def _arguments() -> argparse.Namespace:
     add("--release-seconds", type=float, default=3.0)
     add("--create-seconds", type=float, default=0.0)
     add("--tag-seconds", type=float, default=0.0, help="tags at creation come late")
+    add("--profile-seconds", type=float, default=0.0, help="the role comes late")
     add("--page-size", type=int, default=None)
     add("--throttled", action="store_true", help="the published token buckets")
     add("--lag", type=float, default=0.0, help="some answers are this old (seconds)")
@@ -651,6 +663,7 @@ def main() -> int:
         release_seconds=wanted.release_seconds,
         create_seconds=wanted.create_seconds,
         tag_seconds=wanted.tag_seconds,
+        profile_seconds=wanted.profile_seconds,
         page_size=wanted.page_size,
         throttled=wanted.throttled,
         clock=ManualClock() if wanted.manual_clock else RealClock(),

@@ -16,7 +16,8 @@ from tests.lab.query import Ec2Error
 @dataclass(frozen=True)
 class InstanceType:
     """``limit``: attachments, the root volume's too; ``kind`` of that limit:
-    shared (with network interfaces and local disks) or dedicated."""
+    shared (with network interfaces and local disks) or dedicated; ``cards``: of
+    EBS."""
 
     limit: int
     kind: str
@@ -24,6 +25,7 @@ class InstanceType:
     vcpus: int
     mib: int
     interfaces: int
+    cards: int = 1
 
 
 TYPES: Dict[str, InstanceType] = {
@@ -39,6 +41,7 @@ TYPES: Dict[str, InstanceType] = {
     "m6i.large": InstanceType(27, "shared", "nitro", 2, 8192, 3),
     "m7i.large": InstanceType(32, "dedicated", "nitro", 2, 8192, 3),
     "m7i.48xlarge": InstanceType(128, "dedicated", "nitro", 192, 786432, 15),
+    "c8gb.48xlarge": InstanceType(128, "dedicated", "nitro", 192, 393216, 24, 2),
     "d3.8xlarge": InstanceType(3, "shared", "nitro", 32, 262144, 3),
 }
 
@@ -75,6 +78,7 @@ def _snapshot() -> Dict[str, InstanceType]:
                     vcpus=info["VCpuInfo"]["DefaultVCpus"],
                     mib=info["MemoryInfo"]["SizeInMiB"],
                     interfaces=info["NetworkInfo"]["MaximumNetworkInterfaces"],
+                    cards=info["EbsInfo"].get("MaximumEbsCards", 1),
                 )
                 for name, info in raw.items()
             }

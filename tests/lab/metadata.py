@@ -53,8 +53,8 @@ def check_tag_keys(tags: Tags) -> None:
 @dataclass(frozen=True)
 class Facts:
     """What the service says.  ``tags`` None: tags in metadata are off; a
-    function is asked anew at every request, as one for ``credentials`` is.
-    ``role`` "": no profile; ``user_data`` None: none (404)."""
+    function is asked anew at every request, as one for ``credentials`` or
+    ``role`` is.  ``role`` "": no profile; ``user_data`` None: none (404)."""
 
     instance_id: str
     region: str = "us-east-1"
@@ -67,7 +67,7 @@ class Facts:
     account_id: str = "123456789012"
     tags: Union[Tags, Callable[[], Tags], None] = None
     user_data: Optional[bytes] = None
-    role: str = "kraken-node"
+    role: Union[str, Callable[[], str]] = "kraken-node"
     credentials: Union[Mapping[str, str], Callable[[], Mapping[str, str]]] = field(
         default_factory=lambda: {
             "AccessKeyId": "AKIALAB",
@@ -95,6 +95,7 @@ class Facts:
             "local_ipv4": instance.private_ip,
             "hostname": "ip-" + instance.private_ip.replace(".", "-") + ".ec2.internal",
             "credentials": lambda: lab.credentials(instance_id),
+            "role": lambda: lab.role(instance_id),
             "tags": lambda: lab.instance(instance_id).tags,
             "user_data": instance.user_data or None,
         }
@@ -106,6 +107,9 @@ class Facts:
 
     def current_credentials(self) -> Mapping[str, str]:
         return self.credentials() if callable(self.credentials) else self.credentials
+
+    def current_role(self) -> str:
+        return self.role() if callable(self.role) else self.role
 
     def current_tags(self) -> Optional[Tags]:
         return self.tags() if callable(self.tags) else self.tags
@@ -349,8 +353,9 @@ def _meta_data(facts: Facts, with_tags: bool) -> Tree:
         "security-groups": groups,
         "services": {"domain": "amazonaws.com", "partition": "aws"},
     }
-    if facts.role:
-        data["iam"] = _iam(facts)
+    role = facts.current_role()
+    if role:
+        data["iam"] = _iam(facts, role)
     if facts.public_keys:
         data["public-keys"] = _public_keys(facts.public_keys)
     tags = facts.current_tags() if with_tags else None
@@ -383,10 +388,10 @@ def _public_keys(keys: Mapping[str, str]) -> Listed:
     )
 
 
-def _iam(facts: Facts) -> Tree:
+def _iam(facts: Facts, role: str) -> Tree:
     now = datetime.now(timezone.utc)
     stamp = "%Y-%m-%dT%H:%M:%SZ"
-    profile = f"arn:aws:iam::{facts.account_id}:instance-profile/{facts.role}"
+    profile = f"arn:aws:iam::{facts.account_id}:instance-profile/{role}"
     info = {
         "Code": "Success",
         "LastUpdated": now.strftime(stamp),
@@ -403,7 +408,7 @@ def _iam(facts: Facts) -> Tree:
     }
     return {
         "info": json.dumps(info, indent=2),
-        "security-credentials": {facts.role: json.dumps(keys, indent=2)},
+        "security-credentials": {role: json.dumps(keys, indent=2)},
     }
 
 

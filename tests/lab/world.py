@@ -33,6 +33,7 @@ from tests.lab import instance_types
 from tests.lab.clock import Clock, RealClock
 from tests.lab.query import Ec2Error
 
+ROLE = "kraken-node"
 ROOT_DEVICE = "/dev/xvda"
 IMAGE = "ami-0123456789abcdef0"
 
@@ -65,6 +66,7 @@ class Attachment:
     state: str
     attach_time: float
     delete_on_termination: bool = False
+    card: int = 0
 
 
 @dataclass
@@ -145,7 +147,8 @@ class World:
     detach, pending to running, stopping, shutting-down to terminated,
     terminated to volumes released, ModifyVolume to the new size, and from
     there to completed.  ``tag_seconds``: tags that are given at creation are
-    there so much later.
+    there so much later.  ``profile_seconds``: from the launch to the moment
+    when the metadata service knows the instance's role.
 
     Hooks, each called in a thread of its own, one after another for one
     volume or instance: ``on_attach(instance_id, volume_id, device)`` when the
@@ -176,6 +179,7 @@ class World:
         modify_seconds: float = 0.0,
         optimize_seconds: float = 0.0,
         tag_seconds: float = 0.0,
+        profile_seconds: float = 0.0,
         on_attach: Optional[Callable[[str, str, str], None]] = None,
         on_detach: Optional[Callable[[str, str, str], None]] = None,
         on_resize: Optional[Callable[[str, int], None]] = None,
@@ -195,6 +199,7 @@ class World:
         self.modify_seconds = modify_seconds
         self.optimize_seconds = optimize_seconds
         self.tag_seconds = tag_seconds
+        self.profile_seconds = profile_seconds
         self.on_attach = on_attach
         self.on_detach = on_detach
         self.on_resize = on_resize
@@ -218,6 +223,7 @@ class World:
         self._stuck: Set[str] = set()
         self._keyless: Set[str] = set()
         self._taken_back: Dict[str, List[float]] = {}
+        self._in_use: Set[str] = set()
         self._hooks: Dict[str, Deque[Callable[[], None]]] = {}
 
     def wait_until(self, true: Callable[[], bool], seconds: float = 30.0) -> bool:
@@ -414,6 +420,17 @@ class World:
         with self._lock:
             self._taken_back.setdefault(volume_id, []).append(seconds)
 
+    def hold_busy(self, volume_id: str) -> None:
+        """The system of the instance that has the volume does not let go of it:
+        once detached it is ``detaching`` for ``detach_seconds``, and then
+        ``busy`` until ``let_go``."""
+        with self._lock:
+            self._in_use.add(volume_id)
+
+    def let_go(self, volume_id: str) -> None:
+        with self._lock:
+            self._in_use.discard(volume_id)
+
     def refuse_key(self, volume_id: str) -> None:
         """The KMS key of this (now encrypted) volume cannot be used."""
         with self._lock:
@@ -471,11 +488,23 @@ class World:
                 "Token": token,
             }
 
+    def role(self, instance_id: str) -> str:
+        """The role of the instance's profile; "" while it has not arrived."""
+        with self._lock:
+            since = self.clock.now() - self._instance(instance_id).launch_time
+            return ROLE if since >= self.profile_seconds else ""
+
     def expire_credentials(self, instance_id: str) -> None:
         """What ``credentials`` has handed out so far is expired; the next
         ones are good."""
         with self._lock:
             self._expired.add(self.credentials(instance_id)["AccessKeyId"])
+            self.renew_credentials(instance_id)
+
+    def renew_credentials(self, instance_id: str) -> None:
+        """``credentials`` hands out others from now on, as when the instance gets
+        another profile; those before are good still."""
+        with self._lock:
             self._generation[instance_id] = self._generation.get(instance_id, 0) + 1
 
     # ---------------------------------------------------------- small tools
@@ -663,7 +692,9 @@ class World:
             self._note(volume)
             volume.state = "available"
 
-    def _attach(self, volume_id: str, instance_id: str, device: str) -> Attachment:
+    def _attach(
+        self, volume_id: str, instance_id: str, device: str, card: int = 0
+    ) -> Attachment:
         """Checks in EC2's order; then "attaching", and what follows."""
         bare = _bare(device)
         if not DEVICE_NAME.fullmatch(device):
@@ -684,16 +715,21 @@ class World:
             )
         limit = self._attachment_limit(instance.type)
         if len(used) >= limit:
-            # EC2's own words for this one are not published.
             raise Ec2Error(
                 "AttachmentLimitExceeded",
-                f"The instance '{instance_id}' of type '{instance.type}' already "
-                f"has the maximum of {limit} attachments.",
+                f"You may attach up to {limit} devices for this instance type. "
+                "Please use a larger instance size to attach more volumes.",
+            )
+        if not 0 <= card < instance_types.get(instance.type).cards:
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ({card}) for parameter ebsCardIndex is invalid.",
             )
         self._note(volume)
         self._note(instance)
+        moment = self.clock.now()
         attachment = Attachment(
-            volume_id, instance_id, device, "attaching", self.clock.now()
+            volume_id, instance_id, device, "attaching", moment, card=card
         )
         volume.attachments.append(attachment)
         self._by_instance.setdefault(instance_id, []).append(attachment)
@@ -720,6 +756,13 @@ class World:
         if instance.state not in ("running", "stopped"):
             raise Ec2Error(
                 "IncorrectState", f"Instance '{instance.id}' is not 'running'."
+            )
+        change = volume.modification
+        if change is not None and change.state == "modifying":
+            raise Ec2Error(
+                "OperationNotPermitted",
+                f"Cannot attach volume {volume.id} when it is in modification "
+                "state: MODIFYING",
             )
         if volume.id in self._keyless:
             raise Ec2Error(
@@ -803,7 +846,12 @@ class World:
 
         def gone(what: str) -> None:
             missing.discard(what)
-            if not missing:
+            if missing:
+                return
+            if volume.id in self._in_use:
+                attachment.state = "busy"
+                self._after(1.0, lambda: gone(what))
+            else:
                 self._release(volume, attachment)
 
         def busy() -> None:
@@ -844,7 +892,8 @@ class World:
         if last is not None and last.state in ("modifying", "optimizing"):
             raise Ec2Error(
                 "IncorrectModificationState",
-                f"The volume '{volume.id}' is already being modified.",
+                f"Volume {volume.id} cannot be modified in modification state "
+                f"{last.state.upper()}",
             )
         if size_gib < volume.size_gib:
             raise Ec2Error(

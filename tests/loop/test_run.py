@@ -895,7 +895,7 @@ def test_throttled_and_unavailable_is_waited_out(machine: Machine) -> None:
 def test_a_permission_that_is_missing_is_named(machine: Machine) -> None:
     machine.volume("log")
     machine.lab.forbid("AttachVolume")
-    status = machine.run()
+    status = machine.run(wait=2)
     assert error_of(status, "log") == "permission-missing"
     assert "ec2:AttachVolume" in status["sets"]["log"]["error"]["message"]
 

@@ -242,6 +242,19 @@ def test_a_volume_that_another_instance_holds(
     assert OTHER in str(plan.trouble)
 
 
+@pytest.mark.parametrize("state", ["detaching", "busy"])
+@pytest.mark.parametrize("holder", ["running", "stopped"])
+def test_a_volume_that_another_instance_is_letting_go(holder: str, state: str) -> None:
+    """Whoever the holder is: somebody has asked for the volume already."""
+    volumes = (w.volume(1), w.attached(2, OTHER, state), w.volume(3))
+    world = w.world(holders={OTHER: Holder(OTHER, holder)})
+    plan = decide(w.claim(w.raid(), *volumes), world)
+    assert plan.trouble is not None and plan.steps == ()
+    assert (plan.trouble.kind, plan.trouble.waits) == ("holder-detaching", True)
+    assert ("busy" in plan.trouble.found) is (state == "busy")
+    assert OTHER in plan.trouble.found
+
+
 def test_who_loses_a_member_lets_the_unused_others_go() -> None:
     volumes = (w.attached(1), w.attached(2, OTHER), w.volume(3))
     world = w.world(

@@ -271,7 +271,7 @@ def test_an_answer_that_is_not_ec2s(keys: None) -> None:
         (503, "Unavailable", True, 1),
         (400, "ExpiredToken", True, 1),
         (400, "InvalidParameterValue", False, 1),
-        (403, "UnauthorizedOperation", False, 1),
+        (403, "UnauthorizedOperation", True, 1),
     ],
 )
 def test_errors_over_http(
@@ -459,12 +459,19 @@ def test_a_proxy_that_is_away_is_named_without_its_password(keys: None) -> None:
     assert place in str(error) and "hunter2" not in str(error)
 
 
-def test_no_instance_profile_is_named(imds: Callable[[str], None]) -> None:
-    with serving(metadata(role=404)) as service:
+def test_no_instance_profile_is_named_and_waited_for(
+    imds: Callable[[str], None],
+) -> None:
+    """EC2 can bring it minutes after the boot."""
+    answers = [metadata(role=404)]
+    with serving(lambda *a: answers[0](*a)) as service, serving(no_volumes) as api:
         imds(service.url)
-        error = told(lambda: edge("http://127.0.0.1:1").volumes("kafka", "0"))
-    assert error.trouble.kind == "credentials-missing" and not error.trouble.waits
-    assert "no instance profile" in error.trouble.found
+        ec2 = edge(api.url)
+        error = told(lambda: ec2.volumes("kafka", "0"))
+        assert error.trouble.kind == "credentials-missing" and error.trouble.waits
+        assert "no instance profile" in error.trouble.found
+        answers[0] = metadata()
+        assert ec2.volumes("kafka", "0") == ()
 
 
 def test_a_metadata_service_switched_off() -> None:
@@ -818,7 +825,7 @@ def test_each_forbidden_action_is_named(
         "DetachVolume": lambda: ec2.detach("vol-1", "i-1"),
     }
     error = told(calls[action])
-    assert error.reaction is Reaction.FATAL
+    assert error.reaction is Reaction.RETRY and error.trouble.waits
     assert f"ec2:{action}" in error.trouble.remedy
     assert "ncoded" not in str(error) and len(str(error)) < 500
 

@@ -224,11 +224,26 @@ def test_the_attachment_limit_counts_the_root_volume(lab: Ec2Lab) -> None:
     for device in ("/dev/sdf", "/dev/sdg"):
         attach(lab, lab.create_volume(1, ZONE), instance, device)
     volume = lab.create_volume(1, ZONE)
-    assert (
-        refusal(attach, lab=lab, volume=volume, instance=instance, device="/dev/sdh")[0]
-        == "AttachmentLimitExceeded"
+    code, text, _ = refusal(
+        attach, lab=lab, volume=volume, instance=instance, device="/dev/sdh"
     )
+    assert code == "AttachmentLimitExceeded"
+    assert text.startswith("You may attach up to 3 devices for this instance type.")
     assert state(lab, volume) == ("available", [])
+
+
+def test_a_volume_is_attached_to_the_first_card_unless_told(lab: Ec2Lab) -> None:
+    instance = lab.run_instance("c8gb.48xlarge", ZONE)
+    first, second, third = (lab.create_volume(1, ZONE) for _ in range(3))
+    call = client(lab).attach_volume
+    assert attach(lab, first, instance)["EbsCardIndex"] == 0
+    words = {"InstanceId": instance, "Device": "/dev/sdg"}
+    assert call(VolumeId=second, EbsCardIndex=1, **words)["EbsCardIndex"] == 1
+    words["Device"] = "/dev/sdh"
+    refused = refusal(call, VolumeId=third, EbsCardIndex=2, **words)
+    assert refused[0] == "InvalidParameterValue"
+    shown = client(lab).describe_volumes(VolumeIds=[second])["Volumes"][0]
+    assert shown["Attachments"][0]["EbsCardIndex"] == 1
 
 
 @pytest.mark.parametrize("act", ["pending", "stopping", "shutting-down", "terminated"])
@@ -407,6 +422,23 @@ def test_a_busy_disk_is_tried_again() -> None:
         assert state(lab, volume) == ("available", [])
 
 
+def test_a_system_that_does_not_let_go_keeps_the_volume_busy() -> None:
+    lab, clock = slow(detach_seconds=5)
+    with lab:
+        volume, instance = pair(lab)
+        attach(lab, volume, instance)
+        lab.hold_busy(volume)
+        client(lab).detach_volume(VolumeId=volume)
+        assert state(lab, volume) == ("in-use", ["detaching"])
+        clock.advance(5)
+        assert state(lab, volume) == ("in-use", ["busy"])
+        clock.advance(600)
+        assert state(lab, volume) == ("in-use", ["busy"])
+        lab.let_go(volume)
+        clock.advance(1)
+        assert state(lab, volume) == ("available", [])
+
+
 def test_a_hook_that_fails_is_reported_and_the_volume_stays_attaching(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -553,8 +585,9 @@ def test_a_volume_grows_in_stages() -> None:
         clock.advance(3)
         assert grown == [(volume, 5)]
         assert shown() == ("optimizing", 5)
-        assert refusal(modify, VolumeId=volume, Size=6)[0] == (
-            "IncorrectModificationState"
+        assert refusal(modify, VolumeId=volume, Size=6)[:2] == (
+            "IncorrectModificationState",
+            f"Volume {volume} cannot be modified in modification state OPTIMIZING",
         )
         clock.advance(60)
         assert shown() == ("completed", 5)
@@ -562,6 +595,23 @@ def test_a_volume_grows_in_stages() -> None:
             "InvalidParameterValue",
             "New size cannot be smaller than existing size",
         )
+
+
+def test_a_volume_in_modification_cannot_be_attached() -> None:
+    lab, clock = slow(modify_seconds=30, optimize_seconds=60)
+    with lab:
+        volume, instance = pair(lab)
+        client(lab).modify_volume(VolumeId=volume, Size=2)
+        words = {"lab": lab, "volume": volume, "instance": instance}
+        assert refusal(attach, **words) == (
+            "OperationNotPermitted",
+            f"Cannot attach volume {volume} when it is in modification state: "
+            "MODIFYING",
+            400,
+        )
+        assert state(lab, volume) == ("available", [])
+        clock.advance(30)  # optimizing: the new size can be used
+        assert attach(lab, volume, instance)["State"] == "attaching"
 
 
 # --------------------------------------------------------------------- tags
@@ -757,6 +807,16 @@ def test_a_forbidden_action_names_user_action_and_resource(lab: Ec2Lab) -> None:
     assert state(lab, volume) == ("available", [])
     lab.allow("AttachVolume")
     attach(lab, volume, instance)
+
+
+def test_a_policy_that_takes_effect_later() -> None:
+    lab, clock = slow()
+    with lab:
+        lab.forbid("DescribeVolumes", seconds=20)
+        clock.advance(19)
+        assert refusal(client(lab).describe_volumes)[0] == "UnauthorizedOperation"
+        clock.advance(1)
+        assert client(lab).describe_volumes()["Volumes"] == []
 
 
 def test_a_bare_refusal_names_nothing(lab: Ec2Lab) -> None:

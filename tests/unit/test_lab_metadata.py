@@ -158,6 +158,16 @@ def test_no_profile(metadata: Metadata) -> None:
     assert get(metadata, MD + "iam/security-credentials/")[0] == 404
 
 
+def test_a_profile_that_comes_late() -> None:
+    clock = ManualClock()
+    with Ec2Lab(clock=clock, profile_seconds=25) as lab:
+        with Metadata(Facts.of(lab, lab.run_instance())) as service:
+            path = MD + "iam/security-credentials/"
+            assert get(service, path)[0] == 404
+            clock.advance(25)
+            assert text(service, path) == "kraken-node"
+
+
 def test_public_keys_are_listed_by_number(metadata: Metadata) -> None:
     metadata.change(public_keys={"me": "ssh-ed25519 AAAA me"})
     assert text(metadata, MD + "public-keys/") == "0=me"

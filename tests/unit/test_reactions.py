@@ -11,6 +11,8 @@ IN_USE = (
     "Invalid value '/dev/sdf' for unixDevice. Attachment point {} is already in use"
 )
 INVALID = "Value (/dev/nvme1n1) for parameter device is invalid. {}"
+MODIFYING = "Cannot attach volume vol-1 when it is in modification state: MODIFYING"
+ROOT = "Unable to detach root volume 'vol-1' from instance 'i-1'"
 
 # action, code, message, HTTP status, reaction, kind
 CASES = [
@@ -44,6 +46,16 @@ CASES = [
         R.FATAL,
         "ec2-request",
     ),
+    (
+        "AttachVolume",
+        "OperationNotPermitted",
+        MODIFYING,
+        400,
+        R.RETRY,
+        "volume-modifying",
+    ),
+    ("AttachVolume", "OperationNotPermitted", "x", 400, R.FATAL, "ec2-request"),
+    ("DetachVolume", "OperationNotPermitted", ROOT, 400, R.FATAL, "ec2-request"),
     ("AttachVolume", "AttachmentLimitExceeded", "", 400, R.FATAL, "attachment-limit"),
     (
         "AttachVolume",
@@ -77,7 +89,7 @@ CASES = [
         "UnauthorizedOperation",
         "",
         403,
-        R.FATAL,
+        R.RETRY,
         "permission-missing",
     ),
     ("AttachVolume", "DryRunOperation", "", 412, R.DONE, "dry-run"),
@@ -132,7 +144,7 @@ def test_every_line_can_be_worded(code: str) -> None:
 
 def test_a_refused_permission_is_named_as_in_a_policy() -> None:
     told = trouble("DescribeVolumes", "UnauthorizedOperation", "No.", 403)
-    assert "ec2:DescribeVolumes" in told.remedy and not told.waits
+    assert "ec2:DescribeVolumes" in told.remedy and told.waits
 
 
 def test_a_refused_key_names_the_permissions_of_kms() -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from cc_kraken import ec2 as edge
 from cc_kraken import reactions
+from cc_kraken.cli import status_text
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.host import Events
@@ -84,7 +85,7 @@ class LabClock(Clock):
 class Scene:
     """A lab, an instance and its machine."""
 
-    def __init__(self, base: Path, **lab: Any) -> None:
+    def __init__(self, base: Path, kind: str = "m5.large", **lab: Any) -> None:
         self.clock = ManualClock()
         settings: Dict[str, Any] = {"attach_seconds": 2.0, **lab}
         self.lab = Ec2Lab(
@@ -98,7 +99,7 @@ class Scene:
         self.disks: Dict[str, int] = {}
         self.statuses: List[Dict[str, Any]] = []
         self.lab.start()
-        self.instance = self.lab.run_instance(zone=ZONE, tags=ME)
+        self.instance = self.lab.run_instance(kind, zone=ZONE, tags=ME)
 
     def _plug(self, instance_id: str, volume_id: str, device: str) -> None:
         if instance_id != self.instance:
@@ -257,8 +258,10 @@ BAD_NAME = (
 )
 
 # what happens, how the set ends ("attached" or the kind of its error), how
-# often AttachVolume was called, and words of its error or of what was awaited
-CODES: Dict[str, Tuple[Callable[[Scene, str], None], str, int, Tuple[str, ...]]] = {
+# often AttachVolume was called (None: as often as there was time for), and words
+# of its error or of what was awaited
+Prepare = Callable[[Scene, str], None]
+CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
     "VolumeInUse by this instance": (lab("unavailable", "AttachVolume"), UP, 1, ()),
     "VolumeInUse by another": (taken, "holder-running", 1, ("running", "i-")),
     "IncorrectState": (
@@ -296,7 +299,11 @@ CODES: Dict[str, Tuple[Callable[[Scene, str], None], str, int, Tuple[str, ...]]]
         limited,
         "attachment-limit",
         1,
-        ("1 volumes are attached", "a m5.large can have 1"),
+        (
+            "You may attach up to 1 devices for this instance type",
+            "1 volumes are attached",
+            "a m5.large can have 1",
+        ),
     ),
     "CustomerKeyHasBeenRevoked": (
         lab("refuse_key", "VOLUME"),
@@ -326,13 +333,13 @@ CODES: Dict[str, Tuple[Callable[[Scene, str], None], str, int, Tuple[str, ...]]]
     "UnauthorizedOperation, encoded": (
         lab("forbid", "AttachVolume", encoded=True),
         "permission-missing",
-        1,
+        None,
         ("Allow ec2:AttachVolume", "is not authorized to perform"),
     ),
     "UnauthorizedOperation, bare": (
         lab("forbid", "AttachVolume", bare=True),
         "permission-missing",
-        1,
+        None,
         ("Allow ec2:AttachVolume",),
     ),
     "UnauthorizedOperation, names": (
@@ -378,7 +385,10 @@ def test_what_a_run_makes_of_each_code(
     prepare(scene, volume)
     state = scene.run(600)
     found = scene.told.sets["data"]
-    assert scene.calls["AttachVolume"] == attaches
+    if attaches is None:
+        assert 1 < scene.calls["AttachVolume"] < 40 and scene.took > 590
+    else:
+        assert scene.calls["AttachVolume"] == attaches
     if end == UP:
         assert (state, found["state"]) == (DONE, UP)
         assert list(scene.attached()) == [volume]
@@ -411,15 +421,116 @@ def test_the_table_names_every_code_of_the_edge() -> None:
     }
 
 
-@pytest.mark.parametrize("action", ["DescribeVolumes", "DescribeTags"])
-def test_a_question_that_is_forbidden_ends_the_run(scene: Scene, action: str) -> None:
+# ------------------------------------------------------ a role that comes late
+
+CALLED = ("DescribeTags", "DescribeVolumes", "DescribeInstances", "AttachVolume")
+
+
+def shown(scene: Scene, seen: List[str]) -> Callable[[], None]:
+    """Keeps what ``cc-kraken status`` prints, at the time that it is called."""
+    return lambda: seen.append(status_text(scene.status()))
+
+
+@pytest.mark.parametrize("action", CALLED)
+def test_a_policy_that_was_changed_a_moment_ago_is_awaited(
+    scene: Scene, action: str
+) -> None:
+    """A role's permissions take effect seconds to minutes after the change."""
+    volume = scene.volume()
+    scene.lab.forbid(action, seconds=150)
+    seen: List[str] = []
+    scene.later(5, shown(scene, seen))
+    assert scene.run(90, ask_tags=True, final=False) == PENDING
+    scene.later(5, shown(scene, seen))
+    assert scene.run(600, ask_tags=True) == DONE
+    assert list(scene.attached()) == [volume]
+    for text in seen:
+        assert f"Allow ec2:{action}" in text and "waiting: " in text
+    assert len(seen) == 2 and scene.calls[action] < 40
+    assert not scene.calls["DetachVolume"]
+
+
+@pytest.mark.parametrize("action", CALLED)
+def test_a_permission_that_never_comes_is_an_error_at_the_end(
+    scene: Scene, action: str
+) -> None:
     scene.volume()
     scene.lab.forbid(action)
-    assert scene.run(ask_tags=True) == FAILED
-    (error,) = scene.told.status["errors"]
+    assert scene.run(120, ask_tags=True) == FAILED
+    errors = scene.told.status["errors"]
+    error = errors[0] if errors else scene.error()
     assert error["kind"] == "permission-missing"
+    assert "awaited for 120 s" in error["found"]
     assert f"Allow ec2:{action}" in error["remedy"]
-    assert scene.calls["AttachVolume"] == 0
+    assert not scene.attached()
+
+
+@pytest.fixture
+def on_instance(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Metadata]]:
+    """Credentials come from the metadata service alone, as on an instance;
+    a function that starts it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    with contextlib.ExitStack() as stack:
+
+        def start() -> Metadata:
+            facts = Facts.of(scene.lab, scene.instance)
+            service = stack.enter_context(Metadata(facts, hop_limit=1))
+            monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.url)
+            return service
+
+        yield start
+
+
+@pytest.mark.parametrize("seconds", [25.0, 540.0])
+def test_an_instance_profile_that_comes_late_is_awaited(
+    scene: Scene, on_instance: Callable[[], Metadata], seconds: float
+) -> None:
+    scene.lab.profile_seconds = seconds
+    launched = scene.clock.now()
+    volume = scene.volume()
+    service = on_instance()
+    seen: List[str] = []
+    scene.later(3, shown(scene, seen))
+    if scene.run(90, final=False) == PENDING:
+        assert "no instance profile" in scene.status()["waiting_for"]
+        scene.later(3, shown(scene, seen))
+        assert scene.run(3600) == DONE
+    assert list(scene.attached()) == [volume]
+    assert all("waiting: " in text for text in seen)
+    assert all("no instance profile" in text for text in seen)
+    assert scene.clock.now() - launched < seconds + 60
+    assert len(service.requests) < 400
+    assert {call.instance_id for call in scene.lab.calls} == {scene.instance}
+
+
+def test_an_instance_profile_that_never_comes_is_an_error_at_the_end(
+    scene: Scene, on_instance: Callable[[], Metadata]
+) -> None:
+    scene.lab.profile_seconds = 1e9
+    scene.volume()
+    on_instance()
+    assert scene.run(120) == FAILED
+    (error,) = scene.told.status["errors"]
+    assert error["kind"] == "credentials-missing"
+    assert "awaited for 120 s" in error["found"]
+
+
+def test_a_profile_that_was_exchanged_brings_its_own_credentials(
+    scene: Scene, on_instance: Callable[[], Metadata]
+) -> None:
+    """The keys of the role before it are good for hours, and of no use."""
+    scene.volume()
+    on_instance()
+    scene.lab.forbid("AttachVolume", seconds=60)
+    scene.later(50, lambda: scene.lab.renew_credentials(scene.instance))
+    assert scene.run(600) == DONE
+    first, *_, last = [one.access_key for one in scene.lab.calls if not one.code]
+    assert first != last
+    assert last == scene.lab.credentials(scene.instance)["AccessKeyId"]
 
 
 # ------------------------------------------------------------------- deadlines
@@ -569,6 +680,57 @@ def test_a_stranger_that_runs_is_refused_at_once(scene: Scene) -> None:
     assert scene.calls == {"DescribeVolumes": 1, "DescribeInstances": 1}
 
 
+@pytest.mark.parametrize("detach_seconds", [0.0, 30.0])
+def test_a_holder_whose_system_does_not_let_go_is_awaited(
+    scene: Scene, detach_seconds: float
+) -> None:
+    """A stranger, for somebody has asked EC2 to detach the volume from it: busy
+    at once, or while this run waits already."""
+    scene.lab.detach_seconds = detach_seconds
+    volume = scene.volume()
+    other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
+    scene.lab.attach_volume(volume, other, "/dev/sdf")
+    scene.lab.hold_busy(volume)
+    scene.lab.detach_volume(volume)
+    seen: List[str] = []
+    scene.later(60, lambda: seen.append(scene.status()["sets"]["data"]["reason"]))
+    scene.later(120, lambda: scene.lab.let_go(volume))
+    assert scene.run(600) == DONE
+    assert list(scene.attached()) == [volume] and scene.took >= 120
+    assert "busy" in seen[0] and other in seen[0]
+    assert not scene.calls["DetachVolume"]
+
+
+def test_a_volume_in_modification_is_awaited(scene: Scene) -> None:
+    """Somebody enlarges the volume and replaces the instance in one go."""
+    volume = scene.volume()
+    scene.lab.modify_seconds, scene.lab.optimize_seconds = 200.0, 3600.0
+    scene.lab.resize_volume(volume, 2)
+    seen: List[Tuple[str, str]] = []
+
+    def look() -> None:
+        told = scene.status()
+        seen.append((told["sets"]["data"]["state"], told["sets"]["data"]["reason"]))
+        seen.append((told["state"], told["waiting_for"]))
+
+    scene.later(5, look)
+    assert scene.run(100, final=False) == PENDING
+    scene.later(50, look)
+    assert scene.run(600) == DONE
+    assert list(scene.attached()) == [volume]
+    assert [state for state, _ in seen] == ["pending", "running"] * 2
+    assert all("modification state: MODIFYING" in text for _, text in seen)
+    assert scene.calls["AttachVolume"] < 25
+
+
+def test_other_operations_that_are_not_permitted_are_an_error(scene: Scene) -> None:
+    scene.volume()
+    scene.lab.fail("AttachVolume", "OperationNotPermitted", "Not so.", calls=None)
+    assert scene.run(600) == FAILED
+    assert scene.error()["kind"] == "ec2-request" and "Not so" in scene.error()["found"]
+    assert scene.calls["AttachVolume"] == 1
+
+
 def test_delete_on_termination_is_warned_of(scene: Scene) -> None:
     volume = scene.volume()
     scene.lab.attach_volume(volume, scene.instance, "/dev/sdf")
@@ -647,6 +809,20 @@ def test_the_calls_of_a_first_boot(scene: Scene, count: int) -> None:
     mark = scene.lab.calls.mark()
     assert scene.run(60) == DONE
     assert scene.lab.calls.counts(mark) == {"DescribeVolumes": 1}
+
+
+def test_two_ebs_cards(make: Callable[..., Scene]) -> None:
+    """The default card for what is attached here; the card of whoever attached a
+    volume before does not matter."""
+    scene = make(kind="c8gb.48xlarge")
+    ours, theirs = scene.volume("log"), scene.volume("data")
+    scene.lab.client().attach_volume(
+        VolumeId=theirs, InstanceId=scene.instance, Device="/dev/sdf", EbsCardIndex=1
+    )
+    assert scene.run(60) == DONE
+    cards = {one.volume_id: one.card for one in scene.lab.attached_to(scene.instance)}
+    assert (cards[ours], cards[theirs]) == (0, 1)
+    assert scene.calls["AttachVolume"] == 2
 
 
 def test_one_describe_for_each_page(make: Callable[..., Scene]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from cc_kraken import userdata
 from cc_kraken.cli import main
 from cc_kraken.model import KrakenError
+from tests import userfiles
 
 RIGHT = """\
 #cloud-config
@@ -37,12 +40,11 @@ def mime(*parts: tuple[str, str]) -> bytes:
 
 
 def findings(data: bytes) -> list[str]:
-    found, _ = userdata.check(userdata.read(data, "ud"))
-    return [str(one) for one in found]
+    return [str(one) for one in userdata.check(data, "ud").findings]
 
 
 def sections(data: bytes) -> int:
-    return userdata.check(userdata.read(data, "ud"))[1]
+    return len(userdata.check(data, "ud").sections)
 
 
 @pytest.mark.parametrize(
@@ -50,10 +52,8 @@ def sections(data: bytes) -> int:
     [
         RIGHT.encode(),
         gzip.compress(RIGHT.encode()),
-        b"kraken: {}\n",
         b"#cloud-config\nkraken:\n",
         mime(("cloud-config", RIGHT), ("x-shellscript", "#!/bin/sh\n")),
-        b"\xef\xbb\xbf" + RIGHT.encode(),
     ],
 )
 def test_what_is_right(data: bytes) -> None:
@@ -118,7 +118,7 @@ def test_broken_yaml_is_a_finding_with_its_line() -> None:
 @pytest.mark.parametrize("data", [b"#!/bin/sh\necho\n", b"\xff\xfe", b"\x1f\x8bjunk"])
 def test_what_is_no_user_data_of_ours_is_said(data: bytes) -> None:
     with pytest.raises(KrakenError, match="cloud-config"):
-        userdata.read(data, "ud")
+        userdata.check(data, "ud")
 
 
 @given(st.binary(max_size=300))
@@ -148,3 +148,69 @@ def test_the_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     assert main(["check", str(path)]) == 0
     assert "no kraken section" in capsys.readouterr().out
     assert main(["check", str(tmp_path / "absent")]) == 1
+
+
+# ------------------------------------------- what cloud-init would make of it
+
+
+@pytest.mark.parametrize("file", userfiles.FILES, ids=lambda file: str(file.name))
+def test_what_cloud_init_takes_and_what_it_ignores(
+    file: userfiles.File, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "user-data"
+    path.write_bytes(file.data)
+    code = main(["check", str(path)])
+    told = capsys.readouterr()
+    said = told.out + told.err
+    for word in file.words:
+        assert word in said
+    assert "Traceback" not in said
+    if file.verdict == userfiles.RIGHT:
+        assert (code, told.err) == (0, "") and "the kraken section is right" in said
+    elif file.verdict == userfiles.NONE:
+        assert (code, told.err) == (0, "") and "no kraken section" in said
+    else:
+        assert code == 1 and "is right" not in said and "no kraken" not in said
+        refused = told.err.startswith("cc-kraken: ")
+        assert refused is (file.verdict == userfiles.REFUSED)
+    lines = file.data.decode("utf-8", "replace").splitlines()
+    for number in re.findall(r":(\d+): kraken[.\w]*\.mount_pth is", told.err):
+        if any(line.strip().startswith("mount_pth") for line in lines):
+            assert "mount_pth" in lines[int(number) - 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code", "words"),
+    [
+        ("conf.d/a.yaml", userfiles.BODY, 0, "is right"),
+        ("kraken.d/a.yaml", userfiles.MISSPELT, 1, "mount_pth"),
+        ("kraken.d/a.yaml", "packages: []\n", 1, "packages"),
+        ("conf.d/a.yml", userfiles.BODY, 1, "ignores"),
+        ("defaults.cfg", userfiles.BODY + "packages: []\n", 0, "is right"),
+        ("defaults.cfg", userfiles.JINJA + userfiles.BODY, 0, "is right"),
+        ("defaults.cfg", userfiles.MISSPELT, 1, "mount_pth"),
+        ("defaults.cfg", userfiles.BODY, 0, "a file for /etc/cloud/cloud.cfg.d"),
+        ("user-data.cfg", "#cloud-config-archive\n- a: 1\n", 0, "no kraken section"),
+        ("defaults.txt", userfiles.BODY, 1, "ignores"),
+    ],
+)
+def test_files_that_need_no_header(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    text: str,
+    code: int,
+    words: str,
+) -> None:
+    """Files of ours, and those for /etc/cloud/cloud.cfg.d: by their names."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    assert main(["check", str(path)]) == code
+    assert words in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "&a {b: *a}", "[" * 5000])
+def test_yaml_that_never_ends(text: str) -> None:
+    (found,) = findings(f"#cloud-config\nkraken: {text}\n".encode())
+    assert found.startswith("ud:")

@@ -120,7 +120,7 @@ def forbidden_describe(case: Case) -> tuple[str, ...]:
     case.volume("data")
     case.cloud.ec2.forbid("DescribeVolumes")
     try:
-        return (case.apply(), "ec2:DescribeVolumes")
+        return (case.apply(boot_wait=2), "ec2:DescribeVolumes")
     finally:
         case.cloud.ec2.allow("DescribeVolumes")
 
@@ -129,7 +129,7 @@ def forbidden_attach(case: Case) -> tuple[str, ...]:
     case.volume("data")
     case.cloud.ec2.forbid("AttachVolume")
     try:
-        return (case.apply(), "ec2:AttachVolume")
+        return (case.apply(boot_wait=2), "ec2:AttachVolume")
     finally:
         case.cloud.ec2.allow("AttachVolume")
 
