@@ -24,6 +24,7 @@ from cc_kraken.values import odd_character
 
 KEY = "kraken"
 CLOUD_CONFIG = "cloud-init's configuration (user-data or /etc/cloud)"
+MOST_TOLD = 9  # mistakes
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,19 @@ def check(value: object) -> List[Mistake]:
 
 
 def trouble(name: str, found: Sequence[Mistake]) -> Trouble:
-    """The mistakes of one source as a sentence: the first in full, the
-    others by name."""
-    first = found[0]
-    remedy = _remedy(first)
-    if len(found) > 1:
-        others = ", ".join(dict.fromkeys(mistake.path for mistake in found[1:]))
-        remedy = f"{remedy} Also wrong: {others}."
+    """The mistakes of one source, in sentences."""
+    first, others = found[0], found[1:]
+    told = [_remedy(first)] + ["Also wrong:"][: len(others)]
+    for one in others[: MOST_TOLD - 1]:
+        wish = "" if one.kind == "unknown-key" else f"; expected {one.expected}"
+        told.append(f"{one.path} is {one.found}{wish}. {_remedy(one)}")
+    if len(found) > MOST_TOLD:
+        told.append(f"And {len(found) - MOST_TOLD} more.")
     return Trouble(
         f"config-{first.kind}",
         f"{first.path} is {first.found} in {name}",
         first.expected,
-        remedy,
+        " ".join(told),
     )
 
 

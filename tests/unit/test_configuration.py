@@ -284,7 +284,24 @@ def test_mistakes(value: Any, kind: str, words: list, paths: Paths) -> None:
 def test_all_mistakes_are_named(paths: Paths) -> None:
     cfg = {"kraken": {"wait": "1", "prefx": "a", "volumes": {"d": {"mode": 1}}}}
     error = refusal(cfg, paths)
-    assert "Also wrong: kraken.prefx, kraken.volumes.d.mode." in str(error)
+    assert str(error) == (
+        "kraken.prefx is an unknown key in cloud-init's configuration (user-data or "
+        "/etc/cloud); expected enabled, tag_namespace, prefix, node_id, dry_run, "
+        "boot_wait, wait, final_wait, blank_proof, ec2, defaults, volumes. Did you "
+        "mean prefix? Also wrong: kraken.wait is the string '1'; expected a whole "
+        "number from 0 to 604800. Write it without quotes. kraken.volumes.d.mode is "
+        "the number 1; expected a string of three or four octal digits, like 0750. "
+        'Write the octal digits in quotes, as in "0750": without them YAML makes '
+        "another number of it."
+    )
+
+
+def test_of_very_many_mistakes_the_first_are_told(paths: Paths) -> None:
+    cfg = {"kraken": {f"odd{number:02}": 1 for number in range(40)}}
+    text = str(refusal(cfg, paths))
+    assert "kraken.odd00 is an unknown key" in text
+    assert "kraken.odd08 is an unknown key" in text and "odd09" not in text
+    assert text.endswith(" And 31 more.")
 
 
 def test_a_mistake_names_its_file(paths: Paths) -> None:
