@@ -38,3 +38,8 @@ class Paths:
     @property
     def layout(self) -> str:
         return os.path.join(self.state, "layout.json")
+
+    @property
+    def checked(self) -> str:
+        """Says which configuration the schema was held against already."""
+        return os.path.join(self.state, "checked")
