@@ -16,7 +16,6 @@ Sources: the EC2 API reference (2016-11-15), botocore's documentation of
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
@@ -257,9 +256,9 @@ def _no_proxy_in_environment() -> Iterator[None]:
 def _know_copies(loader: Any) -> None:
     """Add to botocore's description of EC2 what an older one lacks.
 
-    Without it, Debian 12's and 13's boto3 drops from EC2's answer that a volume is
-    a copy of another volume, and a copy must never be formatted.  The file is
-    one of botocore's "extras" (see botocore.loaders), merged by the loader.
+    Debian 12's and 13's drops from EC2's answer that a volume is a copy of another,
+    and a copy must never be formatted.  The loader merges our file, as one of its
+    "extras" (see botocore.loaders).
     """
     path = schemafiles.path(schemafiles.EC2)
     loader.search_paths.append(path[: -len(schemafiles.EC2)])
@@ -516,7 +515,7 @@ class Ec2:
                 "ca_certs module is too late).",
             )
         session = self._session()
-        # Behind the session: without boto3 that has said so.
+        # After the session, which reports a boto3 that is missing.
         from botocore.config import Config
 
         proxy = self.options.https_proxy
@@ -606,8 +605,9 @@ class Ec2:
 
     def _unanswered(self, action: str, error: Exception) -> Optional[Ec2Error]:
         """The errors of the way to EC2; None for anything else."""
-        e: Any = importlib.import_module("botocore.exceptions")
-        parsers: Any = importlib.import_module("botocore.parsers")
+        from botocore import exceptions as e
+        from botocore import parsers
+
         reason = _reason(error)
         if isinstance(error, e.SSLError) and "CERTIFICATE_VERIFY" in str(error):
             return _fatal(

@@ -380,7 +380,7 @@ NEWER = {
     ("Volume", "Operator"),
     ("EbsInfo", "MaximumEbsAttachments"),
 }
-"""What the botocore of Debian 12 and 13 does not know."""
+"""What the botocore of Debian 12 does not know (of 13: two of them)."""
 
 
 @pytest.fixture
