@@ -13,10 +13,10 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
-from cc_kraken import schemafiles
+from cc_kraken import files, schemafiles
 from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.structure import Mistake, describe, mistakes
@@ -24,6 +24,7 @@ from cc_kraken.values import odd_character
 
 KEY = "kraken"
 CLOUD_CONFIG = "cloud-init's configuration (user-data or /etc/cloud)"
+MOST_TOLD = 9  # mistakes
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,28 @@ def load(cfg: Optional[Mapping[str, Any]], paths: Paths) -> Optional[Section]:
             if not _switched_off(sources):
                 sources.extend(_read(name))
     sources.reverse()
-    return build(sources)
+    return build(sources, _found_right(paths))
 
 
-def build(sources: Sequence[Source]) -> Optional[Section]:
+def build(sources: Sequence[Source], right: str = "") -> Optional[Section]:
     """The section that ``sources``, weakest first, make together; None when
-    there is none.  Raises KrakenError like :func:`load`."""
+    there is none.  Raises KrakenError like :func:`load`.
+
+    ``right``: the :attr:`Section.sources` that were checked before; they are
+    not checked again, so that a reboot needs no jsonschema.
+    """
     if not sources:
         return None
     if _switched_off(tuple(reversed(sources))):
         merged: Dict[str, Any] = {"enabled": False}
         return Section(enabled=False, digest=_digest(merged))
     merged = {}
+    told = _fingerprint(sources)
     for source in sources:
-        _refuse(source, check(source.value))
+        if not told or told != right:
+            _refuse(source, check(source.value))
         merged = _merge(merged, _without_nothing(source.value))
-    return _section(merged)
+    return replace(_section(merged), sources=told)
 
 
 def check(value: object) -> List[Mistake]:
@@ -90,18 +97,19 @@ def check(value: object) -> List[Mistake]:
 
 
 def trouble(name: str, found: Sequence[Mistake]) -> Trouble:
-    """The mistakes of one source as a sentence: the first in full, the
-    others by name."""
-    first = found[0]
-    remedy = _remedy(first)
-    if len(found) > 1:
-        others = ", ".join(dict.fromkeys(mistake.path for mistake in found[1:]))
-        remedy = f"{remedy} Also wrong: {others}."
+    """The mistakes of one source, in sentences."""
+    first, others = found[0], found[1:]
+    told = [_remedy(first)] + ["Also wrong:"][: len(others)]
+    for one in others[: MOST_TOLD - 1]:
+        wish = "" if one.kind == "unknown-key" else f"; expected {one.expected}"
+        told.append(f"{one.path} is {one.found}{wish}. {_remedy(one)}")
+    if len(found) > MOST_TOLD:
+        told.append(f"And {len(found) - MOST_TOLD} more.")
     return Trouble(
         f"config-{first.kind}",
         f"{first.path} is {first.found} in {name}",
         first.expected,
-        remedy,
+        " ".join(told),
     )
 
 
@@ -222,6 +230,33 @@ def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Dict[str, Any]
 
 
 # ----------------------------------------------------------------- checking
+
+
+def _fingerprint(sources: Sequence[Source]) -> str:
+    """What the sources say, and the schema that they are held against (sha256,
+    hex); "" for values that Python does not print.
+
+    Not the JSON of the whole: it does not tell 7 from "7" as a key, nor show what
+    a stronger source hides.
+    """
+    schema = os.stat(schemafiles.path(schemafiles.SECTION))
+    said = [source.value for source in sources]
+    try:
+        text = repr([schema.st_size, schema.st_mtime_ns, said])
+    except (RecursionError, ValueError):
+        return ""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _found_right(paths: Paths) -> str:
+    """The fingerprint of what the last good run was told; "" if there is none.
+
+    It permits nothing but to skip the schema: what was right once is so here, too.
+    """
+    try:
+        return files.read_text(paths.checked) or ""
+    except KrakenError:
+        return ""
 
 
 def _refuse(source: Source, found: Sequence[Mistake]) -> None:

@@ -1,7 +1,7 @@
-"""The edge to EC2: few calls through botocore, values in, values out.
+"""The edge to EC2: few calls through boto3, values in, values out.
 
 Nothing here decides.  A call gives values of :mod:`cc_kraken.model`, or raises
-:class:`Ec2Error`, whose Trouble says whether time may cure it.  botocore is
+:class:`Ec2Error`, whose Trouble says whether time may cure it.  boto3 is
 imported at the first call, for a reboot without a call must not pay for it.
 
 Bounds: a connection is tried for 3 s, an answer awaited for 10 s, and each
@@ -16,11 +16,9 @@ Sources: the EC2 API reference (2016-11-15), botocore's documentation of
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
-import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
@@ -41,7 +39,7 @@ from typing import (
 from typing import Counter as Counts
 from urllib.parse import urlsplit, urlunsplit
 
-from cc_kraken import ec2api, reactions
+from cc_kraken import reactions, schemafiles
 from cc_kraken.model import (
     Attachment,
     Ec2Options,
@@ -255,24 +253,16 @@ def _no_proxy_in_environment() -> Iterator[None]:
         os.environ.update(taken)
 
 
-@contextmanager
-def _without_pyopenssl() -> Iterator[None]:
-    """pyOpenSSL cannot be imported in here, unless it is already.
+def _know_copies(loader: Any) -> None:
+    """Add to botocore's description of EC2 what an older one lacks.
 
-    botocore before urllib3 2.0 asks it for a class of the standard library, which
-    it takes itself where there is none (httpsession.py); that takes as long as
-    botocore's own modules.
+    Debian 12's and 13's drops from EC2's answer that a volume is a copy of another,
+    and a copy must never be formatted.  The loader merges our file, as one of its
+    "extras" (see botocore.loaders).
     """
-    name = "urllib3.contrib.pyopenssl"
-    modules: Dict[str, Any] = sys.modules
-    if name in modules:
-        yield
-        return
-    modules[name] = None  # the import system: as if it were not there
-    try:
-        yield
-    finally:
-        del modules[name]
+    path = schemafiles.path(schemafiles.EC2)
+    loader.search_paths.append(path[: -len(schemafiles.EC2)])
+    loader.extras_types.append("kraken")
 
 
 class _Witness:
@@ -525,33 +515,31 @@ class Ec2:
                 "ca_certs module is too late).",
             )
         session = self._session()
+        # After the session, which reports a boto3 that is missing.
+        from botocore.config import Config
+
         proxy = self.options.https_proxy
-        config = importlib.import_module("botocore.config").Config(
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            max_pool_connections=THREADS,
-            parameter_validation=True,
-            user_agent_extra="cc_kraken",
-            proxies={"http": proxy, "https": proxy} if proxy else None,
-        )
-        client = session.create_client(
+        client = session.client(
             "ec2",
-            region_name=self.region,
             endpoint_url=self.options.endpoint_url,
             verify=bundle,
-            config=config,
+            config=Config(
+                connect_timeout=CONNECT_TIMEOUT,
+                read_timeout=READ_TIMEOUT,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                max_pool_connections=THREADS,
+                user_agent_extra="cc_kraken",
+                proxies={"http": proxy, "https": proxy} if proxy else None,
+            ),
         )
         client.meta.events.register("before-send.ec2", self._count)
         return client
 
     def _session(self) -> Any:
-        """A botocore session that has credentials, or a Trouble about them."""
+        """A boto3 session that has credentials, or a Trouble about them."""
         try:
-            # What boto3 stands on: boto3 itself adds nothing that is used
-            # here, and a fifth to the time of the import.
-            with _without_pyopenssl():
-                botocore_session = importlib.import_module("botocore.session")
+            import boto3.session
+            import botocore.session
         except ImportError as error:
             raise _fatal(
                 "boto3-missing",
@@ -559,18 +547,16 @@ class Ec2:
                 "boto3 1.26 or later",
                 "Install the package python3-boto3.",
             ) from None
-        core = botocore_session.Session()
-        loader = ec2api.Loader(core.get_component("data_loader"))
-        core.register_component("data_loader", loader)
-        core.set_config_variable("region", self.region)
+        core = botocore.session.Session()
         core.set_config_variable("metadata_service_timeout", METADATA_TIMEOUT)
         core.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
+        _know_copies(core.get_component("data_loader"))
+        session = boto3.session.Session(region_name=self.region, botocore_session=core)
         with _no_proxy_in_environment():
-            resolver = core.get_component("credential_provider")
-        witness = _watch(resolver)
-        if core.get_credentials() is None:
+            witness = _watch(core.get_component("credential_provider"))
+        if session.get_credentials() is None:
             raise _no_credentials(witness)
-        return core
+        return session
 
     def _count(self, event_name: str = "", **_: Any) -> None:
         """A handler of botocore's ``before-send``; None lets it be sent."""
@@ -619,8 +605,9 @@ class Ec2:
 
     def _unanswered(self, action: str, error: Exception) -> Optional[Ec2Error]:
         """The errors of the way to EC2; None for anything else."""
-        e: Any = importlib.import_module("botocore.exceptions")
-        parsers: Any = importlib.import_module("botocore.parsers")
+        from botocore import exceptions as e
+        from botocore import parsers
+
         reason = _reason(error)
         if isinstance(error, e.SSLError) and "CERTIFICATE_VERIFY" in str(error):
             return _fatal(

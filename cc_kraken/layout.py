@@ -64,6 +64,7 @@ def save(
         "sets": mounted,
     }
     os.makedirs(paths.state, mode=0o755, exist_ok=True)
+    files.write_atomic(paths.checked, section.sources.encode(), 0o644)
     data = json.dumps(content, indent=2, sort_keys=True) + "\n"
     return files.write_atomic(paths.layout, data.encode(), 0o644)
 

@@ -43,3 +43,8 @@ class Paths:
     def arrays(self) -> str:
         """What this instance has seen of its arrays."""
         return os.path.join(self.state, "arrays.json")
+
+    @property
+    def checked(self) -> str:
+        """Says which configuration the schema was held against already."""
+        return os.path.join(self.state, "checked")

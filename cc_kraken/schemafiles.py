@@ -16,6 +16,8 @@ from cc_kraken.model import KrakenError, Trouble
 
 SECTION = "cloud-config-kraken.json"
 STATUS = "status.json"
+#: What an older botocore does not know of EC2, where its loader looks for it.
+EC2 = "ec2/2016-11-15/service-2.kraken-extras.json"
 
 
 def path(name: str) -> str:

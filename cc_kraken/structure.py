@@ -1,8 +1,8 @@
-"""Structural check of a value against a JSON schema (draft-04 keywords).
+"""What is wrong with a section, in words: jsonschema finds it, this tells it.
 
-The few keywords that the schema of the section uses are interpreted here, so
-that a mistake can be told in one sentence, and so that a boot needs neither
-jsonschema nor its import.  The tests hold it against jsonschema.
+jsonschema (3.2 to 4.x) says "1 is not of type 'string'".  Whoever reads the error
+of a boot needs more: which key, what was found, what is expected, and which key
+was probably meant.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple
+from typing import Any, Iterator, List, Mapping, Tuple
+
+from cc_kraken.model import KrakenError, Trouble
 
 Schema = Mapping[str, Any]
-
-NOTES = frozenset({"$schema", "title", "description", "default"})
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,23 @@ class Mistake:
     nearest: str = ""
 
 
+def mistakes(value: object, schema: Schema, path: str = "") -> List[Mistake]:
+    """All places where ``value`` departs from ``schema``: of each mapping its
+    unknown keys first, then in the order of the schema.
+
+    Raises KrakenError ``jsonschema-missing``.
+    """
+    try:
+        errors = list(_validator(schema).iter_errors(value))
+    except (RecursionError, ValueError):  # Python prints neither in a message
+        expected = "numbers with fewer digits, and fewer levels"
+        return [Mistake("value", path, "too large to be printed", expected)]
+    found = [mistake for error in errors for mistake in _told(error, path)]
+    # What is said about the value is no help while its type is wrong.
+    wrong = {mistake.path for mistake in found if mistake.kind == "type"}
+    return [one for one in found if one.kind == "type" or one.path not in wrong]
+
+
 def describe(value: object) -> str:
     """What a value is, as a noun phrase: ``the number 42``."""
     if value is None:
@@ -40,9 +57,10 @@ def describe(value: object) -> str:
     if isinstance(value, bool):
         return f"the boolean {'true' if value else 'false'}"
     if isinstance(value, (int, float)):
-        return f"the number {_text(value)}"
+        return f"the number {_short(_text(value))}"
     if isinstance(value, str):
-        return f"the string {_short(repr(value))}"
+        size = f" of {len(value)} characters" if len(value) > 80 else ""
+        return f"the string{size} {_short(repr(value))}"
     if isinstance(value, Mapping):
         return f"a mapping with {_keys(value)}" if value else "an empty mapping"
     if isinstance(value, (list, tuple)):
@@ -50,37 +68,68 @@ def describe(value: object) -> str:
     return f"a {type(value).__name__} ({_short(_text(value))})"
 
 
-def mistakes(value: object, schema: Schema, path: str = "") -> List[Mistake]:
-    """All places where ``value`` departs from ``schema``, in its own order.
+def _validator(schema: Schema) -> Any:
+    try:
+        import jsonschema
+    except ImportError as error:
+        raise KrakenError(
+            Trouble(
+                "jsonschema-missing",
+                f"Python's jsonschema cannot be imported ({error})",
+                "jsonschema 3.2 or later",
+                "Install the package python3-jsonschema.",
+            )
+        ) from None
+    draft: Any = jsonschema.Draft4Validator
+    validators: Any = jsonschema.validators
+    # YAML has keys that are no strings, and jsonschema's patterns fail on them.
+    checker = draft.TYPE_CHECKER.redefine("object", _is_object)
+    return validators.extend(draft, type_checker=checker)(schema)
 
-    Raises ValueError for a keyword that is not interpreted here, so that a
-    schema can never demand more than is checked.
-    """
-    unknown = set(schema) - NOTES - set(_RULES) - _OBJECT - {"type"}
-    if unknown:
-        raise ValueError(f"keywords that are not interpreted: {sorted(unknown)}")
-    if "type" in schema and not _is(value, schema["type"]):
-        return [Mistake("type", path, describe(value), _allowed(schema))]
-    found: List[Mistake] = []
-    for keyword, rule in _RULES.items():
-        if keyword in schema:
-            found.extend(rule(value, schema, path))
-    if _OBJECT & set(schema):
-        found.extend(_object(value, schema, path))
-    return found
+
+def _is_object(_: object, value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
-# ----------------------------------------------------------------- keywords
+def _told(error: Any, path: str) -> Iterator[Mistake]:
+    """The mistakes in one of jsonschema's errors."""
+    keyword, value, schema = error.validator, error.instance, error.schema
+    for key in error.absolute_path:
+        path += f"[{key}]" if isinstance(key, int) else _below(path, key)
+    if keyword == "additionalProperties" or (
+        keyword == "type" and isinstance(value, dict) and "object" in _types(schema)
+    ):
+        for key in value:
+            if not _is_known(key, schema):
+                yield _odd_key(key, path + _below(path, key), schema)
+        return
+    kind = "type" if keyword == "type" else "value"
+    limit = _LIMITS.get(keyword, "").format(error.validator_value)
+    yield Mistake(kind, path, describe(value), limit or _allowed(schema))
 
-_TYPES: Dict[str, Callable[[object], bool]] = {
-    "null": lambda value: value is None,
-    "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "number": lambda value: _number(value),
-    "string": lambda value: isinstance(value, str),
-    "array": lambda value: isinstance(value, list),
-    "object": lambda value: isinstance(value, dict),
-}
+
+def _is_known(key: object, schema: Schema) -> bool:
+    patterns = schema.get("patternProperties", ())
+    return isinstance(key, str) and (
+        key in schema.get("properties", ())
+        or any(re.search(pattern, key) for pattern in patterns)
+    )
+
+
+def _odd_key(key: object, path: str, schema: Schema) -> Mistake:
+    if not isinstance(key, str):
+        allowed = "a string as key (in quotes)"
+        return Mistake("type", path, f"{describe(key)} as key", allowed)
+    known = tuple(schema.get("properties", ()))
+    allowed = ", ".join(known)
+    for pattern in schema.get("patternProperties", ()):
+        allowed += f"{' or ' if allowed else ''}a name {_in_words(pattern)}"
+    near = difflib.get_close_matches(_plain(key), known, n=1, cutoff=0.6)
+    found = "an unknown key" if known else f"the name {_key(key)}"
+    return Mistake("unknown-key", path, found, allowed, near[0] if near else "")
+
+
+# -------------------------------------------------------------------- words
 
 _WORDS = {
     "null": "nothing",
@@ -92,106 +141,11 @@ _WORDS = {
     "object": "a mapping",
 }
 
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _types(names: object) -> Tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)  # type: ignore[arg-type]
-
-
-def _is(value: object, names: object) -> bool:
-    return any(_TYPES[name](value) for name in _types(names))
-
-
-def _enum(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    for allowed in schema["enum"]:
-        if value == allowed and isinstance(value, bool) == isinstance(allowed, bool):
-            return
-    yield Mistake("value", path, describe(value), _allowed(schema))
-
-
-def _pattern(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    if isinstance(value, str) and not re.search(schema["pattern"], value):
-        yield Mistake("value", path, describe(value), _allowed(schema))
-
-
-def _minimum(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    # "not >=" so that a NaN is refused as well.
-    if _number(value) and not value >= schema["minimum"]:
-        yield Mistake("value", path, describe(value), _allowed(schema))
-
-
-def _maximum(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    if _number(value) and not value <= schema["maximum"]:
-        yield Mistake("value", path, describe(value), _allowed(schema))
-
-
-def _min_length(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    if isinstance(value, str) and len(value) < schema["minLength"]:
-        allowed = f"at least {schema['minLength']} character(s)"
-        yield Mistake("value", path, describe(value), allowed)
-
-
-def _max_length(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    if isinstance(value, str) and len(value) > schema["maxLength"]:
-        allowed = f"at most {schema['maxLength']} characters"
-        found = f"a string of {len(value)} characters"
-        yield Mistake("value", path, found, allowed)
-
-
-def _max_items(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    if isinstance(value, list) and len(value) > schema["maxItems"]:
-        allowed = f"a list of at most {schema['maxItems']}"
-        yield Mistake("value", path, describe(value), allowed)
-
-
-def _items(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from mistakes(item, schema["items"], f"{path}[{index}]")
-
-
-def _object(value: object, schema: Schema, path: str) -> Iterable[Mistake]:
-    """``properties``, ``patternProperties`` and ``additionalProperties``."""
-    if not isinstance(value, dict):
-        return
-    properties = schema.get("properties", {})
-    patterns = schema.get("patternProperties", {})
-    additional = schema.get("additionalProperties", True)
-    for key, item in value.items():
-        below = f"{path}.{_key(key)}" if path else _key(key)
-        if not isinstance(key, str):
-            allowed = "a string as key (in quotes)"
-            yield Mistake("type", below, f"{describe(key)} as key", allowed)
-            continue
-        schemas = [properties[key]] if key in properties else []
-        schemas += [patterns[one] for one in patterns if re.search(one, key)]
-        for one in schemas:
-            yield from mistakes(item, one, below)
-        if schemas or additional is True:
-            continue
-        if isinstance(additional, Mapping):
-            yield from mistakes(item, additional, below)
-        else:
-            yield _unknown_key(key, below, tuple(properties), tuple(patterns))
-
-
-_RULES: Dict[str, Callable[[object, Schema, str], Iterable[Mistake]]] = {
-    "enum": _enum,
-    "pattern": _pattern,
-    "minimum": _minimum,
-    "maximum": _maximum,
-    "minLength": _min_length,
-    "maxLength": _max_length,
-    "maxItems": _max_items,
-    "items": _items,
+_LIMITS = {
+    "minLength": "at least {} character(s)",
+    "maxLength": "at most {} characters",
+    "maxItems": "a list of at most {}",
 }
-_OBJECT = frozenset({"properties", "patternProperties", "additionalProperties"})
-
-
-# -------------------------------------------------------------------- words
 
 _PLAIN = "letters, digits, dots, dashes and underscores"
 #: What the patterns of the schema demand, after "a string" or "a name".
@@ -216,17 +170,6 @@ def _in_words(pattern: str) -> str:
     return PATTERN_WORDS.get(pattern, f"that matches {pattern}")
 
 
-def _unknown_key(
-    key: str, path: str, known: Tuple[str, ...], patterns: Tuple[str, ...]
-) -> Mistake:
-    allowed = [", ".join(known)] if known else []
-    allowed += [f"a name {_in_words(one)}" for one in patterns]
-    near = difflib.get_close_matches(_plain(key), known, n=1, cutoff=0.6)
-    expected = " or ".join(allowed)
-    found = "an unknown key" if known else f"the name {_key(key)}"
-    return Mistake("unknown-key", path, found, expected, near[0] if near else "")
-
-
 def _plain(key: str) -> str:
     """``MountPath`` and ``mount-path`` as ``mount_path``."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key)
@@ -236,8 +179,7 @@ def _plain(key: str) -> str:
 def _allowed(schema: Schema) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(str(value) for value in schema["enum"])
-    words = [_WORDS[name] for name in _types(schema.get("type", ()))]
-    text = " or ".join(words)
+    text = " or ".join(_WORDS[name] for name in _types(schema))
     if "minimum" in schema and "maximum" in schema:
         text += f" from {schema['minimum']} to {schema['maximum']}"
     elif "minimum" in schema:
@@ -245,6 +187,15 @@ def _allowed(schema: Schema) -> str:
     if "pattern" in schema:
         text += f" {_in_words(schema['pattern'])}"
     return text or "another value"
+
+
+def _types(schema: Schema) -> Tuple[str, ...]:
+    names = schema.get("type", ())
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _below(path: str, key: object) -> str:
+    return f".{_key(key)}" if path else _key(key)
 
 
 def _key(key: object) -> str:

@@ -26,6 +26,7 @@ PROPERTIES = "tests/unit/test_properties.py"
 WANTED = "tests/unit/test_wanted.py"
 DEVICES = "tests/unit/test_devices.py"
 EXECUTOR = "tests/unit/test_executor.py"
+EC2 = "tests/unit/test_ec2.py"
 CONTENT = "tests/loop/test_content.py"
 DESTROY = "tests/loop/test_destroy.py"
 WITNESS = "tests/loop/test_witness.py"
@@ -676,6 +677,13 @@ MUTATIONS = (
         "        yield\n    except OSError as error:",
         "        yield\n    except ZeroDivisionError as error:",
         f"{DESTROY}::test_a_disk_that_takes_no_write",
+    ),
+    change(
+        "with an older botocore a copy of a volume is none",
+        "ec2",
+        'loader.extras_types.append("kraken")',
+        "pass",
+        EC2,
     ),
 )  # fmt: skip
 

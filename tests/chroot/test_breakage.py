@@ -79,6 +79,8 @@ BREAKAGES: dict[str, tuple[Breaking, str]] = {
     "botocore of a newer Python": (replaced("botocore", NEWER), "botocore|syntax"),
     "botocore ends the process": (replaced("botocore", ENDS), "SystemExit|botocore"),
     "botocore lacks a part": (replaced("botocore", "import nonesuch\n"), "nonesuch"),
+    "boto3 ends the process": (replaced("boto3", ENDS), "SystemExit|boto3"),
+    "no jsonschema": (replaced("jsonschema", ""), "python3-jsonschema"),
     "a module of ours broken": (replaced("cc_kraken/configuration", NEWER), "syntax"),
     "a module of ours missing": (replaced("cc_kraken/run", ""), "cc_kraken.run"),
     "a module of ours ends": (appended("ec2", ENDS), "SystemExit"),
@@ -127,6 +129,7 @@ SOON = (
     "no botocore",
     "botocore of a newer Python",
     "botocore ends the process",
+    "no jsonschema",
     "a thread that hangs",
     "no room for the state",
 )
@@ -152,30 +155,6 @@ def test_the_rest_of_the_boot_runs(machine: Machines, name: str) -> None:
     told = " ".join(map(str, status["errors"]))
     print(f"cloud-init status: {status['status']}: {told}")
     assert re.search(said, told, re.I), told
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        ("jsonschema", ""),
-        ("boto3", ENDS),  # botocore alone is used
-    ],
-    ids=["jsonschema", "boto3"],
-)
-def test_what_is_not_needed_at_boot(machine: Machines, broken: tuple[str, str]) -> None:
-    made = machine(
-        cloud_config(
-            {
-                "kraken": api(volumes={"data": {}}),
-                "users": [USER],
-                "runcmd": [["touch", "/root/ran"]],
-            }
-        )
-    )
-    made.volume("data", FsType="ext4", MountPath="/data")
-    replaced(*broken)(made)
-    assert comes_up(made)["status"] == "done"
-    assert list(made.node.disks()) == ["/data"]
 
 
 def test_the_package_half_removed(machine: Machines) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from unittest.mock import DEFAULT, MagicMock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from cc_kraken import arrays, command
 from cc_kraken.model import Array, KrakenError
@@ -116,28 +118,22 @@ def test_likely_collisions(pair) -> None:
 
 
 @pytest.fixture
-def mdadm(monkeypatch: pytest.MonkeyPatch):
-    """Stands for mdadm where there is no md: records argv, answers as told."""
-
-    class Recorder:
-        def __init__(self) -> None:
-            self.code, self.err = 0, ""
-            self.argv: list = []
-            self.effect = lambda argv: None
-
-        def run(self, argv, *, timeout=60, input=None):
-            self.argv.append(list(argv))
-            self.effect(argv)
-            return command.Finished(tuple(argv), self.code, "", self.err)
-
-    recorder = Recorder()
-    monkeypatch.setattr(command, "run", recorder.run)
-    return recorder
+def mdadm(mocker: MockerFixture) -> MagicMock:
+    """Stands for mdadm where there is no md."""
+    return mocker.patch.object(command, "run", autospec=True, return_value=ended())
 
 
-def test_assemble(tree: Tree, mdadm) -> None:
+def ended(code: int = 0, err: str = "") -> command.Finished:
+    return command.Finished(("mdadm",), code, "", err)
+
+
+def asked(mdadm: MagicMock) -> list[list[str]]:
+    return [list(call.args[0]) for call in mdadm.call_args_list]
+
+
+def test_assemble(tree: Tree, mdadm: MagicMock) -> None:
     arrays.assemble(tree.paths, "KRKN-data", UUID, ["/dev/nvme1n1", "/dev/nvme2n1"])
-    assert mdadm.argv == [
+    assert asked(mdadm) == [
         ["mdadm", "--assemble", "/dev/md/KRKN-data", f"--uuid={MD_UUID}"]
         + ["/dev/nvme1n1", "/dev/nvme2n1"]
     ]
@@ -151,7 +147,7 @@ def test_assemble(tree: Tree, mdadm) -> None:
     ],
 )
 def test_another_array_has_the_name(
-    tree: Tree, mdadm, members: list, expected: bool
+    tree: Tree, mdadm: MagicMock, members: list, expected: bool
 ) -> None:
     tree.array("md127", members)
     link = Path(tree.paths.dev, "md/KRKN-data")
@@ -162,20 +158,20 @@ def test_another_array_has_the_name(
     assert (found == "/dev/md/KRKN-data") == expected
     assert re.fullmatch("/dev/md/KRKN-data(-[a-z]+)?", found)
     arrays.assemble(tree.paths, "KRKN-data", UUID, ours)
-    assert mdadm.argv[0][2] == found
+    assert asked(mdadm)[0][2] == found
     long = arrays.node(tree.paths, "x" * arrays.NAME_MAX, UUID, ours)
     assert len(os.path.basename(long)) <= arrays.NAME_MAX
 
 
-def test_assemble_that_udev_was_faster_with(tree: Tree, mdadm) -> None:
-    mdadm.code = 1
+def test_assemble_that_udev_was_faster_with(tree: Tree, mdadm: MagicMock) -> None:
+    mdadm.return_value = ended(1)
     tree.array("md127", ["nvme1n1", "nvme2n1"])
     arrays.assemble(tree.paths, "KRKN-data", UUID, ["/dev/nvme1n1", "/dev/nvme2n1"])
 
 
 @pytest.mark.parametrize("code", [1, 2])
-def test_assemble_that_fails(tree: Tree, mdadm, code: int) -> None:
-    mdadm.code, mdadm.err = code, "mdadm: need 3 to start\n"
+def test_assemble_that_fails(tree: Tree, mdadm: MagicMock, code: int) -> None:
+    mdadm.return_value = ended(code, "mdadm: need 3 to start\n")
     tree.array("md127", ["nvme1n1"], state="inactive")
     tree.array("md126", ["nvme9n1"])
     with pytest.raises(KrakenError, match="need 3 to start") as caught:
@@ -183,29 +179,34 @@ def test_assemble_that_fails(tree: Tree, mdadm, code: int) -> None:
     assert caught.value.trouble.kind == "assemble-failed"
 
 
-def test_incomplete_adds_what_is_in_no_array_yet(tree: Tree, mdadm) -> None:
+def test_incomplete_adds_what_is_in_no_array_yet(tree: Tree, mdadm: MagicMock) -> None:
     md = tree.array("md127", ["nvme1n1"], state="inactive", level="") / "md"
-    mdadm.effect = lambda argv: (md / f"dev-{argv[-1][5:]}").mkdir()
+
+    def join(argv: list[str], **_: object) -> object:
+        (md / f"dev-{argv[-1][5:]}").mkdir()
+        return DEFAULT
+
+    mdadm.side_effect = join
     members = ["/dev/nvme1n1", "/dev/nvme2n1"]
     arrays.assemble(tree.paths, "KRKN-data", UUID, members, incomplete=True)
-    assert mdadm.argv == [["mdadm", "--incremental", "--config=none", "/dev/nvme2n1"]]
+    assert asked(mdadm) == [["mdadm", "--incremental", "--config=none", "/dev/nvme2n1"]]
 
 
-def test_incomplete_that_fails(tree: Tree, mdadm) -> None:
+def test_incomplete_that_fails(tree: Tree, mdadm: MagicMock) -> None:
     tree.array("md127", ["nvme1n1"], state="inactive", level="")
-    mdadm.code, mdadm.err = 1, "mdadm: metadata mismatch\n"
+    mdadm.return_value = ended(1, "mdadm: metadata mismatch\n")
     members = ["/dev/nvme1n1", "/dev/nvme2n1"]
     with pytest.raises(KrakenError, match="metadata mismatch") as caught:
         arrays.assemble(tree.paths, "KRKN-data", UUID, members, incomplete=True)
     assert caught.value.trouble.kind == "assemble-failed"
 
 
-def test_add_member(tree: Tree, mdadm) -> None:
+def test_add_member(tree: Tree, mdadm: MagicMock) -> None:
     tree.array("md127", ["nvme1n1"])
     (array,) = arrays.scan(tree.paths)
     arrays.add_member(array, "/dev/nvme2n1")
-    assert mdadm.argv == [["mdadm", "--manage", array.path, "--add", "/dev/nvme2n1"]]
-    mdadm.code = 1
+    assert asked(mdadm) == [["mdadm", "--manage", array.path, "--add", "/dev/nvme2n1"]]
+    mdadm.return_value = ended(1)
     with pytest.raises(KrakenError, match="adding /dev/nvme2n1"):
         arrays.add_member(array, "/dev/nvme2n1")
 

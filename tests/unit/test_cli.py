@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken import cli, lock, report, stage
 from cc_kraken.report import Report
@@ -237,9 +238,9 @@ def test_wrong_usage() -> None:
 
 
 def test_runs_are_for_root(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tree: Tree, mocker: MockerFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    mocker.patch("os.geteuid", return_value=1000)
     for words in (["plan"], ["apply"], ["enable"], ["disable"]):
         assert cli.main(words) == 1
         assert "sudo" in said(capsys)

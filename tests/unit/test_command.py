@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken import command
 from cc_kraken.model import KrakenError
@@ -181,15 +182,11 @@ def test_a_command_that_writes_outlives_us(
     raise AssertionError("the command was cut off")
 
 
-def test_the_end_is_waited_for_without_asking_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def sleeping(seconds: float) -> None:
-        raise AssertionError("asked again after a pause")
-
-    monkeypatch.setattr(subprocess.time, "sleep", sleeping)  # type: ignore[attr-defined]
+def test_the_end_is_waited_for_without_asking_again(mocker: MockerFixture) -> None:
+    sleep = mocker.patch("subprocess.time.sleep")
     code = "import time; time.sleep(0.2); print('late')"
     assert command.run(python(code)).out == "late\n"
+    sleep.assert_not_called()
 
 
 def test_a_python_without_pidfd_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,23 +6,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Optional
+from unittest.mock import MagicMock
 
 import hypothesis.strategies as st
 import pytest
 import yaml
 from hypothesis import example, given, settings
+from pytest_mock import MockerFixture
 
-from cc_kraken import configuration
+from cc_kraken import configuration, layout, schemafiles
 from cc_kraken.configuration import Source
-from cc_kraken.model import KrakenError, Section
+from cc_kraken.model import Identity, KrakenError, Section
 from cc_kraken.paths import Paths
 from tests.conftest import MORE
 
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
-    return Paths(etc=str(tmp_path / "etc"), instance=str(tmp_path / "instance"))
+    return Paths(
+        etc=str(tmp_path / "etc"),
+        instance=str(tmp_path / "instance"),
+        state=str(tmp_path / "state"),
+    )
 
 
 def image(paths: Paths, name: str, text: str) -> str:
@@ -208,6 +214,75 @@ def test_the_digest_is_of_the_content(paths: Paths) -> None:
     assert len(digest({})) == 64
 
 
+# ------------------------------------------------ what was found right before
+
+
+def remember(paths: Paths, section: Optional[Section]) -> None:
+    """As the last good run does it."""
+    assert section is not None
+    identity = Identity("i-00000000000000001", "us-east-1", "us-east-1a")
+    entry = {"state": "mounted", "mount_path": "/data", "required": True}
+    entry.update(volumes=[], filesystem=None, array=None)
+    entry.update(error=None, reason=None, plan=[], outcomes=[])
+    node = {"prefix": "kafka", "node_id": "0"}
+    status = {"node": node, "sets": {"data": entry}}
+    assert layout.save(paths, section, identity, status)
+
+
+@pytest.fixture
+def asked(mocker: MockerFixture) -> MagicMock:
+    return mocker.spy(configuration, "check")
+
+
+def test_what_the_last_good_run_found_right_is_right(
+    paths: Paths, asked: MagicMock
+) -> None:
+    image(paths, "10.yaml", "kraken: {volumes: {data: {fs_type: xfs}}}\n")
+    cfg = {"kraken": {"prefix": "kafka", "wait": 30}}
+    first = configuration.load(cfg, paths)
+    assert asked.call_count == 2
+    remember(paths, first)
+    assert configuration.load(cfg, paths) == first
+    assert asked.call_count == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kraken: {volumes: {7: {}}}\n",
+        "kraken: {volumes: {'7': {}}, wait: 1.0}\n",
+        "kraken: {volumes: {'7': {}}, wait: true}\n",
+        "kraken: {volumes: {'7': {}}, wait: '1'}\n",
+        "kraken: {volumes: {'7': {}}, prefix: 1}\n",
+    ],
+)
+def test_what_differs_only_in_its_types_is_looked_at(paths: Paths, text: str) -> None:
+    """Also where a stronger source hides it, and the whole is the same."""
+    image(paths, "10.yaml", "kraken: {volumes: {'7': {}}, wait: 1}\n")
+    cfg = {"kraken": {"prefix": "kafka"}}
+    remember(paths, configuration.load(cfg, paths))
+    image(paths, "10.yaml", text)
+    assert refusal(cfg, paths).trouble.kind.startswith("config-")
+
+
+def test_with_another_schema_all_is_looked_at_again(
+    paths: Paths, tmp_path: Path, mocker: MockerFixture, asked: MagicMock
+) -> None:
+    cfg = {"kraken": {"prefix": "kafka"}}
+    remember(paths, configuration.load(cfg, paths))
+    newer = tmp_path / "newer.json"
+    newer.write_text(Path(schemafiles.path(schemafiles.SECTION)).read_text() + "\n")
+    mocker.patch.object(schemafiles, "path", return_value=str(newer))
+    configuration.load(cfg, paths)
+    assert asked.call_count == 2
+
+
+@pytest.mark.parametrize("value", [{"prefx": "a"}, {"wait": 1 << 100_000}], ids=[1, 2])
+def test_an_empty_memory_permits_nothing(paths: Paths, value: Any) -> None:
+    put(paths.checked, "")
+    assert refusal({"kraken": value}, paths).trouble.kind.startswith("config-")
+
+
 # -------------------------------------------------------------- its mistakes
 
 
@@ -285,7 +360,24 @@ def test_mistakes(value: Any, kind: str, words: list, paths: Paths) -> None:
 def test_all_mistakes_are_named(paths: Paths) -> None:
     cfg = {"kraken": {"wait": "1", "prefx": "a", "volumes": {"d": {"mode": 1}}}}
     error = refusal(cfg, paths)
-    assert "Also wrong: kraken.prefx, kraken.volumes.d.mode." in str(error)
+    assert str(error) == (
+        "kraken.prefx is an unknown key in cloud-init's configuration (user-data or "
+        "/etc/cloud); expected enabled, tag_namespace, prefix, node_id, dry_run, "
+        "boot_wait, wait, final_wait, blank_proof, ec2, defaults, volumes. Did you "
+        "mean prefix? Also wrong: kraken.wait is the string '1'; expected a whole "
+        "number from 0 to 604800. Write it without quotes. kraken.volumes.d.mode is "
+        "the number 1; expected a string of three or four octal digits, like 0750. "
+        'Write the octal digits in quotes, as in "0750": without them YAML makes '
+        "another number of it."
+    )
+
+
+def test_of_very_many_mistakes_the_first_are_told(paths: Paths) -> None:
+    cfg = {"kraken": {f"odd{number:02}": 1 for number in range(40)}}
+    text = str(refusal(cfg, paths))
+    assert "kraken.odd00 is an unknown key" in text
+    assert "kraken.odd08 is an unknown key" in text and "odd09" not in text
+    assert text.endswith(" And 31 more.")
 
 
 def test_a_mistake_names_its_file(paths: Paths) -> None:

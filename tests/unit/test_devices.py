@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from cc_kraken import devices, mounts, sysfs
 from cc_kraken.model import Device
@@ -258,17 +259,8 @@ def test_any_change_of_the_disks_shows(tree: Tree) -> None:
     assert len(set(seen[1:-1])) == 4 and seen[-1] == frozenset()
 
 
-def test_a_serial_is_read_once_for_each_disk(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    attribute = sysfs.attribute
-
-    def counted(*path: str) -> str | None:
-        asked.extend(path[-1:])
-        return attribute(*path)
-
-    monkeypatch.setattr(sysfs, "attribute", counted)
+def test_a_serial_is_read_once_for_each_disk(tree: Tree, mocker: MockerFixture) -> None:
+    read = mocker.spy(sysfs, "attribute")
     tree.disk(1, LONG)
     block = tree.base / "sys/block"
     serial = block / "nvme1n1/device/serial"
@@ -281,7 +273,7 @@ def test_a_serial_is_read_once_for_each_disk(
     serial.write_bytes(text)
     for _ in range(3):
         assert devices.claimed(tree.paths) == {"nvme1n1": LONG_ID}
-    assert asked.count("serial") == 2
+    assert [call.args[-1] for call in read.call_args_list].count("serial") == 2
     # the kernel gives no entry of sysfs the number of one that is gone
     (block / "nvme1n1").rename(tree.base / "gone")
     assert devices.claimed(tree.paths) == {}

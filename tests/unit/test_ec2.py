@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
@@ -11,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import types
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +19,10 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from cc_kraken import ec2 as module
+from cc_kraken import schemafiles
 from cc_kraken.ec2 import (
     NOISY,
     Attached,
@@ -41,6 +41,10 @@ from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
 from tests.lab.tls import Authority
+
+pytest.importorskip("boto3")
+import boto3.session  # noqa: E402
+import botocore.loaders  # noqa: E402
 
 LOG = logging.getLogger("test")
 SECRET = "wJalrSECRETbPxRfiCY"
@@ -326,8 +330,19 @@ def test_parameters_are_validated_before_they_are_sent(keys: None) -> None:
     assert error.trouble.kind == "ec2-request" and not server.seen
 
 
-def test_boto3_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "botocore.session", None)
+def test_the_client_is_one_of_boto3s_session(keys: None, mocker: MockerFixture) -> None:
+    session = mocker.spy(boto3.session.Session, "__init__")
+    made = mocker.spy(boto3.session.Session, "client")
+    client = edge("http://127.0.0.1:1")._client()
+    assert made.spy_return is client
+    # No part of botocore is replaced.
+    core = session.call_args.kwargs["botocore_session"]
+    assert type(core.get_component("data_loader")) is botocore.loaders.Loader
+
+
+@pytest.mark.parametrize("name", ["boto3", "boto3.session", "botocore.session"])
+def test_boto3_missing(mocker: MockerFixture, name: str) -> None:
+    mocker.patch.dict(sys.modules, {name: None})
     error = told(lambda: edge().volumes("kafka", "0"))
     assert error.trouble.kind == "boto3-missing"
     assert "python3-boto3" in error.trouble.remedy
@@ -360,7 +375,52 @@ def described(items: str, token: str = "") -> str:
     )
 
 
-def test_what_newer_volumes_say_also_with_an_older_botocore(keys: None) -> None:
+NEWER = {
+    ("Volume", "SourceVolumeId"),
+    ("Volume", "Operator"),
+    ("EbsInfo", "MaximumEbsAttachments"),
+}
+"""What the botocore of Debian 12 does not know (of 13: two of them)."""
+
+
+@pytest.fixture
+def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore's description of EC2 without what is new in it."""
+    found = botocore.loaders.create_loader().load_service_model("ec2", "service-2")
+    service = json.loads(json.dumps(found))
+    for shape, member in NEWER:
+        service["shapes"][shape]["members"].pop(member)
+    service["shapes"].pop("OperatorResponse")
+    version = service["metadata"]["apiVersion"]
+    place = tmp_path / "older" / "ec2" / version / "service-2.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(service))
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path / "older"))
+
+
+def test_our_description_is_botocores() -> None:
+    """A newer botocore says the same of what we add to an older one's."""
+    ours = json.loads(Path(schemafiles.path(schemafiles.EC2)).read_text())["merge"]
+    loader = botocore.loaders.create_loader()
+    theirs = loader.load_service_model("ec2", "service-2")["shapes"]
+    assert set(ours) == {"shapes"}
+    added = set()
+    for name, shape in ours["shapes"].items():
+        assert shape.get("type", theirs[name]["type"]) == theirs[name]["type"]
+        for key, member in shape["members"].items():
+            added.add((name, key))
+            other = theirs[name]["members"][key]
+            assert member["locationName"] == other["locationName"]
+            kinds = [theirs[one["shape"]]["type"] for one in (member, other)]
+            assert kinds[0] == kinds[1]
+    assert added == NEWER | {("OperatorResponse", "Managed")}
+    version = loader.determine_latest_version("ec2", "service-2")
+    assert f"/ec2/{version}/" in schemafiles.path(schemafiles.EC2)
+
+
+def test_what_newer_volumes_say_also_with_an_older_botocore(
+    keys: None, older: None
+) -> None:
     bodies: List[str] = []
 
     def answer(method: str, path: str, body: str) -> Answer:
@@ -860,19 +920,3 @@ def test_threads_attach_through_one_client(lab: Ec2Lab) -> None:
     assert {v.attachments[0].device for v in ec2.volumes("kafka", "0")} == {
         answer.device for answer in answers
     }
-
-
-def test_pyopenssl_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """botocore can do without, and it is there for others before and afterwards."""
-    name = "urllib3.contrib.pyopenssl"
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(ZeroDivisionError), module._without_pyopenssl():
-        with pytest.raises(ImportError):
-            importlib.import_module(name)
-        raise ZeroDivisionError
-    assert name not in sys.modules
-    present = types.ModuleType(name)
-    monkeypatch.setitem(sys.modules, name, present)
-    with module._without_pyopenssl():
-        assert importlib.import_module(name) is present
-    assert sys.modules[name] is present

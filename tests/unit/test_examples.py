@@ -425,8 +425,8 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
     expected = {
         f"{SITE}/{path.name}": path for path in (ROOT / "cc_kraken").glob("*.py")
     }
-    for path in (ROOT / "schema").glob("*.json"):
-        expected[f"{SITE}/schemas/{path.name}"] = path
+    for path in (ROOT / "schema").rglob("*.json"):
+        expected[f"{SITE}/schemas/{path.relative_to(ROOT / 'schema')}"] = path
     debian = ROOT / "debian"
     units = "/usr/lib/systemd/system"
     expected[f"{units}/cc-kraken.service"] = (

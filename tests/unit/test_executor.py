@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken import command, devices, fstab, mounts, steps
 from cc_kraken.clock import Clock
@@ -182,14 +184,24 @@ def test_a_step_that_fails_ends_its_own_set_only(bench: Bench) -> None:
     assert bench.report.sets["bad"]["done"] == []
 
 
+def failed(kind: str) -> KrakenError:
+    return KrakenError(Trouble(kind, "systemctl does not reload", "", ""))
+
+
+@pytest.fixture
+def reload(mocker: MockerFixture) -> MagicMock:
+    """systemd's reload, which must not run on the machine of the tests."""
+    return mocker.patch.object(mounts, "reload", autospec=True, return_value=True)
+
+
 def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, reload: MagicMock, mocker: MockerFixture
 ) -> None:
     """One reload of its units takes systemd longer than a mount."""
     tree = bench.tree
     seen: list[int | str] = []
 
-    def reload() -> bool:
+    def read() -> bool:
         seen.append(Path(tree.paths.fstab).read_text().count("X-kraken.set=s"))
         return True
 
@@ -200,8 +212,8 @@ def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
     def own_it(name: str) -> SetOwner:
         return SetOwner(name, str(tree.base / name), None, None, 0o700)
 
-    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
-    monkeypatch.setattr("cc_kraken.mounts.set_owner", own)
+    reload.side_effect = read
+    mocker.patch.object(mounts, "set_owner", autospec=True, side_effect=own)
     names = [f"s{number}" for number in range(12)]
     outcome = bench.carry_out(
         *(plan(name, line(tree, name), own_it(name)) for name in names),
@@ -232,7 +244,8 @@ STRANGE = FstabLine("UUID=1", "/former", "ext4", ("defaults",))
 )
 def test_who_makes_systemd_read_fstab(
     bench: Bench,
-    monkeypatch: pytest.MonkeyPatch,
+    reload: MagicMock,
+    mocker: MockerFixture,
     hands_on: bool,
     held: tuple[str, ...],
     former: tuple[FstabLine, ...] | str,
@@ -243,21 +256,20 @@ def test_who_makes_systemd_read_fstab(
     tree = bench.tree
     seen: list[str] = []
 
-    def reload() -> bool:
+    def read() -> bool:
         seen.append("reload")
         return True
 
-    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
-    monkeypatch.setattr(
-        "cc_kraken.mounts.has_unit", lambda path: os.path.basename(path) in held
-    )
+    reload.side_effect = read
+    has_unit = mocker.patch.object(mounts, "has_unit", autospec=True)
+    has_unit.side_effect = lambda path: os.path.basename(path) in held
 
     def mount(executor: Executor, step: Step) -> None:
         if former == "fails" and step.set == "a":
             raise KrakenError(Trouble("mount-failed", "it cannot be mounted", "", ""))
         seen.append("mount")
 
-    monkeypatch.setattr(Executor, "_mount", mount)
+    mocker.patch.object(Executor, "_mount", mount)
     bench.executor = Executor(
         tree.paths,
         bench.instance,
@@ -293,43 +305,36 @@ def test_who_makes_systemd_read_fstab(
 
 
 def test_a_fault_of_ours_is_no_reading_of_fstab(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, reload: MagicMock
 ) -> None:
-    asked: list[int] = []
-
-    def reload() -> bool:
-        asked.append(len(asked))
-        raise ZeroDivisionError("oops")
-
-    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    reload.side_effect = ZeroDivisionError("oops")
     outcome = bench.carry_out(plan("a", line(bench.tree, "a")))
     assert outcome.troubles["a"].kind == "internal-error"
-    assert asked == [0, 1]
+    assert reload.call_count == 2
     assert os.path.exists(bench.tree.paths.unread)
 
 
 def test_what_changes_while_systemd_reads_fstab_is_read_once_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, reload: MagicMock
 ) -> None:
-    paths, reads = Tree(tmp_path).paths, []
+    paths = Tree(tmp_path).paths
     Path(paths.run).mkdir()
     Path(paths.unread).touch()
 
-    def reload() -> bool:
-        reads.append(len(reads))
-        if len(reads) == 1:
+    def read() -> bool:
+        if reload.call_count == 1:
             Path(paths.unread).touch()
-        if len(reads) == 2:
-            raise KrakenError(Trouble("command-timeout", "systemctl hangs", "", ""))
+        if reload.call_count == 2:
+            raise failed("command-timeout")
         return True
 
-    monkeypatch.setattr(mounts, "reload", reload)
+    reload.side_effect = read
     mounts.read_fstab(paths)
     with pytest.raises(KrakenError):
         mounts.read_fstab(paths)
     for _ in range(2):
         mounts.read_fstab(paths)
-    assert reads == [0, 1, 2]
+    assert reload.call_count == 3
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -364,12 +369,9 @@ def test_lines_that_wait_for_another_are_written_together(
 
 
 def test_nothing_is_mounted_when_systemd_cannot_read_fstab(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, reload: MagicMock
 ) -> None:
-    def reload() -> bool:
-        raise KrakenError(Trouble("command-failed", "systemctl failed", "", ""))
-
-    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    reload.side_effect = failed("command-failed")
     names = ("a", "b", "c")
     for name in (*names, "other"):
         (bench.tree.base / name).mkdir()
@@ -388,53 +390,34 @@ def test_nothing_is_mounted_when_systemd_cannot_read_fstab(
 
 
 def test_systemd_is_asked_twice_before_a_set_fails(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, reload: MagicMock
 ) -> None:
-    asked: list[int] = []
-
-    def reload() -> bool:
-        asked.append(len(asked))
-        if len(asked) == 1:
-            raise KrakenError(Trouble("command-timeout", "systemctl hangs", "", ""))
-        return True
-
-    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    reload.side_effect = [failed("command-timeout"), True]
     outcome = bench.carry_out(plan("a", line(bench.tree, "a")))
-    assert (outcome.troubles, asked) == ({}, [0, 1])
+    assert (outcome.troubles, reload.call_count) == ({}, 2)
 
 
 def test_a_line_that_systemd_has_not_read_is_read_by_the_next_run(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, reload: MagicMock
 ) -> None:
     """It is in fstab then, and nothing of fstab is to be changed."""
-    asked: list[bool] = []
-    works = False
-
-    def reload() -> bool:
-        asked.append(works)
-        if not works:
-            raise KrakenError(Trouble("command-failed", "systemctl failed", "", ""))
-        return True
-
-    monkeypatch.setattr("cc_kraken.mounts.reload", reload)
+    reload.side_effect = [failed("command-failed"), failed("command-failed"), True]
     first = bench.carry_out(plan("a", line(bench.tree, "a")))
     assert first.troubles["a"].kind == "command-failed"
-    works = True
+    assert reload.call_count == 2
     mount = MountFilesystem(
         "a", path="/nowhere", type="ext4", uuid="1", options=(), volume_id="vol-1"
     )
     bench.carry_out(plan("a", mount))
     bench.carry_out(plan("a", mount))
-    assert asked == [False, False, True]
+    assert reload.call_count == 3
 
 
 def test_a_fault_of_ours_is_the_set_s_error_too(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, mocker: MockerFixture
 ) -> None:
-    def broken(path: str) -> bool:
-        raise ZeroDivisionError("oops")
-
-    monkeypatch.setattr("cc_kraken.mounts.make_directory", broken)
+    oops = ZeroDivisionError("oops")
+    mocker.patch.object(mounts, "make_directory", autospec=True, side_effect=oops)
     outcome = bench.carry_out(plan("data", MakeDirectory("data", "/x")))
     assert outcome.troubles["data"].kind == "internal-error"
     assert "ZeroDivisionError: oops" in str(outcome.troubles["data"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from cc_kraken import files
 from cc_kraken.model import KrakenError
@@ -122,18 +123,15 @@ def test_nul_in_path() -> None:
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename", "fchmod"])
 def test_failure_leaves_the_old_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, mocker: MockerFixture, call: str
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-
-    def fail(*_args: object, **_kwargs: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(files.os, call, fail)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    mocker.patch.object(files.os, call, side_effect=full)
     with pytest.raises(KrakenError) as caught:
         files.write_atomic(str(path), b"new")
-    monkeypatch.undo()
+    mocker.stopall()
     assert caught.value.trouble.kind == "cannot-write"
     assert "No space left" in str(caught.value)
     assert "Make room" in caught.value.trouble.remedy
@@ -155,22 +153,21 @@ def test_leftovers_of_a_killed_writer_go(tmp_path: Path) -> None:
     assert foreign.exists()
 
 
-def test_order_of_durability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_of_durability(tmp_path: Path, mocker: MockerFixture) -> None:
     """Content is on the disk before the name, the name before the return."""
     calls = []
-    fsync, rename = os.fsync, os.rename
+    rename = os.rename
 
-    def traced_fsync(descriptor: int) -> None:
+    def synced(descriptor: int) -> None:
         kind = "dir" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
         calls.append(f"fsync {kind}")
-        fsync(descriptor)
 
-    def traced_rename(old: str, new: str) -> None:
+    def renamed(*names: str) -> None:
         calls.append("rename")
-        rename(old, new)
+        rename(*names)
 
-    monkeypatch.setattr(files.os, "fsync", traced_fsync)
-    monkeypatch.setattr(files.os, "rename", traced_rename)
+    mocker.patch.object(files.os, "fsync", side_effect=synced)
+    mocker.patch.object(files.os, "rename", side_effect=renamed)
     files.write_atomic(str(tmp_path / "file"), b"data")
     assert calls == ["fsync file", "rename", "fsync dir"]
 

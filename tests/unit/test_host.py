@@ -7,9 +7,10 @@ import sys
 import threading
 import types
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, List, Optional
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken import host
 from cc_kraken.asked import is_ec2
@@ -180,19 +181,18 @@ def test_stage_by_the_command_line(argv: List[str], stage: str, cloud: Any) -> N
     assert host.stage(cloud, argv) == stage
 
 
-def test_waits_for_the_network_where_the_distribution_can() -> None:
-    waited: List[int] = []
-    cloud = cloud_of("init-network", wait_for_network=lambda: waited.append(1))
-    assert host.wait_for_network(cloud)
-    assert waited == [1]
+def test_waits_for_the_network_where_the_distribution_can(
+    mocker: MockerFixture,
+) -> None:
+    wait = mocker.Mock()
+    assert host.wait_for_network(cloud_of("init-network", wait_for_network=wait))
+    wait.assert_called_once_with()
 
 
-def test_a_wait_that_fails_costs_nothing(caplog: Any) -> None:
-    def fail() -> None:
-        raise RuntimeError("no activator")
-
+def test_a_wait_that_fails_costs_nothing(mocker: MockerFixture, caplog: Any) -> None:
+    wait = mocker.Mock(side_effect=RuntimeError("no activator"))
     with caplog.at_level("INFO"):
-        assert host.wait_for_network(cloud_of("init-network", wait_for_network=fail))
+        assert host.wait_for_network(cloud_of("init-network", wait_for_network=wait))
     assert "no activator" in caplog.text
 
 
@@ -247,15 +247,16 @@ class Stack:
 
 
 @pytest.fixture
-def told(monkeypatch: Any) -> Iterator[List[str]]:
-    events = types.ModuleType("cloudinit.reporting.events")
-    events.ReportEventStack = Stack  # type: ignore[attr-defined]
-    reporting = types.ModuleType("cloudinit.reporting")
-    reporting.events = events  # type: ignore[attr-defined]
-    for module in (types.ModuleType("cloudinit"), reporting, events):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(Stack, "told", [])
-    yield Stack.told
+def told(mocker: MockerFixture) -> List[str]:
+    events = mocker.Mock(ReportEventStack=Stack)
+    reporting = mocker.Mock(events=events)
+    modules = {"cloudinit": mocker.Mock(reporting=reporting)}
+    modules["cloudinit.reporting"] = reporting
+    modules["cloudinit.reporting.events"] = events
+    mocker.patch.dict(sys.modules, modules)
+    lines: List[str] = []
+    mocker.patch.object(Stack, "told", lines)
+    return lines
 
 
 def test_phases_are_events_one_after_another(told: List[str]) -> None:
@@ -282,24 +283,22 @@ def test_other_threads_tell_nothing(told: List[str]) -> None:
     assert told == ["start init-network/config-kraken/attach"]
 
 
-def test_events_that_fail_cost_nothing(told: List[str], monkeypatch: Any) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError("no reporter")
-
+def test_events_that_fail_cost_nothing(told: List[str], mocker: MockerFixture) -> None:
+    broken = OSError("no reporter")
     events = host.Events(cloud_of("init-network"), "kraken")
-    monkeypatch.setattr(Stack, "__exit__", fail)
+    mocker.patch.object(Stack, "__exit__", side_effect=broken)
     events.enter("attach")
     events.enter("mount")
-    monkeypatch.setattr(Stack, "__enter__", fail)
+    mocker.patch.object(Stack, "__enter__", side_effect=broken)
     events.enter("identify")
     events.enter(None)
     assert [line.rpartition("/")[2] for line in told] == ["attach", "mount"]
 
 
 @pytest.mark.parametrize("cloud", [None, object(), cloud_of("init-network")])
-def test_no_events_without_cloud_init(cloud: Any, monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "cloudinit", None)
-    monkeypatch.setitem(sys.modules, "cloudinit.reporting", None)
+def test_no_events_without_cloud_init(cloud: Any, mocker: MockerFixture) -> None:
+    gone = {"cloudinit": None, "cloudinit.reporting": None}
+    mocker.patch.dict(sys.modules, gone)
     events = host.Events(cloud)
     events.enter("attach")
     events.enter(None)
@@ -316,8 +315,8 @@ def refused(kind: str) -> KrakenError:
     return caught.value
 
 
-def test_no_cloud_init(monkeypatch: Any) -> None:
-    monkeypatch.setitem(sys.modules, "cloudinit", None)
+def test_no_cloud_init(mocker: MockerFixture) -> None:
+    mocker.patch.dict(sys.modules, {"cloudinit": None})
     assert sys.executable in str(refused("cloud-init-missing"))
 
 

@@ -23,7 +23,9 @@ from tests.lab import image
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "cc_kraken").glob("*.py"))
-SCHEMAS = sorted(path.name for path in (ROOT / "schema").glob("*.json"))
+SCHEMAS = sorted(
+    str(path.relative_to(ROOT / "schema")) for path in (ROOT / "schema").rglob("*.json")
+)
 
 IMPORT_ALONE = """
 import sys

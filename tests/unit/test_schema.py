@@ -1,4 +1,4 @@
-"""The schema files, and our own interpreter of them against jsonschema."""
+"""The schema files, and how a mistake that jsonschema finds is told."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import hypothesis.strategies as st
 import jsonschema
 import pytest
 from hypothesis import example, given, settings
+from pytest_mock import MockerFixture
 
 from cc_kraken import schemafiles, structure, values
+from cc_kraken.model import KrakenError
 from cc_kraken.tags import SET_TAGS
 from tests.conftest import MORE
 
@@ -130,7 +132,7 @@ def test_a_missing_file_is_a_sentence() -> None:
         schemafiles.path("no.json")
 
 
-# ------------------------------------------------- our interpreter of schemas
+# ------------------------------------------------------------- the mistakes
 
 NAMES = st.sampled_from(["data", "log", "vol-0a", "vol-data", "a b", "", "x" * 65])
 SCALARS = (
@@ -210,7 +212,7 @@ def sections() -> st.SearchStrategy:
 @example({"wait": float("nan")})
 @example({"volumes": {"data\n": None}})
 @example({"volumes": {"data": {"mkfs_options": ["-m", 0]}}})
-def test_agrees_with_jsonschema(value: Any) -> None:
+def test_what_jsonschema_finds_is_told_and_nothing_else(value: Any) -> None:
     document = schemafiles.load(schemafiles.SECTION)
     ours = structure.mistakes({"kraken": value}, document)
     theirs = list(jsonschema.Draft4Validator(document).iter_errors({"kraken": value}))
@@ -237,16 +239,67 @@ def dotted(path: Any) -> str:
     return text
 
 
-@pytest.mark.parametrize("keyword", ["required", "anyOf", "format", "uniqueItems"])
-def test_a_keyword_that_is_not_interpreted_is_an_error(keyword: str) -> None:
-    with pytest.raises(ValueError, match=keyword):
-        structure.mistakes({}, {"type": "object", keyword: []})
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"uniqueItems": True}, [1, 1]),
+        ({"required": ["a"]}, {}),
+        ({"anyOf": [{"type": "string"}]}, 1),
+        ({"not": {}}, 1),
+    ],
+)
+def test_every_keyword_of_json_schema_counts(schema: Any, value: Any) -> None:
+    """Also those that our schema does not use yet."""
+    (found,) = structure.mistakes(value, schema, "kraken.x")
+    assert (found.kind, found.path) == ("value", "kraken.x")
 
 
 @pytest.mark.parametrize(("value", "fits"), [(1, True), (True, False), (0, False)])
 def test_true_is_no_number(value: Any, fits: bool) -> None:
-    for schema in ({"enum": [1, 5]}, {"type": "integer", "minimum": 1}):
-        assert (structure.mistakes(value, schema) == []) is fits
+    schema = {"type": "integer", "minimum": 1, "enum": [1, 5]}
+    assert (structure.mistakes(value, schema) == []) is fits
+
+
+def test_a_wrong_type_is_one_mistake() -> None:
+    schema = {"type": "integer", "enum": [0, 1], "minimum": 0}
+    (found,) = structure.mistakes("0", schema, "kraken.raid_level")
+    assert found.kind == "type"
+
+
+def test_mistakes_come_in_one_order_however_they_are_written() -> None:
+    one = {"type": "string", "pattern": "^/", "minLength": 2}
+    schema = {
+        "additionalProperties": False,
+        "properties": {"a": one, "b": one, "c": {"items": one}},
+    }
+    value = {"z": 1, "b": "x", "a": 1, "c": ["/x", 2, "x"]}
+    for written in (value, dict(reversed(value.items()))):
+        found = [mistake.path for mistake in structure.mistakes(written, schema)]
+        assert found == ["z", "a", "b", "b", "c[1]", "c[2]", "c[2]"]
+
+
+@pytest.mark.parametrize(
+    "value", [1 << 100_000, [1 << 100_000]], ids=["too large", "in a list"]
+)
+def test_a_number_that_python_does_not_print(section: dict, value: Any) -> None:
+    (found,) = structure.mistakes({"kraken": {"wait": value}}, section)
+    assert found.kind in ("type", "value") and len(found.found) < 200
+
+
+def test_a_value_that_is_nested_too_deeply(section: dict) -> None:
+    value: Any = {}
+    for _ in range(100_000):
+        value = {"x": value}
+    (found,) = structure.mistakes({"kraken": {"wait": value}}, section)
+    assert found.kind in ("type", "value") and len(found.found) < 200
+
+
+def test_jsonschema_missing(section: dict, mocker: MockerFixture) -> None:
+    mocker.patch.dict(sys.modules, {"jsonschema": None})
+    with pytest.raises(KrakenError) as caught:
+        structure.mistakes({}, section)
+    assert caught.value.trouble.kind == "jsonschema-missing"
+    assert "python3-jsonschema" in caught.value.trouble.remedy
 
 
 @pytest.mark.parametrize(
