@@ -34,6 +34,7 @@ EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 WIPING = "tests/unit/test_wiping.py"
+LAUNCH = "tests/unit/test_launch.py"
 
 
 @dataclass(frozen=True)
@@ -472,6 +473,56 @@ MUTATIONS = (
         "        yield\n    except OSError as error:",
         "        yield\n    except ZeroDivisionError as error:",
         f"{DESTROY}::test_a_disk_that_takes_no_write",
+    ),
+    change(
+        "the boot waits for a run that hangs",
+        "launch",
+        "if left <= 0:",
+        "if False:",
+        LAUNCH,
+    ),
+    change(
+        "a run that hangs is killed",
+        "launch",
+        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
+        "        process.kill()\n"
+        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
+        LAUNCH,
+    ),
+    change(
+        "a thread that hangs keeps the program",
+        "launch",
+        "    os._exit(1 if",
+        "    sys.exit(1 if",
+        LAUNCH,
+    ),
+    change(
+        "the program takes along what cloud-init has open",
+        "launch",
+        "            stdout=subprocess.PIPE,",
+        "            stdout=subprocess.PIPE,\n            close_fds=False,",
+        LAUNCH,
+    ),
+    change(
+        "the program heeds the caller's PYTHON variables",
+        "launch",
+        'PYTHON, "-I", ',
+        "PYTHON, ",
+        LAUNCH,
+    ),
+    change(
+        "other libraries tell their details",
+        "launch",
+        'logging.getLogger("cc_kraken").setLevel(logging.DEBUG)',
+        "logging.getLogger().setLevel(logging.DEBUG)",
+        LAUNCH,
+    ),
+    change(
+        "a shutdown does not end the run",
+        "launch",
+        "lambda *_: clock.stop()",
+        "lambda *_: None",
+        LAUNCH,
     ),
 )  # fmt: skip
 
