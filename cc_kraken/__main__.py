@@ -1,7 +1,7 @@
 """``python3 -m cc_kraken``: the command line.
 
-The module starts this file by its path.  Then the package beside it is the one
-that runs, whatever else Python would find under its name.
+The module starts this file by its path (see launch.py).  Then the package
+beside it runs, whatever else Python would find under that name.
 """
 
 import os
@@ -11,12 +11,12 @@ if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     import cc_kraken  # noqa: F401
 
-    del sys.path[0]  # of the rest nothing is looked for there first
+    del sys.path[0]  # other packages are looked for where they always are
 
 if sys.argv[1:] == ["from-cloud-init"]:
-    from cc_kraken.launch import main as run
+    from cc_kraken import launch
 
-    run()
+    launch.main()
 
 from cc_kraken.cli import main
 

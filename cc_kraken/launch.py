@@ -21,7 +21,7 @@ import sys
 import time
 from dataclasses import asdict
 from logging.handlers import QueueHandler
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Optional
 
 from cc_kraken import command
 from cc_kraken.clock import Clock
@@ -34,11 +34,8 @@ LOG = logging.getLogger(__name__)
 Enter = Callable[[Optional[str]], None]
 Line = Mapping[str, Any]
 
-WORD = "from-cloud-init"
-"""What tells the program to read its work from standard input."""
 PYTHON = "/usr/bin/python3"
 """Where cloud-init's own interpreter does not know its path."""
-CHUNK = 1 << 16
 LAST_MOMENTS = 2.0
 """Seconds that the program has to go away after its last line."""
 
@@ -66,7 +63,12 @@ def carry_out(
         "paths": asdict(paths),
         "stage": stage,
     }
-    process = _start(order)
+    with command.memory(json.dumps(order).encode("ascii")) as source:
+        # Of cloud-init's open files the program has standard error alone:
+        # somebody may wait until all have closed a connection.
+        process = subprocess.Popen(
+            argv(), stdin=source, stdout=subprocess.PIPE, cwd="/", umask=0o022
+        )
     assert process.stdout is not None
     try:
         last = _follow(process.stdout.fileno(), time.monotonic() + seconds, enter)
@@ -92,20 +94,8 @@ def argv() -> List[str]:
     """This very copy of the package, by cloud-init's own Python, which heeds
     no ``PYTHON…`` variable of the caller's (-I)."""
     package = os.path.dirname(os.path.abspath(__file__))
-    return [sys.executable or PYTHON, "-I", f"{package}/__main__.py", WORD]
-
-
-def _start(order: Mapping[str, object]) -> "subprocess.Popen[bytes]":
-    """The program has standard error in common with cloud-init, and nothing
-    else that is open there: somebody may wait until all have closed it."""
-    with command.memory(json.dumps(order).encode("ascii")) as source:
-        return subprocess.Popen(
-            argv(),
-            stdin=source,
-            stdout=subprocess.PIPE,
-            cwd="/",
-            umask=0o022,
-        )
+    main = f"{package}/__main__.py"
+    return [sys.executable or PYTHON, "-I", main, "from-cloud-init"]
 
 
 def _follow(source: int, end: float, enter: Enter) -> Optional[Line]:
@@ -132,7 +122,7 @@ def _lines(source: int, end: float) -> Iterator[bytes]:
             raise TimeoutError
         if not poll.poll(min(left, 60.0) * 1000):
             continue
-        more = os.read(source, CHUNK)
+        more = os.read(source, 1 << 16)
         if not more:
             return
         *lines, begun = (begun + more).split(b"\n")
@@ -212,7 +202,7 @@ class _Phases(Events):
         self._wire.say(phase=phase)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Carry out the run that standard input describes, and end the process,
     whichever of its threads hangs."""
     wire = _Wire(os.dup(1))

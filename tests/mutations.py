@@ -499,8 +499,8 @@ MUTATIONS = (
     change(
         "the program takes along what cloud-init has open",
         "launch",
-        "            stdout=subprocess.PIPE,",
-        "            stdout=subprocess.PIPE,\n            close_fds=False,",
+        "stdout=subprocess.PIPE, cwd=",
+        "stdout=subprocess.PIPE, close_fds=False, cwd=",
         LAUNCH,
     ),
     change(
