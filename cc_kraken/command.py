@@ -89,7 +89,7 @@ def run(
     """
     words = tuple(argv)
     program = _find(words)
-    with _memory(b"") as out, _memory(b"") as err, _memory(input or b"") as source:
+    with memory(b"") as out, memory(b"") as err, memory(input or b"") as source:
         process = subprocess.Popen(
             words,
             executable=program,
@@ -168,7 +168,7 @@ def _missing(program: str) -> Trouble:
 
 
 @contextlib.contextmanager
-def _memory(content: bytes) -> Iterator[int]:
+def memory(content: bytes) -> Iterator[int]:
     """A descriptor of anonymous memory that holds this."""
     descriptor = os.memfd_create("cc-kraken", os.MFD_CLOEXEC)
     try:

@@ -14,7 +14,6 @@ import sys
 import threading
 from typing import (
     Any,
-    Callable,
     Mapping,
     NamedTuple,
     NoReturn,
@@ -353,15 +352,3 @@ class Events:
             event.__exit__(None, None, None)
         except Exception as error:
             LOG.debug("event of %s: %s", self._phase, error)
-
-
-class RelayedEvents(Events):
-    """Phases told to the process that has the reporter: reporters have threads
-    of their own, which no fork takes along."""
-
-    def __init__(self, tell: Callable[[Optional[str]], None]) -> None:
-        super().__init__(None)
-        self._tell = tell
-
-    def enter(self, phase: Optional[str]) -> None:
-        self._tell(phase)

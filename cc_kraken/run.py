@@ -8,7 +8,6 @@ round starts from what is found.
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Dict, FrozenSet, Mapping, Optional, Sequence, Set, Tuple
@@ -63,9 +62,6 @@ TOLD_AGAIN_AFTER = 60.0
 DEVICE_GRACE = 10.0
 """Seconds in which an accepted attachment is looked for in sysfs only."""
 SAME_STEPS_LIMIT = 4
-SWITCH_EVERY = 0.05
-"""Seconds that a thread may keep Python's lock; each one that waits for it wakes
-up as often.  Ours give it back at every read."""
 
 IDENTIFY = "identify"
 TITLES = {
@@ -206,8 +202,6 @@ class Run:
         Nothing that belongs to one set escapes; what concerns the whole node
         is in the report's ``errors``.
         """
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_EVERY)
         try:
             state = self._go()
         except KrakenError as error:
@@ -215,7 +209,6 @@ class Run:
             LOG.error("%s", error)
             state = FAILED
         finally:
-            sys.setswitchinterval(before)
             self.observer.close()
             self._enter(None)
             self._count()

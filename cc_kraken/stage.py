@@ -11,18 +11,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
-import signal
-import socket
-import threading
 import time
 from collections import Counter
 from typing import (
     Any,
     Callable,
     Dict,
-    Iterable,
-    Iterator,
     Mapping,
     Optional,
     Sequence,
@@ -42,8 +38,6 @@ UNIT = "cc-kraken.service"
 SYSTEMD = "/run/systemd/system"
 JOIN_EVERY = 0.5
 ALIVE_EVERY = 5.0
-THREAD_GRACE = 10.0
-"""Seconds that threads have to end after a run."""
 HANG_GRACE = 300.0
 """Seconds that the network stage gives its run beyond ``boot_wait``: for the
 longest mkfs and most checks, but not for a disk that never answers."""
@@ -59,9 +53,9 @@ def run_stage(*args: Any, **kwargs: Any) -> None:
     names = ("name", "cfg", "cloud", "log", "args")
     given: Dict[str, Any] = dict(zip(names, args))
     given.update(kwargs)
+    umask = os.umask(0o022)  # what is written here is for everybody to read
     try:
-        with _undisturbed():
-            _handle(str(given["name"]), given["cfg"], given["cloud"])
+        _handle(str(given["name"]), given["cfg"], given["cloud"])
     except RuntimeError:
         raise
     except KrakenError as error:
@@ -69,51 +63,8 @@ def run_stage(*args: Any, **kwargs: Any) -> None:
     except BaseException as error:  # SystemExit too: cloud-init lets it through
         LOG.exception("cc_kraken failed")
         raise RuntimeError(f"cc_kraken failed: {error!r}") from error
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Leave the process as it was: cloud-init goes on in it."""
-    threads = set(threading.enumerate())
-    umask = os.umask(0o022)
-    directory = os.getcwd() if os.path.isdir(".") else "/"
-    environment = dict(os.environ)
-    timeout = socket.getdefaulttimeout()
-    try:
-        yield
     finally:
         os.umask(umask)
-        os.chdir(directory)
-        if dict(os.environ) != environment:
-            os.environ.clear()
-            os.environ.update(environment)
-        socket.setdefaulttimeout(timeout)
-        _let_go(set(threading.enumerate()) - threads)
-
-
-def _let_go(left: Iterable[threading.Thread]) -> None:
-    """Threads that a library has left: the process would wait at its end until
-    they end, and the boot with it.  For those that hang it does not."""
-    end = time.monotonic() + THREAD_GRACE
-    hung = []
-    for thread in (one for one in left if not one.daemon):
-        thread.join(max(0.0, end - time.monotonic()))
-        if thread.is_alive():
-            LOG.warning(
-                "The thread %s hangs; the boot does not wait for it", thread.name
-            )
-            hung.append(thread)
-    if not hung:
-        return
-
-    def wait_for_the_others() -> None:
-        for thread in threading.enumerate():
-            ends = thread is not threading.main_thread() and not thread.daemon
-            if ends and thread not in hung:
-                thread.join()
-
-    # What the interpreter calls at its end, in 3.9 to 3.14 alike.
-    threading._shutdown = wait_for_the_others  # type: ignore[attr-defined]
 
 
 def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
@@ -277,15 +228,10 @@ def _all_settled(status: Mapping[str, Any]) -> bool:
 def _by_hand(
     section: Section, identity: Identity, paths: Paths, events: host.Events
 ) -> None:
-    status = carry_out(
-        section,
-        identity,
-        paths,
-        events,
-        "single",
-        seconds=section.boot_wait,
-        final=True,
-        dry_run=section.dry_run,
+    from cc_kraken import launch
+
+    status = launch.carry_out(
+        section, identity, paths, "single", events.enter, math.inf
     )
     text = failures(status, pending=True)
     if text:
@@ -323,37 +269,21 @@ def _network(
 def _bring_up(
     section: Section, identity: Identity, paths: Paths, events: host.Events
 ) -> Dict[str, Any]:
-    """The run of the network stage, in a process of its own; its status, or
+    """The run of the network stage, as a program of its own; its status, or
     as far as it has come when it hangs or was killed."""
-    from cc_kraken import child
+    from cc_kraken import launch
 
-    def work(tell: child.Tell) -> Dict[str, Any]:
-        # A shutdown ends it after the step that is under way.
-        clock = Clock()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: clock.stop())
-        return carry_out(
-            section,
-            identity,
-            paths,
-            host.RelayedEvents(tell),
-            "network",
-            seconds=section.boot_wait,
-            final=False,
-            dry_run=section.dry_run,
-            clock=clock,
-        )
-
+    seconds = section.boot_wait + HANG_GRACE
     try:
-        return child.carry_out(work, section.boot_wait + HANG_GRACE, events.enter)
+        return launch.carry_out(
+            section, identity, paths, "network", events.enter, seconds
+        )
     except KrakenError as error:
         status = report.read(paths)
-        if error.trouble.kind not in ("run-hangs", "run-killed") or status is None:
+        if status is None:
             raise
         LOG.error("%s", error)
         return status
-    finally:
-        events.enter(None)
 
 
 def _kept(

@@ -42,6 +42,7 @@ COUNTERS = "tests/unit/test_witness.py"
 AGAIN = "tests/loop/test_again.py"
 USERDATA = "tests/unit/test_userdata.py"
 RUN_EC2 = "tests/unit/test_run_ec2.py"
+LAUNCH = "tests/unit/test_launch.py"
 
 
 @dataclass(frozen=True)
@@ -684,6 +685,56 @@ MUTATIONS = (
         'loader.extras_types.append("kraken")',
         "pass",
         EC2,
+    ),
+    change(
+        "the boot waits for a run that hangs",
+        "launch",
+        "if left <= 0:",
+        "if False:",
+        LAUNCH,
+    ),
+    change(
+        "a run that hangs is killed",
+        "launch",
+        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
+        "        process.kill()\n"
+        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
+        LAUNCH,
+    ),
+    change(
+        "a thread that hangs keeps the program",
+        "launch",
+        "    os._exit(1 if",
+        "    sys.exit(1 if",
+        LAUNCH,
+    ),
+    change(
+        "the program takes along what cloud-init has open",
+        "launch",
+        "stdout=subprocess.PIPE, cwd=",
+        "stdout=subprocess.PIPE, close_fds=False, cwd=",
+        LAUNCH,
+    ),
+    change(
+        "the program heeds the caller's PYTHON variables",
+        "launch",
+        'PYTHON, "-I", ',
+        "PYTHON, ",
+        LAUNCH,
+    ),
+    change(
+        "other libraries tell their details",
+        "launch",
+        'logging.getLogger("cc_kraken").setLevel(logging.DEBUG)',
+        "logging.getLogger().setLevel(logging.DEBUG)",
+        LAUNCH,
+    ),
+    change(
+        "a shutdown does not end the run",
+        "launch",
+        "lambda *_: clock.stop()",
+        "lambda *_: None",
+        LAUNCH,
     ),
 )  # fmt: skip
 

@@ -66,10 +66,13 @@ NEWER = "match 1:\n    case 1 if (x := 2) is not None: pass\ntype New[T] = list[
 ENDS = "import sys\nsys.exit(3)\n"
 HANGS = """
 
-def _network(*_arguments):
+def hang(_run):
     import threading
     threading.Thread(target=threading.Event().wait, name="of-a-library").start()
     raise KeyboardInterrupt("a signal")
+
+
+Run.go = hang
 """
 
 BREAKAGES: dict[str, tuple[Breaking, str]] = {
@@ -84,7 +87,11 @@ BREAKAGES: dict[str, tuple[Breaking, str]] = {
     "a module of ours broken": (replaced("cc_kraken/configuration", NEWER), "syntax"),
     "a module of ours missing": (replaced("cc_kraken/run", ""), "cc_kraken.run"),
     "a module of ours ends": (appended("ec2", ENDS), "SystemExit"),
-    "a thread that hangs": (appended("stage", HANGS), "signal"),
+    "a thread that hangs": (appended("run", HANGS), "signal"),
+    "the program does not start": (
+        replaced("cc_kraken/__main__", NEWER),
+        "without a result",
+    ),
     "the stub's own module ends": (appended("asked", ENDS), "SystemExit"),
     "no mkfs": (
         lambda machine: machine.node.write("/sbin/mkfs.ext4", "no program", 0o644),

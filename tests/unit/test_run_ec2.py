@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -28,8 +27,7 @@ from cc_kraken.host import Events
 from cc_kraken.model import Ec2Options, Identity, Section
 from cc_kraken.observe import Observer
 from cc_kraken.report import DONE, FAILED, PENDING, Report
-from cc_kraken.run import SWITCH_EVERY, Limits, Run
-from cc_kraken.world import World
+from cc_kraken.run import Limits, Run
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.metadata import Facts, Metadata
@@ -934,26 +932,3 @@ def test_two_disks_of_one_serial_are_no_reason_to_look_again_and_again(
     scene.volume("late", VolumeSize="2")  # one of two: awaited to the end
     scene.run(60)
     assert len(looked) < 30
-
-
-@pytest.mark.parametrize("fault", [False, True])
-def test_threads_take_turns_as_before_when_a_run_has_ended(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, fault: bool
-) -> None:
-    """It may be cloud-init's own process that the run is in."""
-    scene.volume("data")
-    seen: List[float] = []
-    look = Observer.look
-
-    def slow(*args: Any, **more: Any) -> World:
-        seen.append(sys.getswitchinterval())
-        if fault:
-            raise ZeroDivisionError
-        return look(*args, **more)
-
-    monkeypatch.setattr(Observer, "look", slow)
-    before = sys.getswitchinterval()
-    with contextlib.suppress(ZeroDivisionError):
-        scene.run()
-    assert seen and seen == pytest.approx([SWITCH_EVERY] * len(seen))
-    assert sys.getswitchinterval() == pytest.approx(before)

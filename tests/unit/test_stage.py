@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -33,7 +34,10 @@ from cc_kraken import (
 from cc_kraken.model import Identity, KrakenError, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.report import Report
+from tests.unit.program import Program, go
 from tests.unit.tree import GIB, Tree
+
+__all__ = ["go"]  # a fixture
 
 ROOT = Path(__file__).parents[2]
 VOLUME = "vol-00000000000000001"
@@ -186,45 +190,6 @@ def test_a_module_that_ends_the_process_on_import(
         handle("kraken", {"kraken": {}}, cloud(), None, [])
 
 
-LEFT = """
-import sys, threading, time
-from concurrent.futures import ThreadPoolExecutor
-from cc_kraken import stage
-stage.THREAD_GRACE = 0.1
-def hang(): threading.Event().wait()
-with stage._undisturbed():
-    threading.Thread(target=hang, name="of-a-library").start()
-    if "pool" in sys.argv: ThreadPoolExecutor(1).submit(hang)
-    threading.Thread(target=time.sleep, args=(0.01,)).start()
-print(threading.active_count())
-"""
-
-
-@pytest.mark.parametrize("words", [[], ["pool"]])
-def test_a_thread_that_hangs_does_not_keep_the_process(words: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LEFT, *words],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "of-a-library hangs" in done.stderr
-
-
-def test_a_thread_that_no_process_waits_for_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(stage, "THREAD_GRACE", 1000.0)
-    stop = threading.Event()
-    before = threading._shutdown
-    with stage._undisturbed():
-        threading.Thread(target=stop.wait, daemon=True).start()
-    assert threading._shutdown is before
-    stop.set()
-
-
 # -------------------------------------------------------------- what is wrong
 
 
@@ -239,44 +204,58 @@ def test_a_wrong_section_is_one_error_in_the_last_entry(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "words"),
     [
-        SystemExit(1),
-        KeyboardInterrupt(),
-        ValueError("odd"),
-        MemoryError(),
-        KrakenError(Trouble("kind", "found this", "that", "Do so.")),
+        ("SystemExit(1)", "SystemExit(1)"),
+        ("KeyboardInterrupt()", "KeyboardInterrupt()"),
+        ("ValueError('odd')", "ValueError('odd')"),
+        ("MemoryError()", "MemoryError()"),
+        ("KrakenError(Trouble('kind', 'Found this', 'that', 'Do so.'))", "Found this"),
     ],
-    ids=lambda error: type(error).__name__,
 )
+@pytest.mark.parametrize("given", [cloud(), cloud("single/kraken")])
 def test_whatever_happens_is_one_runtime_error_and_leaves_nothing_behind(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    tree: Tree, go: Program, given: Any, error: str, words: str
 ) -> None:
-    def harm(*_: object, **__: object) -> None:
+    go(f"""
         os.umask(0o777)
-        os.chdir("/")
+        os.chdir("/dev")
         os.environ["LEFT"] = "behind"
         del os.environ["PATH"]
         socket.setdefaulttimeout(3)
-        raise error
-
-    monkeypatch.setattr(run.Run, "go", harm)
+        threading.Thread(target=threading.Event().wait).start()
+        raise {error}
+    """)
     umask = os.umask(0o027)
-    environment, where = dict(os.environ), os.getcwd()
-    threads = threading.active_count()
+    before = process_state()
     try:
         with pytest.raises(RuntimeError) as caught:
-            handle("kraken", ON, cloud(), None, [])
-        assert type(caught.value) is RuntimeError
+            handle("kraken", ON, given, None, [])
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(umask)
-    assert dict(os.environ) == environment and os.getcwd() == where
-    assert socket.getdefaulttimeout() is None
-    assert threading.active_count() == threads
-    if isinstance(error, KrakenError):
-        assert "found this" in str(caught.value)
+    assert type(caught.value) is RuntimeError and words in str(caught.value)
+    assert process_state() == before
     assert told(tree)["state"] == "failed"
+    assert os.stat(tree.paths.run).st_mode & 0o777 == 0o755
+
+
+def process_state() -> tuple[object, ...]:
+    """What cloud-init goes on with."""
+    numbers = set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}
+    return (
+        dict(os.environ),
+        os.getcwd(),
+        socket.getdefaulttimeout(),
+        threading.enumerate(),
+        {number: signal.getsignal(number) for number in numbers},
+        [
+            (name, logger.level, logger.propagate, list(logger.handlers))
+            for name, logger in logging.root.manager.loggerDict.items()
+            if isinstance(logger, logging.Logger)
+        ],
+        sorted(os.listdir("/proc/self/fd")),
+    )
 
 
 def test_no_region_and_no_credentials_are_sentences(
@@ -357,48 +336,60 @@ def test_a_reboot_with_everything_in_place_imports_no_boto3(tree: Tree) -> None:
 
 
 def test_the_fast_way_is_not_taken_when_something_is_missing(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch
+    tree: Tree, go: Program
 ) -> None:
     reboot(tree)
     (tree.base / "proc/self/mountinfo").write_text(
         "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n"
     )
-    asked = tree.base / "asked"
-
-    def go(self: run.Run) -> str:
-        asked.write_text(self.report.status["stage"])  # in a process of its own
+    go("""
+        self.report.set("asked")["state"] = "mounted"
         self.report.finish("done")
-        return "done"
-
-    monkeypatch.setattr(run.Run, "go", go)
+    """)
     handle("kraken", ON, cloud(), None, [])
-    assert asked.read_text() == "network"
+    assert told(tree)["stage"] == "network" and "asked" in told(tree)["sets"]
 
 
 def test_a_run_that_hangs_is_left_behind(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tree: Tree,
+    go: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     disk = tree.base / "disk"
     os.mkfifo(disk)
-
-    def go(self: run.Run) -> str:
+    go(f"""
         self.report.set("data", required=True)
         self.report.write()
-        disk.read_text()
+        with open({str(disk)!r}) as disk:
+            disk.read()
         self.report.finish("done")
-        return "done"
-
-    monkeypatch.setattr(run.Run, "go", go)
-    monkeypatch.setattr(stage, "HANG_GRACE", 0.3)
-    cfg = {"kraken": {**ON["kraken"], "boot_wait": 1}}
+    """)
+    monkeypatch.setattr(stage, "HANG_GRACE", 1.0)
     with pytest.raises(RuntimeError, match="data is not up yet"):
-        handle("kraken", cfg, cloud(), None, [])
+        handle("kraken", ON, cloud(), None, [])
     (error,) = [one for one in caplog.records if one.levelname == "ERROR"]
-    assert "has not ended" in error.getMessage() and "dmesg" in error.getMessage()
+    said = error.getMessage()
+    assert "is still going after 2 s. The boot continues" in said and "dmesg" in said
     # It has the lock as long as it lasts, and ends by itself.
     assert stage.at_work(tree.paths)
     disk.write_text("an answer")
     assert stage.join(tree.paths, 30)["state"] == "done"
+
+
+def test_a_run_that_was_killed_is_handed_over(
+    tree: Tree, go: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    go("""
+        self.report.set("data", required=True)
+        self.report.write()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    with pytest.raises(RuntimeError, match="data is not up yet"):
+        handle("kraken", ON, cloud(), None, [])
+    (error,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert "killed by signal 9" in error.getMessage()
+    assert not stage.at_work(tree.paths)
 
 
 # ------------------------------------------------------------------ joining
@@ -524,32 +515,34 @@ def test_failures(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("ends", ["done", "killed"])
-def test_the_phases_of_the_fork_are_reported_by_cloud_inits_own_process(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, ends: str
+@pytest.mark.parametrize("reporter", ["init-network", "single"])
+def test_phases_are_reported_by_cloud_inits_own_process(
+    tree: Tree,
+    go: Program,
+    monkeypatch: pytest.MonkeyPatch,
+    reporter: str,
+    ends: str,
 ) -> None:
-    """A reporter's threads (webhook) are not in the fork."""
+    """A reporter's threads (webhook) are in no other one."""
+    entered: list[Any] = []
+    enter = host.Events.enter
 
-    class Reporter(host.Events):
-        def enter(self, phase: Any) -> None:
-            entered.append((phase, os.getpid()))
+    def entering(self: host.Events, phase: Any) -> None:
+        entered.append(phase)
+        enter(self, phase)
 
-    def run(*words: Any, **_: Any) -> Any:
-        events = words[3]
-        events.enter("attach")
-        events.enter("mount")
-        if ends == "killed":
+    monkeypatch.setattr(host.Events, "enter", entering)
+    go(f"""
+        self.events.enter("attach")
+        self.events.enter("mount")
+        if {ends!r} == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        events.enter(None)
-        return {"state": ends}
-
-    entered: list[tuple[Any, int]] = []
-    write(tree, "network", "running", data="pending")
-    section = stage.configuration.load(ON, tree.paths)
-    assert section is not None
-    monkeypatch.setattr(stage, "carry_out", run)
-    stage._bring_up(section, host.identity(SOURCE), tree.paths, Reporter(None))
-    assert [phase for phase, _ in entered][:3] == ["attach", "mount", None]
-    assert {process for _, process in entered} == {os.getpid()}
+        self.events.enter(None)
+        self.report.finish("done")
+    """)
+    with contextlib.suppress(RuntimeError):
+        handle("kraken", ON, cloud(f"{reporter}/kraken"), None, [])
+    assert entered[:3] == ["attach", "mount", None] and not any(entered[3:])
 
 
 def test_two_runs_at_once(tree: Tree) -> None:
