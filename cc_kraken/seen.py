@@ -66,12 +66,12 @@ def save(paths: Paths, instance_id: str, claims: Iterable[Claim], world: World) 
 
 
 def found(claims: Iterable[Claim], world: World) -> Dict[str, Seen]:
-    """What is known of each array after a look around."""
+    """What is known of each array that may start degraded, after a look around."""
     now = dict(world.arrays_seen)
     for claim in claims:
         blocks = superblocks(claim, world.looks)
         state = arraystate.read(blocks) if blocks else None
-        if isinstance(state, ArrayState):
+        if isinstance(state, ArrayState) and state.redundant:
             now[state.uuid] = arraystate.seen_now(state, now.get(state.uuid))
     return now
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ print(told.hexdigest())
 """
 
 
+@functools.lru_cache(None)
 def drawn(*seed: str, order: str = "", before: str = "") -> str:
     """A digest of worlds and values; ``order``: of sets, ``before``: a statement."""
     done = subprocess.run(

@@ -54,8 +54,9 @@ def test_another_instance_ignores_it(paths: Paths) -> None:
     assert seen.load(paths, "i-00000000000000009") == {}
 
 
-def test_volumes_without_an_array_leave_nothing(paths: Paths) -> None:
-    for looks in ({}, {1: w.blank(), 2: w.blank()}):
+def test_volumes_without_a_redundant_array_leave_nothing(paths: Paths) -> None:
+    stripe = {n: w.member(n - 1, count=2, level=0) for n in (1, 2)}
+    for looks in ({}, {1: w.blank(), 2: w.blank()}, stripe):
         assert not seen.save(paths, w.ME, [claim(1, 2)], look_around(paths, looks))
     parted = {
         1: w.member(0, count=2, level=1, active=(0, 0xFFFE)),

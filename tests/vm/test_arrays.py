@@ -76,6 +76,33 @@ FAILED = (
 OLDER = (
     "create ${n}o 1 $1 $2; fill ${n}o; stop ${n}o; create $n 1 $3 $4; fill $n; stop $n"
 )
+# Half by half, each without the other.
+ALONE = (
+    f"{MADE}; for d in $1 $2; do mdadm --quiet --assemble --run /dev/md/$n $d; "
+    "mount /dev/md/$n /mnt/$n; echo $d > /mnt/$n/own; umount /mnt/$n; stop $n; done"
+)
+# A replacement that never gets far.
+REPLACING = (
+    "create $n 1 $1 $2; fill $n; d=/sys/block/$(basename $(md $n))/md; "
+    "echo 1 > $d/sync_speed_min; echo 1 > $d/sync_speed_max; "
+    "mdadm --quiet /dev/md/$n --add $3; "
+    "mdadm --quiet /dev/md/$n --replace $1 --with $3; sleep 1; stop $n; "
+    'mdadm --examine $3 | grep "Replacement device 0"'
+)
+# Byte for byte the second member, and in its place; mounted as fstab does it.
+STRANGER = (
+    "create $n 0 $1 $2; fill $n; stop $n; "
+    "dd if=$2 of=$3 bs=1M conv=fsync status=none; udevadm settle; "
+    "mdadm --quiet --assemble /dev/md/$n $1 $3; "
+    "mkdir -p /c/$n; mount -o ro $(md $n) /c/$n"
+)
+# Made once more, under the UUID that it had.
+REMADE = (
+    "made() { mdadm --quiet --create /dev/md/$n --uuid=$u --metadata=1.2 --level=1 "
+    "--homehost=any --raid-devices=2 --bitmap=none --assume-clean $@ </dev/null; }; "
+    "u=$(cat /proc/sys/kernel/random/uuid); made $1 $2; fill $n; stop $n; sleep 2; "
+    "mdadm --zero-superblock $1; made $1 $3; stop $n"
+)
 
 
 def take_away(batch: Batch, case: Case) -> None:
@@ -91,6 +118,11 @@ def becomes_a_copy(batch: Batch, case: Case) -> None:
     made = batch.cloud.copy(case.volumes[-1])
     batch.cloud.ec2.delete_volume(case.volumes[-1])
     case.volumes[-1] = made
+
+
+def last_is_not_tagged(batch: Batch, case: Case) -> None:
+    """The last volume stays attached, and is no longer one of the set."""
+    batch.cloud.ec2.tag(case.volumes.pop(), {"KRKN-IN:NodeId": "nobody"})
 
 
 def has_copies(batch: Batch, case: Case) -> None:
@@ -147,6 +179,8 @@ CASES = (
              said=f"lost 1 of {disks}", outside=take_away, steps=("assemble",))
         for level, disks in ((5, 3), (6, 4))
     ),
+    Case("replacing", REPLACING, "mounted", 3, steps=("assemble",),
+         said="has 2 members: it is used as it is"),
     # Two arrays that were this set, one after the other.
     Case("history", OLDER, "mounted", 4, tagged=2, outside=pinned_to_the_newer),
     # ---- refused
@@ -169,6 +203,11 @@ CASES = (
          "array-stale"),
     Case("foreign", "create $n 1 $1 $2; fill $n; stop $n; create ${n}b 1 $3 $4; "
          "stop ${n}b", "array-foreign-member", 4, 1),
+    Case("alone", ALONE, "array-diverged"),
+    Case("stranger", STRANGER, "array-stranger", 3, 0, tagged=2,
+         outside=last_is_not_tagged),
+    Case("remade", REMADE, "array-foreign-member", 3, tagged=2,
+         outside=last_is_not_tagged),
     Case("zeroed", f"{MADE}; mdadm --zero-superblock $2", "array-members-missing"),
     Case("emptied", f"{MADE}; blkdiscard $2", "array-members-missing"),
     Case("partial", "create $n 1 $1 $2; stop $n; mdadm --zero-superblock $2",
