@@ -1,4 +1,4 @@
-"""Commands: the one place where a program is started.
+"""Commands: the one place where a tool of the system is started.
 
 Never a shell, never the caller's environment, never the caller's standard
 input.  Output goes to anonymous memory (memfd_create(2)) instead of pipes: a
