@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -31,7 +30,7 @@ from typing import (
 
 from cc_kraken import command, configuration, host, layout, mounts, report
 from cc_kraken.asked import is_ec2
-from cc_kraken.clock import Clock
+from cc_kraken.clock import Clock, ended_by_signals
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.report import DONE, FAILED, OFF, PENDING, RUNNING, UP, Report
@@ -277,16 +276,18 @@ def _all_settled(status: Mapping[str, Any]) -> bool:
 def _by_hand(
     section: Section, identity: Identity, paths: Paths, events: host.Events
 ) -> None:
-    status = carry_out(
-        section,
-        identity,
-        paths,
-        events,
-        "single",
-        seconds=section.boot_wait,
-        final=True,
-        dry_run=section.dry_run,
-    )
+    with ended_by_signals() as clock:
+        status = carry_out(
+            section,
+            identity,
+            paths,
+            events,
+            "single",
+            seconds=section.boot_wait,
+            final=True,
+            dry_run=section.dry_run,
+            clock=clock,
+        )
     text = failures(status, pending=True)
     if text:
         raise RuntimeError(text)
@@ -328,21 +329,18 @@ def _bring_up(
     from cc_kraken import child
 
     def work(tell: child.Tell) -> Dict[str, Any]:
-        # A shutdown ends it after the step that is under way.
-        clock = Clock()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: clock.stop())
-        return carry_out(
-            section,
-            identity,
-            paths,
-            host.RelayedEvents(tell),
-            "network",
-            seconds=section.boot_wait,
-            final=False,
-            dry_run=section.dry_run,
-            clock=clock,
-        )
+        with ended_by_signals() as clock:
+            return carry_out(
+                section,
+                identity,
+                paths,
+                host.RelayedEvents(tell),
+                "network",
+                seconds=section.boot_wait,
+                final=False,
+                dry_run=section.dry_run,
+                clock=clock,
+            )
 
     try:
         return child.carry_out(work, section.boot_wait + HANG_GRACE, events.enter)
