@@ -7,20 +7,17 @@ Exit status: 0 all is well, 1 something is not (said on standard error),
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
 import re
-import signal
 import sys
 import time
-from types import FrameType
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from cc_kraken import host, mounts, report, stage
 from cc_kraken.asked import is_ec2
-from cc_kraken.clock import Clock
+from cc_kraken.clock import ended_by_signals
 from cc_kraken.model import KrakenError, Trouble
 from cc_kraken.paths import Paths
 
@@ -134,7 +131,7 @@ def _run(
     seconds = wait if wait is not None else float(section.boot_wait)
     if background:
         seconds = float(section.wait)
-    with _ended_by_signals() as clock:
+    with ended_by_signals() as clock:
         return stage.carry_out(
             section,
             host.identity(datasource),
@@ -147,25 +144,6 @@ def _run(
             clock=clock,
             notes=_notes() if background else (),
         )
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[Clock]:
-    """SIGTERM and Ctrl-C let the step under way come to its end, and begin
-    no other one."""
-    clock = Clock()
-
-    def end(_number: int, _frame: Optional[FrameType]) -> None:
-        clock.stop()
-
-    before = {
-        number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield clock
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _notes() -> Sequence[str]:

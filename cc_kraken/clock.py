@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 import time
-from typing import Callable
+from types import FrameType
+from typing import Callable, Iterator, Optional
 
 LOOK_EVERY = 0.1
 
@@ -39,3 +42,22 @@ class Clock:
     @property
     def stopped(self) -> bool:
         return self._stop.is_set()
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[Clock]:
+    """SIGTERM and Ctrl-C let the step under way come to its end, and a filesystem that
+    is begun; no other step is begun.  For the main thread."""
+    clock = Clock()
+
+    def end(_number: int, _frame: Optional[FrameType]) -> None:
+        clock.stop()
+
+    before = {
+        number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield clock
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

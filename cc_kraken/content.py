@@ -35,7 +35,7 @@ from typing import (
     Union,
 )
 
-from cc_kraken import aio, directio, places, record, wiping, witness
+from cc_kraken import aio, directio, places, record, witness
 from cc_kraken import superblock as blocks
 from cc_kraken.command import run
 from cc_kraken.model import (
@@ -75,6 +75,7 @@ def look(
     volume_id: str = "",
     full: bool = False,
     ours: Sequence[Extent] = (),
+    features: Sequence[int] = (),
     licence: Optional[Record] = None,
     rng: Optional[random.Random] = None,
     fingerprint: bool = False,
@@ -84,17 +85,19 @@ def look(
     """Classify the device at ``path``.
 
     ``volume_id``: an intent record of another volume counts as unknown
-    content ("": of any volume, for an array).  ``full``: read every byte
+    content ("": an array, which carries none).  ``full``: read every byte
     before calling it blank.  ``ours``: extents that the recorded step may
-    have written; with them and a valid record the outcome is HalfMade or
-    Unknown, whatever signature is there by now.  ``licence``: that record,
+    have written, and ``features``, the words of the superblock that it makes; with
+    them and a valid record the outcome is HalfMade or Unknown, whatever signature is
+    there by now, but for what was ever mounted.  ``licence``: that record,
     where it lies elsewhere: on the members of the array at ``path``.
     ``rng``: of the samples.
     ``fingerprint``: ask for one also where an md member or a filesystem is
     recognised, which otherwise takes a handful of reads.
-    ``in_use``: it is mounted, or in an array that is: where our own reading
-    finds one whole superblock, the tools are not asked.  Nor are they of what
-    was ``made`` (type, UUID) a moment ago where it was proved blank.
+    ``in_use``: it is mounted, or in an array that is: what lies in a record's place
+    is its users', and where our own reading finds one whole superblock, the tools are
+    not asked.  Nor are they of what was ``made`` (type, UUID) a moment ago where it
+    was proved blank.
 
     The fingerprint is a sha256 (hex) over what the fixed places and the intent
     record hold (with ``full``, and nothing there: over everything), the size
@@ -116,6 +119,7 @@ def look(
             volume_id,
             full,
             tuple(ours),
+            tuple(features),
             licence,
             rng,
             fingerprint,
@@ -426,12 +430,10 @@ def _is_zero(view: memoryview) -> bool:
 @dataclass(frozen=True)
 class _Piece:
     """What one read told: a digest, and the first byte that is in the way
-    (also the one that could not be read, with its error).  ``bare``: the
-    digest without what is exempt, "" where nothing else is there."""
+    (also the one that could not be read, with its error)."""
 
     start: int
     digest: str = ""
-    bare: str = ""
     in_the_way: Optional[int] = None
     error: str = ""
 
@@ -442,11 +444,6 @@ class _Survey:
     the order of their place."""
 
     found: Tuple[_Piece, ...]
-
-    @property
-    def bare(self) -> Dict[int, str]:
-        """Digests by offset, without what is exempt."""
-        return {piece.start: piece.bare for piece in self.found if piece.bare}
 
     @property
     def error(self) -> Optional[_Piece]:
@@ -479,46 +476,21 @@ def _judge_piece(
     if isinstance(view, ReadError):
         return _Piece(start, in_the_way=view.offset, error=str(view))
     data = bytes(view)
-    digest = bare = hashlib.sha256(data).hexdigest()
-    rest = _without(data, start, exempt)
-    if rest is not data:
-        bare = hashlib.sha256(rest).hexdigest() if any(rest) else ""
-    return _Piece(start, digest, bare, _first(rest, start))
+    digest = hashlib.sha256(data).hexdigest()
+    return _Piece(start, digest, first_byte(data, start, exempt))
 
 
 def first_byte(data: bytes, start: int, exempt: Sequence[Extent]) -> Optional[int]:
     """The offset of the first byte of ``data``, read at ``start``, that is
     neither zero nor in one of the extents ``exempt``."""
-    return _first(_without(data, start, exempt), start)
-
-
-def _first(data: bytes, start: int) -> Optional[int]:
-    bare = data.lstrip(b"\0")
-    return start + len(data) - len(bare) if bare else None
-
-
-def _without(data: bytes, start: int, exempt: Sequence[Extent]) -> bytes:
-    """``data``, read at ``start``, with zeros for what is ``exempt``."""
     rest = data
     for extent in exempt:
         low = max(0, extent.start - start)
         high = min(len(data), extent.end - start)
         if low < high:
             rest = rest[:low] + bytes(high - low) + rest[high:]
-    return rest
-
-
-def remainders(path: str, exempt: Sequence[Extent]) -> Tuple[str, ...]:
-    """:func:`wiping.remainders` of what the device at ``path`` holds outside
-    ``exempt``.  Raises OSError and ReadError."""
-    reader = Reader(path)
-    try:
-        survey = _survey(reader, places.places(reader.size), exempt)
-        if survey.error is not None:
-            raise ReadError(survey.error.in_the_way or 0, survey.error.error)
-        return wiping.remainders(reader.size, survey.bare)
-    finally:
-        reader.close()
+    bare = rest.lstrip(b"\0")
+    return start + len(rest) - len(bare) if bare else None
 
 
 # --------------------------------------------------------- what the tools say
@@ -583,6 +555,7 @@ def _known(found: Found) -> Known:
         found.label,
         size=found.size,
         errors=found.errors,
+        ever_mounted=found.ever_mounted,
     )
 
 
@@ -731,6 +704,7 @@ class _Examination:
         volume_id: str,
         full: bool,
         ours: Tuple[Extent, ...],
+        features: Tuple[int, ...],
         licence: Optional[Record],
         rng: Optional[random.Random],
         fingerprint: bool,
@@ -742,6 +716,7 @@ class _Examination:
         self.volume_id = volume_id
         self.full = full
         self.ours = ours
+        self.features = features
         self.licence = licence
         self.rng = rng or random.Random()
         self.fingerprint = fingerprint
@@ -781,10 +756,9 @@ class _Examination:
                 raise
             return self._look(Unknown(str(error)))
         content = self.strange or judge(found, said)
-        if self.record is not None and self.record.given_up:
-            return self._given_up(content, self.record)
         if self.ours and self.strange is None and (self.record or self.licence):
-            return self._half_made()
+            if not any(one.ever_mounted for one in found):
+                return self._half_made(found)
         if isinstance(content, Known) and not self.fingerprint:
             if content.type in (MD_MEMBER, *blocks.TYPES):
                 return self._look(content)
@@ -794,23 +768,22 @@ class _Examination:
         return self._proof()
 
     def _find_records(self, found: Sequence[Found]) -> None:
-        """Which of the blocks that may carry an intent record does: the two of
-        this size, and that of the size that a filesystem was made for."""
-        size = self.reader.size
+        """Which of the blocks that may carry an intent record does.
+
+        What lies there in a filesystem that was ever mounted, or is now, is its
+        users', but for the very record of this filesystem.
+        """
+        if self.in_use or not self.volume_id:
+            return
+        used = [one for one in found if one.ever_mounted]
         spots: List[Tuple[int, Record]] = []
-        former = {
-            record.former_place(size, one.size)
-            for one in found
-            if one.type != MD_MEMBER
-        }
-        now = set(record.places(size))
-        for place in sorted(now | {place for place in former if place is not None}):
-            if place < 0 or place + record.BLOCK > size:
-                continue
+        for place in self._places(found):
             decoded = record.decode(self.reader.read(place, record.BLOCK))
             if decoded is None:
                 continue
-            if self.volume_id and decoded.volume_id != self.volume_id:
+            if used and not any(self._speaks_of(decoded, one) for one in used):
+                continue
+            if decoded.volume_id != self.volume_id:
                 self.strange = Unknown(
                     f"An intent record of {decoded.volume_id}: this is a copy of "
                     "that volume, made before it was finished.",
@@ -818,65 +791,57 @@ class _Examination:
                 )
                 return
             spots.append((place, decoded))
-        begun = [spot for spot in spots if spot[1].given_up]
-        # Another record beside it is part of what was given up.
-        spots = begun[:1] or spots
+        if used:
+            del spots[1:]
         if any(decoded != spots[0][1] for _, decoded in spots):
             self.strange = Unknown("Two intent records that differ.", spots[0][0])
         elif spots:
             self.record = spots[0][1]
+            now = record.places(self.reader.size)
             if not any(place in now for place, _ in spots):
                 self.moved = spots[0][0]
             self.exempt = tuple(record.extent(place) for place, _ in spots)
 
-    def _given_up(self, content: Optional[Content], intent: Record) -> Look:
-        """What is left of a content that the operator gave up, wherever the
-        wipe or what follows it was cut off.
+    def _places(self, found: Sequence[Found]) -> Sequence[int]:
+        """Offsets of the blocks that may carry a record, outside of what an array
+        holds: as a member and as a volume of its own, of this size and of that which
+        a filesystem was made for."""
+        size = self.reader.size
+        member, single = record.places(size)
+        blocks = [one.superblock for one in found if one.superblock is not None]
+        if blocks:
+            end = record.extent(member).end
+            free = all(one.minor == 2 and end <= one.data_offset for one in blocks)
+            return (member,) if free else ()
+        former = {record.former_place(size, one.size) for one in found}
+        places_of = {single, *(place for place in former if place is not None)}
+        if not any(one.ever_mounted for one in found):
+            places_of.add(member)
+        return sorted(place for place in places_of if 0 <= place <= size - record.BLOCK)
 
-        Only the samples are not asked: the permission covers what they see.
-        """
-        ours = self.ours if intent.part < 0 else ()
-        survey = self._fixed(self.exempt + ours)
-        stray: Optional[Content] = self._in_the_way(survey)
-        if survey.error is None and intent.part >= 0:
-            stray = self._in_work(content, intent, survey)
-        elif survey.error is None and content is not None and not ours:
-            stray = content
-        return self._look(stray or HalfMade(), self._digest(survey))
+    def _speaks_of(self, decoded: Record, one: Found) -> bool:
+        return decoded.volume_id == self.volume_id and (
+            decoded.fs_type,
+            decoded.fs_uuid,
+            decoded.array_uuid,
+        ) == (one.type, one.uuid, "")
 
-    def _in_work(
-        self, content: Optional[Content], intent: Record, survey: _Survey
-    ) -> Optional[Content]:
-        """None where all is as a wipe leaves it that was cut off in this part."""
-        size, found = self.reader.size, survey.bare
-        numbers = wiping.number_of(size, found)
-        again = min((at for at in found if numbers[at] < intent.part), default=None)
-        if again is not None:
-            return Unknown("Data where it was wiped already.", again)
-        left = wiping.remainders(size, found)
-        if intent.part + 1 < len(left):
-            if left[intent.part] == intent.found:
-                return None
-            if left[intent.part + 1] == intent.rest and not isinstance(content, Known):
-                return None
-        if isinstance(content, Known):
-            return content
-        return Unknown(
-            "It is not what is left of the content that was given up.",
-            survey.in_the_way,
-        )
-
-    def _half_made(self) -> Look:
+    def _half_made(self, found: Sequence[Found]) -> Look:
         survey, fingerprint = self._whole(self.exempt + self.ours)
         content = self._in_the_way(survey)
+        for one in found:
+            if self.features and one.features and one.features != self.features:
+                content = content or Unknown(
+                    f"An {one.type} that is not whole, or whose checker does not know "
+                    "it: mkfs of this machine makes another one.",
+                    one.offset,
+                )
         return self._look(content or HalfMade(), fingerprint)
 
     def _proved_before(self) -> bool:
         """Whether it was proved blank, outside its record, and the kernel has
         counted no write since but that of the record."""
         if self.strange is not None or self.ours:
-            return False
-        if self.record is not None and self.record.given_up:
             return False
         seen = witness.recall(self.reader.fd, self.testimony)
         return (
@@ -893,8 +858,6 @@ class _Examination:
         The device was blank, said the tools, too: what else could they find?
         """
         if self.strange is not None or self.ours or self.fingerprint:
-            return None
-        if self.record is not None and self.record.given_up:
             return None
         seen = witness.recall(self.reader.fd, self.testimony)
         made = self.made or (seen.made if seen is not None else None)

@@ -20,25 +20,23 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import Optional, Sequence, Tuple, Type, Union
+from typing import Sequence, Tuple, Union
 
 from cc_kraken import (
     arrays,
     command,
     content,
     directio,
-    fscheck,
     guard,
+    halfmade,
+    mkfs,
     places,
     shadow,
-    wiping,
 )
 from cc_kraken import record as records_module
 from cc_kraken.model import (
     Array,
     Blank,
-    Content,
     Device,
     Extent,
     HalfMade,
@@ -49,6 +47,7 @@ from cc_kraken.model import (
 )
 from cc_kraken.paths import Paths
 from cc_kraken.record import BLOCK, MEMBER_PLACE
+from cc_kraken.superblock import BTRFS_OFFSET
 
 LOG = logging.getLogger(__name__)
 
@@ -56,6 +55,9 @@ MD_MEMBER = "linux_raid_member"
 
 #: KiB of a stripe on one member; mdadm's default.
 CHUNK = 512
+
+#: Blocks with the superblocks of xfs, ext4 and btrfs.
+SUPERBLOCKS = (Extent(0, BLOCK), Extent(BTRFS_OFFSET, BTRFS_OFFSET + BLOCK))
 
 _BLKRRPART = 0x125F
 
@@ -361,10 +363,9 @@ def make_filesystem(
     The target is blank, or half made by just this step: then what is in the
     way within the places that mkfs writes is zeroed first, because xfs and
     btrfs refuse over their own remains.  ``options`` as configured.
-    ``permitted``: an array of volumes that ``overwrite`` has just wiped; of a
-    single volume its record says so.  Never killed by a deadline.
+    ``permitted``: ``overwrite`` has just wiped the volumes.  Never killed by a
+    deadline.
     """
-    wiped = isinstance(target, Device) and bool(records and records[0].given_up)
     shape = shadow.geometry(paths, target)
     argv = shadow.command_line(
         type,
@@ -373,8 +374,10 @@ def make_filesystem(
         uuid=uuid,
         label=label,
         options=options,
-        prezeroed=not (permitted or wiped),
+        prezeroed=not permitted,
     )
+    if isinstance(target, Device):
+        mkfs.check_room(type, options, target.size)
     guard.check_intent(target, members, records, type, uuid)
     with ExitStack() as stack:
         on_array = isinstance(target, Array)
@@ -412,53 +415,40 @@ def _make_room(
     was found blank, and nothing had to be done."""
     look = guard.look_at(target)
     blank = isinstance(look.content, Blank)
-    nothing: Tuple[Type[Content], ...] = (Blank,)
-    if isinstance(target, Array):
-        if not isinstance(look.content, Blank) and permitted:
-            _check_permitted(target, look)
-            guard.check_exclusive(target)
-            return False
-    elif record.given_up:
-        # It says that all of it is wiped, and the look that it is.
-        if record.part >= 0 or look.record != record:
-            raise guard.refused_record(target, "the record of a wipe", "its end")
-        nothing = (Blank, HalfMade)
-    if isinstance(look.content, Unknown) or _unsound(target, look.content, record):
-        # Nothing else that is Known: it is whole and ours, or somebody's.
-        ours = shadow.extents(paths, target, record, options)
-        look = guard.look_at(target, ours=ours, record=record)
-        if not isinstance(look.content, HalfMade):
-            raise guard.refused_content(
-                target, look.content, f"zeros, or {record.fs_type} half made by us"
-            )
+    if permitted and not blank:
+        _check_permitted(target, look, record)
+        guard.check_exclusive(target)
+        return False
+    look = halfmade.look(paths, target, record, options, look)
+    if isinstance(look.content, HalfMade):
         LOG.info("%s: what was half made is taken back", target.path)
         with guard.opened_node(target, os.O_RDWR | os.O_EXCL) as fd:
             if isinstance(target, Device):
                 guard.check_serial(paths, target)
-            directio.zero(fd, ours)
+            directio.zero(fd, shadow.extents(paths, target, record, options))
             os.fsync(fd)
         look = guard.look_at(target)
-    if not isinstance(look.content, nothing):
-        raise guard.refused_content(target, look.content, "zeros")
+    # Nothing else that is Known: it is whole and ours, or somebody's.
+    if not isinstance(look.content, Blank):
+        raise guard.refused_content(
+            target, look.content, f"zeros, or {record.fs_type} half made by us"
+        )
     if isinstance(target, Device) and look.record != record:
         raise guard.refused_record(target, "another intent record", "this one")
     guard.check_exclusive(target)
     return blank
 
 
-def _unsound(target: Union[Device, Array], shown: Content, record: Record) -> bool:
-    """A filesystem of this very intent that a power cut left incomplete."""
-    if not isinstance(shown, Known):
-        return False
-    meant = (shown.type, shown.uuid) == (record.fs_type, record.fs_uuid)
-    return meant and not fscheck.sound(target.path, shown.type)
-
-
-def _check_permitted(target: Array, look: Look) -> None:
-    """An array made of wiped members has other fixed places than they have,
-    which still hold what was given up: they are zeroed here."""
+def _check_permitted(target: Union[Device, Array], look: Look, record: Record) -> None:
+    """What overwrite has wiped shows nothing at the fixed places of a volume.  An
+    array of such volumes has others, which still hold what was given up: they are
+    zeroed here."""
     if not isinstance(look.content, Unknown):
         raise guard.refused_content(target, look.content, "what overwrite has wiped")
+    if isinstance(target, Device):
+        with guard.opened_node(target, os.O_RDONLY | os.O_EXCL) as fd:
+            guard.check_blank(fd, target, look, True, record)
+        return
     with guard.opened_node(target, os.O_RDWR | os.O_EXCL) as fd:
         directio.zero(fd, places.places(target.size))
         os.fsync(fd)
@@ -488,24 +478,18 @@ def _verify_filesystem(
 # ------------------------------------------------------------------ overwrite
 
 
-def wipe(
-    paths: Paths, device: Device, fingerprint: str, record: Optional[Record] = None
-) -> None:
+def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
     """Zero the fixed places of a volume whose content the operator gave up.
 
     ``overwrite: {vol-…: fingerprint}`` names exactly this content: one byte
-    of it changed, and nothing is done.  With ``record``, the intent of a
-    volume of its own as it is to lie there in the end, the wipe goes part by
-    part behind it (see :mod:`cc_kraken.wiping`), and one that was cut off goes
-    on where it was, as long as the rest is what was given up.  Without, one
-    that was cut off leaves a content with another fingerprint.
+    of it changed, and nothing is done.  A wipe that was cut off leaves a content with
+    another fingerprint, which shows no filesystem any more.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
         raise guard.refused_content(device, Unknown("no fingerprint given"), "one")
     with guard.opened(paths, device, os.O_RDWR, partitions=True) as fd:
         look = _look_to_wipe(device)
-        begun = look.record if record and _begun(look, record) else None
-        if begun is None and look.fingerprint != fingerprint:
+        if look.fingerprint != fingerprint:
             raise guard.refused_content(
                 device,
                 look.content,
@@ -513,16 +497,17 @@ def wipe(
                 f"it has {look.fingerprint or 'none'}",
             )
         guard.check_serial(paths, device)
-        if record is None:
-            own = map(records_module.extent, records_module.places(device.size))
-            directio.zero(fd, (*places.places(device.size), *own))
-            os.fsync(fd)
-        else:
-            if record.given_up != fingerprint[: wiping.DIGITS] or record.part >= 0:
-                raise guard.refused_record(device, "another record", fingerprint)
-            _wipe_parts(paths, device, fd, record, begun)
+        own = map(records_module.extent, records_module.places(device.size))
+        everything = (*places.places(device.size), *own)
+        # Each write is synchronous: what shows a filesystem goes before the rest of it.
+        directio.zero(fd, SUPERBLOCKS)
+        directio.zero(fd, everything)
+        os.fsync(fd)
         _forget_partitions(fd)
-        _verify_wiped(device, fd, record)
+        stray = directio.first_byte(fd, everything)
+        look = content.look(device.path, volume_id=device.volume_id)
+        if stray is not None or isinstance(look.content, Known):
+            raise guard.made_otherwise(device.path, look.content, "nothing known")
 
 
 def _look_to_wipe(device: Device) -> Look:
@@ -532,59 +517,6 @@ def _look_to_wipe(device: Device) -> Look:
     if isinstance(look.content, Unknown) and not look.fingerprint:
         look = content.look(device.path, volume_id=device.volume_id, full=True)
     return look
-
-
-def _begun(look: Look, record: Record) -> bool:
-    """The record says that this very wipe was begun, and the content that
-    nobody has written since."""
-    present = look.record
-    return (
-        isinstance(look.content, HalfMade)
-        and present is not None
-        and present.part >= 0
-        and replace(present, part=-1, found="", rest="") == record
-    )
-
-
-def _wipe_parts(
-    paths: Paths, device: Device, fd: int, record: Record, begun: Optional[Record]
-) -> None:
-    """Before each part the record says what is there from then on."""
-    place = records_module.single_place(device.size)
-    guard.check_place(device, record, place)
-    own = records_module.extent(place)
-    left = content.remainders(device.path, (own,))
-    parts = wiping.parts(device.size)
-    first = begun.part if begun is not None else 0
-    for number in range(first, len(parts)):
-        now = replace(record, part=number, found=left[number], rest=left[number + 1])
-        if begun is None or number > first:
-            guard.write_checked(paths, device, fd, place, guard.encode(now))
-        directio.zero(fd, _around(parts[number], own))
-        os.fsync(fd)
-    guard.write_checked(paths, device, fd, place, guard.encode(record))
-
-
-def _around(extents: Sequence[Extent], hole: Extent) -> Tuple[Extent, ...]:
-    """``extents`` without what they share with ``hole``."""
-    pieces = [
-        piece
-        for one in extents
-        for piece in (
-            Extent(one.start, min(one.end, hole.start)),
-            Extent(max(one.start, hole.end), one.end),
-        )
-    ]
-    return tuple(piece for piece in pieces if piece.start < piece.end)
-
-
-def _verify_wiped(device: Device, fd: int, record: Optional[Record]) -> None:
-    own = records_module.extent(records_module.single_place(device.size))
-    exempt = (own,) if record is not None else ()
-    stray = directio.first_byte(fd, places.places(device.size), exempt)
-    look = content.look(device.path, volume_id=device.volume_id)
-    if stray is not None or look.record != record or isinstance(look.content, Known):
-        raise guard.made_otherwise(device.path, look.content, "nothing known")
 
 
 def _forget_partitions(fd: int) -> None:

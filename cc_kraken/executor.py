@@ -23,6 +23,7 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
+    Set,
     Tuple,
     Type,
 )
@@ -145,6 +146,8 @@ class Executor:
         self._names: Optional[Names] = None
         self._chosen: Dict[str, str] = {}
         self._files = threading.Lock()
+        self._begun: Set[str] = set()
+        """Sets on whose volumes something is half wiped or half made."""
         self._changes: Deque[_Change] = deque()
         """Of fstab, asked for and not yet begun."""
         self._world: World
@@ -259,7 +262,7 @@ class Executor:
 
     def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
         for step in steps:
-            if self.clock.stopped:
+            if self.clock.stopped and name not in self._begun:
                 self._carried.troubles[name] = _stopped(step)
                 return
             try:
@@ -282,7 +285,11 @@ class Executor:
         if step.phase != "attach":
             self._carried.used.append(step.set)
         LOG.info("%s: %s", step.set, step)
+        if isinstance(step, (Wipe, MakeFilesystem)):
+            self._begun.add(step.set)
         self._do[type(step)](step)
+        if isinstance(step, EraseRecords):
+            self._begun.discard(step.set)
         if isinstance(step, Detach):
             gone = [one for one in step.volume_ids if one not in self._carried.kept]
             step = replace(step, volume_ids=tuple(gone))
@@ -367,9 +374,7 @@ class Executor:
 
     def _wipe(self, step: Step) -> None:
         assert isinstance(step, Wipe)
-        destroy.wipe(
-            self.paths, self._device(step.volume_id), step.fingerprint, step.record
-        )
+        destroy.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
 
     def _write_records(self, step: Step) -> None:
         assert isinstance(step, WriteRecords)
@@ -601,9 +606,11 @@ class Executor:
     def _check_shown(self, target: "Device | Array", kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
         self._check_serial(target)
-        look = content.look(target.path)
+        volume_id = target.volume_id if isinstance(target, Device) else ""
+        look = content.look(target.path, volume_id=volume_id)
         shown = look.content
-        if look.record is not None:
+        whole = isinstance(shown, Known) and shown.ever_mounted
+        if look.record is not None and not whole:
             raise KrakenError(
                 Trouble(
                     "record-present",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Collection, List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken import mkfs, wiping
+from cc_kraken import mkfs
 from cc_kraken.model import (
     Blank,
     Content,
     HalfMade,
     Known,
+    KrakenError,
     Look,
     Record,
     Unknown,
@@ -68,6 +69,12 @@ class Formatting(SetDecision):
     ) -> MakeFilesystem:
         kind = self.wanted.fs_type or ""
         self._check_programs((f"mkfs.{kind}",))
+        if not array_uuid:
+            try:
+                size = self._device(records[0].volume_id).size
+                mkfs.check_room(kind, self.wanted.mkfs_options, size)
+            except KrakenError as error:
+                raise Stop(error.trouble) from None
         return MakeFilesystem(
             self.claim.name,
             type=kind,
@@ -92,6 +99,14 @@ class Formatting(SetDecision):
         made = Known(self.wanted.fs_type or "", self.fs_uuid)
         content = look.content
         present = [one.record for one in members.values() if one.record is not None]
+        if isinstance(content, Known) and content.ever_mounted:
+            # Whole: a record that speaks of something else is its users' data.
+            stale = tuple(one for one in present if self._is_of(one, content))
+            if content.type == self.wanted.fs_type:
+                self._check_btrfs(content)
+                erase = EraseRecords(self.claim.name, stale, member=self.is_array)
+                return [erase] if stale else [], content
+            present = []
         missing = self.claim.trouble
         if missing is not None and (present or isinstance(content, Blank)):
             # Made only where all volumes are there that the record is to name.
@@ -118,51 +133,25 @@ class Formatting(SetDecision):
             self._check_btrfs(content)
             return [], content
         if permitted:
-            return self._overwrite_steps(look.fingerprint, wiped=False), made
+            self._check_origin()
+            return self._overwrite_steps(look.fingerprint), made
         raise self._refuse_content(content, look, target)
 
-    def _overwrite_steps(self, fingerprint: str, *, wiped: bool) -> List[Step]:
+    def _is_of(self, record: Record, content: Known) -> bool:
+        """Whether it is this set's record of making this very filesystem."""
+        meant = (record.fs_type, record.fs_uuid) == (content.type, content.uuid)
+        return meant and record.identity == self.identity
+
+    def _overwrite_steps(self, fingerprint: str) -> List[Step]:
         """From a content that was given up to the filesystem, on one volume."""
-        self._check_origin()
-        (base,) = self._records()
-        record = replace(base, given_up=fingerprint[: wiping.DIGITS])
-        steps: List[Step] = []
-        if not wiped:
-            steps.append(
-                Wipe(self.claim.name, record.volume_id, fingerprint, record=record)
-            )
+        records = self._records()
+        name, volume_ids = self.claim.name, (records[0].volume_id,)
         return [
-            *steps,
-            self._mkfs((record,), permitted=True),
-            EraseRecords(self.claim.name, (record,), member=False),
+            Wipe(name, volume_ids[0], fingerprint),
+            WriteRecords(name, records, member=False, permitted=volume_ids),
+            self._mkfs(records, permitted=True),
+            EraseRecords(name, records, member=False),
         ]
-
-    def _overwriting(self, content: Content, record: Record) -> List[Step]:
-        """Finish what was begun on a volume whose content was given up.
-
-        While there is something left of it, the permission must still be
-        there; when all of it is wiped, the record says enough.
-        """
-        if not isinstance(content, HalfMade):
-            raise self._refuse_record(content, record)
-        (base,) = self._records()
-        wiped = replace(record, part=-1, found="", rest="")
-        if wiped != replace(base, given_up=record.given_up):
-            raise self._refuse_record(content, record)
-        if record == wiped:
-            return self._overwrite_steps(record.given_up, wiped=True)
-        given = self.wanted.overwrite.get(record.volume_id, "")
-        if not given.startswith(record.given_up):
-            raise stopped(
-                "overwrite-withdrawn",
-                f"{record.volume_id} was being wiped, as overwrite permitted for the "
-                f"content with the fingerprint {record.given_up}…, and does not "
-                "permit any more",
-                "the same entry of overwrite, to go on",
-                "Put it back to have the volume wiped and formatted; what is left "
-                "of its content is not touched without it.",
-            )
-        return self._overwrite_steps(given, wiped=False)
 
     def _filesystem_of_record(
         self,
@@ -176,9 +165,6 @@ class Formatting(SetDecision):
             self.claim.name, tuple(present), member=bool(target.array_uuid)
         )
         first = present[0]
-        if first.given_up and not isinstance(content, Known) and not self.is_array:
-            made = Known(first.fs_type, first.fs_uuid)
-            return self._overwriting(content, first), made
         if isinstance(content, Known):
             if (content.type, content.uuid) != (first.fs_type, first.fs_uuid):
                 raise self._refuse_record(content, first)
@@ -263,11 +249,12 @@ class Formatting(SetDecision):
 
     def _naming(self, stop: Stop, look: Look, target: Target) -> Stop:
         """The refusal of a record, with what overwrite would have to name."""
-        if not look.fingerprint or not target.volume_id:
+        if not target.volume_id:
             return stop
-        remedy = (
-            f"{stop.trouble.remedy} What is there now: overwrite: "
-            f"{{{target.volume_id}: {look.fingerprint}}}."
+        remedy = f"{stop.trouble.remedy} " + (
+            f"What is there now: overwrite: {{{target.volume_id}: {look.fingerprint}}}."
+            if look.fingerprint
+            else "For a fingerprint set blank_proof: full, and run again."
         )
         return Stop(replace(stop.trouble, remedy=remedy))
 

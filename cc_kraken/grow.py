@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional, Sequence, Tuple, Union
 
-from cc_kraken import arrays, command, content, guard, mounts, superblock
+from cc_kraken import arrays, command, guard, mounts, superblock
 from cc_kraken.growth import LEAST, UNWRITTEN, WORKING
 from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
 from cc_kraken.paths import Paths
@@ -207,15 +207,12 @@ def _size(node: str) -> int:
 def _check_members(
     paths: Paths, target: Union[Device, Array], members: Sequence[Device]
 ) -> None:
-    """Every volume is the one that was seen, none carries an intent record,
-    and an array consists of these and no others."""
+    """Every volume is the one that was seen, and an array consists of these and no
+    others."""
     if isinstance(target, Array):
         guard.check_array(paths, target, members, used=True)
     for device in members:
         guard.check_serial(paths, device)
-        look = content.look(device.path, volume_id=device.volume_id)
-        if look.record is not None:
-            raise _refused(device.path, "carries an intent record", "a finished volume")
 
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:

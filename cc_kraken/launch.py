@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from logging.handlers import QueueHandler
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Optional
 
 from cc_kraken import command
-from cc_kraken.clock import Clock
+from cc_kraken.clock import ended_by_signals
 from cc_kraken.host import Events
 from cc_kraken.model import Ec2Options, Identity, KrakenError, Section, Trouble
 from cc_kraken.paths import Paths
@@ -225,22 +224,19 @@ def main() -> NoReturn:
 def _carry_out(order: Mapping[str, Any], wire: _Wire) -> Any:
     # Of other libraries warnings alone: their details can hold credentials.
     logging.getLogger("cc_kraken").setLevel(logging.DEBUG)
-    # A shutdown ends the run after the step that is under way.
-    clock = Clock()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: clock.stop())
     from cc_kraken import stage
 
     ec2 = Ec2Options(**order["section"]["ec2"])
     section = Section(**{**order["section"], "ec2": ec2})
-    return stage.carry_out(
-        section,
-        Identity(**order["identity"]),
-        Paths(**order["paths"]),
-        _Phases(wire),
-        order["stage"],
-        seconds=section.boot_wait,
-        final=order["stage"] != "network",
-        dry_run=section.dry_run,
-        clock=clock,
-    )
+    with ended_by_signals() as clock:
+        return stage.carry_out(
+            section,
+            Identity(**order["identity"]),
+            Paths(**order["paths"]),
+            _Phases(wire),
+            order["stage"],
+            seconds=section.boot_wait,
+            final=order["stage"] != "network",
+            dry_run=section.dry_run,
+            clock=clock,
+        )

@@ -144,6 +144,12 @@ def _name(item: str) -> str:
 _BOOL = "[01]"
 _BYTES = r"[1-9][0-9]{0,9}[kKmM]?"
 _COUNT = "[1-9][0-9]{0,9}"
+#: Powers of two from 4 KiB to 1 MiB; in sectors of 512 bytes; with a unit or without.
+_SECTORS = "8|16|32|64|128|256|512|1024|2048"
+_STRIPE = (
+    "(4|8|16|32|64|128|256|512|1024)[kK]|1[mM]"
+    "|4096|8192|16384|32768|65536|131072|262144|524288|1048576"
+)
 
 
 @dataclass(frozen=True)
@@ -202,8 +208,10 @@ _EXT4_FEATURES = _names(
 #: what reads or writes another file or device (-d file/name, -l logdev, -J
 #: device, -p, -c, -r, -z), what changes the identity (-U, -L, -m uuid), the
 #: size, or the places of structures beyond what test_record_place.py proves
-#: (agcount, agsize, agnum, -g, -G, -C, bigalloc, ^metadata_csum, -A, -b of
-#: btrfs), and what contradicts our own choices (discard, lazy_*_init).
+#: (agcount, agsize, agnum, -g, -G, -C, bigalloc, ^metadata_csum, packed_meta_blocks,
+#: -A, -b of btrfs; stripes of xfs that are no power of two: the headers of its
+#: allocation groups come near the record), and what contradicts our own choices
+#: (discard, lazy_*_init).  :func:`check_room` is the rest of it.
 ALLOWED: Mapping[str, Mapping[str, _Option]] = {
     "ext4": {
         "-b": _plain("1024|2048|4096"),
@@ -218,7 +226,6 @@ ALLOWED: Mapping[str, Mapping[str, _Option]] = {
             stride=_COUNT,
             stripe_width=_COUNT,
             stripe__width=_COUNT,
-            packed_meta_blocks=_BOOL,
             num_backup_sb="[012]",
             orphan_file_size=_BYTES,
             quotatype="(usr|grp|prj)(quota)?(:(usr|grp|prj)(quota)?){0,2}",
@@ -228,7 +235,9 @@ ALLOWED: Mapping[str, Mapping[str, _Option]] = {
     },
     "xfs": {
         "-b": _option(size="1024|2048|4096|[124]k"),
-        "-d": _option(su=_BYTES, sw=_COUNT, sunit=_COUNT, swidth=_COUNT, noalign=None),
+        "-d": _option(
+            su=_STRIPE, sw=_COUNT, sunit=_SECTORS, swidth=_COUNT, noalign=None
+        ),
         "-i": _option(
             size="256|512|1024|2048|[12]k",
             maxpct="[0-9]{1,2}|100",
@@ -345,6 +354,32 @@ def _check(
         raise _refused(kind, shown, f"{name} without a value")
     if value is None or not pattern.fullmatch(value):
         raise _refused(kind, shown, f"a value like {pattern.pattern}")
+
+
+def check_room(kind: str, options: Sequence[str], size: int) -> None:
+    """On a volume of ``size`` bytes these options leave the record's place alone.
+
+    The journal of ext4 begins in the middle of the volume (get_midpoint_journal_block()
+    of e2fsprogs) and goes on behind whatever is there; the record lies three eighths
+    of the volume further.  Half of what inode tables leave free of that is allowed.
+    Raises KrakenError ``mkfs-option-refused``.
+    """
+    if kind != "ext4":
+        return
+    given = parse(kind, options)
+    journal = dict(item.split("=") for item in given.get("-J", ()))
+    wanted = int(journal.get("size", 0)) << 20
+    inodes = size // int(given.get("-i", ["4096"])[0])
+    if "-N" in given:
+        inodes = int(given["-N"][0])
+    tables = inodes * int(given.get("-I", ["256"])[0])
+    most = (size - tables) * 3 // 16
+    if wanted > most:
+        raise _refused(
+            kind,
+            f"-J size={journal['size']}",
+            f"a journal of {max(most, 0) >> 20} MiB at most on {size >> 30} GiB",
+        )
 
 
 def _refused(kind: str, found: str, expected: str) -> KrakenError:

@@ -288,8 +288,7 @@ class Blank:
 @dataclass(frozen=True)
 class HalfMade:
     """Our own intent record, and nothing but zeros outside it and outside
-    the structures that the recorded step itself writes; or, where the record
-    says that the content was given up, what is left of just that content."""
+    the structures that the recorded step itself writes."""
 
 
 @dataclass(frozen=True)
@@ -299,8 +298,10 @@ class Known:
 
     ``size``: bytes that the filesystem says it has (0: not known).
     ``errors``: it says of itself that it needs its checker (ext4).
-    ``inside``: what lies in the partitions of a table, a phrase each.  None of it
-    makes it another content.
+    ``inside``: what lies in the partitions of a table, a phrase each.
+    ``ever_mounted``: that somebody has mounted it, to write: it is whole, and an
+    intent record beside it has outlived its time.  None of them makes it another
+    content.
     """
 
     type: str
@@ -310,6 +311,7 @@ class Known:
     size: int = field(default=0, compare=False)
     errors: bool = field(default=False, compare=False)
     inside: Tuple[str, ...] = field(default=(), compare=False)
+    ever_mounted: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -331,11 +333,6 @@ class Record:
 
     ``identity`` is the sha256 (hex) over node, set and volume ids;
     ``volume_id`` is the volume that this copy of the record lies on.
-    ``given_up``: the first 32 digits of the fingerprint that ``overwrite``
-    named, "" where the volume was blank.  While its content is being wiped:
-    ``part``, the number of the part in work (see :mod:`cc_kraken.wiping`), and
-    what the volume held before it from there on (``found``) and behind that
-    part (``rest``).  ``part`` -1: all of it is wiped.
     """
 
     identity: str
@@ -345,10 +342,6 @@ class Record:
     array_uuid: str = ""
     level: int = -1
     members: int = 1
-    given_up: str = ""
-    part: int = -1
-    found: str = ""
-    rest: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,13 @@ from cc_kraken import (
     command,
     content,
     devices,
-    fscheck,
     fstab,
     grow,
+    halfmade,
     mdadmconf,
     mounts,
     partitions,
     seen,
-    shadow,
 )
 from cc_kraken.arraystate import is_replacement
 from cc_kraken.early import Early
@@ -53,7 +52,6 @@ from cc_kraken.model import (
     Mount,
     Node,
     PathState,
-    Record,
     Section,
     Unknown,
 )
@@ -251,14 +249,14 @@ class Observer:
                 full=self.full,
                 in_use=in_use,
             )
-            if look.record is not None and _unproved(
-                look.content, look.record, device.path
-            ):
-                ours = shadow.extents(
-                    self.paths, device, look.record, claim.wanted.mkfs_options
-                )
-                look = content.look(
-                    device.path, volume_id=device.volume_id, full=self.full, ours=ours
+            if look.record is not None:
+                look = halfmade.look(
+                    self.paths,
+                    device,
+                    look.record,
+                    claim.wanted.mkfs_options,
+                    look,
+                    full=self.full,
                 )
             if self._refused(look, claim) and not look.fingerprint:
                 look = content.look(
@@ -298,12 +296,10 @@ class Observer:
                 ),
                 None,
             )
-            if record is not None and _unproved(look.content, record, array.path):
-                ours = shadow.extents(
-                    self.paths, array, record, claim.wanted.mkfs_options
-                )
-                look = content.look(
-                    array.path, full=self.full, ours=ours, licence=record
+            if record is not None:
+                options = claim.wanted.mkfs_options
+                look = halfmade.look(
+                    self.paths, array, record, options, look, full=self.full
                 )
             return look
         except (KrakenError, OSError) as error:
@@ -327,19 +323,6 @@ class Observer:
 def _no_answer(path: str) -> Look:
     reason = f"{path} has not answered a read for {NO_ANSWER:.0f} s"
     return Look(Unknown(reason, silent=True))
-
-
-def _unproved(found: Content, intent: Record, path: str) -> bool:
-    """Whether something lies beside the intent record that it may explain.
-
-    A filesystem that looks complete is meant too, unless its checker says
-    that it is: the record goes only after all of it was flushed, and a power
-    cut keeps no order of writes.
-    """
-    if isinstance(found, Known):
-        made = (found.type, found.uuid) == (intent.fs_type, intent.fs_uuid)
-        return made and not fscheck.sound(path, found.type)
-    return isinstance(found, Unknown)
 
 
 def _with_uuids(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Iterable, List, Optional, Tuple
+from typing import Iterable, Optional, Tuple
 
 from cc_kraken.model import Extent, Node, Record
 
@@ -43,8 +43,6 @@ _LINE = re.compile(
     rb"filesystem (?P<type>[a-z][a-z0-9]{0,15}|-) (?P<fs>[0-9a-f-]{36}|-)\n"
     rb"array (?P<array>[0-9a-f:-]{32,36}|-) level (?P<level>-?[0-9]{1,2})"
     rb" members (?P<members>[0-9]{1,3})\n"
-    rb"(?:overwrite (?P<given>[0-9a-f]{32}) (?:wiped|part (?P<part>[0-9]{1,2})"
-    rb" (?P<found>[0-9a-f]{32}) (?P<rest>[0-9a-f]{32}))\n)?"
     rb"sha256 (?P<sum>[0-9a-f]{64})\n\0*\Z"
 )
 
@@ -121,20 +119,13 @@ def decode(block: bytes) -> Optional[Record]:
 
 
 def _body(record: Record) -> bytes:
-    lines: List[str] = [
+    lines = [
         f"identity {record.identity}",
         f"volume {record.volume_id}",
         f"filesystem {record.fs_type or '-'} {record.fs_uuid or '-'}",
         f"array {record.array_uuid or '-'} level {record.level}"
         f" members {record.members}",
     ]
-    if record.given_up and record.part < 0:
-        lines.append(f"overwrite {record.given_up} wiped")
-    elif record.given_up:
-        lines.append(
-            f"overwrite {record.given_up} part {record.part} {record.found} "
-            + record.rest
-        )
     return "".join(line + "\n" for line in lines).encode("utf-8", "replace")
 
 
@@ -143,7 +134,7 @@ def _parse(block: bytes) -> Optional[Record]:
     if found is None:
         return None
     words = {
-        name: "" if value in (b"-", None) else value.decode("ascii")
+        name: "" if value == b"-" else value.decode("ascii")
         for name, value in found.groupdict().items()
     }
     return Record(
@@ -154,8 +145,4 @@ def _parse(block: bytes) -> Optional[Record]:
         array_uuid=words["array"],
         level=int(words["level"]),
         members=int(words["members"]),
-        given_up=words["given"],
-        part=int(words["part"] or -1),
-        found=words["found"],
-        rest=words["rest"],
     )

@@ -1,8 +1,11 @@
-"""Extents that a destructive step of ours writes, found on an empty file.
+"""What a destructive step of ours writes, found on an empty file.
 
 The same mkfs command is run on a sparse file of the same size; where that file
 has data afterwards is where the step can have written before it was cut off.
 Everything else must still read zero before it may be done again.
+
+The file lies in the state directory, or below /run, in memory, which takes files of
+any size: ext4 ends at 16 TiB.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ import shutil
 import threading
 import uuid as uuids
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Iterator, List, Sequence, Tuple, Union
 
-from cc_kraken import command, mkfs, sysfs
+from cc_kraken import command, mkfs, superblock, sysfs
 from cc_kraken.mkfs import Geometry
 from cc_kraken.model import Array, Device, Extent, KrakenError, Record, Trouble
 from cc_kraken.paths import Paths
@@ -39,27 +43,46 @@ _ONE = threading.Lock()
 _STRIPED = ("raid0", "raid4", "raid5", "raid6", "raid10")
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a step writes: ``extents`` sorted and disjoint, and the ``features`` of the
+    superblock of its filesystem (() for none)."""
+
+    extents: Tuple[Extent, ...] = ()
+    features: Tuple[int, ...] = ()
+
+
+def of(
+    paths: Paths,
+    target: Union[Device, Array],
+    record: Record,
+    options: Sequence[str] = (),
+) -> Made:
+    """What the step that ``record`` speaks of writes on ``target``.
+
+    On a volume that was to become a member: the places of md.  Otherwise what mkfs
+    with these ``options`` (as configured, unchecked) does.  Raises KrakenError:
+    ``shadow-no-room``, ``mkfs-option-refused``, and those of command.run.
+    """
+    if isinstance(target, Device) and record.array_uuid:
+        return Made(MD_EXTENTS)
+    if not record.fs_type:
+        return Made()
+    shape = geometry(paths, target)
+    # After a power cut all sets need theirs, in the room of one.
+    with _ONE:
+        where = (paths.state, paths.run)
+        return _of_mkfs(record.fs_type, target.size, tuple(options), shape, where)
+
+
 def extents(
     paths: Paths,
     target: Union[Device, Array],
     record: Record,
     options: Sequence[str] = (),
 ) -> Tuple[Extent, ...]:
-    """Where the step that ``record`` speaks of writes on ``target``.
-
-    On a volume that was to become a member: the places of md.  Otherwise the
-    extents of mkfs with these ``options`` (as configured, unchecked), sorted
-    and disjoint; () when no filesystem was intended.  Raises KrakenError:
-    ``shadow-no-room``, ``mkfs-option-refused``, and those of command.run.
-    """
-    if isinstance(target, Device) and record.array_uuid:
-        return MD_EXTENTS
-    if not record.fs_type:
-        return ()
-    shape = geometry(paths, target)
-    # After a power cut all sets need theirs, in the room of one.
-    with _ONE:
-        return _of_mkfs(record.fs_type, target.size, tuple(options), shape, paths.state)
+    """Where the step writes (:func:`of`)."""
+    return of(paths, target, record, options).extents
 
 
 def geometry(paths: Paths, target: Union[Device, Array]) -> Geometry:
@@ -111,18 +134,20 @@ def _of_mkfs(
     size: int,
     options: Tuple[str, ...],
     shape: Geometry,
-    directory: str,
-) -> Tuple[Extent, ...]:
+    directories: Tuple[str, ...],
+) -> Made:
     # Not the UUID of the record: mkfs.btrfs refuses one that it sees elsewhere,
     # on the very volume perhaps, and no place depends on it.
     uuid = str(uuids.uuid4())
-    with _file(directory, uuid, size, _need(kind, size, options)) as path:
+    with _file(directories, uuid, size, _need(kind, size, options)) as path:
         argv = command_line(kind, path, shape, uuid=uuid, options=options)
         command.check(
             command.run(argv, timeout=600),
             f"making {kind} on an empty file of {size} bytes, to learn where it writes",
         )
-        return _written(path)
+        with open(path, "rb") as file:
+            (found,) = superblock.filesystems(file.read(superblock.HEAD), size)
+        return Made(_written(path), found.features)
 
 
 def _written(path: str) -> Tuple[Extent, ...]:
@@ -175,28 +200,34 @@ def _need(kind: str, size: int, options: Sequence[str]) -> int:
 
 
 @contextmanager
-def _file(directory: str, name: str, size: int, need: int) -> Iterator[str]:
-    """A sparse file of ``size`` bytes, gone at the end; files that a killed
-    run left are removed first (ours are locked while they are used)."""
-    os.makedirs(directory, mode=0o755, exist_ok=True)
-    _remove_leftovers(directory)
-    free = shutil.disk_usage(directory).free
-    if free < need + RESERVE:
-        raise KrakenError(_no_room(directory, f"{free >> 20} MiB free", need + RESERVE))
-    path = os.path.join(directory, f"shadow-{name}.img")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+def _file(directories: Sequence[str], name: str, size: int, need: int) -> Iterator[str]:
+    """A sparse file of ``size`` bytes in the first of these that takes it, gone at
+    the end; files that a killed run left are removed first (ours are locked while
+    they are used)."""
+    obstacles = []
+    for directory in directories:
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        _remove_leftovers(directory)
+        free = shutil.disk_usage(directory).free
+        if free < need + RESERVE:
+            obstacles.append(f"{directory} has {free >> 20} MiB free")
+            continue
+        path = os.path.join(directory, f"shadow-{name}.img")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, size)
-        except OSError as error:
-            raise KrakenError(
-                _no_room(directory, f"{os.strerror(error.errno or 0)}", need)
-            ) from error
-        yield path
-    finally:
-        os.unlink(path)
-        os.close(fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                os.ftruncate(fd, size)
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                obstacles.append(f"{directory} takes no file of {size} bytes ({why})")
+                continue
+            yield path
+            return
+        finally:
+            os.unlink(path)
+            os.close(fd)
+    raise KrakenError(_no_room(" and ".join(obstacles), need + RESERVE))
 
 
 def _remove_leftovers(directory: str) -> None:
@@ -214,13 +245,12 @@ def _remove_leftovers(directory: str) -> None:
             os.close(fd)
 
 
-def _no_room(directory: str, found: str, need: int) -> Trouble:
+def _no_room(found: str, need: int) -> Trouble:
     return Trouble(
         kind="shadow-no-room",
-        found=f"a filesystem was half made, and {directory} cannot take the file "
-        f"on which its places are found ({found})",
-        expected=f"{need >> 20} MiB free there, in a filesystem that takes a sparse "
-        "file of the size of the volume",
+        found="a filesystem may be half made, and there is no room for the sparse file "
+        f"that shows where mkfs writes: {found}",
+        expected=f"{need >> 20} MiB free in one of them",
         remedy="Make room and run again, or give the content up with overwrite.",
     )
 

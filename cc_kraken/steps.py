@@ -53,16 +53,11 @@ class Detach(Step):
 
 @dataclass(frozen=True)
 class Wipe(Step):
-    """Zero the places that the proof reads, as ``overwrite`` permits.
-
-    ``record``: the intent, written first and there when it is done; None for
-    a member of an array to be, which gets its record afterwards.
-    """
+    """Zero the places that the proof reads, as ``overwrite`` permits."""
 
     phase: ClassVar[str] = ASSEMBLE
     volume_id: str
     fingerprint: str
-    record: Optional[Record] = None
 
     def __str__(self) -> str:
         return (

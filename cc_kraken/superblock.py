@@ -5,8 +5,14 @@ not, and a :class:`Found` where it is: with a ``flaw`` in words if the
 superblock cannot be what a tool left behind on purpose (checksum, position,
 half made, larger than its device).
 
+A filesystem says of itself whether it was ever mounted to be written: ext4 by its
+mount time, which the kernel writes before the mount returns; xfs by its log, of
+which the kernel stamps the first 2 MiB likewise; btrfs by a generation that only the
+kernel sets, with the first file that is safe at the latest.  mkfs sets none of them.
+
 Sources: md_p.h (kernel, uapi), mdadm super1.c; kernel documentation
-filesystems/ext4/super; xfsprogs xfs_format.h; btrfs ctree.h (uapi).
+filesystems/ext4/super, ext4_setup_super(); xfsprogs xfs_format.h, xfs_log_format.h,
+xlog_clear_stale_blocks() of the kernel; btrfs ctree.h (uapi), update_super_roots().
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid as uuids
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable, List, Optional, Tuple
 
 from cc_kraken.model import MdSuperblock
@@ -44,7 +50,9 @@ class Found:
 
     ``type`` as blkid names it; ``size`` in bytes that it claims of its
     device; ``offset`` where it lies; ``block`` bytes of a filesystem block.
-    ``errors``: the filesystem says of itself that it needs its checker.
+    ``errors``: the filesystem says of itself that it needs its checker;
+    ``ever_mounted``: that somebody has mounted it, to write.  ``features``: the words
+    of its feature bits, as mkfs sets them.
     """
 
     type: str
@@ -56,16 +64,23 @@ class Found:
     flaw: str = ""
     superblock: Optional[MdSuperblock] = None
     errors: bool = False
+    ever_mounted: bool = False
+    features: Tuple[int, ...] = ()
 
 
 def scan(read: Read, size: int) -> Tuple[Found, ...]:
     """Every superblock of a device of ``size`` bytes, filesystems first.
 
-    Reads 128 KiB at the head and 132 KiB at the end at most, through
-    ``read``, whose errors pass through.
+    Reads 128 KiB at the head, 132 KiB at the end, and 8 KiB of the log of an xfs at
+    most, through ``read``, whose errors pass through.
     """
     head = read(0, min(HEAD, size))
-    found: List[Optional[Found]] = list(filesystems(head, size))
+    found: List[Optional[Found]] = [
+        replace(one, ever_mounted=_xfs_log_used(read, head, size))
+        if one.type == "xfs"
+        else one
+        for one in filesystems(head, size)
+    ]
     for offset in (0, 4096):
         found.append(md1(head[offset : offset + MD_SIZE], offset, size))
     for offset, parse in ((md10_offset(size), md1), (md090_offset(size), md090)):
@@ -76,7 +91,7 @@ def scan(read: Read, size: int) -> Tuple[Found, ...]:
 
 def filesystems(head: bytes, size: int) -> Tuple[Found, ...]:
     """The filesystems whose superblocks are in ``head`` (128 KiB) of a device
-    or an array of ``size`` bytes."""
+    or an array of ``size`` bytes.  Whether an xfs was mounted is not in there."""
     found = (
         xfs(head[:4096], size),
         ext(head[EXT_OFFSET : EXT_OFFSET + 1024], size),
@@ -239,6 +254,8 @@ _JOURNAL_DEVICE = 0x8
 _64BIT = 0x80
 _METADATA_CSUM = 0x400
 _ERROR_STATE = 0x2
+_RECOVER = 0x4
+"""Of the incompatible ones: the journal is to be replayed."""
 
 
 def ext(data: bytes, size: int) -> Optional[Found]:
@@ -262,9 +279,21 @@ def ext(data: bytes, size: int) -> Optional[Found]:
         flaw = _beyond(f"an {kind} superblock", claimed, size)
     uuid = str(uuids.UUID(bytes=bytes(data[104:120])))
     label = _text(data[120:136])
+    (mounts,) = struct.unpack_from("<H", data, 52)
     (state,) = struct.unpack_from("<H", data, 58)
-    errors = bool(state & _ERROR_STATE)
-    return Found(kind, EXT_OFFSET, uuid, label, claimed, block, flaw, errors=errors)
+    return Found(
+        kind,
+        EXT_OFFSET,
+        uuid,
+        label,
+        claimed,
+        block,
+        flaw,
+        errors=bool(state & _ERROR_STATE),
+        # e2fsck sets the count back to zero, and nobody the time.
+        ever_mounted=bool(mounts or any(data[44:48]) or incompat & _RECOVER),
+        features=(compat, incompat & ~_RECOVER, ro_compat),
+    )
 
 
 def _ext_kind(compat: int, incompat: int, ro_compat: int) -> str:
@@ -282,6 +311,11 @@ def _ext_checksum(data: bytes) -> bytes:
 
 
 # ----------------------------------------------------------------------- xfs
+
+_XFS_LOG_MAGIC = 0xFEEDBABE
+_XFS_LOG_RECORD = 256 << 10
+_XFS_LOG_HEADER_FOR = 32 << 10
+"""Bytes of a log record at most, and of its buffer for each sector of header."""
 
 
 def xfs(data: bytes, size: int) -> Optional[Found]:
@@ -306,7 +340,29 @@ def xfs(data: bytes, size: int) -> Optional[Found]:
     elif claimed > size:
         flaw = _beyond("an xfs superblock", claimed, size)
     uuid = str(uuids.UUID(bytes=bytes(data[32:48])))
-    return Found("xfs", 0, uuid, _text(data[108:120]), claimed, block, flaw)
+    features = (version, *struct.unpack_from(">I4xIII", data, 200))
+    label = _text(data[108:120])
+    return Found("xfs", 0, uuid, label, claimed, block, flaw, features=features)
+
+
+def _xfs_log_used(read: Read, head: bytes, size: int) -> bool:
+    """Whether the log holds more than the one record that mkfs.xfs writes at its
+    beginning.  ``head``: at least 512 bytes with a superblock."""
+    (block,) = struct.unpack_from(">I", head, 4)
+    (start,) = struct.unpack_from(">Q", head, 48)
+    (group,) = struct.unpack_from(">I", head, 84)
+    shift = head[124]
+    at = ((start >> shift) * group + (start & (1 << shift) - 1)) * block
+    if not 0 < at < size - 2 * _XFS_LOG_RECORD:
+        return False
+    header = read(at, SECTOR)
+    magic, cycle, _, length = struct.unpack_from(">4I", header)
+    if (magic, cycle) != (_XFS_LOG_MAGIC, 1) or length > _XFS_LOG_RECORD:
+        # Zeros: mkfs.xfs has not come so far.  Else the log has come round.
+        return bool(magic)
+    (buffer,) = struct.unpack_from(">I", header, 320)
+    headers = max(1, -(-buffer // _XFS_LOG_HEADER_FOR))
+    return any(read(at + headers * SECTOR + length, 4096))
 
 
 def _xfs_checksum_fits(data: bytes, sector: int) -> bool:
@@ -340,8 +396,18 @@ def btrfs(data: bytes, size: int) -> Optional[Found]:
     elif claimed > size:
         flaw = _beyond("a btrfs superblock", claimed, size)
     uuid = str(uuids.UUID(bytes=bytes(data[32:48])))
-    label = _text(data[299:555])
-    return Found("btrfs", BTRFS_OFFSET, uuid, label, claimed, sector, flaw)
+    log_root, uuid_tree = struct.unpack_from("<Q459xQ", data, 96)
+    return Found(
+        "btrfs",
+        BTRFS_OFFSET,
+        uuid,
+        _text(data[299:555]),
+        claimed,
+        sector,
+        flaw,
+        ever_mounted=bool(log_root or uuid_tree),
+        features=struct.unpack_from("<QQQ", data, 172),
+    )
 
 
 def _btrfs_checksum_fits(data: bytes) -> bool:
