@@ -55,6 +55,7 @@ PACKAGES: Dict[str, Tuple[str, str]] = {
     "resize2fs": ("e2fsprogs", "e2fsprogs"),
     "restorecon": ("policycoreutils", "policycoreutils"),
     "systemctl": ("systemd", "systemd"),
+    "umount": ("mount", "util-linux"),
     "udevadm": ("udev", "systemd-udev"),
     "update-initramfs": ("initramfs-tools", "dracut"),
     "wipefs": ("util-linux", "util-linux"),
@@ -78,12 +79,14 @@ def run(
     *,
     timeout: Optional[float] = 60,
     input: Optional[bytes] = None,
+    pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run ``argv`` to its end and return what it said, whatever its code.
 
     ``timeout`` in seconds; None for a command that writes to a volume: it is
     never killed, and an interrupt of ours is raised only after its end.  The
     command has its own session, so a Ctrl-C at our terminal passes it by.
+    ``pass_fds``: descriptors that it shares, under the same numbers.
     Raises KrakenError: ``program-missing``, ``command-argument``,
     ``command-timeout``, ``command-output``.
     """
@@ -99,6 +102,7 @@ def run(
             env=ENVIRONMENT,
             cwd="/",
             umask=0o022,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
         with _COUNTING:

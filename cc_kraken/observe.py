@@ -31,6 +31,7 @@ from cc_kraken import (
     fscheck,
     fstab,
     grow,
+    layout,
     mdadmconf,
     mounts,
     shadow,
@@ -47,7 +48,6 @@ from cc_kraken.model import (
     KrakenError,
     Look,
     MdSuperblock,
-    Mount,
     Node,
     PathState,
     Record,
@@ -75,6 +75,7 @@ class Observer:
         self.full = section.blank_proof == "full"
         self._hung: Dict[str, "Future[Look]"] = {}
         self._early = Early(paths, self.full)
+        self._former: Optional[Dict[str, Set[str]]] = None
 
     def disks(self) -> FrozenSet[Tuple[str, str, str]]:
         """See :func:`devices.present`."""
@@ -93,7 +94,8 @@ class Observer:
         scanned = devices.scan(self.paths)
         lines = fstab.parse(fstab.read(self.paths))
         ours = frozenset(volume.id for claim in claims for volume in claim.volumes)
-        mounted = tuple(self._mounted(mount, ours) for mount in mounts.scan(self.paths))
+        now = devices.mounts_now(self.paths)
+        mounted = tuple(self._mounted(one, ours) for one in now)
         world = World(
             instance_id=instance_id,
             devices=scanned.by_volume,
@@ -104,6 +106,7 @@ class Observer:
             system_volumes=devices.root_volumes(self.paths),
             holders=holders,
             mounts=mounted,
+            former=self._former_paths(instance_id, lines),
             fstab={line.set: line for line in reversed(lines) if line.set},
             fstab_foreign=tuple(line for line in lines if not line.set),
             fstab_devnos=_devnos(self.paths, lines),
@@ -118,16 +121,28 @@ class Observer:
         world = replace(world, paths=_paths(claims))
         return self._contents(world, claims)
 
-    def _mounted(self, mount: Mount, ours: FrozenSet[str]) -> Mounted:
-        volumes = devices.volumes_behind_mount(self.paths, mount)
+    def _former_paths(
+        self, instance_id: str, lines: Sequence[FstabLine]
+    ) -> Dict[str, FrozenSet[str]]:
+        """Kept over the rounds: what is found in fstab may be replaced by now."""
+        if self._former is None:
+            self._former = layout.former(self.paths, instance_id)
+        for line in lines:
+            if line.set:
+                self._former.setdefault(line.spec, set()).add(line.path)
+        return {key: frozenset(found) for key, found in self._former.items()}
+
+    def _mounted(self, mounted: Mounted, ours: FrozenSet[str]) -> Mounted:
+        mount, volumes = mounted.mount, mounted.volumes
         number = mounts.device_number(self.paths, mount)
         if not volumes or not volumes <= ours or number is None:
-            return Mounted(mount, volumes)
+            return mounted
+        if not mounted.seen:
+            return replace(mounted, device=number)  # its path shows another one
         node = devices.node(self.paths, number)
         found = None if node is None else grow.state(self.paths, mount, node)
-        return Mounted(
-            mount,
-            volumes,
+        return replace(
+            mounted,
             device=number,
             size=found.size if found is not None else None,
             errors=found is not None and found.errors,
