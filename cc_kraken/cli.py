@@ -13,9 +13,9 @@ import os
 import re
 import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence
 
-from cc_kraken import host, mounts, report, stage
+from cc_kraken import devices, host, mounts, report, seen, stage
 from cc_kraken.asked import is_ec2
 from cc_kraken.clock import ended_by_signals
 from cc_kraken.model import KrakenError, Trouble
@@ -276,14 +276,14 @@ def _wait(options: argparse.Namespace) -> int:
             return 0
         over = status["stage"] != "network" and status["state"] != report.RUNNING
         if over:
-            raise _not_up(name, _why(status, entry))
+            raise _not_up(name, _why(name, status, entry, paths))
         if time.monotonic() >= next_alive:
             next_alive = time.monotonic() + ALIVE_EVERY
             if not stage.at_work(paths) and not stage.background_alive():
                 status = report.read(paths) or status
                 entry = status["sets"].get(name)
                 if entry is None or not _is_up(entry, paths):
-                    raise _not_up(name, _why(status, entry))
+                    raise _not_up(name, _why(name, status, entry, paths))
         time.sleep(WAIT_EVERY)
 
 
@@ -298,16 +298,37 @@ def _set_name(given: str, status: Mapping[str, Any]) -> str:
 
 
 def _is_up(entry: Mapping[str, Any], paths: Paths) -> bool:
-    """Whether the set is up, and its mount still where the status says."""
+    """Whether the set is up, and is so now, where the status says."""
     if entry["state"] not in report.UP:
         return False
     path = entry["mount_path"]
     if entry["state"] != "mounted" or path is None:
         return True
-    return mounts.at(paths, path) is not None
+    return seen.up_at(devices.mounts_now(paths), path, _volumes(entry)) is not None
 
 
-def _why(status: Mapping[str, Any], entry: Optional[Mapping[str, Any]]) -> str:
+def _volumes(entry: Mapping[str, Any]) -> FrozenSet[str]:
+    return frozenset(volume["id"] for volume in entry["volumes"])
+
+
+def _not_seen(name: str, entry: Mapping[str, Any], paths: Paths) -> str:
+    """Why a set that was mounted is not up now."""
+    path, volumes = entry["mount_path"], _volumes(entry)
+    now = devices.mounts_now(paths)
+    for one in now:
+        if one.mount.path == path and one.volumes and one.volumes <= volumes:
+            return str(seen.hidden(name, now, one))
+    found = seen.at(now, path)
+    what = seen.brief(found.mount) if found else "nothing"
+    return f"{what} is mounted at {path} now"
+
+
+def _why(
+    name: str,
+    status: Mapping[str, Any],
+    entry: Optional[Mapping[str, Any]],
+    paths: Paths,
+) -> str:
     if entry is not None and entry["error"]:
         return str(entry["error"]["message"])
     if entry is not None and entry["reason"] and entry["state"] != "mounted":
@@ -315,7 +336,7 @@ def _why(status: Mapping[str, Any], entry: Optional[Mapping[str, Any]]) -> str:
     if status["errors"]:
         return str(status["errors"][0]["message"])
     if entry is not None and entry["state"] == "mounted":
-        return f"nothing is mounted at {entry['mount_path']} now"
+        return _not_seen(name, entry, paths)
     if entry is None:
         known = ", ".join(sorted(status["sets"])) or "none"
         return f"this node has no such set (it has: {known})"

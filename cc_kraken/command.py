@@ -56,6 +56,7 @@ PACKAGES: Dict[str, Tuple[str, str]] = {
     "resize2fs": ("e2fsprogs", "e2fsprogs"),
     "restorecon": ("policycoreutils", "policycoreutils"),
     "systemctl": ("systemd", "systemd"),
+    "umount": ("mount", "util-linux"),
     "udevadm": ("udev", "systemd-udev"),
     "update-initramfs": ("initramfs-tools", "dracut"),
     "wipefs": ("util-linux", "util-linux"),
@@ -80,6 +81,7 @@ def run(
     timeout: Optional[float] = 60,
     input: Optional[bytes] = None,
     most: Optional[int] = None,
+    pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run ``argv`` to its end and return what it said, whatever its code.
 
@@ -87,6 +89,7 @@ def run(
     never killed, and an interrupt of ours is raised only after its end.  The
     command has its own session, so a Ctrl-C at our terminal passes it by.
     ``most``: bytes that it may say; SIGXFSZ ends it at more, so it must write nothing.
+    ``pass_fds``: descriptors that it shares, under the same numbers.
     Raises KrakenError: ``program-missing``, ``command-argument``,
     ``command-timeout``, ``command-output``.
     """
@@ -102,6 +105,7 @@ def run(
             env=ENVIRONMENT,
             cwd="/",
             umask=0o022,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
         if most is not None:

@@ -53,7 +53,7 @@ def decide(node: Node, claims: Sequence[Claim], world: World) -> Tuple[Plan, ...
 
 def _decide_gone(name: str, world: World) -> Plan:
     path = world.fstab[name].path
-    if world.mounted_at(path) is not None:
+    if any(mounted.mount.path == path for mounted in world.mounts):
         return Plan(
             name,
             MOUNTED,

@@ -26,6 +26,7 @@ from typing import (
 from cc_kraken import mounts, sysfs
 from cc_kraken.model import Device, Mount
 from cc_kraken.paths import Paths
+from cc_kraken.world import Mounted
 
 #: sysfs counts in units of this many bytes, whatever the disk's own sector.
 SECTOR = 512
@@ -159,6 +160,20 @@ def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[FrozenSet[str]]
             return None
         found |= volumes
     return frozenset(found) or None
+
+
+def mounts_now(paths: Paths) -> Tuple[Mounted, ...]:
+    """Every mount, what lies behind it, and whether one sees it.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    tree = mounts.tree(paths)
+    return tuple(
+        Mounted(
+            line.mount, volumes_behind_mount(paths, line.mount), seen=tree.seen(line)
+        )
+        for line in tree.lines
+    )
 
 
 def root_volumes(paths: Paths) -> FrozenSet[str]:

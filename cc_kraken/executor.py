@@ -40,6 +40,7 @@ from cc_kraken import (
     grow,
     guard,
     mdadmconf,
+    mountpoint,
     mounts,
     record,
     release,
@@ -576,32 +577,20 @@ class Executor:
         """Mount the very device, never whatever has its UUID."""
         assert isinstance(step, MountFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
-        already = mounts.at(self.paths, step.path)
-        if already is None:
-            self._check_before_mount(step, target)
-            mounts.mount_device(
-                self.paths, target.path, step.path, step.type, step.options, step.set
-            )
-        # Also where somebody was faster: nothing is mounted over another mount.
-        mounts.verify(self.paths, step.path, target.devno)
-        self._check_serial(target)
+        members = self._members(target) if isinstance(target, Array) else (target,)
+        volumes = frozenset(device.volume_id for device in members)
+        wish = mountpoint.Wish(
+            step.set, step.path, step.type, step.options, step.covers
+        )
+        with guard.held(target):
+            if mounts.at(self.paths, step.path) is None:
+                self._check_shown(target, step.type, step.uuid)
+                mountpoint.mount(self.paths, target, volumes, wish)
+            else:
+                # Somebody was faster: nothing is mounted over another mount.
+                mountpoint.verify(self.paths, target, volumes, step.path)
         if mounts.path_state(step.path).as_made:
             mounts.relabel(self.paths, step.path)
-
-    def _check_before_mount(
-        self, step: MountFilesystem, target: "Device | Array"
-    ) -> None:
-        self._check_shown(target, step.type, step.uuid)
-        state = mounts.path_state(step.path)
-        if state.entries and not step.covers:
-            raise KrakenError(
-                Trouble(
-                    "mount-path-files",
-                    f"{step.path} has files in it ({', '.join(state.entries)})",
-                    "an empty directory for a new filesystem",
-                    "Move the files away, or set mount_over: true.",
-                )
-            )
 
     def _check_shown(self, target: "Device | Array", kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""

@@ -211,6 +211,20 @@ def opened_node(target: Union[Device, Array], flags: int) -> Iterator[int]:
 
 
 @contextmanager
+def held(target: Union[Device, Array]) -> Iterator[None]:
+    """The device held open: until then the kernel gives its name to no other."""
+    try:
+        fd = os.open(target.path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise cannot_open(target, error) from error
+    try:
+        check_node(fd, target)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def io_errors(target: Union[Device, Array]) -> Iterator[None]:
     """An error of the kernel in here is the device's, and no fault of ours."""
     try:

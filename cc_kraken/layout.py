@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Set
 
-from cc_kraken import devices, files, mounts
+from cc_kraken import devices, files, report, seen
 from cc_kraken.model import Identity, Section
 from cc_kraken.paths import Paths
 
@@ -54,7 +54,7 @@ def save(
         for name, entry in sets.items()
         if entry["state"] == "mounted"
     }
-    if not whole or len(mounted) != len(sets):
+    if not whole or len(mounted) != len(sets) or not _up(paths, mounted):
         return files.remove(paths.layout)
     content = {
         "version": 1,
@@ -67,6 +67,16 @@ def save(
     files.write_atomic(paths.checked, section.sources.encode(), 0o644)
     data = json.dumps(content, indent=2, sort_keys=True) + "\n"
     return files.write_atomic(paths.layout, data.encode(), 0o644)
+
+
+def _up(paths: Paths, sets: Mapping[str, Any]) -> bool:
+    """Whether the machine shows each of these sets where the status says."""
+    now = devices.mounts_now(paths)
+    return all(
+        seen.up_at(now, entry["mount_path"], frozenset(entry["volumes"]))
+        for entry in sets.values()
+        if entry["mount_path"]
+    )
 
 
 def load(paths: Paths) -> Optional[Dict[str, Any]]:
@@ -108,17 +118,30 @@ def matches(layout: Mapping[str, Any], section: Section, identity: Identity) -> 
 
 
 def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
-    """Whether every mount lies on exactly the recorded volumes (sysfs and
+    """Whether every set is up, on exactly the recorded volumes (sysfs and
     mountinfo only)."""
-    mount_at = mounts.view(paths)
+    now = devices.mounts_now(paths)
     for entry in layout["sets"].values():
-        mount = mount_at(entry["mount_path"])
-        if mount is None:
-            return False
-        behind = devices.volumes_behind_mount(paths, mount)
-        if behind is None or sorted(behind) != entry["volumes"]:
+        volumes = frozenset(entry["volumes"])
+        found = seen.up_at(now, entry["mount_path"], volumes)
+        if found is None or found.volumes != volumes:
             return False
     return True
+
+
+def former(paths: Paths, instance_id: str) -> Dict[str, Set[str]]:
+    """The paths at which runs before have had each volume, by its id: what the
+    layout and the status of this boot say."""
+    found: Dict[str, Set[str]] = {}
+    saved = load(paths)
+    if saved is not None and saved.get("instance_id") == instance_id:
+        for entry in saved["sets"].values():
+            for volume in entry["volumes"]:
+                found.setdefault(volume, set()).add(entry["mount_path"])
+    for entry in (report.read(paths) or {}).get("sets", {}).values():
+        for volume in entry["volumes"] if entry["state"] == "mounted" else ():
+            found.setdefault(volume["id"], set()).add(entry["mount_path"])
+    return found
 
 
 def enlarged(paths: Paths, layout: Mapping[str, Any]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken import fstab, growth, mkfs, values
+from cc_kraken import fstab, growth, mkfs, seen, values
 from cc_kraken.arrays import mdadm_uuid
 from cc_kraken.model import (
     FstabLine,
@@ -64,6 +66,10 @@ class Mounting(SetDecision):
         if path is None:
             return self._finish(MOUNTED, todo, array_uuid=target.array_uuid)
         known = self._mounted_filesystem(known, target)
+        lines = self._mounted_line(target, mounted, known) if known.uuid else []
+        wrong = self._not_up(mounted, known, path, lines)
+        if wrong is not None:
+            raise Stop(wrong, tuple(lines))
         if mounted.mount.path != path:
             self.warnings.append(
                 f"{self.claim.name} is mounted at {mounted.mount.path} and is to be "
@@ -74,21 +80,53 @@ class Mounting(SetDecision):
                 f"FsType says {self.wanted.fs_type}, {path} is {known.type}: it is "
                 "used as it is."
             )
-        if known.uuid:
-            todo += self._mounted_line(target, mounted, known)
+        todo += lines
+        pending = None
         if mounted.mount.path == path:
             todo += self._owner_steps(path, fresh=False)
             self._note_owner(path)
+            pending = self._owner_pending(path)
         self._note_label(known, mounted.mount.path)
         self._warn_of_damage(mounted)
         grown = self._growth(target, mounted, blocks)
-        return self._finish(
+        plan = self._finish(
             MOUNTED,
             [*todo, *grown.steps],
             outcomes=grown.outcomes,
             array_uuid=target.array_uuid,
             filesystem=known,
-            trouble=self._owner_pending(path),
+            trouble=pending,
+        )
+        if mounted.mount.path == path:
+            return plan
+        later = f"it is mounted at {path} at the next reboot"
+        return replace(
+            plan, outcomes=(*plan.outcomes, later), mount_path=mounted.mount.path
+        )
+
+    def _not_up(
+        self, mounted: Mounted, known: Known, path: str, lines: Sequence[Step]
+    ) -> Optional[Trouble]:
+        """Why a set that is mounted is not up; ``lines``: what fstab needs."""
+        name, place = self.claim.name, mounted.mount.path
+        if seen.up_at(self.world.mounts, path, frozenset(self.volume_ids)):
+            return None
+        if not mounted.seen:
+            return seen.hidden(name, self.world.mounts, mounted)
+        whose = [one.name for one in self.claims if one.wanted.mount_path == place]
+        keys = (*self.volume_ids, f"UUID={known.uuid}")
+        if not whose and any(place in self.world.former.get(one, ()) for one in keys):
+            return None
+        theirs = f", the path of the set {whose[0]}" if whose else ""
+        if lines or self.world.fstab.get(name) == self._line(known):
+            remedy = f"fstab has it at {path}: stop what uses {place}, and reboot. Or: "
+        else:
+            remedy = f"Correct fstab (see the warnings), stop what uses {place}, and: "
+        return Trouble(
+            "mounted-elsewhere",
+            f"The set {name} is mounted at {place}{theirs}",
+            f"it at {path}",
+            f"{remedy}umount {place} && cc-kraken apply.",
         )
 
     def _growth(
@@ -178,7 +216,19 @@ class Mounting(SetDecision):
                     f"{mounted.mount.path} for {self.claim.name}."
                 )
                 return []
-            if state is not None and state.entries:
+            inside = [
+                f"{seen.brief(one.mount)} is mounted at {one.mount.path}"
+                for one in seen.below(self.world.mounts, line.path)
+                if one.volumes != mounted.volumes
+            ]
+            if inside:
+                self.warnings.append(
+                    f"{' and '.join(inside)}, below {line.path}: fstab gets no line "
+                    f"for {self.claim.name} that could hide it."
+                )
+                return []
+            taken = seen.at(self.world.mounts, line.path)
+            if state is not None and state.entries and taken is None:
                 self.warnings.append(
                     f"Mounting at {line.path} will hide what is in it: "
                     f"{', '.join(state.entries)}."
@@ -264,12 +314,33 @@ class Mounting(SetDecision):
             for one in self.world.fstab_foreign
             if one in there and fstab.names(one, known, devno, resolved, by_id)
         ]
+        found += self._swapped_lines(line)
         renamed = [
             one
             for name, one in sorted(self.world.fstab.items())
             if name not in live and one.spec == line.spec
         ]
         return (*found, *renamed)
+
+    def _swapped_lines(self, line: FstabLine) -> List[FstabLine]:
+        """Lines on its path by a kernel name, which by now is that of another set's
+        disk: one that they have mounted here, and that belongs elsewhere."""
+        there = seen.at(self.world.mounts, line.path)
+        elsewhere = {
+            volume.id
+            for claim in self.claims
+            if claim.wanted.mount_path not in (None, line.path)
+            for volume in claim.volumes
+        }
+        if there is None or not there.volumes or not there.volumes <= elsewhere:
+            return []
+        return [
+            one
+            for one in fstab.on_path(self.world.fstab_foreign, line.path)
+            if self.world.fstab_devnos.get(one.spec) == there.device
+            and re.match("/dev/(?!disk/)", one.spec)
+            and not fstab.says_more(one, line)
+        ]
 
     def _plan_mount(self, target: Target, steps: List[Step], known: Known) -> Plan:
         path = self.wanted.mount_path
@@ -363,8 +434,7 @@ class Mounting(SetDecision):
                 continue
             if path.startswith(above.rstrip("/") + "/"):
                 volumes = frozenset(volume.id for volume in claim.volumes)
-                mounted = self.world.mounted_at(above)
-                if mounted is None or mounted.volumes != volumes:
+                if seen.up_at(self.world.mounts, above, volumes) is None:
                     return claim.name
         return None
 
@@ -388,14 +458,12 @@ class Mounting(SetDecision):
         return state.kind if state else "absent"
 
     def _check_path(self, path: str, fresh: bool) -> None:
-        mounted = self.world.mounted_at(path)
+        mounted = seen.at(self.world.mounts, path)
         if mounted is not None:
-            raise stopped(
-                "mount-path-busy",
-                f"{mounted.mount.source} ({mounted.mount.type}) is mounted at {path}",
-                f"{path} free for the set {self.claim.name}",
-                "Unmount it, or choose another MountPath.",
-            )
+            raise Stop(seen.busy(path, self.claim.name, mounted.mount))
+        below = [one.mount for one in seen.below(self.world.mounts, path)]
+        if below:
+            raise Stop(seen.hides(path, self.claim.name, below))
         state = self.world.paths.get(path)
         if state is None or state.kind == "absent":
             return

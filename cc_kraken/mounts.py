@@ -1,8 +1,7 @@
 """Mounts and mount points: mountinfo, swaps, directories, owners.
 
-Mounting goes by path through fstab, so what a boot does is what a run does.
 Device numbers are text, ``major:minor``.  Sources: proc_pid_mountinfo(5),
-proc_swaps(5), mount(8), openat(2).
+proc_swaps(5), openat(2).
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ import os
 import pwd
 import re
 import stat
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Callable, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
 
 from cc_kraken import command, files, sysfs
 from cc_kraken.files import decode
@@ -57,7 +56,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
+    """A line of mountinfo: a mount, its number and that of the one it is in."""
+
     id: int
     parent: int
     mount: Mount
@@ -79,19 +80,87 @@ def parse(data: bytes) -> Tuple[Mount, ...]:
     return tuple(line.mount for line in _parse(data))
 
 
+class Tree:
+    """The mounts as they were at one moment, and which of them one sees."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = tuple(lines)
+        self._inside: Dict[int, List[Line]] = {}
+        ids = {line.id for line in lines}
+        self._root: Optional[Line] = None
+        for line in lines:
+            top = line.parent not in ids or line.parent == line.id
+            if top and line.mount.path == "/":
+                self._root = line
+            self._inside.setdefault(line.parent, []).append(line)
+
+    def at(self, path: str) -> Optional[Mount]:
+        """The mount that one sees at exactly ``path``, None where there is none.
+
+        Follows the tree as a path lookup does: of several mounts on one path the
+        topmost counts, and one that is hidden below another does not.
+        """
+        line = self._line_at(path)
+        return None if line is None else line.mount
+
+    def seen(self, line: Line) -> bool:
+        """Whether nothing hides this one."""
+        return self._line_at(line.mount.path) is line
+
+    def stack(self, inside: int, path: str) -> List[Line]:
+        """What is mounted on the directory ``path`` of the mount with the number
+        ``inside``, one upon the other."""
+        found: List[Line] = []
+        while True:
+            upon = [one for one in self._inside.get(inside, ()) if one not in found]
+            here = [line for line in upon if line.mount.path == path]
+            if not here:
+                return found
+            found.append(here[-1])
+            inside = here[-1].id
+
+    def below(self, inside: int, path: str) -> Tuple[Mount, ...]:
+        """What a mount on that directory hides (:meth:`stack`), or would."""
+        return tuple(
+            line.mount
+            for line in self._inside.get(inside, ())
+            if is_within(line.mount.path, path) and line.mount.path != path
+        )
+
+    def _line_at(self, path: str) -> Optional[Line]:
+        if self._root is None:
+            # In a chroot that is no mount itself nothing ties the mounts together.
+            same = [line for line in self.lines if line.mount.path == path]
+            return same[-1] if same else None
+        here = self._root
+        visited = {here.id}
+        while True:
+            ways = [
+                line
+                for line in self._inside.get(here.id, ())
+                if line.id not in visited and is_within(path, line.mount.path)
+            ]
+            if not ways:
+                return here if here.mount.path == path else None
+            here = min(ways, key=lambda line: len(line.mount.path))
+            visited.add(here.id)
+
+
+def tree(paths: Paths) -> Tree:
+    """The mounts as they are now.  Raises :class:`KrakenError` ``cannot-read``."""
+    return Tree(_parse(_mountinfo(paths)))
+
+
 def at(paths: Paths, path: str) -> Optional[Mount]:
-    """The mount that one sees at exactly ``path``, None where there is none.
-
-    Follows the tree of mounts as a path lookup does: of several mounts on one
-    path the topmost counts, and one that is hidden below another does not.
-    """
-    return view(paths)(path)
+    """:meth:`Tree.at`, now."""
+    return tree(paths).at(path)
 
 
-def view(paths: Paths) -> Callable[[str], Optional[Mount]]:
-    """:func:`at` for any number of paths, as they were at one moment."""
-    lines = _parse(_mountinfo(paths))
-    return lambda path: _at(lines, path)
+def mount_number(paths: Paths, descriptor: int) -> int:
+    """The number of the mount that an open file or directory lies in."""
+    data = _read(os.path.join(paths.proc, "self", "fdinfo", str(descriptor)))
+    found = re.search(rb"^mnt_id:\s*(\d+)", data, re.MULTILINE)
+    return int(found.group(1)) if found else 0
 
 
 def device_number(paths: Paths, mount: Mount) -> Optional[str]:
@@ -206,13 +275,13 @@ def _read(path: str) -> bytes:
         raise _path_error("cannot-read", path, error, "a mounted /proc") from error
 
 
-def _parse(data: bytes) -> List[_Line]:
+def _parse(data: bytes) -> List[Line]:
     lines = (_parse_line(line) for line in data.split(b"\n"))
     return [line for line in lines if line is not None]
 
 
 @functools.lru_cache(maxsize=1024)  # of the lines, most are those of the time before
-def _parse_line(line: bytes) -> Optional[_Line]:
+def _parse_line(line: bytes) -> Optional[Line]:
     fields = line.split(b" ")
     try:
         separator = fields.index(b"-", 6)
@@ -231,37 +300,11 @@ def _parse_line(line: bytes) -> Optional[_Line]:
         source=unescape(fields[separator + 2]),
         root=unescape(fields[3]),
     )
-    return _Line(int(fields[0]), int(fields[1]), mount)
+    return Line(int(fields[0]), int(fields[1]), mount)
 
 
-def _at(lines: List[_Line], path: str) -> Optional[Mount]:
-    ids = {line.id for line in lines}
-    roots = [
-        line
-        for line in lines
-        if line.mount.path == "/" and (line.parent not in ids or line.parent == line.id)
-    ]
-    if not roots:
-        # In a chroot that is no mount itself nothing ties the mounts together.
-        same = [line.mount for line in lines if line.mount.path == path]
-        return same[-1] if same else None
-    here = roots[-1]
-    visited = {here.id}
-    while True:
-        ways = [
-            line
-            for line in lines
-            if line.parent == here.id
-            and line.id not in visited
-            and _is_within(path, line.mount.path)
-        ]
-        if not ways:
-            return here.mount if here.mount.path == path else None
-        here = min(ways, key=lambda line: len(line.mount.path))
-        visited.add(here.id)
-
-
-def _is_within(path: str, directory: str) -> bool:
+def is_within(path: str, directory: str) -> bool:
+    """Whether ``path`` is this directory or lies below it, both normal."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
@@ -278,7 +321,7 @@ def path_state(path: str) -> PathState:
             status = os.fstat(descriptor)
             return PathState(
                 kind="directory",
-                entries=_entries(descriptor),
+                entries=entries(descriptor),
                 uid=status.st_uid,
                 gid=status.st_gid,
                 mode=stat.S_IMODE(status.st_mode),
@@ -291,6 +334,20 @@ def path_state(path: str) -> PathState:
         return PathState(kind="other")
     except (OSError, ValueError) as error:
         raise _path_error("cannot-read", path, error, "a directory") from error
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """The open directory at ``path``; no symbolic link is followed.
+
+    Raises :class:`KrakenError` ``mount-point``.
+    """
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(_open_directory(path))
+        except (OSError, ValueError) as error:
+            raise _path_error("mount-point", path, error, "a directory") from error
+        yield descriptor
 
 
 def make_directory(path: str, mode: int = 0o755) -> bool:
@@ -381,7 +438,8 @@ def _is_link(part: str, descriptor: int) -> bool:
     return stat.S_ISLNK(status.st_mode)
 
 
-def _entries(descriptor: int) -> Tuple[str, ...]:
+def entries(descriptor: int) -> Tuple[str, ...]:
+    """The first names in an open directory, without those of a new filesystem."""
     with os.scandir(descriptor) as listing:
         names = (entry.name for entry in listing if entry.name not in OWN_ENTRIES)
         return tuple(sorted(itertools.islice(names, ENTRIES_SHOWN)))
@@ -483,40 +541,6 @@ def unit_name(path: str) -> str:
     return escaped.decode("ascii").replace("/", "-") or "-"
 
 
-def mount(paths: Paths, path: str) -> None:
-    """Mount what fstab says for ``path``.  Raises ``mount-failed``."""
-    table = [] if paths.fstab == "/etc/fstab" else ["-T", paths.fstab]
-    # No timeout: a mount can replay a long journal.
-    finished = command.run(["mount", *table, path], timeout=None)
-    if finished.code != 0:
-        raise _not_mounted(path, _said(finished))
-    if at(paths, path) is None:
-        # With nofail a missing device is a success to mount(8).
-        raise _not_mounted(path, "its device is not there")
-
-
-def mount_device(
-    paths: Paths,
-    source: str,
-    path: str,
-    fs_type: str,
-    options: Sequence[str],
-    set_name: str,
-) -> None:
-    """Mount this very device, where a UUID could find a copy of it.
-
-    ``options`` as fstab has them.  Raises ``mount-failed``.
-    """
-    chosen = ["-o", ",".join(options)] if options else []
-    argv = ["mount", "-t", fs_type, *chosen, source, path]
-    # No timeout: a mount can replay a long journal.
-    finished = command.run(argv, timeout=None)
-    if finished.code != 0:
-        raise _not_mounted(path, f"the set {set_name!r}: {_said(finished)}", fs_type)
-    if at(paths, path) is None:
-        raise _not_mounted(path, f"the set {set_name!r} was unmounted at once")
-
-
 def verify(paths: Paths, path: str, devno: str) -> Mount:
     """The mount at ``path``, if the device ``devno`` is what is mounted there.
 
@@ -532,32 +556,6 @@ def verify(paths: Paths, path: str, devno: str) -> Mount:
             found=f"after mounting, {what} is mounted at {path!r}",
             expected=f"the device {devno}",
             remedy="Look for a second fstab line or systemd unit for this path.",
-        )
-    )
-
-
-def _said(finished: command.Finished) -> str:
-    return " ".join(finished.err.split()) or f"exit status {finished.code}"
-
-
-#: What helps where a mount fails; nothing of it is done unasked.
-_REPAIR: Dict[str, str] = {
-    "ext4": "e2fsck -f",
-    "xfs": "xfs_repair (its option -L throws away what was written last)",
-    "btrfs": "btrfs check --readonly",
-}
-
-
-def _not_mounted(path: str, why: str, fs_type: str = "") -> KrakenError:
-    repair = _REPAIR.get(fs_type)
-    further = "" if repair is None else f" Damaged? Take a snapshot, then {repair}."
-    return KrakenError(
-        Trouble(
-            kind="mount-failed",
-            found=f"cannot mount {path!r}: {why}",
-            expected="a mounted filesystem",
-            remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
-            "newer release needs a newer kernel." + further,
         )
     )
 

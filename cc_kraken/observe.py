@@ -24,6 +24,7 @@ from typing import (
 )
 
 from cc_kraken import (
+    array_history,
     arrays,
     command,
     content,
@@ -31,10 +32,10 @@ from cc_kraken import (
     fstab,
     grow,
     halfmade,
+    layout,
     mdadmconf,
     mounts,
     partitions,
-    seen,
 )
 from cc_kraken.arraystate import is_replacement
 from cc_kraken.early import Early
@@ -49,7 +50,6 @@ from cc_kraken.model import (
     KrakenError,
     Look,
     MdSuperblock,
-    Mount,
     Node,
     PathState,
     Section,
@@ -76,6 +76,7 @@ class Observer:
         self.full = section.blank_proof == "full"
         self._hung: Dict[str, "Future[Look]"] = {}
         self._early = Early(paths, self.full)
+        self._former: Optional[Dict[str, Set[str]]] = None
 
     def disks(self) -> FrozenSet[Tuple[str, str, str]]:
         """See :func:`devices.present`."""
@@ -94,7 +95,8 @@ class Observer:
         scanned = devices.scan(self.paths)
         lines = fstab.parse(fstab.read(self.paths))
         ours = frozenset(volume.id for claim in claims for volume in claim.volumes)
-        mounted = tuple(self._mounted(mount, ours) for mount in mounts.scan(self.paths))
+        now = devices.mounts_now(self.paths)
+        mounted = tuple(self._mounted(one, ours) for one in now)
         world = World(
             instance_id=instance_id,
             devices=scanned.by_volume,
@@ -105,6 +107,7 @@ class Observer:
             system_volumes=devices.root_volumes(self.paths),
             holders=holders,
             mounts=mounted,
+            former=self._former_paths(instance_id, lines),
             fstab={line.set: line for line in reversed(lines) if line.set},
             fstab_foreign=tuple(line for line in lines if not line.set),
             fstab_devnos=_devnos(self.paths, lines),
@@ -113,7 +116,7 @@ class Observer:
             },
             array_lines_foreign=mdadmconf.elsewhere(self.paths),
             left_out=mdadmconf.left_out(self.paths, scanned.by_volume.values()),
-            arrays_seen=seen.load(self.paths, instance_id),
+            arrays_seen=array_history.load(self.paths, instance_id),
             accounts=_accounts(claims),
             missing_programs=_missing_programs(claims),
             attached_now=attached_now,
@@ -121,16 +124,28 @@ class Observer:
         world = replace(world, paths=_paths(claims))
         return self._contents(world, claims)
 
-    def _mounted(self, mount: Mount, ours: FrozenSet[str]) -> Mounted:
-        volumes = devices.volumes_behind_mount(self.paths, mount)
+    def _former_paths(
+        self, instance_id: str, lines: Sequence[FstabLine]
+    ) -> Dict[str, FrozenSet[str]]:
+        """Kept over the rounds: what is found in fstab may be replaced by now."""
+        if self._former is None:
+            self._former = layout.former(self.paths, instance_id)
+        for line in lines:
+            if line.set:
+                self._former.setdefault(line.spec, set()).add(line.path)
+        return {key: frozenset(found) for key, found in self._former.items()}
+
+    def _mounted(self, mounted: Mounted, ours: FrozenSet[str]) -> Mounted:
+        mount, volumes = mounted.mount, mounted.volumes
         number = mounts.device_number(self.paths, mount)
         if not volumes or not volumes <= ours or number is None:
-            return Mounted(mount, volumes)
+            return mounted
+        if not mounted.seen:
+            return replace(mounted, device=number)  # its path shows another one
         node = devices.node(self.paths, number)
         found = None if node is None else grow.state(self.paths, mount, node)
-        return Mounted(
-            mount,
-            volumes,
+        return replace(
+            mounted,
             device=number,
             size=found.size if found is not None else None,
             errors=found is not None and found.errors,
@@ -181,7 +196,7 @@ class Observer:
         running: Dict[str, Tuple[Array, Claim]] = {}
         heads: Dict[str, Content] = {}
         for claim in there:
-            blocks = seen.superblocks(claim, looks)
+            blocks = array_history.superblocks(claim, looks)
             for uuid in {block.uuid for block in blocks.values()}:
                 array = world.array(uuid)
                 if array is not None and array.running:

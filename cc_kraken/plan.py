@@ -43,7 +43,8 @@ class Plan:
     ``state``: where the set stands when ``steps`` is empty.  ``outcomes``:
     what may follow on things that cannot be seen yet.  ``trouble`` with
     ``waits`` is awaited, without it the set has failed.  ``notes``: what a
-    person may want to know, and need not act on.
+    person may want to know, and need not act on.  ``mount_path``: where it is
+    mounted, if that is not where it belongs.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Plan:
     array_uuid: str = ""
     filesystem: Optional[Known] = None
     notes: Tuple[str, ...] = ()
+    mount_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,15 @@ class SetDecision:
             )
 
     def _mounted(self) -> Optional[Mounted]:
-        """Where the set is mounted, at its own path if there."""
+        """Where the set is mounted: at its own path if it is seen there, and
+        where nothing hides it rather than where something does."""
         mounts = self.world.mounts_of(frozenset(self.volume_ids))
-        for mounted in mounts:
-            if mounted.mount.path == self.wanted.mount_path:
-                return mounted
-        return mounts[0] if mounts else None
+        path = self.wanted.mount_path
+        return max(
+            mounts,
+            key=lambda one: (one.seen, one.mount.path == path),
+            default=None,
+        )
 
     def _check_programs(self, needed: Sequence[str]) -> None:
         for program in needed:

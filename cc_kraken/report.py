@@ -185,12 +185,17 @@ class Report:
         )
 
     def describe(
-        self, claim: Claim, devices: Mapping[str, Device], array: Optional[Array]
+        self,
+        claim: Claim,
+        devices: Mapping[str, Device],
+        array: Optional[Array],
+        place: str = "",
     ) -> None:
-        """The volumes of a set, their devices and its array."""
+        """The volumes of a set, their devices and its array.  ``place``: where it is
+        mounted, if not where it belongs."""
         entry = self.set(claim.name, required=claim.wanted.required)
         entry["required"] = claim.wanted.required
-        entry["mount_path"] = claim.wanted.mount_path
+        entry["mount_path"] = place or claim.wanted.mount_path
         entry["volumes"] = [
             {
                 "id": volume.id,

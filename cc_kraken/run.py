@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, FrozenSet, Mapping, Optional, Sequence, Set, Tuple
 
 from cc_kraken import (
+    array_history,
     command,
     decision,
     devices,
     hold,
     report,
-    seen,
     tags,
     wanted,
 )
@@ -42,7 +42,7 @@ from cc_kraken.pacing import Backoff, PutOff
 from cc_kraken.paths import Paths
 from cc_kraken.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.report import DONE, FAILED, PENDING, Report
-from cc_kraken.steps import GROW, Detach
+from cc_kraken.steps import GROW, LAST, Detach
 from cc_kraken.world import World
 
 LOG = logging.getLogger(__name__)
@@ -305,7 +305,7 @@ class Run:
                 world = self._look(node, claims)
             plans = self._decide(node, claims, world)
             if not self.dry_run:
-                seen.save(self.paths, self.identity.instance_id, claims, world)
+                array_history.save(self.paths, self.identity.instance_id, claims, world)
             self._tell(claims, plans, world)
             if self.dry_run and claims:
                 return self._dry_end(plans)
@@ -318,9 +318,7 @@ class Run:
                 self.clock.sleep(self._pause())
                 describe = True
                 continue
-            for plan in plans:
-                if plan.name in self.failed:
-                    self._give_back(plan, world)
+            plans = tuple(self._give_back(plan, world) for plan in plans)
             todo = self._due(plans)
             if todo and self._left() > 0:
                 describe = self._act(todo, world)
@@ -554,16 +552,17 @@ class Run:
         self._give_back(Plan(plan.name, FAILED, steps=steps), world)
         return True
 
-    def _give_back(self, plan: Plan, world: World) -> None:
-        """Detach what a set that has failed has got and does not use: of its
-        steps this one alone."""
-        steps = tuple(step for step in plan.steps if isinstance(step, Detach))
-        if not steps:
-            return
+    def _give_back(self, plan: Plan, world: World) -> Plan:
+        """Do what is still to be done for a set that has failed: detach what it
+        does not use, put its line in fstab right.  The plan that is left."""
+        if plan.name not in self.failed:
+            return plan
+        steps = tuple(step for step in plan.steps if isinstance(step, LAST))
         outcome = self.executor.carry_out([replace(plan, steps=steps)], world)
         self._note_detached(outcome)
         for trouble in outcome.troubles.values():
-            LOG.warning("Volumes of %s could not be given back: %s", plan.name, trouble)
+            LOG.warning("%s could not %s: %s", plan.name, steps[0], trouble)
+        return replace(plan, steps=())
 
     def _volumes_of(self, name: str) -> Set[str]:
         """The volumes of the set whose claim was looked at last."""
@@ -703,7 +702,7 @@ class Run:
                     self.report.warn(text)
                 continue
             array = world.array(plan.array_uuid) if plan.array_uuid else None
-            self.report.describe(claim, world.devices, array)
+            self.report.describe(claim, world.devices, array, plan.mount_path)
             entry = self.report.set(plan.name)
             entry["plan"] = [str(step) for step in plan.steps]
             entry["outcomes"] = list(plan.outcomes)

@@ -1,88 +1,99 @@
-"""What this instance has seen of its arrays, in ``arrays.json``.
+"""Is a set up?  One question, asked by everything that says that one is.
 
-A member that fell out of its array does not know it: alone it says that all were
-in step.  With ``allow_degraded`` it would be started, with its older content.
-Where this instance has seen the array later than that, it is not.  The file
-permits nothing, and another instance ignores it.
+A set is up at its mount path when its own devices are what one sees there now.
+A mount that is covered by another one, or lies below one, serves nobody: what a
+service writes lands on the mount that hides it.  Pure; :func:`devices.mounts_now`
+says what is mounted.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-from typing import Dict, Iterable, Mapping
+from typing import FrozenSet, Iterable, Optional, Sequence, Tuple
 
-from cc_kraken import arraystate, files
-from cc_kraken.arraystate import ArrayState, Seen
-from cc_kraken.model import Claim, Known, KrakenError, Look, MdSuperblock
-from cc_kraken.paths import Paths
-from cc_kraken.world import World
-
-LOG = logging.getLogger(__name__)
-
-VERSION = 1
+from cc_kraken.model import Mount, Trouble
+from cc_kraken.mounts import is_within
+from cc_kraken.world import Mounted
 
 
-def load(paths: Paths, instance_id: str) -> Dict[str, Seen]:
-    """What was kept, by array UUID; nothing where there is no file of this
-    instance that can be read."""
-    try:
-        content = json.loads(files.read_text(paths.arrays) or "{}")
-        if (content["version"], content["instance_id"]) != (VERSION, instance_id):
-            return {}
-        return {
-            str(uuid): Seen(
-                int(one["events"]),
-                int(one["created"]),
-                tuple(str(volume) for volume in one["volumes"]),
-            )
-            for uuid, one in content["arrays"].items()
-        }
-    except (AttributeError, KeyError, KrakenError, TypeError, ValueError):
-        return {}
+def up_at(
+    mounts: Iterable[Mounted], path: str, volumes: FrozenSet[str]
+) -> Optional[Mounted]:
+    """The one question: the mount of these volumes (or of some, as a degraded
+    array has them), if it is what one sees at ``path``."""
+    found = at(mounts, path)
+    if found is None or not found.volumes or not found.volumes <= volumes:
+        return None
+    return found
 
 
-def save(paths: Paths, instance_id: str, claims: Iterable[Claim], world: World) -> bool:
-    """Keep what was seen of the arrays of these sets; True where anything is new.
-
-    A disk that cannot be written is no reason to leave volumes unmounted.
-    """
-    now = found(claims, world)
-    if now == dict(world.arrays_seen):
-        return False
-    content = {
-        "version": VERSION,
-        "instance_id": instance_id,
-        "arrays": {uuid: one.__dict__ for uuid, one in now.items()},
-    }
-    try:
-        os.makedirs(paths.state, mode=0o755, exist_ok=True)
-        data = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        return files.write_atomic(paths.arrays, data.encode(), 0o644)
-    except (KrakenError, OSError) as error:
-        LOG.warning("What was seen of the arrays is not kept: %s", error)
-        return False
+def at(mounts: Iterable[Mounted], path: str) -> Optional[Mounted]:
+    """The mount that one sees at exactly ``path``."""
+    here = [one for one in mounts if one.seen and one.mount.path == path]
+    return here[0] if here else None
 
 
-def found(claims: Iterable[Claim], world: World) -> Dict[str, Seen]:
-    """What is known of each array that may start degraded, after a look around."""
-    now = dict(world.arrays_seen)
-    for claim in claims:
-        blocks = superblocks(claim, world.looks)
-        state = arraystate.read(blocks) if blocks else None
-        if isinstance(state, ArrayState) and state.redundant:
-            now[state.uuid] = arraystate.seen_now(state, now.get(state.uuid))
-    return now
+def below(mounts: Iterable[Mounted], path: str) -> Tuple[Mounted, ...]:
+    """The mounts that a mount at ``path`` would hide."""
+    return tuple(
+        one
+        for one in mounts
+        if one.seen and one.mount.path != path and is_within(one.mount.path, path)
+    )
 
 
-def superblocks(claim: Claim, looks: Mapping[str, Look]) -> Dict[str, MdSuperblock]:
-    """The md superblocks on the volumes of a set, by volume id."""
-    blocks = {}
-    for volume in claim.volumes:
-        look = looks.get(volume.id)
-        if look is None or not isinstance(look.content, Known):
-            continue
-        if look.content.superblock is not None:
-            blocks[volume.id] = look.content.superblock
-    return blocks
+def cover(mounts: Iterable[Mounted], hidden: Mounted) -> Mounted:
+    """The mount that one sees instead of one that is hidden."""
+    over = [
+        one
+        for one in mounts
+        if one.seen and is_within(hidden.mount.path, one.mount.path)
+    ]
+    return max(over, key=lambda one: len(one.mount.path), default=hidden)
+
+
+# ------------------------------------------------------------------ in words
+
+
+def hides(path: str, name: str, mounts: Sequence[Mount]) -> Trouble:
+    """Why the set ``name`` is not mounted at ``path``, where it would hide these."""
+    there = " and ".join(
+        f"{brief(mount)} is mounted at {mount.path}" for mount in mounts
+    )
+    paths = " ".join(mount.path for mount in mounts)
+    return Trouble(
+        "mounts-below",
+        f"{there}, below {path}: the set {name} would hide it",
+        f"nothing mounted below {path}",
+        f"Stop what uses it, then: umount {paths} && cc-kraken apply. A set that "
+        f"belongs there is mounted again, inside {name}. Or choose another MountPath.",
+    )
+
+
+def busy(path: str, name: str, mount: Mount) -> Trouble:
+    """Why the set ``name`` is not mounted at ``path``: something else is."""
+    return Trouble(
+        "mount-path-busy",
+        f"{brief(mount)} is mounted at {path}",
+        f"{path} free for the set {name}",
+        "Unmount it, or choose another MountPath.",
+    )
+
+
+def hidden(name: str, mounts: Sequence[Mounted], own: Mounted) -> Trouble:
+    """Why the set ``name`` is not up although it is mounted: what one sees there
+    is something else."""
+    over, path = cover(mounts, own).mount, own.mount.path
+    # A set that belongs above this one is mounted first, then.
+    paths = path if over.path == path else f"{over.path} {path}"
+    return Trouble(
+        "mount-hidden",
+        f"The set {name} is mounted at {path}, but {brief(over)}, mounted at "
+        f"{over.path}, hides it",
+        f"the set's own volumes at {path}",
+        f"What was written to {path} since then is on {over.source}: copy it first. "
+        f"Stop what uses both, then: umount {paths} && cc-kraken apply.",
+    )
+
+
+def brief(mount: Mount) -> str:
+    return f"{mount.source} ({mount.type})"

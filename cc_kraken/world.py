@@ -21,15 +21,16 @@ from cc_kraken.model import (
 
 @dataclass(frozen=True)
 class Mounted:
-    """A mount, and the volumes that lie behind it (None: not only ours).
+    """A mount, and the volumes that lie behind it (None: not only EBS volumes).
 
-    ``device``: number of the device that is mounted.  ``size``: bytes that
-    the filesystem says it has.  Both None where nobody has asked.
-    ``errors``: the kernel has found it damaged.
+    ``seen``: no other mount hides it.  ``device``: number of the device that is
+    mounted.  ``size``: bytes that the filesystem says it has.  Both None where
+    nobody has asked.  ``errors``: the kernel has found it damaged.
     """
 
     mount: Mount
     volumes: Optional[FrozenSet[str]]
+    seen: bool = True
     device: Optional[str] = None
     size: Optional[int] = None
     errors: bool = False
@@ -48,6 +49,8 @@ class World:
     instance has kept of it).
     ``left_out``: volumes that mdadm does not look at, to the ``DEVICE`` lines
     because of which.
+    ``former``: volume id, or ``UUID=`` of a filesystem, to the paths at which a run
+    or a line of ours has had it mounted.
     ``fstab_devnos``: what a line that is not ours mounts, to the number of the
     device that udev's links name for it now.
     ``accounts``: user or group name to number, None where there is none yet;
@@ -70,6 +73,7 @@ class World:
     heads: Mapping[str, Content] = field(default_factory=dict)
     mounts: Tuple[Mounted, ...] = ()
     paths: Mapping[str, PathState] = field(default_factory=dict)
+    former: Mapping[str, FrozenSet[str]] = field(default_factory=dict)
     fstab: Mapping[str, FstabLine] = field(default_factory=dict)
     fstab_foreign: Tuple[FstabLine, ...] = ()
     fstab_devnos: Mapping[str, str] = field(default_factory=dict)
@@ -90,15 +94,8 @@ class World:
                 return array
         return None
 
-    def mounted_at(self, path: str) -> Optional[Mounted]:
-        """The topmost mount at ``path``."""
-        found = None
-        for mounted in self.mounts:
-            if mounted.mount.path == path:
-                found = mounted
-        return found
-
     def mounts_of(self, volumes: FrozenSet[str]) -> Tuple[Mounted, ...]:
+        """Every mount of these, hidden ones too: see :mod:`cc_kraken.seen`."""
         return tuple(
             mounted
             for mounted in self.mounts

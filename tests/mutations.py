@@ -219,7 +219,7 @@ MUTATIONS = (
         "what was made is believed after a record was written",
         "witness",
         "seen if erased else replace(seen, said=None, made=None)",
-        "seen",
+        "array_history",
         "tests/loop/test_witness.py",
     ),
     change(

@@ -228,8 +228,9 @@ class Machine:
         return files.read_text(self.paths.fstab) or ""
 
     def unmount(self) -> None:
-        for path in sorted(self.mounted(), reverse=True):
-            umount(path)
+        """All of them, hidden ones too: the last one first."""
+        while self.mounted():
+            umount(list(self.mounted())[-1])
 
     def lines(self) -> list[str]:
         return [line for line in self.fstab.splitlines() if line]

@@ -23,7 +23,7 @@ from typing import (
     Union,
 )
 
-from cc_kraken import arraystate, decision, seen, wanted
+from cc_kraken import array_history, arraystate, decision, wanted
 from cc_kraken.arraystate import Seen
 from cc_kraken.model import (
     Array,
@@ -595,7 +595,7 @@ class Simulation:
         world = self.world(claims)
         plans = decision.decide(w.NODE, claims, world)
         assert plans == decision.decide(w.NODE, claims, world), "not a function"
-        self.seen = seen.found(claims, world)
+        self.seen = array_history.found(claims, world)
         by_name = {claim.name: claim for claim in claims}
         for plan in plans:
             self._check_plan(plan, by_name.get(plan.name), world)

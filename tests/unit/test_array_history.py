@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import seen
+from cc_kraken import array_history as history
 from cc_kraken.arraystate import Seen
 from cc_kraken.model import Claim, Look
 from cc_kraken.paths import Paths
@@ -23,7 +23,7 @@ def paths(tmp_path: Path) -> Paths:
 
 
 def look_around(paths: Paths, looks: dict[int, Look]) -> World:
-    kept = seen.load(paths, w.ME)
+    kept = history.load(paths, w.ME)
     return w.world(*looks, looks=looks, arrays_seen=kept)
 
 
@@ -36,33 +36,33 @@ def mirror(events: int, *roles: int) -> dict[int, Look]:
 
 
 def test_what_is_seen_is_kept_and_never_lower(paths: Paths) -> None:
-    assert seen.load(paths, w.ME) == {}
+    assert history.load(paths, w.ME) == {}
     both = mirror(500, 0, 1)
-    assert seen.save(paths, w.ME, [claim(1, 2)], look_around(paths, both))
-    assert seen.load(paths, w.ME) == {w.ARRAY: Seen(500, 0, (A, B))}
+    assert history.save(paths, w.ME, [claim(1, 2)], look_around(paths, both))
+    assert history.load(paths, w.ME) == {w.ARRAY: Seen(500, 0, (A, B))}
     # Nothing has changed: nothing is written.
-    assert not seen.save(paths, w.ME, [claim(1, 2)], look_around(paths, both))
+    assert not history.save(paths, w.ME, [claim(1, 2)], look_around(paths, both))
     older = look_around(paths, mirror(150, 1))
-    assert not seen.save(paths, w.ME, [claim(2)], older)
+    assert not history.save(paths, w.ME, [claim(2)], older)
     newer = look_around(paths, mirror(700, 0))
-    assert seen.save(paths, w.ME, [claim(1)], newer)
-    assert seen.load(paths, w.ME) == {w.ARRAY: Seen(700, 0, (A, B))}
+    assert history.save(paths, w.ME, [claim(1)], newer)
+    assert history.load(paths, w.ME) == {w.ARRAY: Seen(700, 0, (A, B))}
 
 
 def test_another_instance_ignores_it(paths: Paths) -> None:
-    seen.save(paths, w.ME, [claim(1, 2)], look_around(paths, mirror(500, 0, 1)))
-    assert seen.load(paths, "i-00000000000000009") == {}
+    history.save(paths, w.ME, [claim(1, 2)], look_around(paths, mirror(500, 0, 1)))
+    assert history.load(paths, "i-00000000000000009") == {}
 
 
 def test_volumes_without_a_redundant_array_leave_nothing(paths: Paths) -> None:
     stripe = {n: w.member(n - 1, count=2, level=0) for n in (1, 2)}
     for looks in ({}, {1: w.blank(), 2: w.blank()}, stripe):
-        assert not seen.save(paths, w.ME, [claim(1, 2)], look_around(paths, looks))
+        assert not history.save(paths, w.ME, [claim(1, 2)], look_around(paths, looks))
     parted = {
         1: w.member(0, count=2, level=1, active=(0, 0xFFFE)),
         2: w.member(1, count=2, level=1, active=(0xFFFE, 1)),
     }
-    assert not seen.save(paths, w.ME, [claim(1, 2)], look_around(paths, parted))
+    assert not history.save(paths, w.ME, [claim(1, 2)], look_around(paths, parted))
 
 
 KEPT = {"events": 5, "created": 6, "volumes": [A]}
@@ -72,7 +72,7 @@ WHOLE = {"version": 1, "instance_id": w.ME, "arrays": {w.ARRAY: KEPT}}
 def test_the_whole_one_counts(paths: Paths) -> None:
     Path(paths.state).mkdir()
     Path(paths.arrays).write_text(json.dumps(WHOLE))
-    assert seen.load(paths, w.ME) == {w.ARRAY: Seen(5, 6, (A,))}
+    assert history.load(paths, w.ME) == {w.ARRAY: Seen(5, 6, (A,))}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_whole_one_counts(paths: Paths) -> None:
 def test_a_damaged_one_is_none(paths: Paths, text: str) -> None:
     Path(paths.state).mkdir()
     Path(paths.arrays).write_bytes(text.encode("latin-1"))
-    assert seen.load(paths, w.ME) == {}
+    assert history.load(paths, w.ME) == {}
 
 
 def test_a_disk_that_cannot_be_written_keeps_nobody_from_going_on(
@@ -100,5 +100,5 @@ def test_a_disk_that_cannot_be_written_keeps_nobody_from_going_on(
 ) -> None:
     Path(paths.state).write_text("in the way of the directory")
     world = look_around(paths, mirror(500, 0, 1))
-    assert not seen.save(paths, w.ME, [claim(1, 2)], world)
+    assert not history.save(paths, w.ME, [claim(1, 2)], world)
     assert "not kept" in caplog.text
