@@ -221,7 +221,8 @@ class Assembling(Formatting, Mounting):
             )
         steps += self._spare_steps(state, others)
         name = next(iter(blocks.values())).name
-        up = mounted is not None or (array is not None and self.wanted.fs_type is None)
+        runs = array is not None and array.running
+        up = mounted is not None or (runs and self.wanted.fs_type is None)
         try:
             steps += self._array_line_steps(state.uuid, name)
         except Stop as stop:

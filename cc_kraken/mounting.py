@@ -299,16 +299,12 @@ class Mounting(SetDecision):
         live = {claim.name for claim in self.claims}
         device = target.device or target.array
         devno = device.devno if device else ""
-        by_id = f"md-uuid-{mdadm_uuid(target.array_uuid)}" if target.array_uuid else ""
-        if target.device is not None:
-            # The model is before the serial, the namespace may be behind it.
-            serial = target.volume_id.replace("-", "")
-            by_id = rf"nvme-.+_{serial}(_1|-ns-1)?"
         resolved = self.world.fstab_devnos
         there = [
             *fstab.on_path(self.world.fstab_foreign, line.path),
             *(fstab.on_path(self.world.fstab_foreign, place) if place else ()),
         ]
+        by_id = _by_id(target) if there else ""
         found = [
             one
             for one in self.world.fstab_foreign
@@ -538,3 +534,12 @@ class Mounting(SetDecision):
         gid = accounts.get(f"group:{wanted.group}") if wanted.group else state.gid
         mode = state.mode if wanted.mode is None else wanted.mode
         return (state.uid, state.gid, state.mode) == (uid, gid, mode)
+
+
+def _by_id(target: Target) -> str:
+    """A pattern of the links that udev makes for it below /dev/disk/by-id: the model
+    is before the serial, the namespace may be behind it."""
+    if target.array_uuid:
+        return f"md-uuid-{mdadm_uuid(target.array_uuid)}"
+    serial = target.volume_id.replace("-", "")
+    return rf"nvme-.+_{serial}(_1|-ns-1)?"
