@@ -1,17 +1,15 @@
-"""Lines of somebody else's, judged by the real mdadm and the real mount; and a
-volume that is given back while somebody tries to mount it.
+"""Lines of somebody else's for a real array and by real links of udev; and a volume
+that is given back while somebody tries to mount it.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from cc_kraken import mdadmconf
 from tests.lab.cloud import Cloud, Node, krkn
-from tests.unit import test_takeover as table
 from tests.vm import nodes
 
 pytestmark = [
@@ -21,16 +19,6 @@ pytestmark = [
 
 CONF = "/etc/mdadm/mdadm.conf"
 REST = "HOMEHOST <system>\nMAILADDR root\n"
-#: Of ours, though this mdadm knows no array by them: later ones do not read the
-#: name, and a UUID says enough to us.
-BROADER = {
-    "by UUID, as mdadm writes it",
-    "by name without a host",
-    "by devices, with a name that mdadm 4.3 does not read",
-    "ignored, and other words differ",
-    "by one device",
-}
-
 #: What mdadm says of each member when udev asks it, and what comes of it.
 ASK = r"""
 for array in /sys/block/md*; do
@@ -49,28 +37,12 @@ def members(node: Node, volumes: list[str]) -> list[str]:
     return [f"/dev/{names[one.replace('-', '')]}" for one in sorted(volumes)]
 
 
-def asked(node: Node, disks: list[str]) -> str:
-    """What becomes of the array at the next boot."""
+def asked(node: Node, disks: list[str]) -> tuple[str, bool]:
+    """What mdadm says at the next boot, and whether the array comes up."""
     node.write_file("/root/ask.sh", ASK)
-    return node.run(["sh", "/root/ask.sh", *disks], timeout=120).out
-
-
-def check_each_line(node: Node, disks: list[str], uuid: str, ours: str) -> None:
-    """The table of the unit tests, for the array of this machine."""
-    own = ",".join(disks)
-    for name, (text, becomes) in table.ARRAY_LINES.items():
-        text = text.replace(table.MD, uuid).replace(table.DISKS, own)
-        text = re.sub(r"/dev/nvme2n1\b", disks[0], text)
-        node.write_file(CONF, f"{REST}{text}\n")
-        node.write_file(ours, f"ARRAY UUID={uuid}\n")
-        said = asked(node, disks)
-        runs = "clean" in said or "active" in said
-        nodes.log(f"{name}: {becomes or 'not ours'}; {' '.join(said.split())}")
-        assert runs or "multiple lines" in said or "cannot decide" in said, said
-        if becomes:
-            assert not runs or name in BROADER, name
-        else:
-            assert runs, name
+    said = node.run(["sh", "/root/ask.sh", *disks], timeout=120).out
+    nodes.log(" ".join(said.split()))
+    return said, bool(re.search("^(clean|active|read-auto)$", said, re.M))
 
 
 def test_lines_for_mdadm_and_mount_and_a_volume_that_is_given_back() -> None:
@@ -85,30 +57,17 @@ def test_lines_for_mdadm_and_mount_and_a_volume_that_is_given_back() -> None:
         (uuid,) = re.findall(r"^ARRAY UUID=(\S+)$", node.read_file(ours), re.M)
         node.run("umount /krkn_data && udevadm settle", check=True)
 
-        # ---- what mdadm says of each line beside ours
-        nodes.log(node.run("mdadm --version 2>&1").out)
-        check_each_line(node, disks, uuid, ours)
-        for rule, left_out in (
-            ("DEVICE /dev/sd*", True),
-            ("DEVICE containers", True),
-            (f"DEVICE {disks[0]} {disks[1]}", False),
-            ("DEVICE /dev/disk/by-id/nvme-*", False),
-            ("DEVICE /dev/nvme*n1", False),
-        ):
-            node.write_file(CONF, f"{REST}{rule}\n")
-            said = asked(node, disks)
-            nodes.log(f"{rule}: {' '.join(said.split())}")
-            assert ("not permitted by mdadm.conf" in said) == left_out, said
-
         # ---- a run replaces one by name, and keeps one that is meant
         name = "ARRAY /dev/md/data name=any:KRKN-data\n"
         node.write_file(CONF, REST + name)
+        said, up = asked(node, disks)
+        assert "multiple lines in mdadm.conf match" in said and not up
         done = node.kraken({}, timeout=300)
         assert done.code == 0, done.err
         assert node.read_file(CONF) == REST
         node.run("umount /krkn_data", check=True)
-        said = asked(node, disks)
-        assert "multiple lines" not in said and "clean" in said, said
+        said, up = asked(node, disks)
+        assert "multiple lines" not in said and up, said
         for theirs in (f"ARRAY <ignore> UUID={uuid}\n", "DEVICE /dev/sd*\n"):
             node.write_file(CONF, REST + theirs)
             done = node.kraken({}, timeout=300)
@@ -151,18 +110,14 @@ def race(cloud: Cloud, node: Node) -> None:
     """EC2 accepts the first volume of a mirror and refuses the second, while
     somebody mounts the first one as soon as it is there."""
     both = {"raid_level": 1, "fs_type": "ext4", "mount_path": "/mirror"}
-    first, second = sorted(cloud.volumes(2, 1, nodes.set_tags(0, "mirror", 2, **both)))
+    first, _ = sorted(cloud.volumes(2, 1, nodes.set_tags(0, "mirror", 2, **both)))
     fs = "6f1ed002-ab55-4595-8590-14ebf0951522"
-    backing = cloud.backing(first)
-    nodes.log(f"{first} and {second}: {backing}")
-    made = Path(backing)
     node.attach(first, "/dev/xvdn")
     node.wait_for_disks(first)
     (disk,) = members(node, [first])
     node.run(["mkfs.ext4", "-q", "-U", fs, disk], check=True)
     node.detach(first)
     node.wait_released(first)
-    assert made.exists()
     here = len(cloud.ec2.attached_to(node.id))
     kind = cloud.ec2.instance(node.id).type
     cloud.ec2.attachment_limits[kind] = here + 1
@@ -171,9 +126,8 @@ def race(cloud: Cloud, node: Node) -> None:
         node.run(f"setsid sh /root/race.sh {fs} >/dev/null 2>&1 & echo $! > /run/race")
         done = node.kraken({}, timeout=300)
         assert done.code == 1
-        assert nodes.status(node)["sets"]["mirror"]["error"]["kind"] in (
-            "attachment-limit",
-        )
+        error = nodes.status(node)["sets"]["mirror"]["error"]
+        assert error["kind"] == "attachment-limit", error
         node.run("kill -- -$(cat /run/race); sleep 1")
         up = bool(node.run("findmnt -n /stale").out)
         held = any(one.volume_id == first for one in cloud.ec2.attached_to(node.id))
