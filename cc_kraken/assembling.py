@@ -198,12 +198,14 @@ class Assembling(Formatting, Mounting):
     ) -> Plan:
         steps: List[Step] = []
         self._check_no_strangers(state.uuid)
+        array = self.world.array(state.uuid)
+        if array is None or not array.running:
+            self._check_copies(state.uuid)
         self._check_whole(state, others)
         for volume_id, look in others.items():
             if not isinstance(look.content, Blank) or look.record is not None:
                 raise self._refuse_content_of_member(volume_id, look)
         self._warn_of_tags(state)
-        array = self.world.array(state.uuid)
         degraded = bool(state.missing)
         if array is None or not array.running:
             steps.append(
@@ -271,19 +273,29 @@ class Assembling(Formatting, Mounting):
         )
 
     def _check_no_strangers(self, uuid: str) -> None:
-        array = self.world.array(uuid)
-        if array is None:
-            return
+        """No array takes others for members of this one.
+
+        One of copies alone is no matter while ours runs without them.
+        """
         ours = {self._device(volume).name for volume in self.volume_ids}
-        strangers = sorted(set(array.members) - ours)
-        if strangers:
+        running = [set(one.members) for one in self.world.arrays if one.uuid == uuid]
+        apart = any(members and members <= ours for members in running)
+        for array in self.world.arrays:
+            strangers = sorted(set(array.members) - ours)
+            if array.uuid != uuid or not strangers:
+                continue
+            if apart and not ours & set(array.members):
+                continue
+            volumes = {disk.name: one for one, disk in self.world.devices.items()}
+            who = [f"{volumes[n]} ({n})" if n in volumes else n for n in strangers]
             raise stopped(
                 "array-stranger",
-                f"Array {array.name} ({uuid}) runs with {', '.join(strangers)}, "
-                f"which are not among the volumes of {self.claim.name}",
+                f"Array {array.name} ({uuid}) runs with {', '.join(who)}, which "
+                f"{'are' if len(who) > 1 else 'is'} not among the volumes of "
+                f"{self.claim.name} ({', '.join(self.volume_ids)})",
                 "only the volumes of this set in its array",
-                "Stop the array and detach the copies, or pin the volumes with "
-                "volume_ids.",
+                f"Stop the array (mdadm --stop {array.path}), detach the copies, and "
+                "run again; or pin the volumes with volume_ids.",
             )
 
     def _check_running(self, state: arraystate.ArrayState, array: Array) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken import fstab, growth, mkfs
+from cc_kraken import copies, fstab, growth, mkfs
 from cc_kraken.model import (
     FstabLine,
     Known,
@@ -63,6 +63,9 @@ class Mounting(SetDecision):
         if path is None:
             return self._finish(MOUNTED, todo, array_uuid=target.array_uuid)
         known = self._mounted_filesystem(known, target)
+        self.warnings += copies.warnings(
+            self.world, self.claim.name, self.volume_ids, known.uuid, target.array_uuid
+        )
         if mounted.mount.path != path:
             self.warnings.append(
                 f"{self.claim.name} is mounted at {mounted.mount.path} and is to be "
@@ -256,6 +259,7 @@ class Mounting(SetDecision):
             return self._finish(
                 state, steps, array_uuid=target.array_uuid, filesystem=known
             )
+        self._check_copies(known.uuid, target.array_uuid)
         parent = self._waits_for(path)
         if parent is not None:
             self._check_parent_stays(path, parent)
@@ -326,6 +330,12 @@ class Mounting(SetDecision):
             array_uuid=target.array_uuid,
             filesystem=known,
         )
+
+    def _check_copies(self, *uuids: str) -> None:
+        name, volumes = self.claim.name, self.volume_ids
+        trouble = copies.trouble(self.world, name, volumes, *uuids)
+        if trouble is not None:
+            raise Stop(trouble)
 
     def _owner_wanted(self) -> bool:
         wanted = self.wanted

@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken import command, decision, hold, report, tags, wanted
+from cc_kraken import command, decision, hold, report, tags, udevrules, wanted
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Executor
@@ -321,6 +321,7 @@ class Run:
                 self.clock.sleep(self._pause())
                 describe = True
                 continue
+            udevrules.keep(self.paths, claims, plans, world, self.report.warn)
             for plan in plans:
                 if plan.name in self.failed:
                     self._give_back(plan, world)
