@@ -200,13 +200,15 @@ class Assembling(Formatting, Mounting):
         outdated = arraystate.outdated(state, self.world.arrays_seen.get(state.uuid))
         if outdated is not None:
             raise Stop(outdated)
+        array = self.world.array(state.uuid)
+        if array is None or not array.running:
+            self._check_copies(state.uuid)
         self._check_whole(state, others)
         for volume_id, look in others.items():
             if not isinstance(look.content, Blank) or look.record is not None:
                 raise self._refuse_content_of_member(volume_id, look)
         self._warn_of_tags(state)
         self._note_allowed(state)
-        array = self.world.array(state.uuid)
         degraded = bool(state.missing)
         if array is None or not array.running:
             steps.append(
@@ -318,11 +320,17 @@ class Assembling(Formatting, Mounting):
 
     def _check_no_strangers(self, uuid: str) -> None:
         """In every array that has this UUID or a volume of this set: there can be
-        several where there are copies."""
+        several where there are copies.
+
+        One of copies alone is no matter while ours runs without them.
+        """
         volumes = {one.name: volume for volume, one in self.world.devices.items()}
         ours = {self._device(volume).name for volume in self.volume_ids}
+        running = [set(one.members) for one in self.world.arrays if one.uuid == uuid]
+        apart = any(members and members <= ours for members in running)
         for array in self.world.arrays:
-            if array.uuid != uuid and not ours & set(array.members):
+            mine = ours & set(array.members)
+            if not mine and (array.uuid != uuid or apart):
                 continue
             trouble = arraystate.wrong_members(
                 array, volumes, self.claim.name, self.volume_ids

@@ -25,7 +25,7 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     A second call finds nothing.  Raises KrakenError when a file cannot be
     written, or the initramfs cannot be made.
     """
-    from cc_kraken import files, fstab, mdadmconf
+    from cc_kraken import files, fstab, mdadmconf, udevrules
 
     paths = paths or Paths()
     said = []
@@ -36,6 +36,8 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     if mdadmconf.write(paths, {}):
         said.append(f"Removed {mdadmconf.location(paths)}.")
         said += _refresh_initramfs()
+    if udevrules.remove(paths):
+        said.append(f"Removed {udevrules.location(paths)}.")
     if os.path.isdir(paths.state):
         shutil.rmtree(paths.state)
         said.append(f"Removed {paths.state}.")

@@ -128,6 +128,17 @@ def node(paths: Paths, devno: str) -> Optional[str]:
     return None if name is None else os.path.join(paths.dev, name.replace("!", "/"))
 
 
+def partitions(paths: Paths, name: str) -> Tuple[str, ...]:
+    """The kernel names of a disk's partitions."""
+    return tuple(
+        entry
+        for entry in sysfs.names(_block(paths, name))
+        # the other entries, some forty, are none by their names
+        if entry.startswith(name)
+        and os.path.exists(_block(paths, name, entry, "partition"))
+    )
+
+
 def leaves(paths: Paths, devno: str) -> FrozenSet[str]:
     """Kernel names of the whole disks below a device (md, dm, partitions)."""
     name = _name_of(paths, devno)
@@ -231,10 +242,10 @@ def _device(
     sectors = _read(paths, name, "size")
     if not devno or sectors is None or not sectors.isdigit():
         return None
-    partitions = _partitions(paths, name)
+    parts = partitions(paths, name)
     numbers = [devno]
     holders = set(sysfs.names(_block(paths, name, "holders")))
-    for partition in partitions:
+    for partition in parts:
         numbers.append(_read(paths, name, partition, "dev") or "")
         holders |= set(sysfs.names(_block(paths, name, partition, "holders")))
     device = Device(
@@ -244,23 +255,13 @@ def _device(
         volume_id=volume,
         size=int(sectors) * SECTOR,
         read_only=_read(paths, name, "ro") != "0",
-        partitions=partitions,
+        partitions=parts,
         holders=tuple(sorted(holders)),
         mounted=tuple(path for number in numbers for path in by_path.get(number, ())),
         swap=any(number in swaps for number in numbers),
     )
     # The name may have gone to another disk meanwhile.
     return device if serial_of(paths, name) == volume else None
-
-
-def _partitions(paths: Paths, name: str) -> Tuple[str, ...]:
-    return tuple(
-        entry
-        for entry in sysfs.names(_block(paths, name))
-        # the other entries, some forty, are none by their names
-        if entry.startswith(name)
-        and os.path.exists(_block(paths, name, entry, "partition"))
-    )
 
 
 def _name_of(paths: Paths, devno: str) -> Optional[str]:
@@ -275,7 +276,7 @@ def _name_of(paths: Paths, devno: str) -> Optional[str]:
             continue
         if _read(paths, name, "dev") == devno:
             return name
-        for partition in _partitions(paths, name):
+        for partition in partitions(paths, name):
             if _read(paths, name, partition, "dev") == devno:
                 return partition
     return None

@@ -109,18 +109,19 @@ def refresh(paths: Optional[Paths] = None) -> List[str]:
 def withdraw(paths: Optional[Paths] = None) -> List[str]:
     """Take back what :func:`enable` did, and leave the choice remembered as
     it is (removal of the package)."""
+    from cc_kraken import udevrules
     from cc_kraken.files import remove
 
     paths = paths or Paths()
     path = drop_in(paths)
-    schema = diversion(paths).unregister()
+    said = diversion(paths).unregister()
+    if udevrules.remove(paths):
+        # Nobody is left to keep up with volumes that are exchanged.
+        said.append(f"Removed {udevrules.location(paths)}.")
     if _read_own(path) is None:
-        return ["The module is not in cloud-init's lists through us.", *schema]
+        return ["The module is not in cloud-init's lists through us.", *said]
     remove(path)
-    return [
-        f"Removed {path}: cloud-init's own lists of modules hold again.",
-        *schema,
-    ]
+    return [f"Removed {path}: cloud-init's own lists of modules hold again.", *said]
 
 
 def stale(paths: Optional[Paths] = None) -> Optional[str]:

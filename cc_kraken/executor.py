@@ -466,7 +466,7 @@ class Executor:
 
     def _array(self, uuid: str) -> Array:
         """The array as it runs now, found by its members' superblocks."""
-        for array in arrays.scan(self.paths):
+        for array in self._world.own_first(arrays.scan(self.paths)):
             if array.uuid == uuid or self._member_uuid(array) == uuid:
                 return array
         raise KrakenError(

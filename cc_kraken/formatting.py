@@ -103,7 +103,6 @@ class Formatting(SetDecision):
             # Whole: a record that speaks of something else is its users' data.
             stale = tuple(one for one in present if self._is_of(one, content))
             if content.type == self.wanted.fs_type:
-                self._check_btrfs(content)
                 erase = EraseRecords(self.claim.name, stale, member=self.is_array)
                 return [erase] if stale else [], content
             present = []
@@ -130,7 +129,6 @@ class Formatting(SetDecision):
             make = self._mkfs(records, array_uuid=target.array_uuid)
             return [write, make, erase], made
         elif isinstance(content, Known) and content.type == self.wanted.fs_type:
-            self._check_btrfs(content)
             return [], content
         if permitted:
             self._check_origin()
@@ -227,25 +225,6 @@ class Formatting(SetDecision):
                     "A copy is never formatted: use an empty volume, or correct "
                     "FsType.",
                 )
-
-    def _check_btrfs(self, known: Known) -> None:
-        clones = [
-            other
-            for other, look in self.world.looks.items()
-            if other not in self.volume_ids
-            and isinstance(look.content, Known)
-            and look.content.type == known.type
-            and known.uuid
-            and look.content.uuid == known.uuid
-        ]
-        if clones:
-            raise stopped(
-                "filesystem-clone",
-                f"{', '.join(clones)} has the same filesystem UUID {known.uuid} "
-                f"as the set {self.claim.name}",
-                "each filesystem UUID once on this machine",
-                "Detach the copy, or give it a UUID of its own.",
-            )
 
     def _naming(self, stop: Stop, look: Look, target: Target) -> Stop:
         """The refusal of a record, with what overwrite would have to name."""

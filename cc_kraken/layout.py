@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any, Dict, Mapping, Optional, Set
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from cc_kraken import devices, files, report, seen
 from cc_kraken.model import Identity, Section
@@ -163,3 +163,34 @@ def present(paths: Paths, layout: Mapping[str, Any]) -> bool:
         for entry in layout["sets"].values()
         for volume in entry["volumes"]
     )
+
+
+def copies(paths: Paths, layout: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    """A set and a warning for each copy of its volumes that udev has seen here."""
+    own = {volume for entry in layout["sets"].values() for volume in entry["volumes"]}
+    others = {
+        name: volume
+        for name, volume in devices.claimed(paths).items()
+        if volume not in own
+    }
+    system = devices.root_volumes(paths) if others else frozenset()
+    others = {name: one for name, one in others.items() if one not in system}
+    if not others:
+        return []
+    # Here, so that a boot without any other disk imports none of it.
+    from cc_kraken import copies as beside
+    from cc_kraken import udevrules
+    from cc_kraken.world import World
+
+    world = World(layout["instance_id"], signatures=udevrules.shown(paths, others))
+    return [
+        (name, text)
+        for name, entry in layout["sets"].items()
+        for text in beside.warnings(
+            world,
+            name,
+            entry["volumes"],
+            (entry["filesystem"] or {}).get("uuid", ""),
+            (entry["array"] or {}).get("uuid", ""),
+        )
+    ]

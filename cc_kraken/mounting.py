@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken import fstab, growth, mkfs, seen, values
+from cc_kraken import copies, fstab, growth, mkfs, seen, values
 from cc_kraken.arrays import mdadm_uuid
 from cc_kraken.model import (
     FstabLine,
@@ -66,6 +66,9 @@ class Mounting(SetDecision):
         if path is None:
             return self._finish(MOUNTED, todo, array_uuid=target.array_uuid)
         known = self._mounted_filesystem(known, target)
+        self.warnings += copies.warnings(
+            self.world, self.claim.name, self.volume_ids, known.uuid, target.array_uuid
+        )
         lines = self._mounted_line(target, mounted, known) if known.uuid else []
         wrong = self._not_up(mounted, known, path, lines)
         if wrong is not None:
@@ -346,6 +349,7 @@ class Mounting(SetDecision):
             return self._finish(
                 state, steps, array_uuid=target.array_uuid, filesystem=known
             )
+        self._check_copies(known.uuid, target.array_uuid)
         parent = self._waits_for(path)
         if parent is not None:
             self._check_parent_stays(path, parent)
@@ -416,6 +420,12 @@ class Mounting(SetDecision):
             array_uuid=target.array_uuid,
             filesystem=known,
         )
+
+    def _check_copies(self, *uuids: str) -> None:
+        name, volumes = self.claim.name, self.volume_ids
+        trouble = copies.trouble(self.world, name, volumes, *uuids)
+        if trouble is not None:
+            raise Stop(trouble)
 
     def _owner_wanted(self) -> bool:
         wanted = self.wanted

@@ -36,6 +36,7 @@ from cc_kraken import (
     mdadmconf,
     mounts,
     partitions,
+    signatures,
 )
 from cc_kraken.arraystate import is_replacement
 from cc_kraken.early import Early
@@ -56,7 +57,7 @@ from cc_kraken.model import (
     Unknown,
 )
 from cc_kraken.paths import Paths
-from cc_kraken.world import Mounted, World
+from cc_kraken.world import Mounted, Signature, World
 
 LOG = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ class Observer:
             attached_now=attached_now,
         )
         world = replace(world, paths=_paths(claims))
-        return self._contents(world, claims)
+        twins = [disk for group in scanned.duplicates.values() for disk in group]
+        return self._contents(world, claims, [*scanned.by_volume.values(), *twins])
 
     def _former_paths(
         self, instance_id: str, lines: Sequence[FstabLine]
@@ -158,7 +160,9 @@ class Observer:
 
     # ---- contents
 
-    def _contents(self, world: World, claims: Sequence[Claim]) -> World:
+    def _contents(
+        self, world: World, claims: Sequence[Claim], disks: Sequence[Device]
+    ) -> World:
         there = [
             claim
             for claim in claims
@@ -192,7 +196,13 @@ class Observer:
         )
         looks = self._side_by_side(jobs)
         known = _with_uuids(arrays.scan(self.paths), looks, world.devices)
-        world = replace(world, looks=looks, arrays=known)
+        return self._arrays(replace(world, looks=looks, arrays=known), there, disks)
+
+    def _arrays(
+        self, world: World, there: Sequence[Claim], disks: Sequence[Device]
+    ) -> World:
+        """The same with what the arrays hold, and what all other disks show."""
+        looks = world.looks
         running: Dict[str, Tuple[Array, Claim]] = {}
         heads: Dict[str, Content] = {}
         for claim in there:
@@ -205,13 +215,27 @@ class Observer:
                     head = self._head(uuid, blocks, world.devices)
                     if head is not None:
                         heads[uuid] = head
-        array_looks = self._side_by_side(
-            {
-                uuid: (array.path, partial(self._look_at_array, array, claim, looks))
-                for uuid, (array, claim) in running.items()
-            }
+        array_jobs = {
+            uuid: (array.path, partial(self._look_at_array, array, claim, looks))
+            for uuid, (array, claim) in running.items()
+        }
+        places = signatures.places(self.paths, disks, world.arrays)
+        own = {array.path for array, _ in running.values()}
+        jobs = {
+            path: (path, partial(signatures.ask, path))
+            for path, volumes in places.items()
+            if path not in own and not set(volumes) <= set(looks)
+        }
+        found = self._side_by_side({**array_jobs, **jobs})
+        by_path = {world.devices[volume].path: look for volume, look in looks.items()}
+        by_path.update((running[key][0].path, found[key]) for key in running)
+        by_path.update((path, found[path]) for path in jobs)
+        return replace(
+            world,
+            array_looks={uuid: found[uuid] for uuid in running},
+            heads=heads,
+            signatures=_signatures(places, by_path),
         )
-        return replace(world, array_looks=array_looks, heads=heads)
 
     def _side_by_side(
         self, jobs: Mapping[str, Tuple[str, Callable[[], Look]]]
@@ -333,6 +357,17 @@ class Observer:
             if block.uuid == uuid and block.role == first and not is_replacement(block):
                 return content.head(found[volume].path, block.data_offset)
         return None
+
+
+def _signatures(
+    places: Mapping[str, Tuple[str, ...]], found: Mapping[str, Look]
+) -> Tuple[Signature, ...]:
+    contents = [(path, found[path].content) for path in places if path in found]
+    return tuple(
+        Signature(places[path], path, content.type, content.uuid)
+        for path, content in contents
+        if isinstance(content, Known) and content.uuid
+    )
 
 
 def _no_answer(path: str) -> Look:

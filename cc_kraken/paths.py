@@ -17,6 +17,7 @@ class Paths:
     run: str = "/run/cc-kraken"
     state: str = "/var/lib/cc-kraken"
     instance: str = "/var/lib/cloud/instance"
+    udev: str = "/run/udev"
 
     @property
     def fstab(self) -> str:

@@ -20,6 +20,7 @@ from cc_kraken import (
     hold,
     report,
     tags,
+    udevrules,
     wanted,
 )
 from cc_kraken.clock import Clock
@@ -318,6 +319,7 @@ class Run:
                 self.clock.sleep(self._pause())
                 describe = True
                 continue
+            udevrules.keep(self.paths, claims, plans, world, self.report.warn)
             plans = tuple(self._give_back(plan, world) for plan in plans)
             todo = self._due(plans)
             if todo and self._left() > 0:

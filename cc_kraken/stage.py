@@ -333,6 +333,8 @@ def _report_kept(
             for volume in entry["volumes"]
         ]
         LOG.info("%s is mounted at %s (as before)", name, entry["mount_path"])
+    for name, text in layout.copies(paths, saved):
+        told.warn(f"{name}: {text}", name)
     told.count(Counter(), sum(command.STARTED.values()))
     told.finish(DONE)
     return told.status

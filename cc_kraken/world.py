@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import FrozenSet, Mapping, Optional, Tuple
+from typing import FrozenSet, Iterable, List, Mapping, Optional, Tuple
 
 from cc_kraken.arraystate import Seen
 from cc_kraken.model import (
@@ -38,6 +38,19 @@ class Mounted:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """A UUID that a disk, a partition or an array shows.
+
+    ``volumes``: the ids of the volumes below it; ``type`` as blkid names it.
+    """
+
+    volumes: Tuple[str, ...]
+    path: str
+    type: str
+    uuid: str
+
+
+@dataclass(frozen=True)
 class World:
     """The machine and EC2, as found in one round.
 
@@ -51,6 +64,7 @@ class World:
     because of which.
     ``former``: volume id, or ``UUID=`` of a filesystem, to the paths at which a run
     or a line of ours has had it mounted.
+    ``signatures``: of every EBS disk, whoever it belongs to.
     ``fstab_devnos``: what a line that is not ours mounts, to the number of the
     device that udev's links name for it now.
     ``accounts``: user or group name to number, None where there is none yet;
@@ -71,6 +85,7 @@ class World:
     arrays: Tuple[Array, ...] = ()
     array_looks: Mapping[str, Look] = field(default_factory=dict)
     heads: Mapping[str, Content] = field(default_factory=dict)
+    signatures: Tuple[Signature, ...] = ()
     mounts: Tuple[Mounted, ...] = ()
     paths: Mapping[str, PathState] = field(default_factory=dict)
     former: Mapping[str, FrozenSet[str]] = field(default_factory=dict)
@@ -89,10 +104,16 @@ class World:
     not_grown: FrozenSet[str] = frozenset()
 
     def array(self, uuid: str) -> Optional[Array]:
-        for array in self.arrays:
+        for array in self.own_first(self.arrays):
             if array.uuid == uuid:
                 return array
         return None
+
+    def own_first(self, arrays: Iterable[Array]) -> List[Array]:
+        """Arrays with disks that were looked at first: an array that was put
+        together from copies has the UUID of the original."""
+        own = {self.devices[one].name for one in self.looks if one in self.devices}
+        return sorted(arrays, key=lambda array: not own & set(array.members))
 
     def mounts_of(self, volumes: FrozenSet[str]) -> Tuple[Mounted, ...]:
         """Every mount of these, hidden ones too: see :mod:`cc_kraken.seen`."""

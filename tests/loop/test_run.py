@@ -94,6 +94,7 @@ class Machine:
             etc=str(base / "etc"),
             run=str(base / "run"),
             state=str(base / "state"),
+            udev=str(base / "udev"),
         )
         for name in ("sys/block", "etc", "volumes"):
             (base / name).mkdir(parents=True)

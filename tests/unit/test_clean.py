@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import clean, command, fstab, mdadmconf
+from cc_kraken import clean, command, fstab, mdadmconf, udevrules
 from cc_kraken.paths import Paths
 
 UUID = "0d1f4e0a-6f5d-4cc4-9a43-4f6d1c1b9d11"
@@ -35,12 +35,16 @@ def test_our_lines_and_state_go_and_others_stay(paths: Paths) -> None:
     }
     fstab.write(paths, fstab.replace(ROOT, lines))
     mdadmconf.write(paths, {"log": UUID})
+    rules = Path(udevrules.location(paths))
+    rules.parent.mkdir(parents=True)
+    rules.write_text("rules")
     Path(paths.layout).write_text("{}")
     Path(paths.status).write_text("{}")
     said = "\n".join(clean.clean(paths))
     assert Path(paths.fstab).read_text() == ROOT
     assert not Path(mdadmconf.location(paths)).exists()
     assert Path(paths.etc, "mdadm", "mdadm.conf").read_text() == "HOMEHOST <system>\n"
+    assert not rules.exists()
     assert not Path(paths.state).exists()
     assert not Path(paths.status).exists()
     assert "a b, log" in said

@@ -165,13 +165,13 @@ def test_renumbered_while_it_is_read(
 ) -> None:
     """A disk whose serial changes between first and last read is no device."""
     disk = tree.disk(1, LONG)
-    partitions = devices._partitions
+    partitions = devices.partitions
 
     def renumber(paths, name):
         (disk.parent / "serial").write_text(f"{OTHER}\n")
         return partitions(paths, name)
 
-    monkeypatch.setattr(devices, "_partitions", renumber)
+    monkeypatch.setattr(devices, "partitions", renumber)
     assert devices.scan(tree.paths).by_volume == {}
     assert devices.serial_of(tree.paths, "nvme1n1") == OTHER_ID
 

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import enable
+from cc_kraken import enable, udevrules
 from cc_kraken.model import KrakenError
 from cc_kraken.paths import Paths
 
@@ -225,7 +225,11 @@ def test_what_was_chosen_is_remembered(paths: Paths) -> None:
 
 def test_withdraw_keeps_the_choice(paths: Paths) -> None:
     enable.enable(no_schema=True, paths=paths)
-    enable.withdraw(paths)
+    rules = Path(udevrules.location(paths))
+    rules.parent.mkdir(parents=True)
+    rules.write_text("rules")
+    assert any(str(rules) in text for text in enable.withdraw(paths))
+    assert not rules.exists()
     assert not cloud(paths, "cloud.cfg.d/zzz-cc-kraken.cfg").exists()
     assert enable.chosen(paths) == enable.Choice(modules=True, schema=False)
     assert "not in" in enable.withdraw(paths)[0]

@@ -335,6 +335,40 @@ def test_a_reboot_with_everything_in_place_imports_no_boto3(tree: Tree) -> None:
     assert found["sets"]["data"]["state"] == "mounted" and found["calls"] == {}
 
 
+COPY = "vol-0c0c0c0c0c0c0c0c0"
+
+
+@pytest.mark.parametrize("where", ["disk", "partition", "array"])
+def test_a_copy_is_named_on_the_fast_way(tree: Tree, where: str) -> None:
+    """No call, no disk asked: udev has read them all by then."""
+    reboot(tree)
+    tree.disk(2, COPY.replace("-", ""), partitions=["nvme2n1p1"], holders=["md127"])
+    tree.array("md127", ["nvme2n1"])
+    shown = {"disk": "nvme2n1", "partition": "nvme2n1p1", "array": "md127"}
+    number = tree.number(shown[where])
+    tree.write(f"udev/data/b{number}", "S:x\nE:ID_FS_UUID=u\nE:ID_FS_TYPE=ext4\n")
+    handle("kraken", ON, cloud(), None, [])
+    found = told(tree)
+    assert (found["state"], found["stage"]) == ("done", "network")
+    assert found["sets"]["data"]["state"] == "mounted" and found["calls"] == {}
+    (said,) = found["sets"]["data"]["warnings"]
+    assert said in found["warnings"]
+    assert said.startswith(f"data: {COPY} (")
+    assert f"{shown[where]}) has the same ext4 UUID u as {VOLUME}" in said
+
+
+def test_other_disks_are_no_copies_on_the_fast_way(tree: Tree) -> None:
+    reboot(tree)
+    tree.disk(0, "vol0f0f0f0f0f0f0f0f0")
+    tree.mount("/boot", tree.number("nvme0n1"), "ext4", "/dev/nvme0n1")
+    tree.disk(2, COPY.replace("-", ""))
+    tree.write(f"udev/data/b{tree.number('nvme2n1')}", "E:ID_FS_UUID=v\n")
+    for name in ("nvme0n1", "nvme1n1"):
+        tree.write(f"udev/data/b{tree.number(name)}", "E:ID_FS_UUID=u\n")
+    handle("kraken", ON, cloud(), None, [])
+    assert told(tree)["warnings"] == []
+
+
 def test_the_fast_way_is_not_taken_when_something_is_missing(
     tree: Tree, go: Program
 ) -> None:

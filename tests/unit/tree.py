@@ -30,6 +30,7 @@ class Tree:
             etc=str(base / "etc"),
             run=str(base / "run"),
             state=str(base / "state"),
+            udev=str(base / "udev"),
         )
         for name in ("sys/block", "sys/class/block", "sys/dev/block", "dev", "etc"):
             (base / name).mkdir(parents=True)
