@@ -304,7 +304,8 @@ def _is_up(entry: Mapping[str, Any], paths: Paths) -> bool:
     path = entry["mount_path"]
     if entry["state"] != "mounted" or path is None:
         return True
-    return seen.up_at(devices.mounts_now(paths), path, _volumes(entry)) is not None
+    now = devices.mounts_now(paths, {path})
+    return seen.up_at(now, path, _volumes(entry)) is not None
 
 
 def _volumes(entry: Mapping[str, Any]) -> FrozenSet[str]:

@@ -173,8 +173,11 @@ def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[FrozenSet[str]]
     return frozenset(found) or None
 
 
-def mounts_now(paths: Paths) -> Tuple[Mounted, ...]:
-    """Every mount, what lies behind it, and whether one sees it.
+def mounts_now(
+    paths: Paths, places: Optional[Container[str]] = None
+) -> Tuple[Mounted, ...]:
+    """Every mount (or those at these paths), what lies behind it, and whether one
+    sees it.
 
     Raises :class:`KrakenError` ``cannot-read``.
     """
@@ -184,6 +187,7 @@ def mounts_now(paths: Paths) -> Tuple[Mounted, ...]:
             line.mount, volumes_behind_mount(paths, line.mount), seen=tree.seen(line)
         )
         for line in tree.lines
+        if places is None or line.mount.path in places
     )
 
 

@@ -41,7 +41,7 @@ def save(
         and not entry["outcomes"]
         for entry in sets.values()
     )
-    mounted = {
+    kept = {
         name: {
             "mount_path": entry["mount_path"],
             "volumes": sorted(volume["id"] for volume in entry["volumes"]),
@@ -54,29 +54,19 @@ def save(
         for name, entry in sets.items()
         if entry["state"] == "mounted"
     }
-    if not whole or len(mounted) != len(sets) or not _up(paths, mounted):
+    if not whole or len(kept) != len(sets) or not mounted(paths, {"sets": kept}):
         return files.remove(paths.layout)
     content = {
         "version": 1,
         "instance_id": identity.instance_id,
         "digest": digest(section, identity),
         "node": status["node"],
-        "sets": mounted,
+        "sets": kept,
     }
     os.makedirs(paths.state, mode=0o755, exist_ok=True)
     files.write_atomic(paths.checked, section.sources.encode(), 0o644)
     data = json.dumps(content, indent=2, sort_keys=True) + "\n"
     return files.write_atomic(paths.layout, data.encode(), 0o644)
-
-
-def _up(paths: Paths, sets: Mapping[str, Any]) -> bool:
-    """Whether the machine shows each of these sets where the status says."""
-    now = devices.mounts_now(paths)
-    return all(
-        seen.up_at(now, entry["mount_path"], frozenset(entry["volumes"]))
-        for entry in sets.values()
-        if entry["mount_path"]
-    )
 
 
 def load(paths: Paths) -> Optional[Dict[str, Any]]:
@@ -120,7 +110,8 @@ def matches(layout: Mapping[str, Any], section: Section, identity: Identity) -> 
 def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
     """Whether every set is up, on exactly the recorded volumes (sysfs and
     mountinfo only)."""
-    now = devices.mounts_now(paths)
+    places = {entry["mount_path"] for entry in layout["sets"].values()}
+    now = devices.mounts_now(paths, places)
     for entry in layout["sets"].values():
         volumes = frozenset(entry["volumes"])
         found = seen.up_at(now, entry["mount_path"], volumes)

@@ -70,7 +70,7 @@ def verify(
     Raises KrakenError ``mount-differs`` or ``device-changed``.
     """
     mounts.verify(paths, path, target.devno)
-    now = devices.mounts_now(paths)
+    now = devices.mounts_now(paths, {path})
     if seen.up_at(now, path, volumes) is None:
         found = seen.at(now, path)
         behind = ", ".join(sorted(found.volumes or ())) if found else ""

@@ -170,14 +170,12 @@ class SetDecision:
             )
 
     def _mounted(self) -> Optional[Mounted]:
-        """Where the set is mounted: at its own path if it is seen there, and
-        where nothing hides it rather than where something does."""
+        """Where the set is mounted: at its own path before any other, and seen
+        before hidden."""
         mounts = self.world.mounts_of(frozenset(self.volume_ids))
         path = self.wanted.mount_path
         return max(
-            mounts,
-            key=lambda one: (one.seen, one.mount.path == path),
-            default=None,
+            mounts, key=lambda one: (one.mount.path == path, one.seen), default=None
         )
 
     def _check_programs(self, needed: Sequence[str]) -> None:

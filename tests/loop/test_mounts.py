@@ -1,4 +1,4 @@
-"""fstab line, mount, verification and owners on real filesystems."""
+"""The fstab line, what is mounted, verification and owners on real filesystems."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import os
 import stat
 import subprocess
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
 
-from cc_kraken import files, fstab, mounts
-from cc_kraken.model import FstabLine, KrakenError
+from cc_kraken import files, fstab, mountpoint, mounts
+from cc_kraken.model import Device, FstabLine, KrakenError
 from cc_kraken.paths import Paths
 from tests.conftest import umount
+from tests.unit.tree import Tree
 
 MIB = 1 << 20
 MKFS = {
@@ -58,6 +60,11 @@ def line_for(device: str, path: str, fs_type: str, *options: str) -> FstabLine:
     return FstabLine(**{**vars(line), "spec": device})
 
 
+def by_fstab(paths: Paths, path: str) -> None:
+    """By fstab, as a boot does."""
+    subprocess.run(["mount", "-T", paths.fstab, path], check=True)
+
+
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
 def test_fstab_mount_verify_owner(
     paths: Paths, target: str, loop_device: MakeDevice, fs_type: str
@@ -68,7 +75,7 @@ def test_fstab_mount_verify_owner(
     assert fstab.write(paths, fstab.replace(fstab.read(paths), {"data": line}))
     assert mounts.make_directory(target)
     assert mounts.at(paths, target) is None
-    mounts.mount(paths, target)
+    by_fstab(paths, target)
 
     mount = mounts.verify(paths, target, number_of(device))
     assert (mount.path, mount.type, mount.source) == (target, fs_type, device)
@@ -83,7 +90,7 @@ def test_fstab_mount_verify_owner(
     assert (state.uid, state.gid, state.mode) == (1234, 4321, 0o2750)
     umount(target)
     assert stat.S_IMODE(os.stat(target).st_mode) == 0o755
-    mounts.mount(paths, target)
+    by_fstab(paths, target)
     assert mounts.path_state(target) == state
 
 
@@ -105,23 +112,65 @@ def test_mount_by_uuid(paths: Paths, target: str, loop_device: MakeDevice) -> No
     line = fstab.entry("data", make_filesystem("ext4", device), target, "ext4")
     fstab.write(paths, fstab.replace("", {"data": line}))
     mounts.make_directory(target)
-    mounts.mount(paths, target)
+    by_fstab(paths, target)
     mounts.verify(paths, target, number_of(device))
 
 
+def disk(machine: Tree, device: str, volume: str) -> Device:
+    """A loop device as the disk of this volume."""
+    name = os.path.basename(device)
+    machine.write(f"sys/block/{name}/dev", f"{number_of(device)}\n")
+    serial = volume.replace("-", "")
+    machine.write(f"sys/block/{name}/device/serial", f"{serial}\n")
+    return Device(name, device, number_of(device), volume, 64 * MIB)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Tree:
+    """Its disks are files, its mounts and nodes are real."""
+    made = Tree(tmp_path / "machine")
+    made.paths = replace(made.paths, proc="/proc", dev="/dev")
+    return made
+
+
+OPTIONS = {
+    "ext4": ("noatime", "commit=30", "nodelalloc", "journal_checksum"),
+    "xfs": ("noatime", "logbufs=8", "nodiscard", "inode64"),
+    "btrfs": ("noatime", "compress=zstd", "space_cache=v2", "nosuid"),
+}
+
+
+@pytest.mark.parametrize("fs_type", OPTIONS)
 def test_mount_of_the_very_device(
-    paths: Paths, target: str, loop_device: MakeDevice
+    machine: Tree, target: str, loop_device: MakeDevice, fs_type: str
 ) -> None:
-    """Two filesystems with one UUID, as a copied volume has it."""
-    device, copy = loop_device(64 * MIB), loop_device(64 * MIB)
-    same = make_filesystem("ext4", device)
-    subprocess.run(["mkfs.ext4", "-q", "-U", same, copy], check=True)
+    """By its descriptor, with the options that mount(8) takes apart; a second
+    filesystem has the same UUID, as a copied volume has it."""
+    size = 64 * MIB if fs_type == "ext4" else 512 * MIB
+    device, copy = loop_device(size), loop_device(size)
+    same = make_filesystem(fs_type, device)
+    option = f"uuid={same}" if fs_type == "xfs" else same
+    if fs_type != "btrfs":  # of btrfs the kernel knows one at a time
+        subprocess.run([*MKFS[fs_type], option, copy], check=True)
     mounts.make_directory(target)
-    options = ("noatime", "X-kraken.set=data")
-    mounts.mount_device(paths, copy, target, "ext4", options, "data")
-    mounts.verify(paths, target, number_of(copy))
-    with pytest.raises(KrakenError, match="the set 'data'"):
-        mounts.mount_device(paths, "/dev/no-such", target, "ext4", (), "data")
+    own = disk(machine, device, "vol-00000000000000001")
+    disk(machine, copy, "vol-00000000000000002")
+    wish = mountpoint.Wish("data", target, fs_type, OPTIONS[fs_type])
+    volumes = frozenset({own.volume_id})
+    mountpoint.mount(machine.paths, own, volumes, wish)
+    mounts.verify(machine.paths, target, number_of(device))
+    shown = subprocess.check_output(
+        ["findmnt", "--mountpoint", target, "-n", "-o", "OPTIONS"], text=True
+    )
+    assert "noatime" in shown
+    utab = Path("/run/mount/utab")
+    assert not utab.exists() or "/proc/self/fd" not in utab.read_text()
+    with pytest.raises(KrakenError) as caught:
+        mountpoint.mount(machine.paths, own, volumes, wish)
+    assert caught.value.trouble.kind == "mount-path-busy"
+    assert os.path.ismount(target)
+    umount(target)
+    assert not os.path.ismount(target)
 
 
 def test_a_second_mount_over_it_is_seen(
@@ -150,19 +199,26 @@ def test_btrfs_of_two_devices(
     assert [found[number_of(device)] for device in devices] == [(target,), (target,)]
 
 
-@pytest.mark.parametrize("case", ["blank", "no line", "no device"])
+@pytest.mark.parametrize("case", ["blank", "no device", "no directory", "option"])
 def test_mount_that_fails_is_a_sentence(
-    paths: Paths, target: str, loop_device: MakeDevice, case: str
+    machine: Tree, target: str, loop_device: MakeDevice, case: str
 ) -> None:
-    device = loop_device(64 * MIB) if case == "blank" else "/dev/no-such-node"
-    line = None if case == "no line" else line_for(device, target, "ext4")
-    fstab.write(paths, fstab.replace("", {"data": line}) or "#\n")
-    mounts.make_directory(target)
+    device = loop_device(64 * MIB)
+    if case != "blank":
+        make_filesystem("ext4", device)
+    own = disk(machine, device, "vol-00000000000000001")
+    if case == "no device":
+        own = replace(own, path="/dev/no-such-node")
+    if case != "no directory":
+        mounts.make_directory(target)
+    options = ("nonsense=1",) if case == "option" else ()
+    wish = mountpoint.Wish("data", target, "ext4", options)
     with pytest.raises(KrakenError) as caught:
-        mounts.mount(paths, target)
-    assert caught.value.trouble.kind == "mount-failed"
-    assert target in str(caught.value)
-    assert mounts.at(paths, target) is None
+        mountpoint.mount(machine.paths, own, frozenset({own.volume_id}), wish)
+    kind = "mount-point" if case == "no directory" else "mount-failed"
+    assert caught.value.trouble.kind == kind
+    assert target in str(caught.value) and "/proc/" not in str(caught.value)
+    assert mounts.at(machine.paths, target) is None
 
 
 @pytest.mark.parametrize("obstacle", ["full", "read-only"])

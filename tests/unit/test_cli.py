@@ -40,7 +40,8 @@ def write(tree: Tree, name: str, state: str, **sets: dict[str, Any]) -> Report:
 def mounted(tree: Tree, path: str = "/data") -> dict[str, Any]:
     """A set that is mounted, and its line in mountinfo."""
     tree.mount(path, tree.number("nvme1n1"), "ext4", "/dev/nvme1n1")
-    return {"state": "mounted", "mount_path": path}
+    volumes = [{"id": "vol-00000000000000001", "device": "/dev/nvme1n1"}]
+    return {"state": "mounted", "mount_path": path, "volumes": volumes}
 
 
 # -------------------------------------------------------------------- wait
@@ -89,6 +90,44 @@ OVER: list[tuple[str, str, dict[str, Any], str]] = [
     # The status speaks of a mount that is no more.
     ("background", "done", {"state": "mounted", "mount_path": "/gone"}, "/gone"),
 ]
+
+
+def covered(tree: Tree) -> None:
+    tree.mount("/data", "0:50", "tmpfs", "somebody", parent=21)
+
+
+def below_another(tree: Tree) -> None:
+    tree.mount("/", "0:50", "overlay", "somebody", parent=20)
+
+
+def of_another_set(tree: Tree) -> None:
+    serial = tree.base / "sys/block/nvme1n1/device/serial"
+    serial.write_text("vol00000000000000002\n")
+
+
+def over_something(tree: Tree) -> None:
+    tree.mount("/data", tree.number("nvme1n1"), "ext4", "/dev/nvme1n1", parent=21)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (covered, "somebody (tmpfs), mounted at /data, hides it"),
+        (below_another, "somebody (overlay), mounted at /, hides it"),
+        (of_another_set, "/dev/nvme1n1 (ext4) is mounted at /data now"),
+        (over_something, None),
+    ],
+)
+def test_a_set_is_up_when_its_own_volumes_are_seen_at_its_path(
+    tree: Tree,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Tree], None],
+    words: str | None,
+) -> None:
+    write(tree, "background", "done", data=mounted(tree))
+    change(tree)
+    assert cli.main(["wait", "data"]) == (1 if words else 0)
+    assert (words or "") in said(capsys)
 
 
 @pytest.mark.parametrize(("name", "state", "entry", "words"), OVER)

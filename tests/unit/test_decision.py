@@ -623,10 +623,137 @@ def test_a_changed_path_moves_at_the_next_reboot() -> None:
         1,
         looks={1: w.look(Known("ext4", FS))},
         mounts=(w.mounted("/old", "ext4", 1),),
+        former={w.volume_id(1): frozenset({"/old"})},
     )
     plan = decide(w.claim(w.single(), w.attached(1)), world)
     assert names(plan.steps) == ["WriteFstab"]
     assert "next reboot" in plan.warnings[0]
+    assert (plan.state, plan.mount_path) == (MOUNTED, "/old")
+    assert plan.outcomes == ("it is mounted at /krkn_log at the next reboot",)
+
+
+OLD = ("/old", 1)
+HERE = ("/krkn_log", 1)
+UP: dict[str, tuple[list[tuple[str, int]], set[str], Optional[str]]] = {
+    # What is mounted, by whose disk (0: somebody's), in the order of the mounts;
+    # where the set has been before; what becomes of it.
+    "at its path": ([HERE], set(), None),
+    "at its path, upon another mount": ([("/krkn_log", 0), HERE], set(), None),
+    "at its path and elsewhere": ([HERE, ("/bind", 1)], set(), None),
+    "covered": ([HERE, ("/krkn_log", 0)], set(), "mount-hidden"),
+    "covered, and elsewhere": ([HERE, OLD, ("/krkn_log", 0)], {"/old"},
+                               "mount-hidden"),
+    "covered by another set": ([HERE, ("/krkn_log", 2)], set(), "mount-hidden"),
+    "below another mount": ([HERE, ("/", 0)], set(), "mount-hidden"),
+    "where it was": ([OLD], {"/old"}, None),
+    "where it was, and covered": ([OLD, ("/old", 0)], {"/old"}, "mount-hidden"),
+    "where it was, and another set is to be": ([("/two", 1)], {"/two"},
+                                               "mounted-elsewhere"),
+    "at the path of another set": ([("/two", 1)], set(), "mounted-elsewhere"),
+    "where nobody wants it": ([OLD], set(), "mounted-elsewhere"),
+    "where it was never": ([OLD], {"/older"}, "mounted-elsewhere"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("evidence", [w.volume_id(1), f"UUID={FS}"])
+@pytest.mark.parametrize("name", UP)
+def test_a_mounted_set_is_up_where_one_sees_it(name: str, evidence: str) -> None:
+    mounts, former, expected = UP[name]
+    world = w.world(
+        *(1, 2),
+        looks={n: w.look(Known("ext4", FS if n == 1 else w.ARRAY)) for n in (1, 2)},
+        mounts=w.stacked(*mounts),
+        former={evidence: frozenset(former)},
+        fstab={"log": fstab.entry("log", FS, "/krkn_log", "ext4")},
+    )
+    two = w.claim(w.single(name="two", mount_path="/two"), w.attached(2))
+    plan = decide(w.claim(w.single(), w.attached(1)), world, two)
+    assert kind(plan) == expected
+    assert plan.state == (FAILED if expected else MOUNTED)
+    assert plan.steps == ()  # its line in fstab is right
+    if plan.trouble is not None:
+        place = mounts[0][0]
+        assert place in plan.trouble.found and "umount" in plan.trouble.remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "remedy"),
+    [
+        ("", 1, "fstab has it at"),
+        ("/dev/nvme2n1 /krkn_log ext4 defaults 0 0\n", 1, "fstab has it at"),
+        ("/dev/nvme1n1 /two ext4 defaults 0 0\n", 1, "fstab has it at"),
+        # By intent, with more than ours says, or for a disk that is not there.
+        (f"UUID={w.ARRAY} /krkn_log ext4 defaults 0 0\n", 0, "Correct fstab"),
+        ("/dev/disk/by-id/x /krkn_log ext4 defaults 0 0\n", 0, "Correct fstab"),
+        ("/dev/nvme2n1 /krkn_log ext4 noauto,ro 0 0\n", 0, "Correct fstab"),
+        ("/dev/nvme9n1 /krkn_log ext4 defaults 0 0\n", 0, "Correct fstab"),
+    ],
+)
+def test_fstab_is_put_right_where_kernel_names_were_swapped(
+    text: str, steps: int, remedy: str
+) -> None:
+    """Also if only one of the two lines is wrong."""
+    one, two = (
+        dataclasses.replace(w.mounted(path, "ext4", n), device=f"259:{n}")
+        for n, path in ((1, "/two"), (2, "/krkn_log"))
+    )
+    devnos = {f"/dev/nvme{n}n1": f"259:{n}" for n in (1, 2)}
+    devnos.update({f"UUID={w.ARRAY}": "259:2", "/dev/disk/by-id/x": "259:2"})
+    world = w.world(
+        *(1, 2),
+        looks={n: w.look(Known("ext4", FS if n == 1 else w.ARRAY)) for n in (1, 2)},
+        mounts=(one, two),
+        fstab_foreign=fstab.parse(text),
+        fstab_devnos=devnos,
+    )
+    other = w.claim(w.single(name="two", mount_path="/two"), w.attached(2))
+    plan = decide(w.claim(w.single(), w.attached(1)), world, other)
+    assert kind(plan) == "mounted-elsewhere" and plan.trouble is not None
+    assert names(plan.steps) == ["WriteFstab"] * steps
+    assert remedy in plan.trouble.remedy
+    assert ("the warnings" in plan.trouble.remedy) == bool(plan.warnings)
+    for step in plan.steps:
+        assert isinstance(step, WriteFstab)
+        after = fstab.replace(text, {"log": step.line}, step.instead_of)
+        assert after == fstab.render(step.line) + "\n"
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("mounts", "expected"),
+    [
+        ([("/krkn_log/a", 0)], "mounts-below"),
+        ([("/krkn_log/a", 2), ("/krkn_log/b/c", 0)], "mounts-below"),
+        ([("/krkn_log2", 0), ("/", 0)], None),
+        ([("/krkn_log", 0), ("/krkn_log/a", 0)], "mount-path-busy"),
+        # Hidden already: what is to be mounted hides nothing.
+        ([("/krkn_log/a", 0), ("/", 0)], None),
+    ],
+)
+def test_nothing_is_mounted_over_mounts(
+    mounts: list[tuple[str, int]], expected: Optional[str], known: bool
+) -> None:
+    content = w.look(Known("ext4", FS)) if known else w.blank()
+    world = w.world(1, looks={1: content}, mounts=w.stacked(*mounts))
+    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    assert kind(plan) == expected
+    assert bool(plan.steps) == (expected is None)
+    if expected == "mounts-below":
+        assert all(path in str(plan.trouble) for path, _ in mounts)
+
+
+def test_no_line_for_a_path_below_which_another_set_is_mounted() -> None:
+    """systemd would mount it over that one for whoever asks for the path."""
+    child = w.claim(w.single(name="wal", mount_path="/krkn_log/wal"), w.attached(2))
+    world = w.world(
+        *(1, 2),
+        looks={1: w.look(Known("ext4", FS)), 2: w.look(Known("ext4", w.ARRAY))},
+        mounts=w.stacked(OLD, ("/krkn_log/wal", 2)),
+        former={w.volume_id(1): frozenset({"/old"})},
+    )
+    plan = decide(w.claim(w.single(), w.attached(1)), world, child)
+    assert (plan.state, plan.steps) == (MOUNTED, ())
+    assert any("/krkn_log/wal" in text for text in plan.warnings)
 
 
 def test_a_foreign_fstab_line_on_the_same_path() -> None:
@@ -916,8 +1043,8 @@ def test_a_line_elsewhere_is_left_alone_unless_the_set_moves_from_there() -> Non
     text = "LABEL=GOAT-log /old ext4 defaults 0 1\n"
     assert line_step(decide(LOG, goat(text))).instead_of == ()
     plan = decide(LOG, goat(text, **up("/old")))
+    assert (plan.state, kind(plan)) == (FAILED, "mounted-elsewhere")
     assert line_step(plan).instead_of == fstab.parse(text)
-    assert "next reboot" in plan.warnings[0]
 
 
 def test_a_new_filesystem_takes_no_line_over() -> None:
@@ -992,6 +1119,7 @@ def test_a_set_does_not_move_to_what_is_no_directory(found: str) -> None:
         1,
         looks={1: w.look(GOAT_FS)},
         paths={"/krkn_log": PathState(found)},
+        former={w.volume_id(1): frozenset({"/old"})},
         **up("/old"),
     )
     plan = decide(LOG, world)
@@ -1001,7 +1129,9 @@ def test_a_set_does_not_move_to_what_is_no_directory(found: str) -> None:
 
 def test_a_set_that_moves_will_hide_files() -> None:
     paths = {"/krkn_log": w.directory("precious")}
-    world = w.world(1, looks={1: w.look(GOAT_FS)}, paths=paths, **up("/old"))
+    former = {w.volume_id(1): frozenset({"/old"})}
+    looks = {1: w.look(GOAT_FS)}
+    world = w.world(1, looks=looks, paths=paths, former=former, **up("/old"))
     plan = decide(LOG, world)
     assert names(plan.steps) == ["WriteFstab"]
     assert any("precious" in text for text in plan.warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from functools import partial
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import content, mounts, observe
+from cc_kraken import content, mounts, observe, seen
 from cc_kraken.model import KrakenError, Look, Section, Trouble, Unknown
 from cc_kraken.observe import Observer
+from cc_kraken.report import Report
 from cc_kraken.world import World
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
@@ -73,7 +75,7 @@ def test_mounts_fstab_and_accounts(tree: Tree) -> None:
     )
     wanted = w.single(owner="root", group="no-such-group")
     world = look(tree, w.claim(wanted, w.attached(1)))
-    mounted = world.mounted_at("/krkn_log")
+    mounted = seen.at(world.mounts, "/krkn_log")
     assert mounted is not None and mounted.volumes == {w.volume_id(1)}
     assert set(world.fstab) == {"log"}
     assert [line.path for line in world.fstab_foreign] == ["/other"]
@@ -100,6 +102,62 @@ def test_what_a_line_of_somebody_else_mounts_is_found_by_the_links_of_udev(
     tree.write("etc/fstab", "".join(text) + "PARTUUID=other /y ext4\n")
     number = tree.number("nvme1n1")
     assert look(tree).fstab_devnos == dict.fromkeys(links, number)
+
+
+def test_a_mount_that_another_one_hides_is_told_as_such(tree: Tree) -> None:
+    for number in (1, 2):
+        tree.disk(number, serial(number))
+    for number, path in ((1, "/pg/wal"), (2, "/pg")):
+        node = f"nvme{number}n1"
+        tree.mount(path, tree.number(node), "xfs", f"/dev/{node}")
+    world = look(tree, *(w.claim(w.single(), w.attached(n)) for n in (1, 2)))
+    told = {one.mount.path: one.seen for one in world.mounts}
+    assert told == {"/": True, "/pg/wal": False, "/pg": True}
+    assert [one.mount.path for one in world.mounts_of({w.volume_id(1)})] == ["/pg/wal"]
+    assert seen.at(world.mounts, "/pg/wal") is None
+
+
+def test_where_a_set_has_been_is_remembered(tree: Tree) -> None:
+    """From a run before, from the layout, and from a line that is replaced."""
+    tree.write(
+        "state/layout.json",
+        json.dumps(
+            {
+                "version": 1,
+                "instance_id": w.ME,
+                "node": {"prefix": "kafka", "node_id": "0"},
+                "sets": {
+                    "log": {
+                        "mount_path": "/layout",
+                        "volumes": [w.volume_id(1)],
+                        "sizes": {},
+                        "required": True,
+                        "filesystem": None,
+                        "array": None,
+                    }
+                },
+            }
+        ),
+    )
+    told = Report(tree.paths, "network")
+    for name, state in (("up", "mounted"), ("down", "failed")):
+        entry = {"state": state, "mount_path": f"/{name}"}
+        told.set(name).update(entry, volumes=[{"id": w.volume_id(1)}])
+    told.write()
+    observer = Observer(tree.paths, Section())
+
+    def former(line: str, instance: str = w.ME) -> dict[str, set[str]]:
+        tree.write("etc/fstab", line)
+        found = observer.look(instance, w.NODE, (), {}).former
+        return {key: set(paths) for key, paths in found.items()}
+
+    before = {w.volume_id(1): {"/layout", "/up"}}
+    line = "UUID=1 /old ext4 X-kraken.set=log 0 2\nUUID=2 /not-ours ext4 auto 0 0\n"
+    assert former(line) == {**before, "UUID=1": {"/old"}}
+    line = line.replace("/old", "/new")
+    assert former(line) == {**before, "UUID=1": {"/old", "/new"}}
+    observer = Observer(tree.paths, Section())
+    assert former("", "i-00000000000000009") == {w.volume_id(1): {"/up"}}
 
 
 def test_the_volume_behind_the_root_is_known(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from cc_kraken.model import (
     Volume,
     WantedSet,
 )
+from cc_kraken.mounts import is_within
 from cc_kraken.world import Mounted, World
 
 NODE = Node("kafka", "0")
@@ -161,6 +162,19 @@ def mounted(path: str, kind: str, *numbers: int) -> Mounted:
     return Mounted(
         Mount(path, "259:1", kind, f"/dev/nvme{numbers[0]}n1"),
         frozenset(volume_id(n) for n in numbers),
+    )
+
+
+def stacked(*mounts: tuple[str, int]) -> tuple[Mounted, ...]:
+    """Path and number of the volume (0: of nobody), in the order of mounting: one
+    hides what is at its path and below."""
+    return tuple(
+        dataclasses.replace(
+            mounted(path, "ext4", number),
+            volumes=frozenset({volume_id(number)}) if number else None,
+            seen=not any(is_within(path, later) for later, _ in mounts[place + 1 :]),
+        )
+        for place, (path, number) in enumerate(mounts)
     )
 
 
