@@ -21,6 +21,7 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    Union,
 )
 
 from cc_kraken import (
@@ -308,11 +309,11 @@ class Observer:
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
 
-    def _with_partitions(self, look: Look, device: Device) -> Look:
+    def _with_partitions(self, look: Look, whole: Union[Device, Array]) -> Look:
         found = look.content
         if not isinstance(found, Known) or found.type not in partitions.TABLES:
             return look
-        inside = partitions.inside(self.paths, device)
+        inside = partitions.inside(self.paths, whole)
         return replace(look, content=replace(found, inside=inside))
 
     def _refused(self, look: Look, claim: Claim) -> bool:
@@ -340,7 +341,7 @@ class Observer:
                 look = halfmade.look(
                     self.paths, array, record, options, look, full=self.full
                 )
-            return look
+            return self._with_partitions(look, array)
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
 

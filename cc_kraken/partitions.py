@@ -6,11 +6,11 @@ anything, and nothing is written.  Sources: blkid(8), sysfs-block.
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Tuple, Union
 
 from cc_kraken import sysfs
 from cc_kraken.command import run
-from cc_kraken.model import Device
+from cc_kraken.model import Array, Device
 from cc_kraken.paths import Paths
 from cc_kraken.steps import gib
 
@@ -21,23 +21,23 @@ SHOWN = 8
 _EXTENDED = 2
 
 
-def inside(paths: Paths, device: Device) -> Tuple[str, ...]:
-    """A phrase for each partition that the kernel shows of this disk, the first
-    eight: ``nvme1n1p1 (20 GiB): ext4 (UUID …), label 'data'``.
+def inside(paths: Paths, whole: Union[Device, Array]) -> Tuple[str, ...]:
+    """A phrase for each partition that the kernel shows of this disk or array, the
+    first eight: ``nvme1n1p1 (20 GiB): ext4 (UUID …), label 'data'``.
 
     Raises KrakenError where blkid is missing.
     """
     found = []
-    for name in device.partitions:
+    for name in sysfs.names("/".join((paths.sys, "block", whole.name))):
         number, start, sectors = (
-            int(sysfs.attribute(paths.sys, "block", device.name, name, entry) or 0)
+            sysfs.attribute(paths.sys, "block", whole.name, name, entry) or ""
             for entry in ("partition", "start", "size")
         )
-        if sectors > _EXTENDED:
-            found.append((number, name, start * 512, sectors * 512))
+        if number.isdigit() and int(sectors) > _EXTENDED:
+            found.append((int(number), name, int(start) * 512, int(sectors) * 512))
     found.sort()
     phrases = [
-        f"{name} ({gib(size)}): {_content(device.path, start, size)}"
+        f"{name} ({gib(size)}): {_content(whole.path, start, size)}"
         for _, name, start, size in found[:SHOWN]
     ]
     return (*phrases, *(("others",) if len(found) > SHOWN else ()))
