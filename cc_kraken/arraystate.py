@@ -252,9 +252,9 @@ def wrong_members(
     first = f"Stop what uses it and unmount {', '.join(array.mounted)}; then "
     return Trouble(
         "array-stranger",
-        f"Array {array.name} ({array.uuid or 'without a UUID'}) runs with "
-        f"{', '.join(told)}, which {'is' if len(told) == 1 else 'are'} not among the "
-        f"volumes of {name}",
+        f"Array {array.name} ({array.uuid or 'without a UUID'}) has "
+        f"{', '.join(told)} in it, which {'is' if len(told) == 1 else 'are'} not "
+        f"among the volumes of {name}",
         "only the volumes of this set in its array",
         f"{first if array.mounted else ''}mdadm --stop {array.path}, detach "
         f"{', '.join(away)}, and run again.",
@@ -271,11 +271,11 @@ def outdated(state: ArrayState, seen: Optional[Seen]) -> Optional[Trouble]:
     absent = sorted(set(seen.volumes) - set(state.fresh))
     return Trouble(
         "array-stale",
-        f"{', '.join(state.fresh)} of array {state.uuid} is at event "
-        f"{state.events}, and this instance has seen the array at {seen.events}: "
-        f"the newer content is on {', '.join(absent) or 'none of its volumes'}",
+        f"Array {state.uuid} is at event {state.events} on "
+        f"{', '.join(state.fresh)}, and this instance has seen it at event "
+        f"{seen.events}: the newer data is on {', '.join(absent) or 'neither'}",
         "the members that were used last",
-        "Bring the newer members back. To use the older content for good, remove "
+        "Bring the newer members back. To use the older data for good, remove "
         "/var/lib/cc-kraken/arrays.json.",
     )
 
