@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import (
     Callable,
     Dict,
+    FrozenSet,
     Iterator,
     List,
     Mapping,
@@ -46,7 +47,8 @@ from cc_kraken.model import (
     Unknown,
     Volume,
 )
-from cc_kraken.plan import Plan
+from cc_kraken.mounts import is_within
+from cc_kraken.plan import MOUNTED, Plan
 from cc_kraken.steps import (
     CHANGES,
     PHASES,
@@ -81,6 +83,7 @@ OLD = "where it was before the volume was enlarged"
 WHOLE, TORN, HALF = "whole", "torn", "half"
 SPARE = 0xFFFF
 QUIET_ROUNDS = 12
+NOT_UP = ("mount-hidden", "mounted-elsewhere")
 
 
 class Violation(AssertionError):
@@ -229,7 +232,10 @@ class Simulation:
 
     def _boot(self) -> None:
         self.arrays: Dict[str, Md] = {}
-        self.mounts: Dict[str, Tuple[str, str]] = {}  # path: volume or array UUID
+        self.table: List[Tuple[str, str, str]] = []
+        """Path, set, and volume or array UUID, in the order of mounting; "" and ""
+        for somebody's."""
+        self.former: Dict[str, set[str]] = {}
         self.paths: Dict[str, PathState] = {}
         self.fstab: Dict[str, FstabLine] = {}
         self.array_lines: Dict[str, str] = {}
@@ -242,15 +248,18 @@ class Simulation:
 
     def reboot(self) -> None:
         """Power cut and boot: systemd mounts what fstab says."""
-        self.arrays, self.mounts, self.attached_now = {}, {}, set()
+        self.arrays, self.table, self.attached_now = {}, [], set()
         self.settle()
-        for line in self.fstab.values():
+        # systemd orders by path.
+        for line in sorted(self.fstab.values(), key=lambda line: line.path):
             for key, body in self._shown():
                 if isinstance(body, Filesystem) and f"UUID={body.uuid}" == line.spec:
                     demand(not self.records_of(key), f"{line.path}: mounted at boot")
                     demand(body.state == WHOLE or body.files, "fstab mounts a ruin")
                     self.flagged.discard(key)  # systemd-fsck@.service
-                    self.mounts.setdefault(line.path, (line.set, key))
+                    if line.path in self.mounts:
+                        continue
+                    self.table.append((line.path, line.set, key))
                     made = PathState("directory")
                     self.paths[line.path] = self.roots.get(key, made)
                     self._use(key)
@@ -381,9 +390,7 @@ class Simulation:
             holders=tuple(
                 md.name for md in self.arrays.values() if disk.id in md.members
             ),
-            mounted=tuple(
-                path for path, (_, key) in self.mounts.items() if key == disk.id
-            ),
+            mounted=tuple(path for path, _, key in self.table if key == disk.id),
         )
 
     def world(self, claims: Sequence[Claim]) -> World:
@@ -419,12 +426,20 @@ class Simulation:
                 Mounted(
                     Mount(path, "9:1", self._type(key), key),
                     frozenset(self._behind(key)),
+                    seen=self._seen(place),
                     device=devices[key].devno if key in devices else "9:1",
                     size=self.size(key),
                     errors=self._type(key) == "ext4" and key in self.flagged,
                 )
-                for path, (_, key) in self.mounts.items()
+                if key
+                else Mounted(
+                    Mount(path, "0:50", "tmpfs", "somebody"),
+                    None,
+                    seen=self._seen(place),
+                )
+                for place, (path, _, key) in enumerate(self.table)
             ),
+            former=self._former(),
             paths={
                 claim.wanted.mount_path: self.paths[claim.wanted.mount_path]
                 for claim in claims
@@ -437,6 +452,50 @@ class Simulation:
             attached_now=frozenset(self.attached_now),
             overdue=self.overdue,
         )
+
+    def _seen(self, place: int) -> bool:
+        """Whether no later mount hides the one at this place of the table."""
+        path = self.table[place][0]
+        return not any(is_within(path, later[0]) for later in self.table[place + 1 :])
+
+    @property
+    def mounts(self) -> Dict[str, Tuple[str, str]]:
+        """What one sees, by path: set, and volume or array UUID."""
+        return {
+            path: (name, key)
+            for place, (path, name, key) in enumerate(self.table)
+            if self._seen(place)
+        }
+
+    def in_use(self) -> set[str]:
+        """What is mounted, hidden or not."""
+        return {key for _, _, key in self.table if key}
+
+    def _former(self) -> Dict[str, FrozenSet[str]]:
+        for line in self.fstab.values():
+            self.former.setdefault(line.spec, set()).add(line.path)
+        return {key: frozenset(paths) for key, paths in self.former.items()}
+
+    def somebody_mounts(self, path: str, key: str = "") -> bool:
+        """A tmpfs, or a volume or array that nothing uses; whether it could be."""
+        if not key:
+            self.table.append((path, "", ""))
+            return True
+        body = dict(self._shown()).get(key)
+        whole = isinstance(body, Filesystem) and (body.state == WHOLE or body.files)
+        if not whole or self.records_of(key) or key in self.in_use():
+            return False
+        name = self.disks[self._behind(key)[0]].tags["KRKN-IN:VolumeName"]
+        self.table.append((path, name, key))
+        self._use(key)
+        return True
+
+    def somebody_unmounts(self, path: str) -> None:
+        """What one sees at this path."""
+        for place, (there, _, _) in enumerate(self.table):
+            if there == path and self._seen(place):
+                del self.table[place]
+                return
 
     def _here(self, disk: Disk) -> bool:
         return disk.holder == self.instance and disk.arrived
@@ -603,8 +662,11 @@ class Simulation:
 
     def _check_plan(self, plan: Plan, claim: Optional[Claim], world: World) -> None:
         trouble = plan.trouble
+        if claim is not None:
+            self._check_up(plan, claim, world)
         if trouble is not None and trouble.kind != "owner-pending":
-            only = {type(step) for step in plan.steps} <= {Detach}
+            last = {WriteFstab} if trouble.kind in NOT_UP else {Detach}
+            only = {type(step) for step in plan.steps} <= last
             demand(only, f"{plan.name}: steps in spite of {trouble.kind}")
         if claim is None or not plan.steps:
             return
@@ -629,6 +691,28 @@ class Simulation:
                 )
             if isinstance(step, Attach):
                 self._check_attach(step, claim, world)
+
+    def _check_up(self, plan: Plan, claim: Claim, world: World) -> None:
+        """What is called mounted is what one sees there; and the other way round."""
+        path, kind = claim.wanted.mount_path, plan.trouble and plan.trouble.kind
+        if path is None:
+            return
+        volumes = {volume.id for volume in claim.volumes}
+
+        def own(place: str) -> bool:
+            key = self.mounts.get(place, ("", ""))[1]
+            return bool(key) and set(self._behind(key)) <= volumes
+
+        if plan.state == MOUNTED:
+            place = plan.mount_path or path
+            demand(own(place), f"{plan.name} is called mounted at {place}")
+            self.former.setdefault(min(volumes), set()).add(place)
+            theirs = {
+                one.wanted.mount_path for one in self.claims() if one.name != plan.name
+            }
+            demand(place not in theirs, f"{plan.name} is up at another set's path")
+        elif kind in NOT_UP:
+            demand(not own(path), f"{plan.name} is up, and is called {kind}")
 
     def _check_attach(self, step: Attach, claim: Claim, world: World) -> None:
         demand(step.volume_ids == tuple(sorted(step.volume_ids)), "order of ids")
@@ -808,7 +892,7 @@ class Simulation:
             disk = self.disks[record.volume_id]
             if disk.share or disk.body is not None or disk.residue:
                 raise Refused(f"{disk.id}: data behind its superblock")
-        busy = any(key == step.uuid for _, key in self.mounts.values())
+        busy = step.uuid in self.in_use()
         demand(not busy, "stops what is mounted")
         demand(self.bodies.get(step.uuid) is None, "stops what holds something")
         del self.arrays[step.uuid]
@@ -938,10 +1022,7 @@ class Simulation:
             demand(not disk.origin, f"mkfs on the copy {disk.id}")
             demand(disk.records.get(place) == record, f"mkfs on {key} without a record")
             demand(record.fs_uuid == step.uuid, "mkfs of something else than recorded")
-        demand(
-            not any(key == one for _, one in self.mounts.values()),
-            f"mkfs on {key}, which is mounted",
-        )
+        demand(key not in self.in_use(), f"mkfs on {key}, which is mounted")
         if step.array_uuid:
             md = self.arrays.get(key)
             demand(md is not None and md.running, f"mkfs on {key}, which does not run")
@@ -1016,8 +1097,7 @@ class Simulation:
         key = step.array_uuid or step.volume_id
         demand(key in self.flagged, f"checks {key}, which has no errors")
         demand(not self.records_of(key), f"checks {key}, which is half made")
-        busy = any(one == key for _, one in self.mounts.values())
-        demand(not busy, f"checks {key}, which is mounted")
+        demand(key not in self.in_use(), f"checks {key}, which is mounted")
         self.flagged.discard(key)
         yield
 
@@ -1031,12 +1111,13 @@ class Simulation:
         demand(not self.records_of(key), f"mounts {key} with its intent record")
         damaged = body.type == "ext4" and key in self.flagged
         demand(not damaged, f"mounts {key}, which has errors")
-        demand(step.path not in self.mounts, f"mounts over what is at {step.path}")
+        hidden = [path for path in self.mounts if is_within(path, step.path)]
+        demand(not hidden, f"mounts over what is at {hidden}")
         state = self.paths.get(step.path)
         demand(state and state.kind == "directory", f"no directory at {step.path}")
         assert state is not None
         demand(not state.entries or step.covers, f"hides the files in {step.path}")
-        self.mounts[step.path] = (step.set, key)
+        self.table.append((step.path, step.set, key))
         self.paths[step.path] = self.roots.get(key, PathState("directory"))
         self._use(key)
         yield
@@ -1062,7 +1143,7 @@ class Simulation:
         demand(md.running, f"grows {step.uuid}, which does not run")
         demand(not self.records_of(step.uuid), "grows what is half made")
         demand(
-            any(key == step.uuid for _, key in self.mounts.values()),
+            step.uuid in self.in_use(),
             "grows an array that nobody uses",
         )
         for one in md.members:

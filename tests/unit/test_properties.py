@@ -567,8 +567,19 @@ class Story(RuleBasedStateMachine):
     @rule(data=st.data())
     def somebody_tags_otherwise(self, data: st.DataObject) -> None:
         disk = self.simulation.disks[data.draw(self._id())]
-        key = data.draw(st.sampled_from(["RaidLevel", "VolumeSize", "FsType"]))
-        value = {"RaidLevel": "1", "VolumeSize": "2", "FsType": "ext4"}[key]
+        key, value = data.draw(
+            st.sampled_from(
+                [
+                    ("RaidLevel", "1"),
+                    ("VolumeSize", "2"),
+                    ("FsType", "ext4"),
+                    ("MountPath", "/a"),
+                    ("MountPath", "/b"),
+                    ("MountPath", "/a/c"),
+                    ("MountPath", "/d"),
+                ]
+            )
+        )
         disk.tags = {**disk.tags, f"KRKN-IN:{key}": value}
 
     @rule(data=st.data(), gib=st.integers(1, 3))
@@ -587,6 +598,16 @@ class Story(RuleBasedStateMachine):
     def files_appear_in(self, path: str) -> None:
         if path not in self.simulation.mounts:
             self.simulation.paths[path] = PathState("directory", ("file",))
+
+    @rule(data=st.data(), path=st.sampled_from(["/a", "/a/c", "/a/c/x", "/b", "/e"]))
+    def somebody_mounts(self, data: st.DataObject, path: str) -> None:
+        """A tmpfs, or a volume of ours, wherever it belongs."""
+        what = data.draw(st.one_of(st.just(""), self._id()))
+        self.simulation.somebody_mounts(path, what)
+
+    @rule(path=st.sampled_from(["/a", "/a/c", "/b"]))
+    def somebody_unmounts(self, path: str) -> None:
+        self.simulation.somebody_unmounts(path)
 
     @rule()
     def the_power_goes(self) -> None:
