@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import select
 import shlex
 import shutil
@@ -79,14 +78,12 @@ def run(
     *,
     timeout: Optional[float] = 60,
     input: Optional[bytes] = None,
-    most: Optional[int] = None,
 ) -> Finished:
     """Run ``argv`` to its end and return what it said, whatever its code.
 
     ``timeout`` in seconds; None for a command that writes to a volume: it is
     never killed, and an interrupt of ours is raised only after its end.  The
     command has its own session, so a Ctrl-C at our terminal passes it by.
-    ``most``: bytes that it may say; SIGXFSZ ends it at more, so it must write nothing.
     Raises KrakenError: ``program-missing``, ``command-argument``,
     ``command-timeout``, ``command-output``.
     """
@@ -104,9 +101,6 @@ def run(
             umask=0o022,
             start_new_session=True,
         )
-        if most is not None:
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
         with _COUNTING:
             STARTED[os.path.basename(program)] += 1
         code = _wait(process, words, timeout)
