@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import resource
 import select
 import shlex
 import shutil
@@ -80,7 +79,6 @@ def run(
     *,
     timeout: Optional[float] = 60,
     input: Optional[bytes] = None,
-    most: Optional[int] = None,
     pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run ``argv`` to its end and return what it said, whatever its code.
@@ -88,7 +86,6 @@ def run(
     ``timeout`` in seconds; None for a command that writes to a volume: it is
     never killed, and an interrupt of ours is raised only after its end.  The
     command has its own session, so a Ctrl-C at our terminal passes it by.
-    ``most``: bytes that it may say; SIGXFSZ ends it at more, so it must write nothing.
     ``pass_fds``: descriptors that it shares, under the same numbers.
     Raises KrakenError: ``program-missing``, ``command-argument``,
     ``command-timeout``, ``command-output``.
@@ -108,9 +105,6 @@ def run(
             pass_fds=pass_fds,
             start_new_session=True,
         )
-        if most is not None:
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
         with _COUNTING:
             STARTED[os.path.basename(program)] += 1
         code = _wait(process, words, timeout)

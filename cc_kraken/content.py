@@ -75,7 +75,6 @@ def look(
     volume_id: str = "",
     full: bool = False,
     ours: Sequence[Extent] = (),
-    features: Sequence[int] = (),
     licence: Optional[Record] = None,
     rng: Optional[random.Random] = None,
     fingerprint: bool = False,
@@ -87,9 +86,10 @@ def look(
     ``volume_id``: an intent record of another volume counts as unknown
     content ("": an array, which carries none).  ``full``: read every byte
     before calling it blank.  ``ours``: extents that the recorded step may
-    have written, and ``features``, the words of the superblock that it makes; with
-    them and a valid record the outcome is HalfMade or Unknown, whatever signature is
-    there by now, but for what was ever mounted.  ``licence``: that record,
+    have written; with them and a valid record the outcome is HalfMade or Unknown,
+    whatever signature is there by now, but for what was ever mounted.  Beside a
+    complete superblock something else that the step writes must be missing.
+    ``licence``: that record,
     where it lies elsewhere: on the members of the array at ``path``.
     ``rng``: of the samples.
     ``fingerprint``: ask for one also where an md member or a filesystem is
@@ -119,7 +119,6 @@ def look(
             volume_id,
             full,
             tuple(ours),
-            tuple(features),
             licence,
             rng,
             fingerprint,
@@ -704,7 +703,6 @@ class _Examination:
         volume_id: str,
         full: bool,
         ours: Tuple[Extent, ...],
-        features: Tuple[int, ...],
         licence: Optional[Record],
         rng: Optional[random.Random],
         fingerprint: bool,
@@ -716,7 +714,6 @@ class _Examination:
         self.volume_id = volume_id
         self.full = full
         self.ours = ours
-        self.features = features
         self.licence = licence
         self.rng = rng or random.Random()
         self.fingerprint = fingerprint
@@ -829,14 +826,24 @@ class _Examination:
     def _half_made(self, found: Sequence[Found]) -> Look:
         survey, fingerprint = self._whole(self.exempt + self.ours)
         content = self._in_the_way(survey)
-        for one in found:
-            if self.features and one.features and one.features != self.features:
-                content = content or Unknown(
-                    f"An {one.type} that is not whole, or whose checker does not know "
-                    "it: mkfs of this machine makes another one.",
-                    one.offset,
-                )
+        whole = next((one for one in found if not one.flaw), None)
+        if content is None and whole is not None and not self._is_gap(self.ours):
+            content = Unknown(
+                f"An {whole.type} that its checker does not call whole, though "
+                "nothing is missing of what mkfs writes.",
+                whole.offset,
+            )
         return self._look(content or HalfMade(), fingerprint)
+
+    def _is_gap(self, extents: Sequence[Extent]) -> bool:
+        """Whether any block of these is zero."""
+        return any(
+            _is_zero(data[at : at + PAGE])
+            for extent in extents
+            for start in range(extent.start, extent.end, PIECE)
+            for data in [self.reader.piece(start, min(PIECE, extent.end - start))]
+            for at in range(0, len(data), PAGE)
+        )
 
     def _proved_before(self) -> bool:
         """Whether it was proved blank, outside its record, and the kernel has

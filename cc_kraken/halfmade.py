@@ -48,7 +48,7 @@ def look(
     single = isinstance(target, Device)
     volume_id = target.volume_id if isinstance(target, Device) else ""
     try:
-        made = shadow.of(paths, target, intent, options)
+        ours = shadow.extents(paths, target, intent, options)
     except KrakenError as error:
         if error.trouble.kind == "program-missing":
             raise
@@ -60,7 +60,6 @@ def look(
         target.path,
         volume_id=volume_id,
         full=full,
-        ours=made.extents,
-        features=made.features,
+        ours=ours,
         licence=None if single else intent,
     )

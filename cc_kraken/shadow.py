@@ -1,4 +1,4 @@
-"""What a destructive step of ours writes, found on an empty file.
+"""Extents that a destructive step of ours writes, found on an empty file.
 
 The same mkfs command is run on a sparse file of the same size; where that file
 has data afterwards is where the step can have written before it was cut off.
@@ -19,10 +19,9 @@ import shutil
 import threading
 import uuid as uuids
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Iterator, List, Sequence, Tuple, Union
 
-from cc_kraken import command, mkfs, superblock, sysfs
+from cc_kraken import command, mkfs, sysfs
 from cc_kraken.mkfs import Geometry
 from cc_kraken.model import Array, Device, Extent, KrakenError, Record, Trouble
 from cc_kraken.paths import Paths
@@ -43,46 +42,28 @@ _ONE = threading.Lock()
 _STRIPED = ("raid0", "raid4", "raid5", "raid6", "raid10")
 
 
-@dataclass(frozen=True)
-class Made:
-    """What a step writes: ``extents`` sorted and disjoint, and the ``features`` of the
-    superblock of its filesystem (() for none)."""
-
-    extents: Tuple[Extent, ...] = ()
-    features: Tuple[int, ...] = ()
-
-
-def of(
-    paths: Paths,
-    target: Union[Device, Array],
-    record: Record,
-    options: Sequence[str] = (),
-) -> Made:
-    """What the step that ``record`` speaks of writes on ``target``.
-
-    On a volume that was to become a member: the places of md.  Otherwise what mkfs
-    with these ``options`` (as configured, unchecked) does.  Raises KrakenError:
-    ``shadow-no-room``, ``mkfs-option-refused``, and those of command.run.
-    """
-    if isinstance(target, Device) and record.array_uuid:
-        return Made(MD_EXTENTS)
-    if not record.fs_type:
-        return Made()
-    shape = geometry(paths, target)
-    # After a power cut all sets need theirs, in the room of one.
-    with _ONE:
-        where = (paths.state, paths.run)
-        return _of_mkfs(record.fs_type, target.size, tuple(options), shape, where)
-
-
 def extents(
     paths: Paths,
     target: Union[Device, Array],
     record: Record,
     options: Sequence[str] = (),
 ) -> Tuple[Extent, ...]:
-    """Where the step writes (:func:`of`)."""
-    return of(paths, target, record, options).extents
+    """Where the step that ``record`` speaks of writes on ``target``.
+
+    On a volume that was to become a member: the places of md.  Otherwise the
+    extents of mkfs with these ``options`` (as configured, unchecked), sorted
+    and disjoint; () when no filesystem was intended.  Raises KrakenError:
+    ``shadow-no-room``, ``mkfs-option-refused``, and those of command.run.
+    """
+    if isinstance(target, Device) and record.array_uuid:
+        return MD_EXTENTS
+    if not record.fs_type:
+        return ()
+    shape = geometry(paths, target)
+    # After a power cut all sets need theirs, in the room of one.
+    with _ONE:
+        where = (paths.state, paths.run)
+        return _of_mkfs(record.fs_type, target.size, tuple(options), shape, where)
 
 
 def geometry(paths: Paths, target: Union[Device, Array]) -> Geometry:
@@ -135,7 +116,7 @@ def _of_mkfs(
     options: Tuple[str, ...],
     shape: Geometry,
     directories: Tuple[str, ...],
-) -> Made:
+) -> Tuple[Extent, ...]:
     # Not the UUID of the record: mkfs.btrfs refuses one that it sees elsewhere,
     # on the very volume perhaps, and no place depends on it.
     uuid = str(uuids.uuid4())
@@ -145,9 +126,7 @@ def _of_mkfs(
             command.run(argv, timeout=600),
             f"making {kind} on an empty file of {size} bytes, to learn where it writes",
         )
-        with open(path, "rb") as file:
-            (found,) = superblock.filesystems(file.read(superblock.HEAD), size)
-        return Made(_written(path), found.features)
+        return _written(path)
 
 
 def _written(path: str) -> Tuple[Extent, ...]:

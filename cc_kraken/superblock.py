@@ -51,8 +51,7 @@ class Found:
     ``type`` as blkid names it; ``size`` in bytes that it claims of its
     device; ``offset`` where it lies; ``block`` bytes of a filesystem block.
     ``errors``: the filesystem says of itself that it needs its checker;
-    ``ever_mounted``: that somebody has mounted it, to write.  ``features``: the words
-    of its feature bits, as mkfs sets them.
+    ``ever_mounted``: that somebody has mounted it, to write.
     """
 
     type: str
@@ -65,7 +64,6 @@ class Found:
     superblock: Optional[MdSuperblock] = None
     errors: bool = False
     ever_mounted: bool = False
-    features: Tuple[int, ...] = ()
 
 
 def scan(read: Read, size: int) -> Tuple[Found, ...]:
@@ -292,7 +290,6 @@ def ext(data: bytes, size: int) -> Optional[Found]:
         errors=bool(state & _ERROR_STATE),
         # e2fsck sets the count back to zero, and nobody the time.
         ever_mounted=bool(mounts or any(data[44:48]) or incompat & _RECOVER),
-        features=(compat, incompat & ~_RECOVER, ro_compat),
     )
 
 
@@ -340,9 +337,7 @@ def xfs(data: bytes, size: int) -> Optional[Found]:
     elif claimed > size:
         flaw = _beyond("an xfs superblock", claimed, size)
     uuid = str(uuids.UUID(bytes=bytes(data[32:48])))
-    features = (version, *struct.unpack_from(">I4xIII", data, 200))
-    label = _text(data[108:120])
-    return Found("xfs", 0, uuid, label, claimed, block, flaw, features=features)
+    return Found("xfs", 0, uuid, _text(data[108:120]), claimed, block, flaw)
 
 
 def _xfs_log_used(read: Read, head: bytes, size: int) -> bool:
@@ -406,7 +401,6 @@ def btrfs(data: bytes, size: int) -> Optional[Found]:
         sector,
         flaw,
         ever_mounted=bool(log_root or uuid_tree),
-        features=struct.unpack_from("<QQQ", data, 172),
     )
 
 

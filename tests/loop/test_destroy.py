@@ -139,7 +139,9 @@ class Machine:
     def __init__(self, base: Path, attach: MakeDevice) -> None:
         self.base = base
         self.attach = attach
-        self.paths = Paths(sys=str(base / "sys"), state=str(base / "state"))
+        self.paths = Paths(
+            sys=str(base / "sys"), state=str(base / "state"), run=str(base / "run")
+        )
         self.disks: list[Disk] = []
 
     def disk(self, size: int = GIB) -> Disk:
@@ -803,8 +805,9 @@ def test_no_room_for_the_shadow(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(shadow, "RESERVE", 1 << 60)
     disk.put(disk.single, record.encode(disk.intent()))
     disk.put(100 << 10, b"half")
-    error = refused(disk, "shadow-no-room", lambda disk: make(disk, disk.intent()))
-    assert disk.machine.paths.state in str(error)
+    error = refused(disk, "content-refused", lambda disk: make(disk, disk.intent()))
+    for directory in (disk.machine.paths.state, disk.machine.paths.run):
+        assert f"{directory} has" in str(error)
 
 
 def test_shadow_leaves_nothing(disk: Disk) -> None:
@@ -1275,7 +1278,8 @@ def test_a_wipe_that_was_cut_off_asks_for_a_new_fingerprint(
 def spread(count: int) -> list[int]:
     """A dozen of the numbers from 1 to ``count``, first and last ones."""
     ends = {*range(1, 6), *range(count - 2, count + 1)}
-    return sorted(n for n in {*ends, *range(1, count, max(1, count // 4))} if n > 0)
+    some = {*ends, *range(1, count, max(1, count // 4))}
+    return sorted(number for number in some if 0 < number <= count)
 
 
 def restore(disk: Disk, kept: Path) -> None:

@@ -7,17 +7,30 @@ what the disk holds at that moment.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
+import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cc_kraken import content, mkfs, record
-from cc_kraken.model import Known, Record
+from cc_kraken import (
+    command,
+    content,
+    destroy,
+    fscheck,
+    halfmade,
+    mkfs,
+    record,
+    superblock,
+)
+from cc_kraken.model import HalfMade, Known, KrakenError, Record, Unknown
+from tests import crafted
 from tests.conftest import umount
-from tests.loop.test_destroy import Disk, disk, machine
+from tests.loop.test_destroy import FS, OTHER, Disk, disk, machine, make, refused
 
 __all__ = ["disk", "machine"]  # fixtures
 
@@ -61,17 +74,11 @@ def mounted(disk: Disk) -> Iterator[Path]:
 
 def crash(disk: Disk) -> Disk:
     """The same volume after the power has failed just now."""
-    subprocess.run(["cp", "--sparse=always", disk.file, f"{disk.file}.cut"], check=True)
-    other = disk.machine.attach(path=Path(f"{disk.file}.cut"))
-    return _moved(disk, other)
-
-
-def _moved(disk: Disk, path: str) -> Disk:
-    import copy
-
-    moved = copy.copy(disk)
-    moved.path, moved.file = path, Path(f"{disk.file}.cut")
-    return moved
+    cut = copy.copy(disk)
+    cut.file = Path(f"{disk.file}.cut")
+    subprocess.run(["cp", "--sparse=always", disk.file, cut.file], check=True)
+    cut.path = disk.machine.attach(path=cut.file)
+    return cut
 
 
 def sync_write(path: Path, text: str) -> None:
@@ -163,3 +170,177 @@ def xfs_log(disk: Disk) -> int:
     ).stdout
     start, blocks, shift = (int(line.split()[-1]) for line in shown.splitlines())
     return ((start >> shift) * blocks + (start & (1 << shift) - 1)) * 4096
+
+
+# ------------------------------------------------------------- what follows
+
+
+def patch(disk: Disk, kind: str, at: int, data: bytes) -> None:
+    """Change these bytes of the superblock, and its checksum with them."""
+    where = {"ext4": 1024, "xfs": 0, "btrfs": 64 << 10}[kind]
+    size = {"ext4": 1024, "xfs": 512, "btrfs": 4096}[kind]
+    block = bytearray(disk.get(where, size))
+    block[at : at + len(data)] = data
+    if kind == "ext4":
+        block[1020:] = struct.pack("<I", superblock.crc32c(bytes(block[:1020])))
+    elif kind == "xfs":
+        block[224:228] = bytes(4)
+        block[224:228] = struct.pack("<I", superblock.crc32c(bytes(block)) ^ 0xFFFFFFFF)
+    else:
+        block[:4] = struct.pack("<I", superblock.crc32c(bytes(block[32:])) ^ 0xFFFFFFFF)
+    disk.put(where, bytes(block))
+
+
+#: A superblock says that it was mounted, at this offset and with these bytes.
+SAYS_SO = {"ext4": (44, struct.pack("<I", 1)), "btrfs": (563, struct.pack("<Q", 7))}
+#: What mkfs writes, and its checker misses.
+TORN = {"ext4": (40 << 12, 1 << 20), "btrfs": (20 * MIB, 64 * MIB)}
+
+
+@pytest.mark.parametrize("flaw", [False, True])
+@pytest.mark.parametrize("kind", SAYS_SO)
+def test_what_was_ever_mounted_is_never_made_again(
+    kind: str, flaw: bool, disk: Disk
+) -> None:
+    """Not even where its checker finds it torn, our record explains all that is
+    there, or its superblock has a wrong checksum."""
+    intent = made(disk, kind)
+    start, end = TORN[kind]
+    disk.put(start, bytes(end - start))
+    seen = content.look(disk.path, volume_id=disk.volume_id)
+    shown = halfmade.look(disk.machine.paths, disk.device, intent, (), seen)
+    assert shown.content == HalfMade()
+    patch(disk, kind, *SAYS_SO[kind])
+    if flaw:
+        disk.put({"ext4": 2047, "btrfs": 64 << 10}[kind], b"\xa5")
+    refused(disk, "content-refused", lambda disk: make(disk, intent))
+    seen = content.look(disk.path, volume_id=disk.volume_id)
+    shown = halfmade.look(disk.machine.paths, disk.device, intent, (), seen)
+    assert isinstance(shown.content, Unknown if flaw else Known)
+
+
+#: Where a feature belongs that nobody has heard of.
+UNKNOWN = {"ext4": (100, "<I", 31), "xfs": (212, ">I", 31), "btrfs": (188, "<Q", 60)}
+
+
+def newer(disk: Disk, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, form, bit = UNKNOWN[kind]
+    base = {"ext4": 1024, "xfs": 0, "btrfs": 64 << 10}[kind]
+    (now,) = struct.unpack(form, disk.get(base + at, struct.calcsize(form)))
+    patch(disk, kind, at, struct.pack(form, now | 1 << bit))
+
+
+def broken(disk: Disk, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fscheck.CHECKS, kind, ("wipefs", "--no-such-option"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("why", [newer, broken])
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_what_the_checker_cannot_judge_is_no_licence(
+    kind: str, why: Any, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer mkfs has made it, or the checker does not even start: though our
+    record explains all that is there."""
+    intent = made(disk, kind)
+    why(disk, kind, monkeypatch)
+    refused(disk, "content-refused", lambda disk: make(disk, intent))
+    seen = content.look(disk.path, volume_id=disk.volume_id)
+    shown = halfmade.look(disk.machine.paths, disk.device, intent, (), seen)
+    assert isinstance(shown.content, Unknown)
+    assert (shown.record, bool(shown.fingerprint)) == (intent, True)
+
+
+def test_a_checker_that_was_killed_says_nothing(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory, for instance."""
+    made(disk, "ext4")
+    run = command.run
+
+    def killed(argv: Sequence[str], **more: Any) -> command.Finished:
+        if argv[0] != "e2fsck":
+            return run(argv, **more)
+        return command.Finished(tuple(argv), -9, "", "")
+
+    monkeypatch.setattr(command, "run", killed)
+    with pytest.raises(KrakenError) as caught:
+        fscheck.sound(disk.path, "ext4")
+    assert "SIGKILL" in str(caught.value)
+
+
+COPIES = {
+    "of another set's": ({"identity": "b2" * 32}, True),
+    "of another volume's": ({"volume_id": "vol-00000000000000bad"}, False),
+    "of another filesystem's": ({"fs_uuid": OTHER}, False),
+    "of an array's": ({"array_uuid": OTHER}, False),
+}
+
+
+@pytest.mark.parametrize("place", ["its own", "a member's"])
+@pytest.mark.parametrize("name", COPIES)
+def test_a_copy_that_a_user_has_written_is_his(
+    name: str, place: str, disk: Disk
+) -> None:
+    """Only what speaks of this very filesystem is a record there; whose set's it is
+    says the decision."""
+    changes, shown = COPIES[name]
+    intent = made(disk, "ext4")
+    patch(disk, "ext4", *SAYS_SO["ext4"])
+    disk.put(disk.single, bytes(4096))
+    block = record.encode(disk.intent("ext4", **changes))
+    disk.put(disk.single if place == "its own" else record.MEMBER_PLACE, block)
+    look = content.look(disk.path, volume_id=disk.volume_id)
+    assert look.content == Known("ext4", FS)
+    assert (look.record is not None) == (shown and place == "its own")
+    assert intent != look.record
+
+
+def test_two_records_of_one_filesystem_are_no_contradiction(disk: Disk) -> None:
+    """A user has written the second one, where the volume's first size has it."""
+    intent = made(disk, "ext4")
+    patch(disk, "ext4", *SAYS_SO["ext4"])
+    os.truncate(disk.file, 3 * GIB)
+    subprocess.run(["losetup", "--set-capacity", disk.path], check=True)
+    disk.put(record.single_place(3 * GIB), record.encode(intent))
+    disk.put(
+        record.single_place(GIB),
+        record.encode(disk.intent("ext4", identity="b2" * 32)),
+    )
+    look = content.look(disk.path, volume_id=disk.volume_id)
+    assert look.content == Known("ext4", FS)
+    assert look.record is not None and look.moved == record.single_place(GIB)
+
+
+def test_the_data_of_an_array_carries_no_record(disk: Disk) -> None:
+    """Neither as its member shows it, nor as the array does."""
+    disk.put(*crafted.md1(GIB))
+    disk.put(disk.single, record.encode(disk.intent("ext4", identity="b2" * 32)))
+    look = content.look(disk.path, volume_id=disk.volume_id)
+    assert isinstance(look.content, Known) and look.record is None
+    for place in record.places(GIB):
+        disk.put(place, record.encode(disk.intent("ext4")))
+    assert content.look(disk.path).record is None
+    # In the gap that md leaves it is one.
+    look = content.look(disk.path, volume_id=disk.volume_id)
+    assert look.record == disk.intent("ext4")
+
+
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_a_record_in_what_is_mounted_is_nobodys_concern(kind: str, disk: Disk) -> None:
+    """btrfs does not even say yet that it is mounted."""
+    made(disk, kind)
+    with mounted(disk):
+        look = content.look(disk.path, volume_id=disk.volume_id, in_use=True)
+    assert (look.content, look.record) == (Known(kind, FS), None)
+
+
+@pytest.mark.parametrize("kind", mkfs.TYPES)
+def test_the_erased_record_is_all_that_changes(kind: str, disk: Disk) -> None:
+    intent = made(disk, kind)
+    with mounted(disk) as where:
+        sync_write(where / "file", "precious")
+    digest = disk.digest()
+    destroy.erase_record(disk.machine.paths, disk.device, intent, disk.single)
+    assert disk.digest() != digest
+    disk.put(disk.single, record.encode(intent))
+    assert disk.digest() == digest

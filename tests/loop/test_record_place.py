@@ -14,6 +14,7 @@ import re
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from cc_kraken import destroy, guard, mkfs, places, record, shadow, superblock
 from cc_kraken.mkfs import Geometry
-from cc_kraken.model import Extent, Record
+from cc_kraken.model import Extent, KrakenError, Record
 from tests import crafted
 from tests.conftest import umount
 
@@ -76,9 +77,10 @@ MOVING: dict[str, tuple[tuple[str, ...], ...]] = {
         ("-T", "news"),
         ("-T", "largefile4"),
         ("-J", "size=256"),
+        ("-i", "1500", "-I", "1024"),
         ("-O", "sparse_super2"),
         ("-E", "num_backup_sb=2", "-O", "sparse_super2"),
-        ("-E", "packed_meta_blocks=1"),
+        ("-E", "orphan_file_size=4m", "-O", "orphan_file"),
         ("-E", "stride=16,stripe_width=64"),
         ("-O", "^has_journal,^orphan_file"),
         ("-O", "quota,project,inline_data,verity"),
@@ -89,6 +91,8 @@ MOVING: dict[str, tuple[tuple[str, ...], ...]] = {
         ("-b", "size=2k"),
         ("-s", "size=4096"),
         ("-d", "su=64k,sw=4"),
+        ("-d", "su=1m,sw=2"),
+        ("-d", "su=256k,sw=2", "-b", "size=1024"),
         ("-d", "sunit=2048,swidth=8192"),
         ("-l", "size=64m"),
         ("-l", "size=240m"),
@@ -134,6 +138,79 @@ def test_sector_sizes(kind: str, sector: int, room: Path) -> None:
 def test_ext4_with_a_journal_that_is_zeroed(size: int, room: Path) -> None:
     """After ``overwrite``, and with the largest journal for the size."""
     check_mkfs(room, "ext4", size, (), prezeroed=False)
+
+
+#: Options of ext4 that leave its journal more or less room.
+DENSE: tuple[tuple[str, ...], ...] = (
+    (),
+    ("-i", "1024", "-I", "512"),
+    ("-i", "1500", "-I", "1024"),
+    ("-N", "400000"),
+    ("-b", "1024"),
+    ("-O", "^64bit,sparse_super2"),
+)
+
+
+@pytest.mark.parametrize("options", DENSE)
+def test_the_largest_journal_that_is_allowed(
+    options: tuple[str, ...], room: Path
+) -> None:
+    """Zeroed, so that all of it shows; one MiB more is refused."""
+    for size in (GIB, 3 * GIB, 4 * GIB, 7 * GIB, 8 * GIB, 16 * GIB, 23 * GIB):
+        most = largest_journal(options, size)
+        more = (*options, "-J", f"size={most + 1}")
+        with pytest.raises(KrakenError) as caught:
+            mkfs.check_room("ext4", more, size)
+        assert caught.value.trouble.kind == "mkfs-option-refused"
+        assert f"{most} MiB at most" in caught.value.trouble.expected
+        largest = (*options, "-J", f"size={most}")
+        mkfs.check_room("ext4", largest, size)
+        check_mkfs(room, "ext4", size, largest, prezeroed=False)
+
+
+def largest_journal(options: tuple[str, ...], size: int) -> int:
+    """In MiB, asked for from above."""
+    for most in range(size * 3 // 16 >> 20, 0, -1):
+        with suppress(KrakenError):
+            mkfs.check_room("ext4", (*options, "-J", f"size={most}"), size)
+            return most
+    raise AssertionError("no journal at all")
+
+
+@pytest.mark.parametrize(
+    ("kind", "gib", "words"),
+    [
+        ("ext4", 4, ("-J", "size=1900")),
+        ("ext4", 8, ("-J", "size=4000")),
+        ("ext4", 16, ("-J", "size=8000")),
+        ("xfs", 1, ("-d", "su=980k,sw=2")),
+        ("xfs", 6, ("-d", "su=900k,sw=2")),
+    ],
+)
+def test_what_is_refused_does_take_the_place(
+    kind: str, gib: int, words: tuple[str, ...], room: Path
+) -> None:
+    """With these options mkfs writes over the record."""
+    size, path = gib * GIB, room / "refused.img"
+    with pytest.raises(KrakenError):
+        mkfs.parse(kind, words)
+        mkfs.check_room(kind, words, size)
+    with open(path, "wb") as file:
+        file.truncate(size)
+        file.seek(record.single_place(size))
+        file.write(record.encode(INTENT))
+    argv = list(mkfs.argv(kind, str(path), uuid=UUID, prezeroed=False))
+    if words[0] == "-d":
+        argv[argv.index("noalign")] = words[1]
+    else:
+        argv[1:1] = words
+    try:
+        subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        with open(path, "rb") as file:
+            file.seek(record.single_place(size))
+            assert file.read(4096) != record.encode(INTENT)
+    finally:
+        path.unlink()
 
 
 def check_mkfs(

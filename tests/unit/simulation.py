@@ -102,7 +102,7 @@ class Cut(Exception):
 @dataclass(frozen=True)
 class Filesystem:
     """``state``: half (no signature yet), torn (it looks complete and is
-    not), whole.  ``files``: somebody's files are in it."""
+    not), whole.  ``files``: somebody has mounted it, and has files in it."""
 
     type: str
     uuid: str
@@ -254,8 +254,8 @@ class Simulation:
         for line in sorted(self.fstab.values(), key=lambda line: line.path):
             for key, body in self._shown():
                 if isinstance(body, Filesystem) and f"UUID={body.uuid}" == line.spec:
-                    demand(not self.records_of(key), f"{line.path}: mounted at boot")
-                    demand(body.state == WHOLE or body.files, "fstab mounts a ruin")
+                    demand(not self._begun(key), f"{line.path}: mounted at boot")
+                    demand(self._may_serve(body), "fstab mounts a ruin")
                     self.flagged.discard(key)  # systemd-fsck@.service
                     if line.path in self.mounts:
                         continue
@@ -520,8 +520,16 @@ class Simulation:
 
     def look(self, disk: Disk) -> Look:
         """As :func:`cc_kraken.content.look` and the observer see it."""
+        body = disk.body
+        used = isinstance(body, Filesystem) and body.files and disk.block is None
         found = {one for place, one in disk.records.items() if place != OLD}
-        if OLD in disk.records and (found or isinstance(disk.body, Filesystem)):
+        if disk.block is not None:
+            found = {one for place, one in disk.records.items() if place == MEMBER}
+        if used:
+            assert isinstance(body, Filesystem)
+            own = disk.records.get(SINGLE)
+            found = {own} if own is not None and self._exact(own, disk, body) else set()
+        elif OLD in disk.records and (found or isinstance(body, Filesystem)):
             # A guard refuses what is left of two records; the decision is shown
             # what it would come to.
             return Look(Unknown("an intent record of before"), None, "")
@@ -532,25 +540,24 @@ class Simulation:
             return Look(Unknown("two intent records"), None, mark)
         record = next(iter(found), None)
         shown = self._signature(disk)
-        if record is not None and record.part >= 0:
-            return Look(HalfMade(), record, mark)
-        if record is not None and record.given_up and disk.body is None:
-            return Look(HalfMade(), record, mark)
         if record is not None and self._unproved(shown, disk.body, record):
             half = (
                 disk.torn and not disk.share and disk.body is None
                 if record.array_uuid
                 else self._half(disk.body, record)
             )
-            given_up = bool(record.given_up)
-            if (
-                half
-                and (not disk.residue or given_up)
-                and (record.array_uuid or not disk.torn)
-            ):
+            if half and not disk.residue and (record.array_uuid or not disk.torn):
                 return Look(HalfMade(), record, mark)
             return Look(Unknown("more than we half made"), record, mark)
         return Look(shown, record, mark)
+
+    def _exact(self, record: Record, disk: Disk, body: Filesystem) -> bool:
+        """Whether it is the record of making this very filesystem."""
+        return (record.volume_id, record.fs_type, record.fs_uuid) == (
+            disk.id,
+            body.type,
+            body.uuid,
+        ) and not record.array_uuid
 
     def _signature(self, disk: Disk) -> Content:
         if disk.torn:
@@ -569,7 +576,7 @@ class Simulation:
         if body.state == HALF:
             return Unknown("data without a signature", 1024)
         errors = body.type == "ext4" and key in self.flagged
-        return Known(body.type, body.uuid, errors=errors)
+        return Known(body.type, body.uuid, errors=errors, ever_mounted=body.files)
 
     def _unproved(self, shown: Content, body: Body, record: Record) -> bool:
         if isinstance(shown, Unknown):
@@ -577,7 +584,7 @@ class Simulation:
         if not isinstance(shown, Known) or not isinstance(body, Filesystem):
             return False
         meant = (shown.type, shown.uuid) == (record.fs_type, record.fs_uuid)
-        return meant and body.state != WHOLE
+        return meant and body.state != WHOLE and not body.files
 
     def _half(self, body: Body, record: Record) -> bool:
         return (
@@ -644,6 +651,16 @@ class Simulation:
             if disk.block is not None and disk.block.uuid == key
             for record in disk.records.values()
         ]
+
+    def _may_serve(self, body: Filesystem) -> bool:
+        """What was ever mounted is whole, whoever has mounted it."""
+        return body.state == WHOLE or body.files
+
+    def _begun(self, key: str) -> bool:
+        """A record says that something is half made, and no user says otherwise."""
+        body = dict(self._shown()).get(key)
+        used = isinstance(body, Filesystem) and body.files
+        return bool(self.records_of(key)) and not used
 
     # --------------------------------------------------------------- rounds
 
@@ -817,30 +834,14 @@ class Simulation:
         disk = self._writable(step.volume_id)
         given = self.section.volumes.get(step.set, {}).get("overwrite", {})
         assert isinstance(given, Mapping)
-        begun = next((one for one in disk.records.values() if one.part >= 0), None)
-        if begun is not None and step.record is not None:
-            # The proof that the rest is what was given up is not simulated.
-            seen = step.fingerprint
-            demand(begun.given_up == seen[:32], f"wipes {disk.id} on another record")
-        else:
-            seen = self.fingerprint(disk)
+        seen = self.fingerprint(disk)
         demand(
             given.get(disk.id) == seen == step.fingerprint,
             f"wipes {disk.id}, which nobody gave up",
         )
-        if step.record is None:
-            disk.records = {}
-        else:
-            demand(step.record.given_up == step.fingerprint[:32], "another content")
-            begun = replace(step.record, part=0, found="0" * 32, rest="1" * 32)
-            disk.records = {SINGLE: begun}
-            yield
         disk.block, disk.torn, disk.body, disk.share = None, False, None, False
-        disk.residue = True
+        disk.residue, disk.records = True, {}
         yield
-        if step.record is not None:
-            disk.records = {SINGLE: step.record}
-            yield
 
     def _writable(self, volume_id: str) -> Disk:
         disk = self.disks[volume_id]
@@ -1034,8 +1035,7 @@ class Simulation:
             disk = self._writable(key)
             demand(disk.block is None and not disk.torn, f"mkfs over a member: {key}")
             demand(not disk.share, f"mkfs over a part of an array: {key}")
-            wiped = step.permitted and step.records[0].given_up
-            demand(not disk.residue or wiped, f"mkfs over what was on {key}")
+            demand(not disk.residue or step.permitted, f"mkfs over what was on {key}")
             body = disk.body
         ours = (
             isinstance(body, Filesystem)
@@ -1070,7 +1070,7 @@ class Simulation:
             body = disk.body
             if disk.block is not None:
                 body = self.bodies.get(disk.block.uuid)
-            unfinished = isinstance(body, Filesystem) and body.state != WHOLE
+            unfinished = isinstance(body, Filesystem) and not self._may_serve(body)
             demand(not unfinished, f"forgets that {disk.id} is half made")
             demand(not disk.torn, f"forgets that {disk.id} is half a member")
             del disk.records[place]
@@ -1096,7 +1096,7 @@ class Simulation:
     def _check_filesystem(self, step: CheckFilesystem) -> Iterator[None]:
         key = step.array_uuid or step.volume_id
         demand(key in self.flagged, f"checks {key}, which has no errors")
-        demand(not self.records_of(key), f"checks {key}, which is half made")
+        demand(not self._begun(key), f"checks {key}, which is half made")
         demand(key not in self.in_use(), f"checks {key}, which is mounted")
         self.flagged.discard(key)
         yield
@@ -1107,8 +1107,8 @@ class Simulation:
         demand(isinstance(body, Filesystem), f"mounts {body} of {key}")
         assert isinstance(body, Filesystem)
         demand((body.type, body.uuid) == (step.type, step.uuid), "mounts another one")
-        demand(body.state == WHOLE or body.files, f"mounts what is half made: {key}")
-        demand(not self.records_of(key), f"mounts {key} with its intent record")
+        demand(self._may_serve(body), f"mounts what is half made: {key}")
+        demand(not self._begun(key), f"mounts {key} with its intent record")
         damaged = body.type == "ext4" and key in self.flagged
         demand(not damaged, f"mounts {key}, which has errors")
         hidden = [path for path in self.mounts if is_within(path, step.path)]
@@ -1141,7 +1141,7 @@ class Simulation:
     def _grow_array(self, step: GrowArray) -> Iterator[None]:
         md = self.arrays[step.uuid]
         demand(md.running, f"grows {step.uuid}, which does not run")
-        demand(not self.records_of(step.uuid), "grows what is half made")
+        demand(not self._begun(step.uuid), "grows what is half made")
         demand(
             step.uuid in self.in_use(),
             "grows an array that nobody uses",
@@ -1159,7 +1159,7 @@ class Simulation:
     def _grow_filesystem(self, step: GrowFilesystem) -> Iterator[None]:
         key = step.array_uuid or step.volume_id
         demand(self.mounts.get(step.path, ("", ""))[1] == key, "grows another one")
-        demand(not self.records_of(key), f"grows {key} with its intent record")
+        demand(not self._begun(key), f"grows {key} with its intent record")
         demand(self.size(key) < self.place(key), f"{key} has no room")
         self.sizes[key] = self.place(key)
         yield

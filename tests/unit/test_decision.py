@@ -157,60 +157,75 @@ def test_a_copy_of_a_snapshot_is_never_formatted() -> None:
     assert (plan.steps, kind(plan)) == ((), "snapshot-blank")
 
 
+OVERWRITE = ["Wipe", "WriteRecords", "MakeFilesystem", "EraseRecords"]
+
+
 def test_overwrite_permits_exactly_that_content() -> None:
     look = w.look(Unknown("data", 512), mark="abc")
-    for given, expected in (("abc", ["Wipe", "MakeFilesystem"]), ("abd", [])):
+    for given, expected in (("abc", OVERWRITE), ("abd", [])):
         wanted = w.single(overwrite={w.volume_id(1): given})
         plan = decide(w.claim(wanted, w.attached(1)), w.world(1, looks={1: look}))
-        assert names(plan.steps)[:2] == expected
+        assert names(plan.steps)[:4] == expected
 
 
-MARK = "ab" * 32
-WIPED = dataclasses.replace(RECORD, given_up=MARK[:32])
-IN_WORK = dataclasses.replace(WIPED, part=3, found="1" * 32, rest="2" * 32)
-OVERWRITING = {
-    "wiped": (HalfMade(), WIPED, {}, ["MakeFilesystem", "EraseRecords"]),
-    "in work": (HalfMade(), IN_WORK, {1: MARK}, ["Wipe", "MakeFilesystem"]),
-    "in work, and the permission is gone": (
-        HalfMade(), IN_WORK, {}, "overwrite-withdrawn",
+def test_what_is_left_of_an_overwrite_asks_for_a_new_fingerprint() -> None:
+    """Nothing is resumed; named once more, it is given up with its record."""
+    look = w.look(Unknown("data", 512), RECORD, mark="abc")
+    claim = w.claim(w.single(), w.attached(1))
+    plan = decide(claim, w.world(1, looks={1: look}))
+    assert (plan.steps, kind(plan)) == ((), "record-unusable")
+    assert plan.trouble is not None
+    assert f"overwrite: {{{w.volume_id(1)}: abc}}" in plan.trouble.remedy
+    claim = w.claim(w.single(overwrite={w.volume_id(1): "abc"}), w.attached(1))
+    plan = decide(claim, w.world(1, looks={1: look}))
+    assert names(plan.steps)[:4] == OVERWRITE
+
+
+def test_where_no_fixed_place_tells_the_way_to_a_fingerprint_is_named() -> None:
+    look = w.look(Unknown("data", 512), RECORD)
+    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: look}))
+    assert plan.trouble is not None and "blank_proof: full" in plan.trouble.remedy
+
+
+USED = Known("ext4", RECORD.fs_uuid, ever_mounted=True)
+EVER_MOUNTED = {
+    "no record": (USED, None, []),
+    "the very record": (USED, RECORD, ["EraseRecords"]),
+    "a record of another set": (
+        USED, dataclasses.replace(RECORD, identity="0" * 64), [],
     ),
-    "in work, and another content is named": (
-        HalfMade(), IN_WORK, {1: "cd" * 32}, "overwrite-withdrawn",
+    "a record of another filesystem": (
+        USED, dataclasses.replace(RECORD, fs_uuid=FS), [],
     ),
-    "in work, and written since": (
-        Unknown("data", 512), IN_WORK, {1: MARK}, "record-unusable",
-    ),
-    "in work, and somebody made a filesystem": (
-        Known("ext4", "f" * 36), IN_WORK, {1: MARK}, "record-unusable",
-    ),
-    "wiped, and written since": (
-        Unknown("data", 512), WIPED, {1: MARK}, "record-unusable",
-    ),
-    "for another filesystem": (
-        HalfMade(), dataclasses.replace(WIPED, fs_type="xfs"), {1: MARK},
-        "record-unusable",
-    ),
-    "written since, and that is given up as well": (
-        Unknown("data", 512), IN_WORK, {1: "cd" * 32, "mark": "cd" * 32},
-        ["Wipe", "MakeFilesystem"],
+    "a record beside somebody's filesystem": (
+        Known("ext4", FS, ever_mounted=True), RECORD, [],
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OVERWRITING)
-def test_an_overwrite_that_was_cut_off(name: str) -> None:
-    content, record, given, expected = OVERWRITING[name]
-    mark = given.get("mark", "99" * 32)
-    overwrite = {w.volume_id(1): given[1]} if 1 in given else {}
-    look = w.look(content, record, mark=mark)
+@pytest.mark.parametrize("name", EVER_MOUNTED)
+def test_what_was_ever_mounted_is_whole_whatever_its_record(name: str) -> None:
+    content, record, expected = EVER_MOUNTED[name]
     plan = decide(
-        w.claim(w.single(overwrite=overwrite), w.attached(1)),
-        w.world(1, looks={1: look}),
+        w.claim(w.single(), w.attached(1)),
+        w.world(1, looks={1: w.look(content, record)}),
     )
-    if isinstance(expected, str):
-        assert (plan.steps, kind(plan)) == ((), expected)
-    else:
-        assert names(plan.steps)[:2] == expected
+    assert plan.trouble is None
+    before = [one for one in names(plan.steps) if one in (*OVERWRITE, "CreateArray")]
+    assert before == expected
+    assert names(plan.steps)[-1] == "MountFilesystem"
+
+
+def test_what_was_ever_mounted_and_is_not_what_is_wanted_is_refused() -> None:
+    look = w.look(Known("xfs", RECORD.fs_uuid, ever_mounted=True), RECORD)
+    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: look}))
+    assert (plan.steps, kind(plan)) == ((), "content-other")
+
+
+def test_a_journal_that_would_reach_the_record_is_refused_at_once() -> None:
+    wanted = w.single(mkfs_options=("-J", "size=900"))
+    plan = decide(w.claim(wanted, w.attached(1)), w.world(1, looks={1: w.blank()}))
+    assert (plan.steps, kind(plan)) == ((), "mkfs-option-refused")
 
 
 # ------------------------------------------------------- holders and devices
@@ -551,6 +566,34 @@ def test_allow_degraded_starts_a_redundant_array_without_a_member() -> None:
     stripe = with_look(members(), 3, w.blank())
     plan = decide(raid_claim(w.raid(allow_degraded=True)), raid_world(stripe))
     assert kind(plan) == "array-members-missing"
+
+
+def test_what_was_ever_mounted_on_an_array_needs_nothing_of_its_records() -> None:
+    """They are erased where they are; a lost member's is no reason to wait."""
+    whole = raid_claim(w.raid(2, 1), 2)
+    made = records(whole.wanted, *whole.volumes)
+    used = Known("xfs", made[0].fs_uuid, ever_mounted=True)
+    looks = {
+        n: dataclasses.replace(look, record=made[n - 1])
+        for n, look in members(2, level=1).items()
+    }
+    running = {
+        "arrays": (w.array(1, 2, level="raid1"),),
+        "array_looks": {w.ARRAY: Look(used)},
+        "array_lines": {w.ARRAY: "data"},
+    }
+    plan = decide(whole, raid_world(looks, **running))
+    assert names(plan.steps)[0] == "EraseRecords"
+    assert names(plan.steps)[-1] == "MountFilesystem"
+
+    late = Trouble("members-missing", "1 of 2", "2", "Tag it.", waits=True)
+    wanted = w.raid(2, 1, allow_degraded=True)
+    fewer = dataclasses.replace(raid_claim(wanted, 1), trouble=late)
+    running["arrays"] = (w.array(1, level="raid1", raid_disks=2, degraded=1),)
+    world = raid_world({1: looks[1]}, overdue=True, **running)
+    plan = decide(fewer, world)
+    assert plan.trouble is None, plan.trouble
+    assert names(plan.steps)[-1] == "MountFilesystem"
 
 
 def test_a_member_recorded_as_lost_is_replaced_by_a_blank_volume() -> None:

@@ -18,7 +18,7 @@ from cc_kraken import command, devices, fstab, mounts, steps
 from cc_kraken.clock import Clock
 from cc_kraken.ec2 import Ec2
 from cc_kraken.executor import Carried, Executor
-from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Trouble
+from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Record, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.plan import PLANNED, Plan
 from cc_kraken.report import Report
@@ -26,15 +26,19 @@ from cc_kraken.steps import (
     AssembleArray,
     Attach,
     Detach,
+    EraseRecords,
     GrowArray,
     GrowFilesystem,
     MakeDirectory,
+    MakeFilesystem,
     MountFilesystem,
     RemoveFstab,
     SetOwner,
     Step,
+    Wipe,
     WriteArrayLine,
     WriteFstab,
+    WriteRecords,
 )
 from cc_kraken.world import World
 from tests.lab.clock import ManualClock
@@ -43,6 +47,7 @@ from tests.unit.tree import Tree
 
 pytest.importorskip("boto3")
 ZONE = "us-east-1a"
+FS = "f1a3c0de-0000-4000-8000-0123456789ab"
 UUID = "4a739fd5-5f39-2dd6-1b19-8f885cd3f50b"
 
 
@@ -433,6 +438,40 @@ def test_what_cannot_be_grown_is_no_failure_of_the_set(bench: Bench) -> None:
     assert outcome.troubles == {}
     kinds = {name: why.kind for name, why in outcome.not_grown.items()}
     assert kinds == {"array": "array-absent", "volume": "internal-error"}
+
+
+RECORD = Record("a1" * 32, "vol-0123456789abcdef0", "xfs", FS)
+WIPE = Wipe("data", RECORD.volume_id, "f" * 64)
+WRITE = WriteRecords("data", (RECORD,), member=False)
+MAKE = MakeFilesystem(
+    "data", type="xfs", uuid=FS, label="", options=(), records=(RECORD,)
+)
+ERASE = EraseRecords("data", (RECORD,), member=False)
+DIRECTORY = MakeDirectory("data", "/data")
+WHOLE = (WIPE, WRITE, MAKE, ERASE, DIRECTORY)
+
+
+@pytest.mark.parametrize(
+    ("within", "last"),
+    [(WIPE, ERASE), (WRITE, WRITE), (MAKE, ERASE), (ERASE, ERASE)],
+    ids=["wipe", "write", "mkfs", "erase"],
+)
+def test_told_to_stop_it_finishes_what_is_begun(
+    bench: Bench, within: Step, last: Step
+) -> None:
+    """From the first byte that is given up or made to the erased record."""
+    did: list[Step] = []
+
+    def do(step: Step) -> None:
+        did.append(step)
+        if step == within:
+            bench.clock.stop()
+
+    todo = WHOLE if within == WIPE else WHOLE[1:]
+    bench.executor._do = dict.fromkeys(steps.CHANGES, do)
+    outcome = bench.carry_out(plan("data", *todo))
+    assert did == list(todo[: todo.index(last) + 1])
+    assert outcome.troubles["data"].kind == "stopped"
 
 
 def test_told_to_stop_it_begins_no_step(bench: Bench) -> None:
