@@ -34,6 +34,7 @@ AIO = "tests/loop/test_aio.py"
 EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
+MOUNTED = "tests/loop/test_mounted.py"
 WIPING = "tests/unit/test_wiping.py"
 TAKEOVER = "tests/unit/test_takeover.py"
 ARRAYSTATE = "tests/unit/test_arraystate.py"
@@ -485,6 +486,49 @@ MUTATIONS = (
         "if not given.startswith(record.given_up):",
         "if False:",
         f"{RUN}::test_an_overwrite_that_was_cut_off_is_finished_by_the_next_run",
+    ),
+    # ---- what is mounted
+    change(
+        "a mount that another one hides counts as mounted",
+        "seen",
+        "here = [one for one in mounts if one.seen and one.mount.path == path]",
+        "here = [one for one in mounts if one.mount.path == path]",
+        DECISION,
+    ),
+    change(
+        "a set is up at the path of another set",
+        "mounting",
+        "        if not whose and any(",
+        "        if any(",
+        DECISION,
+    ),
+    change(
+        "a set is mounted over what is mounted below its path",
+        "mounting",
+        "        if below:\n",
+        "        if False:\n",
+        DECISION,
+    ),
+    change(
+        "what is hidden in the moment of the mount is not looked for",
+        "mountpoint",
+        "    if here.below:\n",
+        "    if here.below and not source:\n",
+        MOUNTED,
+    ),
+    change(
+        "the volume that was mounted in the place of another one stays",
+        "mountpoint",
+        "    if not here.upon:\n        return",
+        "    if True:\n        return",
+        MOUNTED,
+    ),
+    change(
+        "the volumes behind a mount are not asked for once it is made",
+        "mountpoint",
+        "if seen.up_at(now, path, volumes) is None:",
+        "if False:",
+        MOUNTED,
     ),
     # ---- enlarged volumes
     change(
