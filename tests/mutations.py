@@ -44,6 +44,8 @@ AGAIN = "tests/loop/test_again.py"
 USERDATA = "tests/unit/test_userdata.py"
 RUN_EC2 = "tests/unit/test_run_ec2.py"
 LAUNCH = "tests/unit/test_launch.py"
+COPIES = "tests/unit/test_copies.py"
+UDEVRULES = "tests/unit/test_udevrules.py"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,41 @@ def change(title: str, module: str, old: str, new: str, *tests: str) -> Mutation
 
 
 MUTATIONS = (
+    change(
+        "a copy beside a set is no matter",
+        "copies",
+        "if one.uuid and one.uuid in uuids",
+        "if one.uuid and False",
+        COPIES,
+    ),
+    change(
+        "an array of copies counts as the set's own",
+        "world",
+        "key=lambda array: not own & set(array.members)",
+        "key=lambda array: 0",
+        COPIES,
+    ),
+    change(
+        "udev hides the disk that the machine boots from",
+        "udevrules",
+        "if entry.fit and not system & {entry.filesystem, entry.array}:",
+        "if entry.fit:",
+        UDEVRULES,
+    ),
+    change(
+        "a pattern comes into a rule for udev",
+        "udevrules",
+        "all(_VOLUME.fullmatch(volume) for volume in self.volumes)",
+        "True",
+        UDEVRULES,
+    ),
+    change(
+        "udev hides what is mounted",
+        "udevrules",
+        'TEST=="/sys/fs/ext4/%k", GOTO="cc_kraken_end"\n',
+        "",
+        UDEVRULES,
+    ),
     change(
         "only the first page of a batch is compared with zeros",
         "aio",

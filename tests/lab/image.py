@@ -235,18 +235,19 @@ def installed_image(
     progress: Progress = silent,
     source: Path = SOURCE,
 ) -> Image:
-    """The release with the cc_kraken of the tree at `source` (seconds)."""
+    """The release with the cc_kraken of the tree at `source` (half a minute)."""
     base = base_image(release, progress)
     layers = base.root.parent / "layers"
     layers.mkdir(exist_ok=True)
     root = layers / f"{source_digest(source)}.raw"
+    image = Image(release, root, base.kernel, root.with_suffix(".initrd"))
     with locked(cache_directory() / f"{release}.lock"):
-        if root.exists():
+        if root.exists() and image.initrd.exists():
             os.utime(root)
         else:
-            _build_layer(base, root, source, progress)
+            _build_layer(base, image, source, progress)
         _prune_layers(layers, root)
-    return Image(release, root, base.kernel, base.initrd)
+    return image
 
 
 def source_digest(source: Path) -> str:
@@ -386,7 +387,8 @@ def _link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> None:
+def _build_layer(base: Image, image: Image, source: Path, progress: Progress) -> None:
+    root = image.root
     log = cache_directory() / f"{base.release}-layer.log"
     log.unlink(missing_ok=True)
     for left in root.parent.glob("build-*"):
@@ -404,6 +406,8 @@ def _build_layer(base: Image, root: Path, source: Path, progress: Progress) -> N
                 _install_package(tree, packed, progress, log)
             else:
                 _install_tree(tree, source)
+            # The package has a hook for it.
+            shutil.copyfile(_newest(tree / "boot", "initrd.img-*"), image.initrd)
         os.rename(copy, root)
 
 
@@ -511,6 +515,7 @@ def _prune_layers(layers: Path, used: Path) -> None:
     for path in others[SPARE_LAYERS:]:
         if not _in_use(path):
             path.unlink()
+            path.with_suffix(".initrd").unlink(missing_ok=True)
 
 
 def _prune_bases(used: Path, release: str) -> None:

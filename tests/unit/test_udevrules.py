@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Mapping
 
 import pytest
 
-from cc_kraken import command, decision, udevrules
+from cc_kraken import arrays, command, decision, udevrules
 from cc_kraken.model import Claim, FstabLine, Known, Look
 from cc_kraken.paths import Paths
 from cc_kraken.udevrules import Entry
@@ -186,7 +187,7 @@ def disk(number: int, kind: str = "ext4", uuid: str = FS, **more: object) -> Eve
     return replace(event, **more)  # type: ignore[arg-type]
 
 
-def array(*members: int, uuid: str = OTHER_FS, md: str = MD_UUID) -> Event:
+def running(*members: int, uuid: str = OTHER_FS, md: str = MD_UUID) -> Event:
     env = {"ID_FS_TYPE": "xfs", "ID_FS_UUID": uuid, "MD_UUID": md}
     slots = {slot: serial(number) for slot, number in enumerate(members)}
     return Event("md127", env, slots=slots)
@@ -209,17 +210,17 @@ EVENTS = {
     "a disk that is no EBS volume": (disk(9, serial="AWS0123"), True, 0),
     "a member": (disk(2, MEMBER, w.ARRAY), True, 110),
     "a copy of a member": (disk(9, MEMBER, w.ARRAY), False, -100),
-    "the array": (array(2, 3), True, 110),
-    "the array without a member": (array(2), True, 110),
-    "the array with a copy in it": (array(2, 9), False, -100),
-    "an array of copies": (array(8, 9), False, -100),
+    "the array": (running(2, 3), True, 110),
+    "the array without a member": (running(2), True, 110),
+    "the array with a copy in it": (running(2, 9), False, -100),
+    "an array of copies": (running(8, 9), False, -100),
     "an array of copies with its own UUID": (
-        array(8, 9, md="00000000:00000000:00000000:00000001"),
+        running(8, 9, md="00000000:00000000:00000000:00000001"),
         False,
         -100,
     ),
     "another array": (
-        array(8, 9, uuid=FS[::-1], md="00000000:00000000:00000000:00000001"),
+        running(8, 9, uuid=FS[::-1], md="00000000:00000000:00000000:00000001"),
         True,
         0,
     ),
@@ -251,6 +252,54 @@ def test_two_sets_with_one_uuid_keep_both_of_their_volumes() -> None:
     for number in (1, 2):
         assert evaluate(text, disk(number)).ready
     assert not evaluate(text, disk(3)).ready
+
+
+# ------------------------------------------------------------- in the initramfs
+
+HOOK = Path(__file__).parents[2] / "debian/cloud-init-kraken.initramfs-hook"
+
+
+def named(event: Event, label: str) -> Event:
+    event.env["ID_FS_LABEL"] = label
+    return event
+
+
+EARLY = {
+    "a member of a set, or a copy of one": (
+        named(disk(2, MEMBER, w.ARRAY), f"any:{arrays.array_name('data')}"),
+        False,
+    ),
+    "a member of another array": (named(disk(2, MEMBER, w.ARRAY), "any:root"), True),
+    "a member without a name": (disk(2, MEMBER, w.ARRAY), True),
+    "a filesystem": (named(disk(1), "KRKN-log"), True),
+    "a disk that is no EBS volume": (
+        named(disk(2, MEMBER, w.ARRAY, serial="AWS0123"), "any:KRKN-data"),
+        True,
+    ),
+    "what is gone": (
+        named(disk(2, MEMBER, w.ARRAY, action="remove"), "any:KRKN-data"),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EARLY)
+def test_the_initramfs_leaves_the_arrays_of_sets_alone(
+    case: str, tmp_path: Path
+) -> None:
+    given, ready = EARLY[case]
+    destination = {"PATH": "/usr/bin:/bin", "DESTDIR": str(tmp_path)}
+    subprocess.run(["sh", HOOK], env=destination, check=True)
+    (made,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert made == tmp_path / "lib/udev/rules.d" / udevrules.NAME
+    assert evaluate(made.read_text(), given).ready == ready
+
+
+def test_the_hook_comes_after_that_of_udev() -> None:
+    told = subprocess.run(
+        ["sh", HOOK, "prereqs"], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["udev"]
 
 
 # ----------------------------------------------------------------- which sets
