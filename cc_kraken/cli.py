@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from cc_kraken import devices, host, mounts, report, seen, stage
 from cc_kraken.asked import is_ec2
@@ -271,7 +271,7 @@ def _wait(options: argparse.Namespace) -> int:
             raise _not_up(name, "the module never ran in this boot")
         name = _set_name(options.set, status)
         entry = status["sets"].get(name)
-        if entry is not None and _is_up(entry, paths):
+        if entry is not None and report.is_up(entry, paths):
             _settle(name, entry, paths)
             return 0
         over = status["stage"] != "network" and status["state"] != report.RUNNING
@@ -282,7 +282,7 @@ def _wait(options: argparse.Namespace) -> int:
             if not stage.at_work(paths) and not stage.background_alive():
                 status = report.read(paths) or status
                 entry = status["sets"].get(name)
-                if entry is None or not _is_up(entry, paths):
+                if entry is None or not report.is_up(entry, paths):
                     raise _not_up(name, _why(name, status, entry, paths))
         time.sleep(WAIT_EVERY)
 
@@ -297,24 +297,9 @@ def _set_name(given: str, status: Mapping[str, Any]) -> str:
     )
 
 
-def _is_up(entry: Mapping[str, Any], paths: Paths) -> bool:
-    """Whether the set is up, and is so now, where the status says."""
-    if entry["state"] not in report.UP:
-        return False
-    path = entry["mount_path"]
-    if entry["state"] != "mounted" or path is None:
-        return True
-    now = devices.mounts_now(paths, {path})
-    return seen.up_at(now, path, _volumes(entry)) is not None
-
-
-def _volumes(entry: Mapping[str, Any]) -> FrozenSet[str]:
-    return frozenset(volume["id"] for volume in entry["volumes"])
-
-
 def _not_seen(name: str, entry: Mapping[str, Any], paths: Paths) -> str:
     """Why a set that was mounted is not up now."""
-    path, volumes = entry["mount_path"], _volumes(entry)
+    path, volumes = entry["mount_path"], report.volumes(entry)
     now = devices.mounts_now(paths)
     for one in now:
         if one.mount.path == path and one.volumes and one.volumes <= volumes:

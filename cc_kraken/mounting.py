@@ -125,11 +125,12 @@ class Mounting(SetDecision):
             remedy = f"fstab has it at {path}: stop what uses {place}, and reboot. Or: "
         else:
             remedy = f"Correct fstab (see the warnings), stop what uses {place}, and: "
+        both = f"{place} {path}" if seen.at(self.world.mounts, path) else place
         return Trouble(
             "mounted-elsewhere",
             f"The set {name} is mounted at {place}{theirs}",
             f"it at {path}",
-            f"{remedy}umount {place} && cc-kraken apply.",
+            f"{remedy}umount {both} && cc-kraken apply.",
         )
 
     def _growth(

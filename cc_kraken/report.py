@@ -15,9 +15,20 @@ import os
 import threading
 import time
 from collections import Counter
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
-from cc_kraken import files
+from cc_kraken import devices, files, seen
 from cc_kraken.model import Array, Claim, Device, Identity, Node, Trouble
 from cc_kraken.paths import Paths
 
@@ -84,9 +95,24 @@ def _earlier(status: Optional[Mapping[str, Any]]) -> List[Dict[str, Any]]:
 UP = ("mounted", "assembled", "attached")
 
 
-def _still_up(status: Optional[Mapping[str, Any]]) -> Dict[str, Dict[str, Any]]:
-    """The sets that the run before found up: they count as such until this
-    one has looked, for a service may be waiting for nothing else."""
+def is_up(entry: Mapping[str, Any], paths: Paths) -> bool:
+    """Whether a set that the status calls up is up now, where the status says."""
+    path = entry["mount_path"]
+    if entry["state"] != "mounted" or path is None:
+        return entry["state"] in UP
+    now = devices.mounts_now(paths, {path})
+    return seen.up_at(now, path, volumes(entry)) is not None
+
+
+def volumes(entry: Mapping[str, Any]) -> FrozenSet[str]:
+    return frozenset(volume["id"] for volume in entry["volumes"])
+
+
+def _still_up(
+    status: Optional[Mapping[str, Any]], paths: Paths
+) -> Dict[str, Dict[str, Any]]:
+    """The sets that the run before found up, and that are: they count as such until
+    this one has looked, for a service may be waiting for nothing else."""
     if status is None or status.get("dry_run"):
         return {}
     lists = ("done", "plan", "outcomes", "notes", "warnings")
@@ -94,7 +120,7 @@ def _still_up(status: Optional[Mapping[str, Any]]) -> Dict[str, Dict[str, Any]]:
     return {
         name: {**entry, **copy.deepcopy(fresh)}
         for name, entry in status.get("sets", {}).items()
-        if entry.get("state") in UP
+        if is_up(entry, paths)
     }
 
 
@@ -134,7 +160,7 @@ class Report:
             "updated": now(),
             "finished": None,
             "waiting_for": None,
-            "sets": _still_up(earlier),
+            "sets": _still_up(earlier, paths),
             "phases": [],
             "calls": {},
             "processes": 0,

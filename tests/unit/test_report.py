@@ -15,6 +15,7 @@ from cc_kraken.model import Identity, Node, Trouble
 from cc_kraken.paths import Paths
 from cc_kraken.report import Report
 from tests.unit import worlds as w
+from tests.unit.tree import Tree
 
 SCHEMA = Path(__file__).parents[2] / "schema" / "status.json"
 TROUBLE = Trouble("kind", "found", "expected", "Do this.")
@@ -73,6 +74,21 @@ def test_what_was_up_counts_as_up_until_it_is_looked_at(paths: Paths) -> None:
     assert read(paths)["sets"]["a"]["done"] == ["mount it"]
     second.only(["d"])
     assert second.sets == {}
+
+
+def test_what_was_up_and_is_hidden_by_now_does_not_count(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    first = Report(tree.paths, "network")
+    for number, name in ((1, "a"), (2, "b")):
+        tree.disk(number, w.volume_id(number).replace("-", ""))
+        device = f"nvme{number}n1"
+        tree.mount(f"/{name}", tree.number(device), "ext4", f"/dev/{device}")
+        volumes = [{"id": w.volume_id(number)}]
+        first.set(name).update(state="mounted", mount_path=f"/{name}", volumes=volumes)
+    first.finish(report.DONE)
+    assert set(Report(tree.paths, "apply", earlier=read(tree.paths)).sets) == {"a", "b"}
+    tree.mount("/a", "0:50", "tmpfs", "somebody", parent=21)
+    assert set(Report(tree.paths, "apply", earlier=read(tree.paths)).sets) == {"b"}
 
 
 def test_a_plan_is_no_state_of_this_boot(paths: Paths) -> None:
