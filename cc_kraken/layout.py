@@ -89,8 +89,8 @@ def _well_formed(content: Any) -> bool:
             if not isinstance(entry["required"], bool):
                 return False
             entry["sizes"].get("")
-            if not {"filesystem", "array"} <= set(entry):
-                return False
+            for thing in (entry["filesystem"], entry["array"]):
+                names += [] if thing is None else [thing["uuid"]]
             if not isinstance(entry["sizes"], dict):
                 return False
     except (AttributeError, KeyError, TypeError):

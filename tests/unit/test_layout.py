@@ -176,6 +176,10 @@ def test_the_whole_one_counts(tree: Tree) -> None:
         json.dumps(
             {**WHOLE, "sets": {"data": {**WHOLE["sets"]["data"], "mount_path": 1}}}  # type: ignore[index]
         ),
+        json.dumps({**WHOLE, "sets": {"data": {**WHOLE["sets"]["data"], "array": 1}}}),  # type: ignore[index]
+        json.dumps(
+            {**WHOLE, "sets": {"data": {**WHOLE["sets"]["data"], "array": {}}}}  # type: ignore[index]
+        ),
     ],
 )
 def test_a_damaged_layout_is_none(tree: Tree, text: str) -> None:

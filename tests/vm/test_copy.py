@@ -152,6 +152,7 @@ def test_a_copy_beside_the_original_at_a_reboot() -> None:
         check_after_reboot(node, copied)
         assert nodes.runs(nodes.status(node))["network"]["calls"] == {}
         refused_while_it_is_there(node, copied)
+        in_the_place_of_the_original(node, copied)
 
 
 def refused_while_it_is_there(node: Node, copied: Copied) -> None:
@@ -164,14 +165,38 @@ def refused_while_it_is_there(node: Node, copied: Copied) -> None:
     assert own in error["message"] and copy in error["message"]
     assert node.run("findmnt /krkn_early").code == 1
     # As the remedy says.
-    node.detach(copy)
-    until = time.monotonic() + 120
-    while copy in node.machine.attached:
-        assert time.monotonic() < until
-        time.sleep(0.5)
+    take_away(node, copy)
     assert node.run(["cc-kraken", "apply"]).code == 0
     assert node.read_file("/krkn_early/file") == "today"
     assert nodes.status(node)["sets"]["early"]["warnings"] == []
+
+
+def take_away(node: Node, volume: str) -> None:
+    node.detach(volume)
+    node.cloud.wait_for("it to go", lambda: volume not in node.machine.attached, 120)
+
+
+def in_the_place_of_the_original(node: Node, copied: Copied) -> None:
+    """The rule still names the original when the copy gets the set's tags: systemd
+    must see it before it is mounted, and does not unmount it."""
+    (own,), (copy,) = copied.own["late"], copied.copies["late"]
+    node.run("systemctl stop needs-late cc-kraken@late; umount /krkn_late")
+    take_away(node, own)
+    tags = [
+        {"Key": key, "Value": value}
+        for key, value in copied.cloud.ec2.volume(own).tags.items()
+    ]
+    client = copied.cloud.ec2.client()
+    client.delete_tags(Resources=[own], Tags=[{"Key": one["Key"]} for one in tags])
+    client.create_tags(Resources=[copy], Tags=tags)
+    done = node.run(["cc-kraken", "apply"])
+    nodes.log(done.out + done.err)
+    assert done.code == 0
+    node.run(["systemctl", "daemon-reload"], check=True)
+    time.sleep(10)  # for a systemd that were to unmount it
+    assert serials(node, "/krkn_late") == {copy.replace("-", "")}
+    assert node.read_file("/krkn_late/file") == "yesterday"
+    assert node.run("systemctl start needs-late").code == 0
 
 
 @pytest.mark.slow
