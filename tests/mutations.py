@@ -35,7 +35,6 @@ EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 MOUNTED = "tests/loop/test_mounted.py"
-WIPING = "tests/unit/test_wiping.py"
 TAKEOVER = "tests/unit/test_takeover.py"
 ARRAYSTATE = "tests/unit/test_arraystate.py"
 PASTS = "tests/unit/test_array_pasts.py"
@@ -46,6 +45,7 @@ RUN_EC2 = "tests/unit/test_run_ec2.py"
 LAUNCH = "tests/unit/test_launch.py"
 COPIES = "tests/unit/test_copies.py"
 UDEVRULES = "tests/unit/test_udevrules.py"
+EVER_MOUNTED = "tests/loop/test_ever_mounted.py"
 
 
 @dataclass(frozen=True)
@@ -343,14 +343,14 @@ MUTATIONS = (
     change(
         "the wipe does not compare the fingerprint again",
         "destroy",
-        "if begun is None and look.fingerprint != fingerprint:",
+        "if look.fingerprint != fingerprint:",
         "if False:",
         DESTROY,
     ),
     change(
         "the record of another volume is a licence (snapshot)",
         "content",
-        "if self.volume_id and decoded.volume_id != self.volume_id:",
+        "if decoded.volume_id != self.volume_id:",
         "if False:",
         CONTENT,
     ),
@@ -381,7 +381,7 @@ MUTATIONS = (
     change(
         "what looks like a filesystem is whole",
         "fscheck",
-        "    return command.run([*words, path], timeout=None).code == 0",
+        "    return finished.code == 0",
         "    return True",
         "tests/loop/test_fscheck.py",
     ),
@@ -481,48 +481,99 @@ MUTATIONS = (
         DECISION,
         PROPERTIES,
     ),
-    # ---- overwrite, part by part
+    # ---- overwrite
     change(
-        "an overwrite wipes the beginning before the end",
-        "wiping",
-        "out = [tuple(pieces[-2:]), (pieces[0],)]",
-        "out = [(pieces[0],), tuple(pieces[-2:])]",
-        WIPING,
-    ),
-    change(
-        "what somebody wrote into a half wiped volume is wiped, too",
-        "content",
-        "if left[intent.part] == intent.found:",
-        "if True:",
-        f"{DESTROY}::test_somebody_uses_what_was_half_wiped",
-    ),
-    change(
-        "what was wiped already may hold data again",
-        "content",
-        "        if again is not None:\n",
-        "        if False:\n",
-        f"{DESTROY}::test_a_wipe_that_was_cut_off_is_finished",
-    ),
-    change(
-        "the parts of a wipe do not depend on what comes behind them",
-        "wiping",
-        'text = "\\n".join([left, *mine])',
-        'text = "\\n".join(mine)',
-        WIPING,
-    ),
-    change(
-        "the record is not brought up to date before a part is wiped",
+        "a wipe leaves a superblock to the end",
         "destroy",
-        "        if begun is None or number > first:\n",
-        "        if begun is None and number == first:\n",
-        f"{DESTROY}::test_a_wipe_that_was_cut_off_is_finished",
+        "        directio.zero(fd, SUPERBLOCKS)\n"
+        "        directio.zero(fd, everything)\n",
+        "        directio.zero(fd, everything[::-1])\n",
+        f"{DESTROY}::test_a_wipe_that_was_cut_off_asks_for_a_new_fingerprint",
     ),
     change(
-        "an overwrite goes on although the permission was withdrawn",
+        "what was not wiped counts as wiped where overwrite permits it",
+        "destroy",
+        "            guard.check_blank(fd, target, look, True, record)\n",
+        "            pass\n",
+        f"{DESTROY}::test_permitted_alone_permits_nothing",
+    ),
+    # ---- what was ever mounted
+    Mutation(
+        "what was mounted beside its record counts as half made",
+        (
+            (
+                "content",
+                "            if not any(one.ever_mounted for one in found):\n"
+                "                return self._half_made(found)\n",
+                "            if True:\n                return self._half_made(found)\n",
+            ),
+            ("halfmade", "if not meant or shown.ever_mounted or ", "if not meant or "),
+        ),
+        (EVER_MOUNTED,),
+    ),
+    change(
+        "an ext4 that was mounted does not say so",
+        "superblock",
+        "ever_mounted=bool(mounts or any(data[44:48]) or incompat & _RECOVER)",
+        "ever_mounted=False",
+        EVER_MOUNTED,
+    ),
+    change(
+        "an xfs that was mounted does not say so",
+        "superblock",
+        "    return any(read(at + headers * SECTOR + length, 4096))",
+        "    return False",
+        EVER_MOUNTED,
+    ),
+    change(
+        "a btrfs that was mounted does not say so",
+        "superblock",
+        "ever_mounted=bool(log_root or uuid_tree)",
+        "ever_mounted=bool(log_root)",
+        EVER_MOUNTED,
+    ),
+    change(
+        "a user's copy of a record keeps the set from being mounted",
         "formatting",
-        "if not given.startswith(record.given_up):",
-        "if False:",
-        f"{RUN}::test_an_overwrite_that_was_cut_off_is_finished_by_the_next_run",
+        "tuple(one for one in present if self._is_of(one, content))",
+        "tuple(present)",
+        DECISION,
+    ),
+    change(
+        "a copy of another volume's record makes a used filesystem unknown",
+        "content",
+        "            if used and not any(self._speaks_of(decoded, one) for one in used):",
+        "            if False:",
+        EVER_MOUNTED,
+    ),
+    change(
+        "the data of an array carries records",
+        "content",
+        "        if self.in_use or not self.volume_id:\n            return\n",
+        "        if self.in_use:\n            return\n",
+        EVER_MOUNTED,
+    ),
+    change(
+        "what its checker cannot judge is made anew",
+        "content",
+        "whole is not None and not self._is_gap(self.ours):",
+        "whole is not None and False:",
+        EVER_MOUNTED,
+    ),
+    change(
+        "a run stops between mkfs and the erased record",
+        "executor",
+        "            if self.clock.stopped and name not in self._begun:",
+        "            if self.clock.stopped:",
+        EXECUTOR,
+    ),
+    change(
+        "a journal may reach the record's place",
+        "mkfs",
+        "    if wanted > most:",
+        "    if False:",
+        "tests/unit/test_mkfs.py",
+        DECISION,
     ),
     # ---- what is mounted
     change(
@@ -571,8 +622,8 @@ MUTATIONS = (
     change(
         "a record from before an enlargement is overlooked",
         "content",
-        "sorted(now | {place for place in former if place is not None})",
-        "sorted(now)",
+        "places_of = {single, *(place for place in former if place is not None)}",
+        "places_of = {single}",
         "tests/loop/test_enlarged.py",
     ),
     change(
@@ -581,13 +632,6 @@ MUTATIONS = (
         "if look.moved is not None and not isinstance(content, Known):",
         "if False:",
         f"{RUN}::test_enlarged_after_a_cut_within_mkfs",
-    ),
-    change(
-        "a volume with an intent record is grown",
-        "grow",
-        "        if look.record is not None:\n",
-        "        if False:\n",
-        GROWTH,
     ),
     change(
         "an array that has lost a member is grown",

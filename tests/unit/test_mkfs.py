@@ -150,6 +150,12 @@ def test_command_line(
         ("xfs", ("-l", "agnum=3")),
         ("ext4", ("-E", "offset=4096")),
         ("ext4", ("-O", "bigalloc")),
+        ("ext4", ("-E", "packed_meta_blocks=1")),
+        ("ext4", ("-E", "packed_meta_blocks=0")),
+        ("xfs", ("-d", "su=980k,sw=2")),
+        ("xfs", ("-d", "su=2m,sw=2")),
+        ("xfs", ("-d", "su=64,sw=2")),
+        ("xfs", ("-d", "sunit=96,swidth=192")),
         ("ext4", ("-O", "^metadata_csum")),
         ("ext4", ("-g", "4096")),
         ("btrfs", ("-b", "1g")),
@@ -186,6 +192,39 @@ def test_refused(kind: str, options: tuple[str, ...]) -> None:
         line(kind, *options)
     assert caught.value.trouble.kind == "mkfs-option-refused"
     assert "mkfs_options" in caught.value.trouble.remedy
+
+
+GIB = 1 << 30
+ROOM = [
+    (("-J", "size=720"), 4, None),
+    (("-J", "size=1900"), 4, "720 MiB at most on 4 GiB"),
+    (("-J", "size=4000"), 8, "1440 MiB at most on 8 GiB"),
+    (("-J", "size=8000"), 16, "2880 MiB at most on 16 GiB"),
+    (("-J", "size=8000"), 100, None),
+    (("-J", "size=700", "-i", "65536"), 4, None),
+    (("-J", "size=700", "-i", "2048", "-I", "1024"), 4, "384 MiB at most on 4 GiB"),
+    (("-J", "size=700", "-N", "2000000"), 4, "676 MiB at most on 4 GiB"),
+    (("-J", "size=64", "-N", "99999999"), 4, "0 MiB at most on 4 GiB"),
+    (("-i", "1500", "-I", "1024"), 4, None),
+]
+
+
+@pytest.mark.parametrize(("options", "gib", "refusal"), ROOM)
+def test_a_journal_keeps_away_from_the_record(
+    options: tuple[str, ...], gib: int, refusal: str | None
+) -> None:
+    if refusal is None:
+        mkfs.check_room("ext4", options, gib * GIB)
+        return
+    with pytest.raises(KrakenError) as caught:
+        mkfs.check_room("ext4", options, gib * GIB)
+    assert caught.value.trouble.kind == "mkfs-option-refused"
+    assert refusal in caught.value.trouble.expected
+
+
+def test_the_log_of_xfs_is_never_near_the_record() -> None:
+    """It lies within one of four allocation groups, the third one."""
+    mkfs.check_room("xfs", ("-l", "size=2g"), 4 * GIB)
 
 
 @given(
