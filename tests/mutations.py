@@ -542,7 +542,8 @@ MUTATIONS = (
     change(
         "a copy of another volume's record makes a used filesystem unknown",
         "content",
-        "            if used and not any(self._speaks_of(decoded, one) for one in used):",
+        "            if used and not any("
+        "self._speaks_of(decoded, one) for one in used):",
         "            if False:",
         EVER_MOUNTED,
     ),
@@ -738,7 +739,7 @@ MUTATIONS = (
     change(
         "a stranger in a second array of the set is overlooked",
         "assembling",
-        "            if array.uuid != uuid and not ours & set(array.members):\n"
+        "            if not mine and (array.uuid != uuid or apart):\n"
         "                continue\n",
         "            if array is not self.world.array(uuid):\n"
         "                continue\n",
@@ -856,9 +857,9 @@ MUTATIONS = (
     ),
     change(
         "a shutdown does not end the run",
-        "launch",
-        "lambda *_: clock.stop()",
-        "lambda *_: None",
+        "clock",
+        "        clock.stop()\n",
+        "        pass\n",
         LAUNCH,
     ),
 )  # fmt: skip
