@@ -102,9 +102,11 @@ class Formatting(SetDecision):
         if isinstance(content, Known) and content.ever_mounted:
             # Whole: a record that speaks of something else is its users' data.
             stale = tuple(one for one in present if self._is_of(one, content))
+            erase = EraseRecords(self.claim.name, stale, member=self.is_array)
             if content.type == self.wanted.fs_type:
-                erase = EraseRecords(self.claim.name, stale, member=self.is_array)
                 return [erase] if stale else [], content
+            if stale:
+                raise Again(erase)
             present = []
         missing = self.claim.trouble
         if missing is not None and (present or isinstance(content, Blank)):

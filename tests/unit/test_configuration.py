@@ -15,9 +15,9 @@ import yaml
 from hypothesis import example, given, settings
 from pytest_mock import MockerFixture
 
-from cc_kraken import configuration, layout, schemafiles
+from cc_kraken import configuration, schemafiles
 from cc_kraken.configuration import Source
-from cc_kraken.model import Identity, KrakenError, Section
+from cc_kraken.model import KrakenError, Section
 from cc_kraken.paths import Paths
 from tests.conftest import MORE
 
@@ -220,13 +220,7 @@ def test_the_digest_is_of_the_content(paths: Paths) -> None:
 def remember(paths: Paths, section: Optional[Section]) -> None:
     """As the last good run does it."""
     assert section is not None
-    identity = Identity("i-00000000000000001", "us-east-1", "us-east-1a")
-    entry = {"state": "mounted", "mount_path": "/data", "required": True}
-    entry.update(volumes=[], filesystem=None, array=None)
-    entry.update(error=None, reason=None, plan=[], outcomes=[])
-    node = {"prefix": "kafka", "node_id": "0"}
-    status = {"node": node, "sets": {"data": entry}}
-    assert layout.save(paths, section, identity, status)
+    put(paths.checked, section.sources)
 
 
 @pytest.fixture
