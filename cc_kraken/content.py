@@ -829,8 +829,8 @@ class _Examination:
         whole = next((one for one in found if not one.flaw), None)
         if content is None and whole is not None and not self._is_gap(self.ours):
             content = Unknown(
-                f"An {whole.type} that its checker does not call whole, though "
-                "nothing is missing of what mkfs writes.",
+                f"{whole.type} that its checker does not call whole, though nothing "
+                "is missing of what mkfs writes.",
                 whole.offset,
             )
         return self._look(content or HalfMade(), fingerprint)

@@ -248,13 +248,6 @@ def test_what_somebody_adds_to_what_we_have_made_is_seen(made: str) -> None:
     assert asked == 2
 
 
-def test_what_was_made_over_what_was_given_up_is_asked_about(made: str) -> None:
-    own = Record("0" * 64, VOLUME, *MADE, given_up="a" * 32)
-    write_record(made, record.encode(own))
-    _, asked = looked(made, made=MADE)
-    assert asked == 2
-
-
 def test_without_a_witness_it_is_asked_about_later(
     loop_device: Callable[..., str],
 ) -> None:
