@@ -14,6 +14,7 @@ from cc_kraken.model import (
     Known,
     Look,
     MdSuperblock,
+    Mounted,
     Record,
     Trouble,
 )
@@ -40,7 +41,6 @@ from cc_kraken.steps import (
     WriteRecords,
     ZeroSuperblocks,
 )
-from cc_kraken.world import Mounted
 
 MD_MEMBER = "linux_raid_member"
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Collection, List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken.model import Trouble
+from cc_kraken.model import Signature, Trouble
 from cc_kraken.superblock import MD_MEMBER
-from cc_kraken.world import Signature, World
+from cc_kraken.world import World
 
 OWN_UUID: Mapping[str, str] = {
     "ext4": "e2fsck -fp {0}; tune2fs -U random {0}",

@@ -24,9 +24,8 @@ from typing import (
 )
 
 from cc_kraken import mounts, sysfs
-from cc_kraken.model import Device, Mount
+from cc_kraken.model import Device, Mount, Mounted
 from cc_kraken.paths import Paths
-from cc_kraken.world import Mounted
 
 #: sysfs counts in units of this many bytes, whatever the disk's own sector.
 SECTOR = 512

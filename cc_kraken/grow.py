@@ -19,9 +19,8 @@ from typing import Iterator, Mapping, Optional, Sequence, Tuple, Union
 
 from cc_kraken import arrays, command, guard, mounts, superblock
 from cc_kraken.growth import LEAST, UNWRITTEN, WORKING
-from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
+from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble, gib
 from cc_kraken.paths import Paths
-from cc_kraken.steps import gib
 
 PROGRAMS: Mapping[str, str] = {
     "ext4": "resize2fs",

@@ -11,9 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Mapping, Tuple
 
-from cc_kraken.model import Array, Device, MdSuperblock
-from cc_kraken.steps import GrowArray, GrowFilesystem, Step, gib
-from cc_kraken.world import Mounted
+from cc_kraken.model import Array, Device, MdSuperblock, Mounted, gib
+from cc_kraken.steps import GrowArray, GrowFilesystem, Step
 
 LEAST = 128 << 20
 """Less than this is no enlargement: volumes grow by whole GiB, and a

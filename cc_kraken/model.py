@@ -373,6 +373,37 @@ class Mount:
 
 
 @dataclass(frozen=True)
+class Mounted:
+    """A mount, and the volumes that lie behind it (None: not only EBS volumes).
+
+    ``seen``: no other mount hides it.  ``device``: number of the device that is
+    mounted.  ``size``: bytes that the filesystem says it has.  Both None where
+    nobody has asked.  ``errors``: the kernel has found it damaged.
+    """
+
+    mount: Mount
+    volumes: Optional[FrozenSet[str]]
+    seen: bool = True
+    device: Optional[str] = None
+    size: Optional[int] = None
+    errors: bool = False
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A UUID that a disk, a partition or an array shows.
+
+    ``volumes``: the ids of the volumes below it; ``type`` as blkid names it.
+    """
+
+    volumes: Tuple[str, ...]
+    path: str
+    type: str
+    uuid: str
+
+
+@dataclass(frozen=True)
 class FstabLine:
     """One fstab line that is ours (``set`` from ``X-kraken.set=``) or not
     (``set`` ""), unescaped."""
@@ -427,3 +458,8 @@ class PathState:
             and (self.uid, self.gid, self.mode) == (0, 0, 0o755)
             and not self.entries
         )
+
+
+def gib(size: int) -> str:
+    """A size in bytes, for people."""
+    return f"{size / (1 << 30):.2f}".rstrip("0").rstrip(".") + " GiB"

@@ -13,8 +13,10 @@ from cc_kraken.model import (
     Known,
     Look,
     MdSuperblock,
+    Mounted,
     PathState,
     Trouble,
+    gib,
 )
 from cc_kraken.plan import (
     ASSEMBLED,
@@ -36,9 +38,7 @@ from cc_kraken.steps import (
     SetOwner,
     Step,
     WriteFstab,
-    gib,
 )
-from cc_kraken.world import Mounted
 
 
 class Mounting(SetDecision):

@@ -52,13 +52,15 @@ from cc_kraken.model import (
     KrakenError,
     Look,
     MdSuperblock,
+    Mounted,
     Node,
     PathState,
     Section,
+    Signature,
     Unknown,
 )
 from cc_kraken.paths import Paths
-from cc_kraken.world import Mounted, Signature, World
+from cc_kraken.world import World
 
 LOG = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from typing import Tuple, Union
 
 from cc_kraken import sysfs
 from cc_kraken.command import run
-from cc_kraken.model import Array, Device
+from cc_kraken.model import Array, Device, gib
 from cc_kraken.paths import Paths
-from cc_kraken.steps import gib
 
 TABLES = ("gpt", "dos", "PMBR")
 """Partition tables, by blkid's names."""

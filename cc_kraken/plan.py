@@ -17,6 +17,7 @@ from cc_kraken.model import (
     HalfMade,
     Known,
     Look,
+    Mounted,
     Node,
     Trouble,
     Unknown,
@@ -27,7 +28,7 @@ from cc_kraken.record import identity as set_identity
 from cc_kraken.steps import (
     Step,
 )
-from cc_kraken.world import Mounted, World
+from cc_kraken.world import World
 
 GIB = 1024**3
 NAMESPACE = uuids.UUID("7b2f1c0e-4a3d-5e6f-8b9a-6b72616b656e")

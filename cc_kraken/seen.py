@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import FrozenSet, Iterable, Optional, Sequence, Tuple
 
-from cc_kraken.model import Mount, Trouble
+from cc_kraken.model import Mount, Mounted, Trouble
 from cc_kraken.mounts import is_within
-from cc_kraken.world import Mounted
 
 
 def up_at(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Optional, Tuple, Type
 
-from cc_kraken.model import ArrayLine, FstabLine, Record
+from cc_kraken.model import ArrayLine, FstabLine, Record, gib
 
 ATTACH = "attach"
 ASSEMBLE = "assemble"
@@ -372,8 +372,3 @@ CHANGES: Tuple[Type[Step], ...] = (
 FILES: Tuple[Type[Step], ...] = (MakeDirectory, WriteFstab, RemoveFstab)
 #: What is still done for a set that has failed.
 LAST = (Detach, WriteFstab)
-
-
-def gib(size: int) -> str:
-    """A size in bytes, for people."""
-    return f"{size / (1 << 30):.2f}".rstrip("0").rstrip(".") + " GiB"

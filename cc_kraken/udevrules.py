@@ -25,11 +25,11 @@ from urllib.parse import quote, unquote
 
 from cc_kraken import command, devices, files, sysfs
 from cc_kraken.arrays import mdadm_uuid
-from cc_kraken.model import Claim, KrakenError
+from cc_kraken.model import Claim, KrakenError, Signature
 from cc_kraken.paths import Paths
 from cc_kraken.plan import FAILED, PENDING, Plan
 from cc_kraken.superblock import MD_MEMBER
-from cc_kraken.world import Signature, World
+from cc_kraken.world import World
 
 LOG = logging.getLogger(__name__)
 

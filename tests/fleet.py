@@ -64,6 +64,7 @@ from cc_kraken.model import (
     Look,
     MdSuperblock,
     Mount,
+    Mounted,
     Node,
     PathState,
     Record,
@@ -84,7 +85,7 @@ from cc_kraken.steps import (
     WriteFstab,
     WriteRecords,
 )
-from cc_kraken.world import Mounted, World
+from cc_kraken.world import World
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import MUTATING, Ec2Lab
 from tests.lab.world import seed_ids

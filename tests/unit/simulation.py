@@ -40,6 +40,7 @@ from cc_kraken.model import (
     Look,
     MdSuperblock,
     Mount,
+    Mounted,
     PathState,
     Record,
     Section,
@@ -74,7 +75,7 @@ from cc_kraken.steps import (
     WriteRecords,
     ZeroSuperblocks,
 )
-from cc_kraken.world import Mounted, World
+from cc_kraken.world import World
 from tests.unit import worlds as w
 
 MD_MEMBER = "linux_raid_member"

@@ -8,9 +8,9 @@ from typing import Optional
 import pytest
 
 from cc_kraken import copies, decision, signatures
-from cc_kraken.model import Array, Claim, Known, Look
+from cc_kraken.model import Array, Claim, Known, Look, Signature
 from cc_kraken.plan import Plan
-from cc_kraken.world import Signature, World
+from cc_kraken.world import World
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 

@@ -12,10 +12,10 @@ from typing import Mapping
 import pytest
 
 from cc_kraken import arrays, command, decision, udevrules
-from cc_kraken.model import Claim, FstabLine, Known, Look
+from cc_kraken.model import Claim, FstabLine, Known, Look, Signature
 from cc_kraken.paths import Paths
 from cc_kraken.udevrules import Entry
-from cc_kraken.world import Signature, World
+from cc_kraken.world import World
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 

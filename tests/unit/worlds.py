@@ -16,6 +16,7 @@ from cc_kraken.model import (
     Look,
     MdSuperblock,
     Mount,
+    Mounted,
     Node,
     PathState,
     Record,
@@ -23,7 +24,7 @@ from cc_kraken.model import (
     WantedSet,
 )
 from cc_kraken.mounts import is_within
-from cc_kraken.world import Mounted, World
+from cc_kraken.world import World
 
 NODE = Node("kafka", "0")
 ME = "i-00000000000000001"
