@@ -16,10 +16,10 @@ def handle(*args, **kwargs):  # type: ignore[no-untyped-def]
     signature, and five of them make every boot "degraded" since 23.4.
     """
     try:
-        from cc_kraken.asked import asked
+        from cc_kraken.boot.configured import asked
 
         if asked(*args, **kwargs):
-            from cc_kraken.stage import run_stage
+            from cc_kraken.boot.stage import run_stage
 
             run_stage(*args, **kwargs)
     except Exception:

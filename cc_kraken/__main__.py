@@ -14,7 +14,7 @@ if not __package__:
     del sys.path[0]  # other packages are looked for where they always are
 
 if sys.argv[1:] == ["from-cloud-init"]:
-    from cc_kraken import launch
+    from cc_kraken.boot import launch
 
     launch.main()
 

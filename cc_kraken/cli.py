@@ -15,11 +15,14 @@ import sys
 import time
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from cc_kraken import devices, host, mounts, report, seen, stage
-from cc_kraken.asked import is_ec2
-from cc_kraken.clock import ended_by_signals
+from cc_kraken.act import report
+from cc_kraken.boot import cloud_init, stage
+from cc_kraken.boot.configured import is_ec2
+from cc_kraken.decide import seen
+from cc_kraken.machine import devices, mounts
+from cc_kraken.machine.clock import ended_by_signals
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
-from cc_kraken.paths import Paths
 
 LOG = logging.getLogger("cc_kraken")
 
@@ -134,9 +137,9 @@ def _run(
     with ended_by_signals() as clock:
         return stage.carry_out(
             section,
-            host.identity(datasource),
+            cloud_init.identity(datasource),
             paths,
-            host.Events(None, "kraken"),
+            cloud_init.Events(None, "kraken"),
             name,
             seconds=seconds,
             final=True,
@@ -148,7 +151,7 @@ def _run(
 
 def _notes() -> Sequence[str]:
     """What is wrong with how the module is listed in cloud-init."""
-    from cc_kraken import enable
+    from cc_kraken.boot import enable
 
     try:
         text = enable.stale()
@@ -369,7 +372,7 @@ def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from cc_kraken import userdata
+    from cc_kraken.boot import userdata
 
     try:
         with open(options.file, "rb") as stream:
@@ -395,7 +398,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _enable(options: argparse.Namespace) -> int:
-    from cc_kraken import enable
+    from cc_kraken.boot import enable
 
     _need_root()
     for text in enable.enable(no_schema=options.no_schema):
@@ -404,7 +407,7 @@ def _enable(options: argparse.Namespace) -> int:
 
 
 def _disable(options: argparse.Namespace) -> int:
-    from cc_kraken import enable
+    from cc_kraken.boot import enable
 
     _need_root()
     for text in enable.disable():

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, Mapping, Set, Tuple
 
-from cc_kraken.paths import Paths
+from cc_kraken.machine.paths import Paths
 
 ROOT = Path(__file__).parents[1]
 BUNDLED = ("boto3", "botocore", "s3transfer", "urllib3", "jmespath", "dateutil")
@@ -202,16 +202,16 @@ def _job(job: Mapping[str, Any]) -> Callable[[], object]:
     bytes and memory count.
     """
     import cc_kraken
-    from cc_kraken import asked
+    from cc_kraken.boot import configured
 
     given = dict(job["paths"])
     paths = Paths(**given)
-    sys.modules["cc_kraken.paths"].Paths = functools.partial(Paths, **given)  # type: ignore[attr-defined]
-    asked.DIRECTORIES = (
+    sys.modules["cc_kraken.machine.paths"].Paths = functools.partial(Paths, **given)  # type: ignore[attr-defined]
+    configured.DIRECTORIES = (
         os.path.join(paths.etc, "cc-kraken", "conf.d"),
         os.path.join(paths.instance, "kraken.d"),
     )
-    asked.STATUS = paths.status
+    configured.STATUS = paths.status
     source = SimpleNamespace(**job["source"])
     names = {"network": "init-network", "final": "modules-final"}
     reporter = SimpleNamespace(fullname=f"{names.get(job['stage'], '')}/config-kraken")
@@ -220,26 +220,28 @@ def _job(job: Mapping[str, Any]) -> Callable[[], object]:
     def prepare() -> None:
         if "witnesses" in job:
             # Loop devices are none, because their file can be written to.
-            from cc_kraken import witness
+            from cc_kraken.proof import write_counters
 
-            witness.TRUSTED = re.compile(job["witnesses"])
+            write_counters.TRUSTED = re.compile(job["witnesses"])
         if "programs" in job:
-            from cc_kraken import command, stage
+            from cc_kraken.boot import stage
+            from cc_kraken.machine import command
 
             command.PATH = job["programs"]
             stage.SYSTEMD = job["programs"]
 
     def background() -> None:
         prepare()
-        from cc_kraken import configuration, host, stage
+        from cc_kraken.boot import cloud_init, stage
+        from cc_kraken.config import loading
 
-        section = configuration.load(job["cfg"], paths)
+        section = loading.load(job["cfg"], paths)
         assert section is not None
         stage.carry_out(
             section,
-            host.identity(source),
+            cloud_init.identity(source),
             paths,
-            host.Events(None),
+            cloud_init.Events(None),
             job["stage"],
             seconds=section.boot_wait,
             final=True,
@@ -263,9 +265,9 @@ def main() -> None:
         # call, and is counted as modules.
         do()
         before = set(sys.modules)
-        if "cc_kraken.devices" in before:
+        if "cc_kraken.machine.devices" in before:
             # what is read once in a process, a boot reads
-            sys.modules["cc_kraken.devices"]._SERIALS.clear()
+            sys.modules["cc_kraken.machine.devices"]._SERIALS.clear()
     print(json.dumps(asdict(_measured(ear, do, before, job.get("deaf", False)))))
 
 

@@ -6,7 +6,7 @@ import struct
 import uuid
 import zlib
 
-from cc_kraken import superblock
+from cc_kraken.proof import superblock
 
 SECTOR = 512
 MD_UUID = uuid.UUID("8a1d2c3e-0001-4002-8003-a00000000004")

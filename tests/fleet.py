@@ -44,13 +44,29 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken import ec2 as ec2_module
-from cc_kraken import executor as executor_module
-from cc_kraken import hold
-from cc_kraken.clock import Clock
-from cc_kraken.ec2 import Ec2
-from cc_kraken.executor import Executor
-from cc_kraken.host import Events
+from cc_kraken.act import executor as executor_module
+from cc_kraken.act.executor import Executor
+from cc_kraken.act.report import DONE, Report
+from cc_kraken.act.run import Limits, Run
+from cc_kraken.boot.cloud_init import Events
+from cc_kraken.cloud import ec2 as ec2_module
+from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.decide.steps import (
+    AssembleArray,
+    CreateArray,
+    EraseRecords,
+    MakeDirectory,
+    MakeFilesystem,
+    MountFilesystem,
+    Step,
+    WriteArrayLine,
+    WriteFstab,
+    WriteRecords,
+)
+from cc_kraken.decide.world import World
+from cc_kraken.machine import last_resort
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     Array,
     Blank,
@@ -70,22 +86,6 @@ from cc_kraken.model import (
     Record,
     Section,
 )
-from cc_kraken.paths import Paths
-from cc_kraken.report import DONE, Report
-from cc_kraken.run import Limits, Run
-from cc_kraken.steps import (
-    AssembleArray,
-    CreateArray,
-    EraseRecords,
-    MakeDirectory,
-    MakeFilesystem,
-    MountFilesystem,
-    Step,
-    WriteArrayLine,
-    WriteFstab,
-    WriteRecords,
-)
-from cc_kraken.world import World
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import MUTATING, Ec2Lab
 from tests.lab.world import seed_ids
@@ -286,7 +286,7 @@ def in_turn(seed: int) -> Iterator[None]:
     InTurn.chance = random.Random(seed)
     state = random.getstate()
     random.seed(seed)
-    inside, disk = vars(executor_module), vars(hold)
+    inside, disk = vars(executor_module), vars(last_resort)
     before = inside["ThreadPoolExecutor"], disk["write"]
     inside["ThreadPoolExecutor"] = InTurn
     disk["write"] = lambda *_: True  # a file for udev
@@ -452,7 +452,7 @@ class Machine:
 
 
 class MachineObserver:
-    """What :class:`cc_kraken.observe.Observer` would find on it."""
+    """What :class:`cc_kraken.act.observe.Observer` would find on it."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

@@ -85,7 +85,7 @@ BREAKAGES: dict[str, tuple[Breaking, str]] = {
     "boto3 ends the process": (replaced("boto3", ENDS), "SystemExit|boto3"),
     "no jsonschema": (replaced("jsonschema", ""), "python3-jsonschema"),
     "a module of ours broken": (replaced("cc_kraken/configuration", NEWER), "syntax"),
-    "a module of ours missing": (replaced("cc_kraken/run", ""), "cc_kraken.run"),
+    "a module of ours missing": (replaced("cc_kraken/run", ""), "cc_kraken.act.run"),
     "a module of ours ends": (appended("ec2", ENDS), "SystemExit"),
     "a thread that hangs": (appended("run", HANGS), "signal"),
     "the program does not start": (

@@ -76,7 +76,7 @@ def test_a_user_who_is_not_root_is_told_so() -> None:
         node.boot()
         node.run("chmod", "600", "/var/lib/cloud/instance/obj.pkl", check=True)
         code = (
-            "from cc_kraken import host\n"
+            "from cc_kraken.boot import cloud_init as host\n"
             "try: host.load()\n"
             "except Exception as error: print(type(error).__name__, error)\n"
         )

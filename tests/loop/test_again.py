@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import aio, content, directio
 from cc_kraken.model import Blank, Unknown
+from cc_kraken.proof import aio, content, directio
 
 MIB = 1 << 20
 SIZE = 300 * MIB

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cc_kraken import aio, content
-from cc_kraken.aio import DEPTH, PAGE, ROOM, Batch
 from cc_kraken.model import Blank, Extent, Unknown
+from cc_kraken.proof import aio, content
+from cc_kraken.proof.aio import DEPTH, PAGE, ROOM, Batch
 from tests.conftest import MORE
 
 pytestmark = pytest.mark.long
@@ -262,7 +262,7 @@ def test_python_without_ctypes_finds_a_blank_disk(
 ) -> None:
     """A policy of SELinux may refuse its import."""
     code = (
-        "import sys; sys.modules['ctypes'] = None; from cc_kraken import content;"
+        "import sys; sys.modules['ctypes'] = None; from cc_kraken.proof import content;"
         f"print(content.look({loop_device(64 * MIB)!r}).content)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,9 +11,9 @@ from typing import Callable
 
 import pytest
 
-from cc_kraken import arrays
+from cc_kraken.machine import md
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
-from cc_kraken.paths import Paths
 
 UUID = "01234567-89ab-4def-8123-456789abcdef"
 
@@ -26,7 +26,7 @@ def test_blank_device_is_no_member(
 ) -> None:
     device = loop_device(4 << 20)
     with pytest.raises(KrakenError) as caught:
-        arrays.assemble(Paths(), "KRKN-data", UUID, [device], incomplete=incomplete)
+        md.assemble(Paths(), "KRKN-data", UUID, [device], incomplete=incomplete)
     assert caught.value.trouble.kind == "assemble-failed"
     assert "no recogni" in caught.value.trouble.found
     with open(device, "rb") as stream:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import fstab, layout, report
+from cc_kraken.act import layout, report
+from cc_kraken.machine import fstab
 from tests.conftest import attach, umount
 from tests.loop import test_run as whole
 from tests.loop.test_run import Machine, error_of, states
@@ -348,7 +349,7 @@ def test_a_new_set_below_one_that_has_files_where_it_goes(machine: Machine) -> N
 def test_a_user_that_comes_is_seen_soon_without_whole_looks(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cc_kraken import observe
+    from cc_kraken.act import observe
 
     machine.volume("log", Owner="latecomer")
     machine.run("network", final=False)

@@ -22,8 +22,7 @@ from typing import Callable, Iterator, Sequence
 
 import pytest
 
-from cc_kraken import content, places, record
-from cc_kraken.command import ENVIRONMENT
+from cc_kraken.machine.command import ENVIRONMENT
 from cc_kraken.model import (
     Blank,
     Extent,
@@ -34,6 +33,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
+from cc_kraken.proof import content, places, record
 from tests import crafted
 from tests.conftest import make_loop_nodes, umount
 

@@ -11,8 +11,9 @@ from typing import Callable
 
 import pytest
 
-from cc_kraken import signatures, udevrules
+from cc_kraken.act import udev_rules
 from cc_kraken.model import Known
+from cc_kraken.proof import signatures
 from tests.conftest import attach
 from tests.crafted import md1
 from tests.loop.test_run import MIB, ZONE, Machine, machine, states
@@ -84,7 +85,7 @@ def test_a_copy_is_a_warning_then_a_refusal_then_no_copy(
     assert states(machine.run()) == {"log": "mounted"}
     own = machine.disk(volume)
     assert machine.mounted() == {machine.path("log"): own}
-    named = udevrules.current(machine.paths)
+    named = udev_rules.current(machine.paths)
     assert named["log"].volumes == (volume,)
 
     # The set is up.
@@ -108,7 +109,7 @@ def test_a_copy_is_a_warning_then_a_refusal_then_no_copy(
     assert error["kind"] == "filesystem-clone"
     assert copy in error["found"] and volume in error["found"]
     assert machine.digest(volume, copy) == before
-    assert udevrules.current(machine.paths) == named
+    assert udev_rules.current(machine.paths) == named
 
     # As the text says.
     remedy = error["remedy"].partition("its own UUID: ")[2]

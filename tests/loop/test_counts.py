@@ -17,11 +17,13 @@ from uuid import uuid4
 
 import pytest
 
-from cc_kraken import content, mkfs, places, shadow, wanted
-from cc_kraken.ec2 import Ec2
+from cc_kraken.act.observe import Observer
+from cc_kraken.act.report import DONE
+from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.config import sets
+from cc_kraken.filesystems import mkfs, rehearsal
 from cc_kraken.model import Blank, Look, Section
-from cc_kraken.observe import Observer
-from cc_kraken.report import DONE
+from cc_kraken.proof import content, places
 from tests.counting import Counts, count
 from tests.loop.test_run import GIB, MIB, NODE, ZONE, Machine, machine
 from tests.unit.test_run_ec2 import ME, Scene
@@ -178,7 +180,7 @@ def test_members_are_looked_at_side_by_side(
     volumes = Ec2("us-east-1", machine.section().ec2, logging.getLogger()).volumes(
         NODE.prefix, NODE.node_id
     )
-    claims = wanted.claims(Section(), NODE, ZONE, volumes).claims
+    claims = sets.claims(Section(), NODE, ZONE, volumes).claims
     world = observer.look(machine.id, NODE, claims, {})
     assert len(world.looks) == 3
 
@@ -205,7 +207,7 @@ def test_what_mkfs_writes(
     loop_device: Callable[..., str], kind: str, size: int
 ) -> None:
     device = loop_device(size * GIB)
-    own = shadow.concurrency() if kind == "xfs" else False
+    own = rehearsal.concurrency() if kind == "xfs" else False
     argv = mkfs.argv(kind, device, uuid=str(uuid4()), concurrency=own)
     before = written(device)
     subprocess.run(argv, check=True)

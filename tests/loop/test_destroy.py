@@ -22,17 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import (
-    command,
-    content,
-    destroy,
-    guard,
-    halfmade,
-    mkfs,
-    places,
-    record,
-    shadow,
-)
+from cc_kraken.act import guard
+from cc_kraken.act import make as destroy
+from cc_kraken.filesystems import half_made, mkfs, rehearsal
+from cc_kraken.machine import command
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     Array,
     Blank,
@@ -45,7 +39,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
-from cc_kraken.paths import Paths
+from cc_kraken.proof import content, places, record
 from tests import conftest, crafted
 from tests.conftest import LATER, soon, umount
 from tests.loop.test_record_place import member_head
@@ -109,7 +103,7 @@ class Disk:
         self.flush()
         total = hashlib.sha256()
         with open(self.file, "rb") as file:
-            for extent in shadow.data_extents(str(self.file)):
+            for extent in rehearsal.data_extents(str(self.file)):
                 file.seek(extent.start)
                 data = file.read(extent.end - extent.start)
                 for start in range(0, len(data), 4096):
@@ -633,7 +627,7 @@ def test_data_beside_a_record(kind: str, share: float, disk: Disk) -> None:
     of these shares of what the proof reads and mkfs does not write."""
     intent = disk.intent(kind)
     disk.put(disk.single, record.encode(intent))
-    ours = shadow.extents(disk.machine.paths, disk.device, intent)
+    ours = rehearsal.extents(disk.machine.paths, disk.device, intent)
     free = [start for start in free_places(disk, ours)]
     disk.put(ours[0].start, b"half made, too")
     disk.put(free[round(share * (len(free) - 1))] + 4095, b"d")
@@ -647,7 +641,7 @@ def test_who_is_asked_about_what_was_made(kind: str, remains: bool, disk: Disk) 
     is ours, that it is gone, and what was made."""
     intent = disk.intent(kind)
     if remains:
-        ours = shadow.extents(disk.machine.paths, disk.device, intent)
+        ours = rehearsal.extents(disk.machine.paths, disk.device, intent)
         disk.put(ours[0].start + 8, b"half made")
     disk.put(disk.single, record.encode(intent))
     before = command.STARTED["wipefs"]
@@ -751,10 +745,10 @@ def test_killed_mkfs_is_done_again(kind: str, share: float, machine: Machine) ->
     assert command.available("strace"), "the package strace is missing"
     disk = machine.disk()
     intent = disk.intent(kind)
-    argv = shadow.command_line(
+    argv = rehearsal.command_line(
         kind,
         disk.path,
-        shadow.geometry(machine.paths, disk.device),
+        rehearsal.geometry(machine.paths, disk.device),
         uuid=FS,
         label="KRKN-data",
     )
@@ -764,7 +758,7 @@ def test_killed_mkfs_is_done_again(kind: str, share: float, machine: Machine) ->
     disk.put(disk.single, record.encode(intent))
     assert kill_at(argv, max(1, round(count * share))) != 0
 
-    ours = shadow.extents(machine.paths, disk.device, intent)
+    ours = rehearsal.extents(machine.paths, disk.device, intent)
     left = [extent for extent in nonzero(disk) if extent.start != disk.single]
     for extent in left:
         assert any(one.start <= extent.start < one.end for one in ours), extent
@@ -772,7 +766,7 @@ def test_killed_mkfs_is_done_again(kind: str, share: float, machine: Machine) ->
     if left:
         assert not isinstance(seen, Blank)
         look = content.look(disk.path, volume_id=disk.volume_id)
-        look = halfmade.look(machine.paths, disk.device, intent, (), look)
+        look = half_made.look(machine.paths, disk.device, intent, (), look)
         assert look.content in (HalfMade(), Known(kind, FS, "KRKN-data"))
     if seen == Known(kind, FS, "KRKN-data"):
         # only the last write was lost, and it is whole: it is kept
@@ -788,7 +782,7 @@ def nonzero(disk: Disk) -> list[Extent]:
     disk.flush()
     found = []
     with open(disk.file, "rb") as file:
-        for extent in shadow.data_extents(str(disk.file)):
+        for extent in rehearsal.data_extents(str(disk.file)):
             for start in range(extent.start, extent.end, 4096):
                 file.seek(start)
                 if any(file.read(4096)):
@@ -805,7 +799,7 @@ def test_half_made_without_a_record(kind: str, disk: Disk) -> None:
 
 
 def test_no_room_for_the_shadow(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shadow, "RESERVE", 1 << 60)
+    monkeypatch.setattr(rehearsal, "RESERVE", 1 << 60)
     disk.put(disk.single, record.encode(disk.intent()))
     disk.put(100 << 10, b"half")
     error = refused(disk, "content-refused", lambda disk: make(disk, disk.intent()))
@@ -818,7 +812,7 @@ def test_shadow_leaves_nothing(disk: Disk) -> None:
     state.mkdir()
     (state / "shadow-1-old.img").write_bytes(b"left by a run that was killed")
     intent = disk.intent("btrfs")
-    assert shadow.extents(disk.machine.paths, disk.device, intent)
+    assert rehearsal.extents(disk.machine.paths, disk.device, intent)
     assert not list(state.iterdir())
 
 
@@ -869,7 +863,7 @@ def filesystem_in_the_array(disk: Disk) -> None:
     with open(image, "xb") as file:
         file.truncate(900 * MIB)
     subprocess.run(["mkfs.ext4", "-q", image], check=True)
-    for extent in shadow.data_extents(str(image)):
+    for extent in rehearsal.data_extents(str(image)):
         with open(image, "rb") as file:
             file.seek(extent.start)
             data = file.read(extent.end - extent.start)
@@ -1043,7 +1037,9 @@ def test_filesystem_on_an_array_that_was_there(disk: Disk) -> None:
     node.put(50 * MIB, bytes(4096))
 
     # half made by ourselves: what mkfs.xfs writes first
-    argv = shadow.command_line("xfs", node.path, shadow.geometry(paths, array), uuid=FS)
+    argv = rehearsal.command_line(
+        "xfs", node.path, rehearsal.geometry(paths, array), uuid=FS
+    )
     assert kill_at(argv, 5) != 0
     assert not isinstance(content.look(node.path).content, Blank)
     make_on(array)
@@ -1288,7 +1284,7 @@ def spread(count: int) -> list[int]:
 def restore(disk: Disk, kept: Path) -> None:
     subprocess.run(["blkdiscard", disk.path], check=True)
     with open(kept, "rb") as file:
-        for extent in shadow.data_extents(str(kept)):
+        for extent in rehearsal.data_extents(str(kept)):
             file.seek(extent.start)
             disk.put(extent.start, file.read(extent.end - extent.start))
 
@@ -1305,7 +1301,7 @@ def test_mkfs_that_was_killed_after_a_wipe(kind: str, machine: Machine) -> None:
     destroy.write_record(
         machine.paths, disk.device, intent, disk.single, permitted=True
     )
-    disk.put(shadow.extents(machine.paths, disk.device, intent)[0].start, b"half")
+    disk.put(rehearsal.extents(machine.paths, disk.device, intent)[0].start, b"half")
     refused(disk, "content-refused", lambda disk: make(disk, intent))
     refused(disk, "content-refused", lambda disk: make(disk, intent, permitted=True))
 
@@ -1322,7 +1318,7 @@ def test_permitted_alone_permits_nothing(name: str, disk: Disk) -> None:
             set(range(0, 64 * MIB, 4096))
             - {
                 at
-                for extent in shadow.extents(disk.machine.paths, disk.device, intent)
+                for extent in rehearsal.extents(disk.machine.paths, disk.device, intent)
                 for at in range(extent.start, extent.end, 4096)
             }
         )

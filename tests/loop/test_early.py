@@ -16,11 +16,12 @@ from typing import Iterator
 
 import pytest
 
-from cc_kraken import content, early, observe, witness
-from cc_kraken.early import Early
+from cc_kraken.act import early, observe
+from cc_kraken.act.early import Early
+from cc_kraken.act.observe import Observer
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Attachment, Blank, Claim, Look, Section, Volume, WantedSet
-from cc_kraken.observe import Observer
-from cc_kraken.paths import Paths
+from cc_kraken.proof import content, write_counters
 from tests.conftest import attach, loop_obstacle
 from tests.unit import worlds as w
 
@@ -77,8 +78,8 @@ def sectors_read(path: str) -> int:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     if loop_obstacle():
         pytest.skip(loop_obstacle())
-    monkeypatch.setattr(witness, "TRUSTED", re.compile(r"loop\d+"))
-    monkeypatch.setattr(witness, "_SEEN", {})
+    monkeypatch.setattr(write_counters, "TRUSTED", re.compile(r"loop\d+"))
+    monkeypatch.setattr(write_counters, "_SEEN", {})
     with ExitStack() as stack:
         yield Machine(tmp_path, stack)
 
@@ -158,7 +159,7 @@ def test_one_look_is_enough(machine: Machine, looks: Early) -> None:
 def test_without_the_kernels_word_nothing_is_read_twice(
     machine: Machine, looks: Early, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(witness, "TRUSTED", re.compile("nvme"))
+    monkeypatch.setattr(write_counters, "TRUSTED", re.compile("nvme"))
     looks.expect([w.volume_id(1)])
     path = machine.plug(w.volume_id(1))
     until(lambda: w.volume_id(1) in looks._looks)

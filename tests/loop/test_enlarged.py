@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-from cc_kraken import content, mkfs, record
+from cc_kraken.filesystems import mkfs
 from cc_kraken.model import Known
+from cc_kraken.proof import content, record
 from tests import crafted
 from tests.loop.test_destroy import Disk, disk, machine, make
 

@@ -17,17 +17,11 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import (
-    command,
-    content,
-    destroy,
-    fscheck,
-    halfmade,
-    mkfs,
-    record,
-    superblock,
-)
+from cc_kraken.act import make as destroy
+from cc_kraken.filesystems import check, half_made, mkfs
+from cc_kraken.machine import command
 from cc_kraken.model import HalfMade, Known, KrakenError, Record, Unknown
+from cc_kraken.proof import content, record, superblock
 from tests import crafted
 from tests.conftest import umount
 from tests.loop.test_destroy import FS, OTHER, Disk, disk, machine, make, refused
@@ -208,14 +202,14 @@ def test_what_was_ever_mounted_is_never_made_again(
     start, end = TORN[kind]
     disk.put(start, bytes(end - start))
     seen = content.look(disk.path, volume_id=disk.volume_id)
-    shown = halfmade.look(disk.machine.paths, disk.device, intent, (), seen)
+    shown = half_made.look(disk.machine.paths, disk.device, intent, (), seen)
     assert shown.content == HalfMade()
     patch(disk, kind, *SAYS_SO[kind])
     if flaw:
         disk.put({"ext4": 2047, "btrfs": 64 << 10}[kind], b"\xa5")
     refused(disk, "content-refused", lambda disk: make(disk, intent))
     seen = content.look(disk.path, volume_id=disk.volume_id)
-    shown = halfmade.look(disk.machine.paths, disk.device, intent, (), seen)
+    shown = half_made.look(disk.machine.paths, disk.device, intent, (), seen)
     assert isinstance(shown.content, Unknown if flaw else Known)
 
 
@@ -231,7 +225,7 @@ def newer(disk: Disk, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def broken(disk: Disk, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fscheck.CHECKS, kind, ("wipefs", "--no-such-option"))  # type: ignore[arg-type]
+    monkeypatch.setitem(check.CHECKS, kind, ("wipefs", "--no-such-option"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("why", [newer, broken])
@@ -245,7 +239,7 @@ def test_what_the_checker_cannot_judge_is_no_licence(
     why(disk, kind, monkeypatch)
     refused(disk, "content-refused", lambda disk: make(disk, intent))
     seen = content.look(disk.path, volume_id=disk.volume_id)
-    shown = halfmade.look(disk.machine.paths, disk.device, intent, (), seen)
+    shown = half_made.look(disk.machine.paths, disk.device, intent, (), seen)
     assert isinstance(shown.content, Unknown)
     assert (shown.record, bool(shown.fingerprint)) == (intent, True)
 
@@ -264,7 +258,7 @@ def test_a_checker_that_was_killed_says_nothing(
 
     monkeypatch.setattr(command, "run", killed)
     with pytest.raises(KrakenError) as caught:
-        fscheck.sound(disk.path, "ext4")
+        check.sound(disk.path, "ext4")
     assert "SIGKILL" in str(caught.value)
 
 

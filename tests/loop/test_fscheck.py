@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from cc_kraken import fscheck, mkfs, record, shadow
+from cc_kraken.filesystems import check, mkfs, rehearsal
 from cc_kraken.model import HalfMade, Known
+from cc_kraken.proof import record
 from tests.loop.test_destroy import (
     FS,
     Disk,
@@ -30,7 +31,7 @@ def torn(disk: Disk, kind: str) -> None:
     """Made, and all but its first superblock lost."""
     disk.put(disk.single, record.encode(disk.intent(kind)))
     make(disk, disk.intent(kind))
-    assert fscheck.sound(disk.path, kind)
+    assert check.sound(disk.path, kind)
     for extent in nonzero(disk):
         if extent.start not in (PRIMARY[kind], disk.single):
             disk.put(extent.start, bytes(extent.end - extent.start))
@@ -40,11 +41,11 @@ def torn(disk: Disk, kind: str) -> None:
 def test_what_only_looks_whole_is_made_again(kind: str, disk: Disk) -> None:
     torn(disk, kind)
     assert disk.look() == Known(kind, FS, "KRKN-data")
-    assert not fscheck.sound(disk.path, kind)
-    ours = shadow.extents(disk.machine.paths, disk.device, disk.intent(kind))
+    assert not check.sound(disk.path, kind)
+    ours = rehearsal.extents(disk.machine.paths, disk.device, disk.intent(kind))
     assert disk.look(ours=ours) == HalfMade()
     make(disk, disk.intent(kind))
-    assert fscheck.sound(disk.path, kind)
+    assert check.sound(disk.path, kind)
     assert disk.look() == Known(kind, FS, "KRKN-data")
 
 
@@ -64,4 +65,4 @@ def test_what_is_whole_is_never_made_again(kind: str, machine: Machine) -> None:
 
 
 def test_a_type_without_a_checker_is_not_believed(disk: Disk) -> None:
-    assert not fscheck.sound(disk.path, "vfat")
+    assert not check.sound(disk.path, "vfat")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import command
+from cc_kraken.machine import command
 from tests.conftest import attach
 from tests.loop.test_run import GIB, Machine, error_of, machine, states
 

@@ -11,19 +11,13 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import (
-    arrays,
-    content,
-    devices,
-    grow,
-    growth,
-    layout,
-    mkfs,
-    mounts,
-    record,
-)
+from cc_kraken.act import grow, layout
+from cc_kraken.decide import growth
+from cc_kraken.filesystems import mkfs
+from cc_kraken.machine import devices, md, mounts
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Known, KrakenError
-from cc_kraken.paths import Paths
+from cc_kraken.proof import content, record
 from tests.conftest import umount
 from tests.loop.test_destroy import HalfArray, MakeDevice
 from tests.loop.test_destroy import Machine as Disks
@@ -278,7 +272,7 @@ def test_an_array_that_is_not_whole_is_not_grown(
 ) -> None:
     half = HalfArray(Disks(tmp_path, loop_device), "clean")
     paths = half.array.machine.paths
-    (array,) = arrays.scan(paths)
+    (array,) = md.scan(paths)
     array = replace(array, **{"action": "idle", "path": half.array.path, **what})
     members = [disk.device for disk in half.disks]
     for disk in half.disks:

@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import content, host, stage
-from cc_kraken.executor import Executor
-from cc_kraken.steps import (
+from cc_kraken.act.executor import Executor
+from cc_kraken.boot import cloud_init, stage
+from cc_kraken.decide.steps import (
     EraseRecords,
     MakeFilesystem,
     MountFilesystem,
     Step,
     WriteRecords,
 )
+from cc_kraken.proof import content
 from tests.conftest import umount
 from tests.loop.test_run import Machine, error_of, machine, states
 
@@ -73,7 +74,7 @@ def carry_out(machine: Machine, name: str) -> Any:
         machine.section(),
         machine.identity,
         machine.paths,
-        host.Events(None),
+        cloud_init.Events(None),
         name,
         seconds=600,
         final=True,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import mkfs
+from cc_kraken.filesystems import mkfs
 from tests.conftest import attach, umount
 from tests.loop.test_content import Disk, matrix
 from tests.loop.test_run import GIB, Machine, machine

@@ -15,7 +15,10 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import cli, command, layout, stage
+from cc_kraken import cli
+from cc_kraken.act import layout
+from cc_kraken.boot import stage
+from cc_kraken.machine import command
 from tests.conftest import umount
 from tests.loop import test_run as whole
 from tests.loop.test_changes import retag

@@ -12,9 +12,10 @@ from typing import Callable, Iterator
 
 import pytest
 
-from cc_kraken import files, fstab, mountpoint, mounts
+from cc_kraken.act import mount_point
+from cc_kraken.machine import files, fstab, mounts
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, FstabLine, KrakenError
-from cc_kraken.paths import Paths
 from tests.conftest import umount
 from tests.unit.tree import Tree
 
@@ -155,9 +156,9 @@ def test_mount_of_the_very_device(
     mounts.make_directory(target)
     own = disk(machine, device, "vol-00000000000000001")
     disk(machine, copy, "vol-00000000000000002")
-    wish = mountpoint.Wish("data", target, fs_type, OPTIONS[fs_type])
+    wish = mount_point.Wish("data", target, fs_type, OPTIONS[fs_type])
     volumes = frozenset({own.volume_id})
-    mountpoint.mount(machine.paths, own, volumes, wish)
+    mount_point.mount(machine.paths, own, volumes, wish)
     mounts.verify(machine.paths, target, number_of(device))
     shown = subprocess.check_output(
         ["findmnt", "--mountpoint", target, "-n", "-o", "OPTIONS"], text=True
@@ -166,7 +167,7 @@ def test_mount_of_the_very_device(
     utab = Path("/run/mount/utab")
     assert not utab.exists() or "/proc/self/fd" not in utab.read_text()
     with pytest.raises(KrakenError) as caught:
-        mountpoint.mount(machine.paths, own, volumes, wish)
+        mount_point.mount(machine.paths, own, volumes, wish)
     assert caught.value.trouble.kind == "mount-path-busy"
     assert os.path.ismount(target)
     umount(target)
@@ -212,9 +213,9 @@ def test_mount_that_fails_is_a_sentence(
     if case != "no directory":
         mounts.make_directory(target)
     options = ("nonsense=1",) if case == "option" else ()
-    wish = mountpoint.Wish("data", target, "ext4", options)
+    wish = mount_point.Wish("data", target, "ext4", options)
     with pytest.raises(KrakenError) as caught:
-        mountpoint.mount(machine.paths, own, frozenset({own.volume_id}), wish)
+        mount_point.mount(machine.paths, own, frozenset({own.volume_id}), wish)
     kind = "mount-point" if case == "no directory" else "mount-failed"
     assert caught.value.trouble.kind == kind
     assert target in str(caught.value) and "/proc/" not in str(caught.value)

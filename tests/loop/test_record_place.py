@@ -21,9 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import destroy, guard, mkfs, places, record, shadow, superblock
-from cc_kraken.mkfs import Geometry
+from cc_kraken.act import guard, make
+from cc_kraken.filesystems import mkfs, rehearsal
+from cc_kraken.filesystems.mkfs import Geometry
 from cc_kraken.model import Extent, KrakenError, Record
+from cc_kraken.proof import places, record, superblock
 from tests import crafted
 from tests.conftest import umount
 
@@ -229,7 +231,7 @@ def check_mkfs(
         file.truncate(size)
         file.seek(place)
         file.write(block)
-    argv = shadow.command_line(
+    argv = rehearsal.command_line(
         kind,
         str(path),
         shape or Geometry(),
@@ -246,7 +248,7 @@ def check_mkfs(
         near = Extent(place - 512 * KIB, place + 512 * KIB)
         touching = [
             extent
-            for extent in shadow.data_extents(str(path))
+            for extent in rehearsal.data_extents(str(path))
             if extent.start < near.end and near.start < extent.end
         ]
         assert touching == [Extent(place, place + 4096)], f"{kind} of {size}"
@@ -322,7 +324,7 @@ def test_mdadm_leaves_the_record(gib: int, level: int, disks: int) -> None:
 
 
 def test_create_says_the_data_offset() -> None:
-    words = destroy.create_argv(
+    words = make.create_argv(
         ["/dev/a", "/dev/b"],
         node="/dev/md/KRKN-data",
         size=GIB,
@@ -360,7 +362,7 @@ def test_create_says_the_data_offset() -> None:
 def test_create_asks_nothing_and_forces_nothing(
     level: int, bitmap: str | None, chunk: str | None
 ) -> None:
-    words = destroy.create_argv(
+    words = make.create_argv(
         ["/dev/a"] * 4,
         node="/dev/md/KRKN-data",
         size=TIB,
@@ -388,7 +390,7 @@ def check_member(head: bytes) -> tuple[Extent, ...]:
     for extent in used:
         assert extent.end <= member.start or member.end <= extent.start, used
     for extent in used[:-1]:
-        for own in shadow.MD_EXTENTS:
+        for own in rehearsal.MD_EXTENTS:
             assert own.start <= extent.start and extent.end <= own.end, used
     return used
 

@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import command, content, destroy, mkfs, record
-from cc_kraken.clock import Clock, ended_by_signals
-from cc_kraken.command import Finished
+from cc_kraken.act import make
+from cc_kraken.filesystems import mkfs
+from cc_kraken.machine import command
+from cc_kraken.machine.clock import Clock, ended_by_signals
+from cc_kraken.machine.command import Finished
 from cc_kraken.model import Known
+from cc_kraken.proof import content, record
 from tests.conftest import attach, soon, umount
 from tests.loop.test_run import (
     GIB,
@@ -259,14 +262,14 @@ def test_told_to_stop_within_an_overwrite(
     remedy = machine.run()["sets"]["data"]["error"]["remedy"]
     mark = remedy.split(f"{{{volume}: ")[1][:64]
     permitted = {"data": {"overwrite": {volume: mark}}}
-    wipe, clock = destroy.wipe, Clock()
+    wipe, clock = make.wipe, Clock()
 
     def told(*given: Any, **more: Any) -> None:
         clock.stop()
         wipe(*given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(destroy, "wipe", told)
+        patch.setattr(make, "wipe", told)
         status = machine.run(clock=clock, volumes=permitted)
     assert not any(at_record(machine, volume)), status["sets"]["data"]
     assert states(machine.run()) == {"data": "mounted"}

@@ -25,21 +25,29 @@ from uuid import uuid5
 
 import pytest
 
-from cc_kraken import (
-    content,
-    directio,
-    files,
-    host,
-    layout,
-    mkfs,
-    mounts,
-    record,
-    report,
-    shadow,
-    stage,
+from cc_kraken.act import layout, report
+from cc_kraken.act.executor import Carried, Executor
+from cc_kraken.act.observe import Observer
+from cc_kraken.act.run import Run
+from cc_kraken.boot import cloud_init, stage
+from cc_kraken.decide.plan import NAMESPACE, Plan
+from cc_kraken.decide.steps import (
+    Attach,
+    EraseRecords,
+    MakeDirectory,
+    MakeFilesystem,
+    MountFilesystem,
+    SetOwner,
+    Step,
+    Wipe,
+    WriteFstab,
+    WriteRecords,
 )
-from cc_kraken.clock import Clock
-from cc_kraken.executor import Carried, Executor
+from cc_kraken.decide.world import World
+from cc_kraken.filesystems import mkfs, rehearsal
+from cc_kraken.machine import files, mounts
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     Ec2Options,
     Extent,
@@ -52,23 +60,7 @@ from cc_kraken.model import (
     Section,
     Trouble,
 )
-from cc_kraken.observe import Observer
-from cc_kraken.paths import Paths
-from cc_kraken.plan import NAMESPACE, Plan
-from cc_kraken.run import Run
-from cc_kraken.steps import (
-    Attach,
-    EraseRecords,
-    MakeDirectory,
-    MakeFilesystem,
-    MountFilesystem,
-    SetOwner,
-    Step,
-    Wipe,
-    WriteFstab,
-    WriteRecords,
-)
-from cc_kraken.world import World
+from cc_kraken.proof import content, directio, record
 from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
 from tests.loop.test_destroy import FS
@@ -166,7 +158,7 @@ class Machine:
             subprocess.run(["sync", "-f", str(path)], check=True)
             digest = hashlib.sha256()
             with open(path, "rb") as file:
-                for extent in shadow.data_extents(str(path)):
+                for extent in rehearsal.data_extents(str(path)):
                     for start in range(extent.start, extent.end, 4096):
                         file.seek(start)
                         block = file.read(4096)
@@ -201,7 +193,7 @@ class Machine:
             self.section(**section),
             self.identity,
             self.paths,
-            host.Events(None),
+            cloud_init.Events(None),
             name,
             seconds=self.wait if wait is None else wait,
             final=final,

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import command, content, destroy, places, record, witness
+from cc_kraken.act import make
+from cc_kraken.machine import command
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Blank, Device, Known, KrakenError, Look, Record, Unknown
-from cc_kraken.paths import Paths
+from cc_kraken.proof import content, places, record, write_counters
 
 pytestmark = pytest.mark.long
 
@@ -35,8 +37,8 @@ PLACE = 8 << 20
 
 @pytest.fixture
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(witness, "TRUSTED", re.compile(r"loop\d+"))
-    monkeypatch.setattr(witness, "_SEEN", {})
+    monkeypatch.setattr(write_counters, "TRUSTED", re.compile(r"loop\d+"))
+    monkeypatch.setattr(write_counters, "_SEEN", {})
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_another_disk_of_this_number_is_another_disk(
     path = loop_device(SIZE)
     proof(path)
     fd = os.open(path, os.O_RDONLY)
-    before = witness.testimony(fd)
+    before = write_counters.testimony(fd)
     os.close(fd)
     assert before is not None
     subprocess.run(["losetup", "--detach", path], check=True)
@@ -150,12 +152,12 @@ def test_what_somebody_else_wrote_beside_our_record_counts(
     place = record.single_place(SIZE)
     fd = os.open(disk, os.O_RDWR)
     try:
-        before = witness.testimony(fd)
+        before = write_counters.testimony(fd)
         os.pwrite(fd, record.encode(own), place)
         if not alone:
             direct(disk)
         os.fsync(fd)
-        witness.note_write(fd, before, record.extent(place), erased=False)
+        write_counters.note_write(fd, before, record.extent(place), erased=False)
     finally:
         os.close(fd)
     look = content.look(disk, volume_id=VOLUME)
@@ -193,10 +195,12 @@ def write_record(path: str, data: bytes) -> None:
     place = record.single_place(SIZE)
     fd = os.open(path, os.O_RDWR)
     try:
-        before = witness.testimony(fd)
+        before = write_counters.testimony(fd)
         os.pwrite(fd, data, place)
         os.fsync(fd)
-        witness.note_write(fd, before, record.extent(place), erased=not any(data))
+        write_counters.note_write(
+            fd, before, record.extent(place), erased=not any(data)
+        )
     finally:
         os.close(fd)
 
@@ -294,7 +298,7 @@ def test_the_record_is_the_only_write(
     device = Device(name, disk, devno, VOLUME, GIB)
     own = Record("0" * 64, VOLUME, "ext4", FS)
     place = record.single_place(GIB)
-    assert destroy.write_record(paths, device, own, place)
+    assert make.write_record(paths, device, own, place)
     look = content.look(disk, volume_id=VOLUME)
     assert isinstance(look.content, Blank) and look.record == own
     assert look.bytes_read < 1 << 20
@@ -304,7 +308,7 @@ def test_the_record_is_the_only_write(
     os.fsync(fd)
     os.close(fd)
     assert proof(disk) >= PROOF
-    assert destroy.write_record(paths, device, own, place)
+    assert make.write_record(paths, device, own, place)
     direct(disk)
     with pytest.raises(KrakenError, match=str(PLACE)):
-        destroy.make_filesystem(paths, device, [device], [own], type="ext4", uuid=FS)
+        make.make_filesystem(paths, device, [device], [own], type="ext4", uuid=FS)

@@ -14,7 +14,7 @@ from typing import Callable
 import pytest
 
 import cc_kraken
-from cc_kraken import launch
+from cc_kraken.boot import launch
 
 PACKAGES = str(Path(cc_kraken.__file__).parents[1])
 
@@ -22,10 +22,10 @@ TEXT = """\
 import sys
 sys.path.insert(0, {packages!r})
 import logging, os, signal, socket, threading, time
-from cc_kraken import launch, run, stage
+from cc_kraken.boot import launch; from cc_kraken.act import run; from cc_kraken.boot import stage
 from cc_kraken.model import KrakenError, Trouble
 
-LOG = logging.getLogger("cc_kraken.run")
+LOG = logging.getLogger("cc_kraken.act.run")
 
 def {function}:
 {body}

@@ -3,7 +3,7 @@
 The executor here carries steps out in small effects, so that it can be cut off
 after any of them, and refuses nothing.  What it does is judged against what
 really lies on the volumes, which the decision never sees: it is shown only
-what :mod:`cc_kraken.observe` would find.  A step that would cost somebody data
+what :mod:`cc_kraken.act.observe` would find.  A step that would cost somebody data
 raises :class:`Violation`.
 """
 
@@ -24,33 +24,13 @@ from typing import (
     Union,
 )
 
-from cc_kraken import array_history, arraystate, decision, wanted
-from cc_kraken.arraystate import Seen
-from cc_kraken.model import (
-    Array,
-    Attachment,
-    Blank,
-    Claim,
-    Content,
-    Device,
-    FstabLine,
-    HalfMade,
-    Holder,
-    Known,
-    Look,
-    MdSuperblock,
-    Mount,
-    Mounted,
-    PathState,
-    Record,
-    Section,
-    Trouble,
-    Unknown,
-    Volume,
-)
-from cc_kraken.mounts import is_within
-from cc_kraken.plan import MOUNTED, Plan
-from cc_kraken.steps import (
+from cc_kraken.act import array_history
+from cc_kraken.config import sets
+from cc_kraken.decide import decision
+from cc_kraken.decide import members as arraystate
+from cc_kraken.decide.members import Seen
+from cc_kraken.decide.plan import MOUNTED, Plan
+from cc_kraken.decide.steps import (
     CHANGES,
     PHASES,
     AddMember,
@@ -75,7 +55,30 @@ from cc_kraken.steps import (
     WriteRecords,
     ZeroSuperblocks,
 )
-from cc_kraken.world import World
+from cc_kraken.decide.world import World
+from cc_kraken.machine.mounts import is_within
+from cc_kraken.model import (
+    Array,
+    Attachment,
+    Blank,
+    Claim,
+    Content,
+    Device,
+    FstabLine,
+    HalfMade,
+    Holder,
+    Known,
+    Look,
+    MdSuperblock,
+    Mount,
+    Mounted,
+    PathState,
+    Record,
+    Section,
+    Trouble,
+    Unknown,
+    Volume,
+)
 from tests.unit import worlds as w
 
 MD_MEMBER = "linux_raid_member"
@@ -376,7 +379,7 @@ class Simulation:
         return (Attachment(disk.holder, "/dev/sdf", state),)
 
     def claims(self) -> Tuple[Claim, ...]:
-        return wanted.claims(
+        return sets.claims(
             self.section, w.NODE, w.ZONE, self.volumes(), self.must_exist
         ).claims
 
@@ -520,7 +523,7 @@ class Simulation:
         )
 
     def look(self, disk: Disk) -> Look:
-        """As :func:`cc_kraken.content.look` and the observer see it."""
+        """As :func:`cc_kraken.proof.content.look` and the observer see it."""
         body = disk.body
         used = isinstance(body, Filesystem) and body.files and disk.block is None
         found = {one for place, one in disk.records.items() if place != OLD}

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 
-from cc_kraken.arraystate import Seen
+from cc_kraken.decide.members import Seen
+from cc_kraken.decide.plan import FAILED
+from cc_kraken.decide.steps import AssembleArray
+from cc_kraken.decide.world import World
 from cc_kraken.model import Claim, Known, Look, Trouble
-from cc_kraken.plan import FAILED
-from cc_kraken.steps import AssembleArray
-from cc_kraken.world import World
 from tests.unit import worlds as w
 from tests.unit.test_decision import (
     decide,

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from cc_kraken import arrays, command
+from cc_kraken.machine import command
+from cc_kraken.machine import md as arrays
 from cc_kraken.model import Array, KrakenError
 from tests.unit.tree import GIB, Tree
 

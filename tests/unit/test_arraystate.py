@@ -7,8 +7,8 @@ from typing import Mapping
 
 import pytest
 
-from cc_kraken import arraystate
-from cc_kraken.arraystate import ArrayState, Seen
+from cc_kraken.decide import members
+from cc_kraken.decide.members import ArrayState, Seen
 from cc_kraken.model import MdSuperblock, Trouble
 from tests.unit import worlds as w
 
@@ -24,13 +24,13 @@ def mirror(role: int | None, events: int = 10, **changes: object) -> MdSuperbloc
 
 
 def state(blocks: Mapping[str, MdSuperblock]) -> ArrayState:
-    found = arraystate.read(blocks)
+    found = members.read(blocks)
     assert isinstance(found, ArrayState), found
     return found
 
 
 def trouble(blocks: Mapping[str, MdSuperblock]) -> Trouble:
-    found = arraystate.read(blocks)
+    found = members.read(blocks)
     assert isinstance(found, Trouble), found
     return found
 
@@ -146,9 +146,9 @@ def test_a_member_that_is_being_rebuilt_does_not_carry_the_data() -> None:
 def test_members_of_a_running_array_are_the_volumes_of_the_set() -> None:
     array = w.array(1, 2)
     volumes = {"nvme1n1": A, "nvme2n1": B, "nvme3n1": C}
-    assert arraystate.wrong_members(array, volumes, "data", [A, B]) is None
-    assert arraystate.wrong_members(array, volumes, "data", [A, B, C]) is None
-    found = arraystate.wrong_members(array, volumes, "data", [A, C])
+    assert members.wrong_members(array, volumes, "data", [A, B]) is None
+    assert members.wrong_members(array, volumes, "data", [A, B, C]) is None
+    found = members.wrong_members(array, volumes, "data", [A, C])
     assert found is not None and found.kind == "array-stranger"
     assert f"nvme2n1 ({B})" in found.found and "nvme1n1" not in found.found
     assert B in found.remedy and "mdadm --stop /dev/md127" in found.remedy
@@ -157,7 +157,7 @@ def test_members_of_a_running_array_are_the_volumes_of_the_set() -> None:
 @pytest.mark.parametrize("name", ["sda", "nvme1n1p1", ""])
 def test_a_disk_that_is_no_volume_is_a_stranger(name: str) -> None:
     array = replace(w.array(1), members=("nvme1n1", name), mounted=("/data",))
-    found = arraystate.wrong_members(array, {"nvme1n1": A}, "data", [A])
+    found = members.wrong_members(array, {"nvme1n1": A}, "data", [A])
     assert found is not None and name in found.found
     assert "unmount /data" in found.remedy
 
@@ -168,7 +168,7 @@ SEEN = Seen(events=500, created=0, volumes=(A, B))
 
 
 def test_the_older_half_alone_is_known_by_what_was_seen_before() -> None:
-    found = arraystate.outdated(state({B: mirror(1, 150)}), SEEN)
+    found = members.outdated(state({B: mirror(1, 150)}), SEEN)
     assert found is not None and found.kind == "array-stale"
     assert B in found.found and A in found.found and "500" in found.found
 
@@ -185,19 +185,19 @@ def test_the_older_half_alone_is_known_by_what_was_seen_before() -> None:
     ],
 )
 def test_what_was_seen_before_is_no_reason(events: int, seen: Seen | None) -> None:
-    assert arraystate.outdated(state({B: mirror(1, events)}), seen) is None
+    assert members.outdated(state({B: mirror(1, events)}), seen) is None
 
 
 def test_what_is_kept_of_an_array() -> None:
     both = state({A: mirror(0, 500, active=(0, GONE)), B: mirror(1, 150)})
-    assert arraystate.seen_now(both, None) == SEEN
+    assert members.seen_now(both, None) == SEEN
     # The younger half alone, then a new volume beside it: nobody is forgotten.
     alone = state({A: mirror(0, 600, active=(0, GONE))})
-    assert arraystate.seen_now(alone, SEEN) == replace(SEEN, events=600)
+    assert members.seen_now(alone, SEEN) == replace(SEEN, events=600)
     # What is older takes nothing back; another array begins anew.
     older = state({B: mirror(1, 150)})
-    assert arraystate.seen_now(older, SEEN) == SEEN
+    assert members.seen_now(older, SEEN) == SEEN
     again = state({B: mirror(1, 2, created=9)})
-    assert arraystate.seen_now(again, SEEN) == Seen(2, 9, (B,))
+    assert members.seen_now(again, SEEN) == Seen(2, 9, (B,))
     copies = state({C: mirror(1, 150)})
-    assert arraystate.seen_now(copies, SEEN) == Seen(150, 0, (C,))
+    assert members.seen_now(copies, SEEN) == Seen(150, 0, (C,))

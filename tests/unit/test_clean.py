@@ -1,4 +1,4 @@
-"""cc_kraken.clean: an image without traces of the node."""
+"""cc_kraken.boot.clean: an image without traces of the node."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import clean, command, fstab, mdadmconf, udevrules
-from cc_kraken.paths import Paths
+from cc_kraken.act import udev_rules
+from cc_kraken.boot import clean
+from cc_kraken.machine import command, fstab, mdadm_conf
+from cc_kraken.machine.paths import Paths
 
 UUID = "0d1f4e0a-6f5d-4cc4-9a43-4f6d1c1b9d11"
 ROOT = "UUID=aa / ext4 defaults 0 1  # root\n"
@@ -34,15 +36,15 @@ def test_our_lines_and_state_go_and_others_stay(paths: Paths) -> None:
         name: fstab.entry(name, UUID, f"/{name}", "xfs") for name in ("log", "a b")
     }
     fstab.write(paths, fstab.replace(ROOT, lines))
-    mdadmconf.write(paths, {"log": UUID})
-    rules = Path(udevrules.location(paths))
+    mdadm_conf.write(paths, {"log": UUID})
+    rules = Path(udev_rules.location(paths))
     rules.parent.mkdir(parents=True)
     rules.write_text("rules")
     Path(paths.layout).write_text("{}")
     Path(paths.status).write_text("{}")
     said = "\n".join(clean.clean(paths))
     assert Path(paths.fstab).read_text() == ROOT
-    assert not Path(mdadmconf.location(paths)).exists()
+    assert not Path(mdadm_conf.location(paths)).exists()
     assert Path(paths.etc, "mdadm", "mdadm.conf").read_text() == "HOMEHOST <system>\n"
     assert not rules.exists()
     assert not Path(paths.state).exists()
@@ -59,7 +61,7 @@ def test_the_initramfs_is_made_anew_where_there_is_one(
     tool.chmod(0o755)
     assert "initramfs anew" not in "\n".join(clean.clean(paths))
     assert not (tmp_path / "called").exists()
-    mdadmconf.write(paths, {"log": UUID})
+    mdadm_conf.write(paths, {"log": UUID})
     assert "Made the initramfs anew." in clean.clean(paths)
     assert (tmp_path / "called").read_text() == "-u\n"
 

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken import cli, lock, report, stage
-from cc_kraken.report import Report
+from cc_kraken import cli
+from cc_kraken.act import lock, report
+from cc_kraken.act.report import Report
+from cc_kraken.boot import stage
 from tests.unit.tree import Tree
 
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken import command
+from cc_kraken.machine import command
 from cc_kraken.model import KrakenError
 
 PYTHON = "/usr/bin/python3"
@@ -152,7 +152,7 @@ WRITER = """
 import os, signal, sys, threading, time
 sys.path.insert(0, {root!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may ignore it
-from cc_kraken import command
+from cc_kraken.machine import command
 code = ("import time, sys; open({mark!r}, 'w').write('begun'); time.sleep(1);"
         "print('x' * 100000); sys.stdout.flush(); open({mark!r}, 'w').write('whole')")
 def end():

@@ -15,10 +15,10 @@ import yaml
 from hypothesis import example, given, settings
 from pytest_mock import MockerFixture
 
-from cc_kraken import configuration, schemafiles
-from cc_kraken.configuration import Source
+from cc_kraken.config import loading, schema_files
+from cc_kraken.config.loading import Source
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Section
-from cc_kraken.paths import Paths
 from tests.conftest import MORE
 
 
@@ -47,7 +47,7 @@ def put(path: str, text: str) -> str:
 
 def refusal(cfg: Any, paths: Paths) -> KrakenError:
     with pytest.raises(KrakenError) as caught:
-        configuration.load(cfg, paths)
+        loading.load(cfg, paths)
     return caught.value
 
 
@@ -56,13 +56,13 @@ def refusal(cfg: Any, paths: Paths) -> KrakenError:
 
 @pytest.mark.parametrize("cfg", [None, {}, {"users": []}])
 def test_no_key_and_no_file_is_silence(cfg: Any, paths: Paths) -> None:
-    assert configuration.load(cfg, paths) is None
+    assert loading.load(cfg, paths) is None
 
 
 def test_silence_imports_neither_yaml_nor_jsonschema() -> None:
     script = (
-        "import sys; from cc_kraken import configuration; "
-        "from cc_kraken.paths import Paths; "
+        "import sys; from cc_kraken.config import loading as configuration; "
+        "from cc_kraken.machine.paths import Paths; "
         "p = Paths(etc='/nonexistent', instance='/nonexistent'); "
         "assert configuration.load({'users': []}, p) is None; "
         "print(sorted({'yaml', 'jsonschema', 'boto3'} & set(sys.modules)))"
@@ -72,14 +72,14 @@ def test_silence_imports_neither_yaml_nor_jsonschema() -> None:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=os.path.dirname(os.path.dirname(configuration.__file__)),
+        cwd=os.path.dirname(os.path.dirname(loading.__file__)),
     )
     assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("value", [None, {}])
 def test_nothing_means_on_with_tags_only(value: Any, paths: Paths) -> None:
-    section = configuration.load({"kraken": value}, paths)
+    section = loading.load({"kraken": value}, paths)
     assert section is not None
     assert section == Section(digest=section.digest)
     assert section.enabled
@@ -87,39 +87,39 @@ def test_nothing_means_on_with_tags_only(value: Any, paths: Paths) -> None:
 
 def test_a_bare_key_in_a_file_means_on(paths: Paths) -> None:
     image(paths, "10.yaml", "kraken:\n")
-    assert configuration.load({}, paths) is not None
+    assert loading.load({}, paths) is not None
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n"])
 def test_an_empty_file_says_nothing(text: str, paths: Paths) -> None:
     image(paths, "10.yaml", text)
-    assert configuration.load({}, paths) is None
+    assert loading.load({}, paths) is None
 
 
 def test_other_files_are_not_read(paths: Paths) -> None:
     image(paths, "10.yaml.dpkg-old", "}")
     image(paths, "README", "}")
-    assert configuration.load({}, paths) is None
+    assert loading.load({}, paths) is None
 
 
 def test_enabled_false_switches_off_what_an_image_switched_on(paths: Paths) -> None:
     image(paths, "10.yaml", "kraken: {prefix: kafka}\n")
-    section = configuration.load({"kraken": {"enabled": False}}, paths)
+    section = loading.load({"kraken": {"enabled": False}}, paths)
     assert section is not None
     assert not section.enabled
 
 
 def test_enabled_false_does_not_look_at_a_broken_image(paths: Paths) -> None:
     image(paths, "10.yaml", "kraken: {prefix: [\n")
-    section = configuration.load({"kraken": {"enabled": False}}, paths)
+    section = loading.load({"kraken": {"enabled": False}}, paths)
     assert section is not None
     assert not section.enabled
 
 
 def test_the_strongest_word_about_enabled_counts(paths: Paths) -> None:
     image(paths, "10.yaml", "kraken: {enabled: false}\n")
-    off = configuration.load({"kraken": {"prefix": "kafka"}}, paths)
-    on = configuration.load({"kraken": {"enabled": True}}, paths)
+    off = loading.load({"kraken": {"prefix": "kafka"}}, paths)
+    on = loading.load({"kraken": {"enabled": True}}, paths)
     assert off is not None and on is not None
     assert (off.enabled, on.enabled) == (False, True)
 
@@ -157,7 +157,7 @@ def test_the_section_of_the_design(paths: Paths) -> None:
         overwrite: {vol-0123456789abcdef0: 0123456789abcdef}
       log:
     """
-    section = configuration.load({"kraken": yaml.safe_load(text)}, paths)
+    section = loading.load({"kraken": yaml.safe_load(text)}, paths)
     assert section is not None
     assert (section.prefix, section.node_id) == ("kafka", "0")
     assert (section.boot_wait, section.wait, section.final_wait) == (91, 3601, 601)
@@ -184,7 +184,7 @@ def test_sources_are_merged_weakest_first(paths: Paths) -> None:
         }
     }
     instance(paths, "x.yaml", "#cloud-config\nkraken: {node_id: x, ec2: {}}\n")
-    section = configuration.load(cfg, paths)
+    section = loading.load(cfg, paths)
     assert section is not None
     assert (section.prefix, section.node_id) == ("b", "x")
     assert (section.boot_wait, section.wait, section.final_wait) == (20, 30, 10)
@@ -196,15 +196,15 @@ def test_sources_are_merged_weakest_first(paths: Paths) -> None:
 
 def test_nothing_takes_nothing_away(paths: Paths) -> None:
     image(paths, "10.yaml", "kraken: {volumes: {data: {fs_type: xfs}}}\n")
-    section = configuration.load({"kraken": {"volumes": {"data": None}}}, paths)
-    bare = configuration.load({"kraken": {"volumes": None}}, paths)
+    section = loading.load({"kraken": {"volumes": {"data": None}}}, paths)
+    bare = loading.load({"kraken": {"volumes": None}}, paths)
     assert section is not None and bare is not None
     assert section.volumes == bare.volumes == {"data": {"fs_type": "xfs"}}
 
 
 def test_the_digest_is_of_the_content(paths: Paths) -> None:
     def digest(value: Any) -> str:
-        section = configuration.load({"kraken": value}, paths)
+        section = loading.load({"kraken": value}, paths)
         assert section is not None
         return section.digest
 
@@ -225,7 +225,7 @@ def remember(paths: Paths, section: Optional[Section]) -> None:
 
 @pytest.fixture
 def asked(mocker: MockerFixture) -> MagicMock:
-    return mocker.spy(configuration, "check")
+    return mocker.spy(loading, "check")
 
 
 def test_what_the_last_good_run_found_right_is_right(
@@ -233,10 +233,10 @@ def test_what_the_last_good_run_found_right_is_right(
 ) -> None:
     image(paths, "10.yaml", "kraken: {volumes: {data: {fs_type: xfs}}}\n")
     cfg = {"kraken": {"prefix": "kafka", "wait": 30}}
-    first = configuration.load(cfg, paths)
+    first = loading.load(cfg, paths)
     assert asked.call_count == 2
     remember(paths, first)
-    assert configuration.load(cfg, paths) == first
+    assert loading.load(cfg, paths) == first
     assert asked.call_count == 2
 
 
@@ -254,7 +254,7 @@ def test_what_differs_only_in_its_types_is_looked_at(paths: Paths, text: str) ->
     """Also where a stronger source hides it, and the whole is the same."""
     image(paths, "10.yaml", "kraken: {volumes: {'7': {}}, wait: 1}\n")
     cfg = {"kraken": {"prefix": "kafka"}}
-    remember(paths, configuration.load(cfg, paths))
+    remember(paths, loading.load(cfg, paths))
     image(paths, "10.yaml", text)
     assert refusal(cfg, paths).trouble.kind.startswith("config-")
 
@@ -263,11 +263,11 @@ def test_with_another_schema_all_is_looked_at_again(
     paths: Paths, tmp_path: Path, mocker: MockerFixture, asked: MagicMock
 ) -> None:
     cfg = {"kraken": {"prefix": "kafka"}}
-    remember(paths, configuration.load(cfg, paths))
+    remember(paths, loading.load(cfg, paths))
     newer = tmp_path / "newer.json"
-    newer.write_text(Path(schemafiles.path(schemafiles.SECTION)).read_text() + "\n")
-    mocker.patch.object(schemafiles, "path", return_value=str(newer))
-    configuration.load(cfg, paths)
+    newer.write_text(Path(schema_files.path(schema_files.SECTION)).read_text() + "\n")
+    mocker.patch.object(schema_files, "path", return_value=str(newer))
+    loading.load(cfg, paths)
     assert asked.call_count == 2
 
 
@@ -465,7 +465,7 @@ ANYTHING: st.SearchStrategy = st.recursive(
 def test_whatever_is_said_is_a_section_or_a_sentence(values: list) -> None:
     sources = [Source(f"file {index}", value) for index, value in enumerate(values)]
     try:
-        section = configuration.build(sources)
+        section = loading.build(sources)
     except KrakenError as error:
         assert error.trouble.kind.startswith("config-")
         assert error.trouble.remedy
@@ -474,7 +474,7 @@ def test_whatever_is_said_is_a_section_or_a_sentence(values: list) -> None:
         assert section is not None
         assert len(section.digest) == 64
         for value in values if section.enabled else []:
-            assert not configuration.check(value)
+            assert not loading.check(value)
 
 
 RIGHT: st.SearchStrategy[Dict[str, Any]] = st.fixed_dictionaries(
@@ -498,9 +498,9 @@ RIGHT: st.SearchStrategy[Dict[str, Any]] = st.fixed_dictionaries(
 
 @given(RIGHT, RIGHT, RIGHT)
 def test_merging_is_associative_and_the_strongest_wins(a: Any, b: Any, c: Any) -> None:
-    merge = configuration._merge
+    merge = loading._merge
     assert merge(merge(a, b), c) == merge(a, merge(b, c))
-    section = configuration.build([Source("a", a), Source("b", b), Source("c", c)])
+    section = loading.build([Source("a", a), Source("b", b), Source("c", c)])
     assert section is not None
     for key in ("prefix", "wait"):
         said = [source[key] for source in (a, b, c) if key in source]

@@ -7,10 +7,11 @@ from typing import Optional
 
 import pytest
 
-from cc_kraken import copies, decision, signatures
+from cc_kraken.decide import copies, decision
+from cc_kraken.decide.plan import Plan
+from cc_kraken.decide.world import World
 from cc_kraken.model import Array, Claim, Known, Look, Signature
-from cc_kraken.plan import Plan
-from cc_kraken.world import World
+from cc_kraken.proof import signatures
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 

@@ -13,8 +13,10 @@ from typing import Any, Dict, Mapping
 
 import pytest
 
-from cc_kraken import configuration, host, layout
-from cc_kraken.report import Report
+from cc_kraken.act import layout
+from cc_kraken.act.report import Report
+from cc_kraken.boot import cloud_init
+from cc_kraken.config import loading
 from tests.counting import Counts, count
 from tests.unit.tree import GIB, Tree
 
@@ -78,12 +80,12 @@ class Boot:
 
     def save(self) -> None:
         """The layout that the run before has left."""
-        section = configuration.load(CFG, self.paths)
+        section = loading.load(CFG, self.paths)
         assert section is not None
         node = {"prefix": "kafka", "node_id": "0"}
         status = {"sets": self.sets, "node": node}
         source = type("Source", (), SOURCE)
-        assert layout.save(self.paths, section, host.identity(source), status)
+        assert layout.save(self.paths, section, cloud_init.identity(source), status)
 
     def count(self, stage: str, cfg: Mapping[str, Any] = CFG, **more: Any) -> Counts:
         job = {
@@ -132,7 +134,7 @@ def test_a_reboot_asks_nobody(boot: Boot) -> None:
     """No API call is possible: nothing is imported that could make one."""
     found = reboot(boot).count("network")
     assert found.bundled == 0 and "jsonschema" not in found.modules
-    assert "cc_kraken.run" not in found.modules and found.own <= 22
+    assert "cc_kraken.act.run" not in found.modules and found.own <= 22
     assert found.started == {"systemctl": 1}
 
 

@@ -7,7 +7,17 @@ from typing import Optional, Sequence
 
 import pytest
 
-from cc_kraken import decision, fstab
+from cc_kraken.decide import decision
+from cc_kraken.decide.plan import ASSEMBLED, ATTACHED, FAILED, MOUNTED, PENDING, Plan
+from cc_kraken.decide.steps import (
+    Attach,
+    MakeFilesystem,
+    Step,
+    WriteFstab,
+    WriteRecords,
+)
+from cc_kraken.decide.world import World
+from cc_kraken.machine import fstab
 from cc_kraken.model import (
     ArrayLine,
     Attachment,
@@ -23,9 +33,6 @@ from cc_kraken.model import (
     Volume,
     WantedSet,
 )
-from cc_kraken.plan import ASSEMBLED, ATTACHED, FAILED, MOUNTED, PENDING, Plan
-from cc_kraken.steps import Attach, MakeFilesystem, Step, WriteFstab, WriteRecords
-from cc_kraken.world import World
 from tests.unit import worlds as w
 
 OTHER = "i-00000000000000002"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from cc_kraken import devices, mounts, sysfs
+from cc_kraken.machine import devices, mounts, sysfs
 from cc_kraken.model import Device
 from tests.unit.tree import GIB, Tree
 

@@ -1,4 +1,4 @@
-"""cc_kraken.diversion: our key in cloud-init's schema (the real dpkg-divert
+"""cc_kraken.boot.diversion: our key in cloud-init's schema (the real dpkg-divert
 in a directory)."""
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cc_kraken import diversion
-from cc_kraken.diversion import Diversion
+from cc_kraken.boot import diversion
+from cc_kraken.boot.diversion import Diversion
 
 # The two shapes of cloud-init's schema, with one key each.
 OPEN: dict[str, Any] = {

@@ -16,20 +16,14 @@ from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
 import pytest
 import yaml
 
-from cc_kraken import (
-    cli,
-    configuration,
-    decision,
-    fstab,
-    mdadmconf,
-    mkfs,
-    reactions,
-    schemafiles,
-    tags,
-    values,
-)
+from cc_kraken import cli
+from cc_kraken.cloud import errors
+from cc_kraken.cloud.errors import Reaction
+from cc_kraken.config import loading, schema_files, tags, values
+from cc_kraken.decide import decision
+from cc_kraken.filesystems import mkfs
+from cc_kraken.machine import fstab, mdadm_conf
 from cc_kraken.model import Attachment, Holder, Known
-from cc_kraken.reactions import Reaction
 from tests.unit.worlds import NODE, claim, single, volume, world
 
 ROOT = Path(__file__).parents[2]
@@ -299,7 +293,7 @@ def test_the_table_of_tags_is_that_of_the_code() -> None:
 
 
 WORDS = {"object": "mapping", "array": "list"}
-SECTION = schemafiles.load(schemafiles.SECTION)["properties"]["kraken"]["properties"]
+SECTION = schema_files.load(schema_files.SECTION)["properties"]["kraken"]["properties"]
 (SET,) = SECTION["volumes"]["patternProperties"].values()
 
 
@@ -398,7 +392,7 @@ def test_the_table_of_ec2s_answers_is_the_code() -> None:
             words[rule.reaction],
             "" if rule.reaction is Reaction.DONE else rule.kind,
         )
-        for name, rule in reactions.TABLE.items()
+        for name, rule in errors.TABLE.items()
     }
 
 
@@ -427,12 +421,12 @@ def test_the_lines_that_are_taken_over_are_those_that_the_page_shows() -> None:
     shown = (
         code(array).replace("UUID=…", f"UUID={uuid}").replace(" devices", "\n devices")
     )
-    (shown_line,) = mdadmconf.parse(shown)
-    assert mdadmconf.speaks_of(shown_line, uuid, "any:x", ["/dev/nvme1n1"])
-    assert not mdadmconf.keeps(shown_line, ["/dev/nvme1n1"])
-    assert mdadmconf.without(shown, [shown_line]) == ""
+    (shown_line,) = mdadm_conf.parse(shown)
+    assert mdadm_conf.speaks_of(shown_line, uuid, "any:x", ["/dev/nvme1n1"])
+    assert not mdadm_conf.keeps(shown_line, ["/dev/nvme1n1"])
+    assert mdadm_conf.without(shown, [shown_line]) == ""
     assert becomes.startswith("`ARRAY UUID=…`")
-    assert "ARRAY UUID=" in mdadmconf.text({"data": uuid})
+    assert "ARRAY UUID=" in mdadm_conf.text({"data": uuid})
 
 
 # -------------------------------------------------------------------- snippets
@@ -456,7 +450,7 @@ def test_a_yaml_snippet_is_a_section_that_is_right(place: str, text: str) -> Non
         sections.append(yaml.safe_load(one["content"])["kraken"])
     assert sections, place
     for value in sections:
-        assert configuration.build([configuration.Source(place, value)]) is not None
+        assert loading.build([loading.Source(place, value)]) is not None
 
 
 @pytest.mark.parametrize("place, text", list(snippets("json")))

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from cc_kraken import ec2 as module
-from cc_kraken import schemafiles
-from cc_kraken.ec2 import (
+from cc_kraken.cloud import ec2 as module
+from cc_kraken.cloud.device_names import Names
+from cc_kraken.cloud.ec2 import (
     NOISY,
     Attached,
     Ec2,
@@ -34,9 +34,9 @@ from cc_kraken.ec2 import (
     shown,
     silenced,
 )
+from cc_kraken.cloud.errors import Reaction
+from cc_kraken.config import schema_files
 from cc_kraken.model import Attachment, Ec2Options, Holder, KrakenError
-from cc_kraken.names import Names
-from cc_kraken.reactions import Reaction
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
@@ -400,7 +400,7 @@ def older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_our_description_is_botocores() -> None:
     """A newer botocore says the same of what we add to an older one's."""
-    ours = json.loads(Path(schemafiles.path(schemafiles.EC2)).read_text())["merge"]
+    ours = json.loads(Path(schema_files.path(schema_files.EC2)).read_text())["merge"]
     loader = botocore.loaders.create_loader()
     theirs = loader.load_service_model("ec2", "service-2")["shapes"]
     assert set(ours) == {"shapes"}
@@ -415,7 +415,7 @@ def test_our_description_is_botocores() -> None:
             assert kinds[0] == kinds[1]
     assert added == NEWER | {("OperatorResponse", "Managed")}
     version = loader.determine_latest_version("ec2", "service-2")
-    assert f"/ec2/{version}/" in schemafiles.path(schemafiles.EC2)
+    assert f"/ec2/{version}/" in schema_files.path(schema_files.EC2)
 
 
 def test_what_newer_volumes_say_also_with_an_older_botocore(
@@ -643,7 +643,7 @@ def test_silence_ends_with_the_last_thread() -> None:
 
 
 def test_importing_the_edge_does_not_import_boto3() -> None:
-    code = "import sys, cc_kraken.ec2, cc_kraken.names; print('botocore' in sys.modules"
+    code = "import sys, cc_kraken.cloud.ec2, cc_kraken.cloud.device_names; print('botocore' in sys.modules"
     code += " or 'boto3' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""cc_kraken.enable: cloud-init's lists of modules."""
+"""cc_kraken.boot.enable: cloud-init's lists of modules."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import enable, udevrules
+from cc_kraken.act import udev_rules
+from cc_kraken.boot import enable
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
-from cc_kraken.paths import Paths
 
 ENTRY = ["kraken", "always"]
 
@@ -225,7 +226,7 @@ def test_what_was_chosen_is_remembered(paths: Paths) -> None:
 
 def test_withdraw_keeps_the_choice(paths: Paths) -> None:
     enable.enable(no_schema=True, paths=paths)
-    rules = Path(udevrules.location(paths))
+    rules = Path(udev_rules.location(paths))
     rules.parent.mkdir(parents=True)
     rules.write_text("rules")
     assert any(str(rules) in text for text in enable.withdraw(paths))

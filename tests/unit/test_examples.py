@@ -18,9 +18,10 @@ import jsonschema
 import pytest
 import yaml
 
-from cc_kraken import cli, configuration, tags, wanted
+from cc_kraken import cli
+from cc_kraken.cloud.errors import KMS_PERMISSIONS
+from cc_kraken.config import loading, sets, tags
 from cc_kraken.model import Node, Section, Volume
-from cc_kraken.reactions import KMS_PERMISSIONS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -50,7 +51,7 @@ def test_every_example_is_named_in_the_index_and_checked_here() -> None:
 
 def section(document: str, name: str) -> Section:
     value = yaml.safe_load(document)["kraken"]
-    found = configuration.build([configuration.Source(name, value)])
+    found = loading.build([loading.Source(name, value)])
     assert found is not None
     return found
 
@@ -83,10 +84,10 @@ def test_check_finds_our_mistake_among_keys_of_cloud_init(
 def test_the_image_defaults_are_right() -> None:
     found = section(text("image-defaults.cfg"), "image-defaults.cfg")
     assert found.enabled is False
-    on = configuration.build(
+    on = loading.build(
         [
-            *configuration.parse(text("image-defaults.cfg"), "image"),
-            *configuration.parse("kraken: {enabled: true}", "user-data"),
+            *loading.parse(text("image-defaults.cfg"), "image"),
+            *loading.parse("kraken: {enabled: true}", "user-data"),
         ]
     )
     assert on is not None and on.enabled
@@ -211,7 +212,7 @@ def check_sets(volumes: List[Dict[str, str]], expected: Dict[str, int]) -> None:
         Volume(f"vol-{number:017x}", 100, ZONE, "available", tags=one)
         for number, one in enumerate(volumes)
     ]
-    found = wanted.claims(Section(), Node(*ident), ZONE, described, ("log", "data"))
+    found = sets.claims(Section(), Node(*ident), ZONE, described, ("log", "data"))
     assert found.warnings == ()
     sizes = {}
     for claim in found.claims:
@@ -471,6 +472,6 @@ def test_the_rpm_needs_and_runs_what_it_should(rpm: Path) -> None:
     assert "python(abi) = 3.9" in needs
     assert query(rpm, "--configfiles") == ["/etc/cloud/clean.d/50-cc-kraken"]
     scripts = "\n".join(query(rpm, "--scripts", "--triggers"))
-    assert scripts.count("cc_kraken.enable refresh") == 2
-    assert scripts.count("cc_kraken.enable withdraw") == 1
+    assert scripts.count("cc_kraken.boot.enable refresh") == 2
+    assert scripts.count("cc_kraken.boot.enable withdraw") == 1
     assert "-- cloud-init" in scripts

@@ -14,15 +14,12 @@ from unittest.mock import MagicMock
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken import command, devices, fstab, mounts, steps
-from cc_kraken.clock import Clock
-from cc_kraken.ec2 import Ec2
-from cc_kraken.executor import Carried, Executor
-from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Record, Trouble
-from cc_kraken.paths import Paths
-from cc_kraken.plan import PLANNED, Plan
-from cc_kraken.report import Report
-from cc_kraken.steps import (
+from cc_kraken.act.executor import Carried, Executor
+from cc_kraken.act.report import Report
+from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.decide import steps
+from cc_kraken.decide.plan import PLANNED, Plan
+from cc_kraken.decide.steps import (
     AssembleArray,
     Attach,
     Detach,
@@ -40,7 +37,11 @@ from cc_kraken.steps import (
     WriteFstab,
     WriteRecords,
 )
-from cc_kraken.world import World
+from cc_kraken.decide.world import World
+from cc_kraken.machine import command, devices, fstab, mounts
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Record, Trouble
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.unit.tree import Tree

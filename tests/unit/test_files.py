@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from cc_kraken import files
+from cc_kraken.machine import files
 from cc_kraken.model import KrakenError
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import files, fstab
+from cc_kraken.machine import files, fstab
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import FstabLine, Known
-from cc_kraken.paths import Paths
 
 UUID = "0123abcd-0000-4000-8000-00000000abcd"
 FOREIGN = (

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import decision, fstab, growth
+from cc_kraken.decide import decision, growth
+from cc_kraken.decide.plan import MOUNTED, Plan
+from cc_kraken.decide.steps import CheckFilesystem, GrowArray, GrowFilesystem, Step
+from cc_kraken.decide.world import World
+from cc_kraken.machine import fstab
 from cc_kraken.model import Claim, Known, Look, Mounted, PathState, Trouble, Volume, gib
-from cc_kraken.plan import MOUNTED, Plan
-from cc_kraken.steps import CheckFilesystem, GrowArray, GrowFilesystem, Step
-from cc_kraken.world import World
 from tests.unit import worlds as w
 
 FS = "11111111-2222-3333-4444-555555555555"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import arrays, guard
+from cc_kraken.act import guard
+from cc_kraken.machine import md
 from cc_kraken.model import KrakenError
 from tests.unit.tree import Tree
 
@@ -18,7 +19,7 @@ def test_a_mounted_array_takes_a_member_and_nothing_else(tmp_path: Path) -> None
     tree = Tree(tmp_path)
     tree.disk(1, "vol00000000000000001")
     tree.array("md127", ["nvme1n1"], level="raid1", raid_disks="2", degraded=1)
-    (array,) = arrays.scan(tree.paths)
+    (array,) = md.scan(tree.paths)
     guard.check_array(tree.paths, array)
     tree.mount("/data", tree.number("md127"), "xfs", "/dev/md127")
     guard.check_array(tree.paths, array, used=True)
@@ -32,7 +33,7 @@ def test_an_array_that_is_not_as_it_was_seen_takes_no_member(tmp_path: Path) -> 
     tree = Tree(tmp_path)
     tree.disk(1, "vol00000000000000001")
     tree.array("md127", ["nvme1n1"], level="raid1", raid_disks="2", uuid=UUID)
-    (array,) = arrays.scan(tree.paths)
+    (array,) = md.scan(tree.paths)
     (tmp_path / "sys/block/md127/md/array_state").write_text("inactive\n")
     with pytest.raises(KrakenError) as caught:
         guard.check_array(tree.paths, array, used=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import hold
-from cc_kraken.paths import Paths
+from cc_kraken.machine import last_resort
+from cc_kraken.machine.paths import Paths
 from tests.unit import worlds as w
 
 SCRIPT = Path(__file__).parents[2] / "debian" / "last-resort"
@@ -25,16 +25,16 @@ def test_the_members_of_arrays_are_listed(paths: Paths) -> None:
         w.claim(w.raid(2), w.volume(2), w.volume(1)),
         w.claim(w.single(), w.volume(3)),
     ]
-    assert hold.write(paths, w.ME, claims)
-    assert not hold.write(paths, w.ME, claims), "written once"
-    text = Path(hold.location(paths)).read_text()
+    assert last_resort.write(paths, w.ME, claims)
+    assert not last_resort.write(paths, w.ME, claims), "written once"
+    text = Path(last_resort.location(paths)).read_text()
     assert text == f"instance {w.ME}\n{w.volume_id(1)}\n{w.volume_id(2)}\n"
 
 
 def test_a_disk_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     paths = Paths(state=str(tmp_path / "file" / "below"))
-    assert not hold.write(paths, w.ME, [])
+    assert not last_resort.write(paths, w.ME, [])
 
 
 def asked(tmp_path: Path, *serials: str) -> int:
@@ -51,7 +51,7 @@ def asked(tmp_path: Path, *serials: str) -> int:
 
 
 def listed(tmp_path: Path, instance: str = w.ME, now: str = w.ME) -> None:
-    hold.write(
+    last_resort.write(
         Paths(state=str(tmp_path / "var/lib/cc-kraken")),
         instance,
         [w.claim(w.raid(2), w.volume(1), w.volume(2))],

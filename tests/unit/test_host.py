@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Optional
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken import host
-from cc_kraken.asked import is_ec2
+from cc_kraken.boot import cloud_init
+from cc_kraken.boot.configured import is_ec2
 from cc_kraken.model import Identity, KrakenError
 
 DOCUMENT = {
@@ -55,20 +55,20 @@ class Stranded:
 
 
 def test_identity_from_the_document() -> None:
-    assert host.identity(Ec2()) == Identity(
+    assert cloud_init.identity(Ec2()) == Identity(
         "i-0123456789abcdef0", "us-east-1", "us-east-1a", None, "m5.large"
     )
 
 
 @pytest.mark.parametrize("document", [None, {}, "gone"])
 def test_identity_from_the_metadata(document: Any) -> None:
-    assert host.identity(Ec2(identity=document)) == host.identity(Ec2())
+    assert cloud_init.identity(Ec2(identity=document)) == cloud_init.identity(Ec2())
 
 
 def test_identity_without_the_attribute() -> None:
     datasource = Ec2()
     del datasource.identity
-    assert host.identity(datasource) == host.identity(Ec2())
+    assert cloud_init.identity(datasource) == cloud_init.identity(Ec2())
 
 
 def test_identity_from_the_properties() -> None:
@@ -78,12 +78,14 @@ def test_identity_from_the_properties() -> None:
         region="eu-west-1",
         availability_zone="eu-west-1b",
     )
-    assert host.identity(datasource) == Identity("i-asked", "eu-west-1", "eu-west-1b")
+    assert cloud_init.identity(datasource) == Identity(
+        "i-asked", "eu-west-1", "eu-west-1b"
+    )
 
 
 def test_no_region_is_left_to_the_configuration() -> None:
     bare = {"instance-id": "i-1", "placement": {"availability-zone": "nova"}}
-    assert host.identity(Ec2(identity={}, metadata=bare)).region == ""
+    assert cloud_init.identity(Ec2(identity={}, metadata=bare)).region == ""
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_no_region_is_left_to_the_configuration() -> None:
     ],
 )
 def test_instance_tags(offered: Dict[str, Any], tags: Optional[dict]) -> None:
-    assert host.identity(Ec2(metadata={**METADATA, **offered})).tags == tags
+    assert cloud_init.identity(Ec2(metadata={**METADATA, **offered})).tags == tags
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_instance_tags(offered: Dict[str, Any], tags: Optional[dict]) -> None:
 )
 def test_an_instance_that_is_not_known(datasource: object) -> None:
     with pytest.raises(KrakenError) as caught:
-        host.identity(datasource)
+        cloud_init.identity(datasource)
     assert caught.value.trouble.kind == "instance-unknown"
 
 
@@ -159,7 +161,7 @@ def cloud_of(fullname: Optional[str], **distro: Any) -> Any:
 )
 def test_stage_by_the_reporter(fullname: str, stage: str) -> None:
     # Whatever the command line says: all stages are one process since 24.3.
-    assert host.stage(cloud_of(fullname), ["cloud-init", "--all-stages"]) == stage
+    assert cloud_init.stage(cloud_of(fullname), ["cloud-init", "--all-stages"]) == stage
 
 
 @pytest.mark.parametrize(
@@ -178,27 +180,29 @@ def test_stage_by_the_reporter(fullname: str, stage: str) -> None:
     "cloud", [cloud_of("unnamed-cloud-reporter"), cloud_of(None), object(), None]
 )
 def test_stage_by_the_command_line(argv: List[str], stage: str, cloud: Any) -> None:
-    assert host.stage(cloud, argv) == stage
+    assert cloud_init.stage(cloud, argv) == stage
 
 
 def test_waits_for_the_network_where_the_distribution_can(
     mocker: MockerFixture,
 ) -> None:
     wait = mocker.Mock()
-    assert host.wait_for_network(cloud_of("init-network", wait_for_network=wait))
+    assert cloud_init.wait_for_network(cloud_of("init-network", wait_for_network=wait))
     wait.assert_called_once_with()
 
 
 def test_a_wait_that_fails_costs_nothing(mocker: MockerFixture, caplog: Any) -> None:
     wait = mocker.Mock(side_effect=RuntimeError("no activator"))
     with caplog.at_level("INFO"):
-        assert host.wait_for_network(cloud_of("init-network", wait_for_network=wait))
+        assert cloud_init.wait_for_network(
+            cloud_of("init-network", wait_for_network=wait)
+        )
     assert "no activator" in caplog.text
 
 
 @pytest.mark.parametrize("cloud", [cloud_of("init-network"), object(), None])
 def test_older_versions_do_not_wait(cloud: Any) -> None:
-    assert not host.wait_for_network(cloud)
+    assert not cloud_init.wait_for_network(cloud)
 
 
 @pytest.mark.parametrize(
@@ -219,11 +223,11 @@ def test_older_versions_do_not_wait(cloud: Any) -> None:
     ],
 )
 def test_final_entry(listed: Any, there: bool) -> None:
-    assert host.final_entry({"cloud_final_modules": listed}) is there
+    assert cloud_init.final_entry({"cloud_final_modules": listed}) is there
 
 
 def test_final_entry_without_a_list() -> None:
-    assert not host.final_entry({})
+    assert not cloud_init.final_entry({})
 
 
 # ------------------------------------------------------------------- events
@@ -260,7 +264,7 @@ def told(mocker: MockerFixture) -> List[str]:
 
 
 def test_phases_are_events_one_after_another(told: List[str]) -> None:
-    events = host.Events(cloud_of("init-network"), "kraken")
+    events = cloud_init.Events(cloud_of("init-network"), "kraken")
     for phase in ("identify", "attach", "attach", None, None, "mount", None):
         events.enter(phase)
     below = "init-network/config-kraken"
@@ -275,7 +279,7 @@ def test_phases_are_events_one_after_another(told: List[str]) -> None:
 
 
 def test_other_threads_tell_nothing(told: List[str]) -> None:
-    events = host.Events(cloud_of("init-network"), "kraken")
+    events = cloud_init.Events(cloud_of("init-network"), "kraken")
     events.enter("attach")
     thread = threading.Thread(target=events.enter, args=("mount",))
     thread.start()
@@ -285,7 +289,7 @@ def test_other_threads_tell_nothing(told: List[str]) -> None:
 
 def test_events_that_fail_cost_nothing(told: List[str], mocker: MockerFixture) -> None:
     broken = OSError("no reporter")
-    events = host.Events(cloud_of("init-network"), "kraken")
+    events = cloud_init.Events(cloud_of("init-network"), "kraken")
     mocker.patch.object(Stack, "__exit__", side_effect=broken)
     events.enter("attach")
     events.enter("mount")
@@ -299,7 +303,7 @@ def test_events_that_fail_cost_nothing(told: List[str], mocker: MockerFixture) -
 def test_no_events_without_cloud_init(cloud: Any, mocker: MockerFixture) -> None:
     gone = {"cloudinit": None, "cloudinit.reporting": None}
     mocker.patch.dict(sys.modules, gone)
-    events = host.Events(cloud)
+    events = cloud_init.Events(cloud)
     events.enter("attach")
     events.enter(None)
 
@@ -309,7 +313,7 @@ def test_no_events_without_cloud_init(cloud: Any, mocker: MockerFixture) -> None
 
 def refused(kind: str) -> KrakenError:
     with pytest.raises(KrakenError) as caught:
-        host.load()
+        cloud_init.load()
     assert caught.value.trouble.kind == kind, str(caught.value)
     assert str(caught.value).isprintable()
     return caught.value
@@ -321,7 +325,7 @@ def test_no_cloud_init(mocker: MockerFixture) -> None:
 
 
 def test_nothing_of_cloud_init_is_imported_by_the_module() -> None:
-    tree = Path(host.__file__).read_text()
+    tree = Path(cloud_init.__file__).read_text()
     top = [line for line in tree.splitlines() if line.startswith(("import", "from"))]
     assert top
     assert not any("cloudinit" in line for line in top)

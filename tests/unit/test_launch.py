@@ -17,9 +17,9 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from cc_kraken import launch
+from cc_kraken.boot import launch
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, Identity, KrakenError, Section
-from cc_kraken.paths import Paths
 from tests.unit.program import Program, work
 
 __all__ = ["work"]  # a fixture
@@ -89,7 +89,7 @@ def test_its_records_come_out_here(
     """)
     caplog.set_level("DEBUG")
     carry_out()
-    told = [one for one in caplog.records if one.name == "cc_kraken.run"]
+    told = [one for one in caplog.records if one.name == "cc_kraken.act.run"]
     texts = [one.getMessage() for one in told]
     assert texts == [f"record {number} of many" for number in range(2000)]
     assert {(one.levelname, one.filename) for one in told} == {("DEBUG", "program.py")}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import layout
+from cc_kraken.act import layout
 from cc_kraken.model import Identity, Section
 from tests.unit.tree import GIB, Tree
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import mdadmconf
+from cc_kraken.machine import mdadm_conf
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import ArrayLine
-from cc_kraken.paths import Paths
 from tests.unit import worlds as w
 
 ONE = "01234567-89ab-4def-8123-456789abcdef"
@@ -22,20 +22,20 @@ MD_TWO = "ffffffff:89ab4def:81234567:89abcdef"
 
 
 def test_text() -> None:
-    text = mdadmconf.text({"log": TWO, "data": ONE})
-    assert text == mdadmconf.HEADER + (
+    text = mdadm_conf.text({"log": TWO, "data": ONE})
+    assert text == mdadm_conf.HEADER + (
         f"# data\nARRAY UUID={MD_ONE}\n# log\nARRAY UUID={MD_TWO}\n"
     )
-    assert mdadmconf.text({}) == ""
+    assert mdadm_conf.text({}) == ""
 
 
 @pytest.mark.parametrize(
     "name", ["a\nARRAY UUID=x", "a\r\n b", "\u2028", "\udcff", "#"]
 )
 def test_a_set_name_makes_no_line(name: str) -> None:
-    text = mdadmconf.text({name: ONE})
-    assert mdadmconf.named(text) == {ONE}
-    assert text.count("\n") == mdadmconf.HEADER.count("\n") + 2
+    text = mdadm_conf.text({name: ONE})
+    assert mdadm_conf.named(text) == {ONE}
+    assert text.count("\n") == mdadm_conf.HEADER.count("\n") + 2
     text.encode("ascii")
 
 
@@ -52,7 +52,7 @@ def test_a_set_name_makes_no_line(name: str) -> None:
     ],
 )
 def test_named(line: str) -> None:
-    assert mdadmconf.named(f"MAILADDR root\nHOMEHOST <system>\n{line}") == {ONE}
+    assert mdadm_conf.named(f"MAILADDR root\nHOMEHOST <system>\n{line}") == {ONE}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_named(line: str) -> None:
     ],
 )
 def test_not_named(line: str) -> None:
-    assert mdadmconf.named(line) == frozenset()
+    assert mdadm_conf.named(line) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -88,19 +88,19 @@ def test_location(tmp_path: Path, present: list, place: str) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     paths = Paths(etc=str(tmp_path))
-    assert mdadmconf.location(paths) == str(tmp_path / place / "cc-kraken.conf")
+    assert mdadm_conf.location(paths) == str(tmp_path / place / "cc-kraken.conf")
 
 
 def test_write_and_take_back(tmp_path: Path) -> None:
     paths = Paths(etc=str(tmp_path))
-    assert not mdadmconf.write(paths, {})
+    assert not mdadm_conf.write(paths, {})
     assert list(tmp_path.iterdir()) == []
-    assert mdadmconf.write(paths, {"data": ONE})
-    assert not mdadmconf.write(paths, {"data": ONE})
-    path = Path(mdadmconf.location(paths))
-    assert path.read_text() == mdadmconf.text({"data": ONE})
+    assert mdadm_conf.write(paths, {"data": ONE})
+    assert not mdadm_conf.write(paths, {"data": ONE})
+    path = Path(mdadm_conf.location(paths))
+    assert path.read_text() == mdadm_conf.text({"data": ONE})
     assert path.stat().st_mode & 0o777 == 0o644
-    assert mdadmconf.write(paths, {})
+    assert mdadm_conf.write(paths, {})
     assert not path.exists()
 
 
@@ -109,16 +109,16 @@ def test_write_and_take_back(tmp_path: Path) -> None:
 )
 def test_one_set_at_a_time(tmp_path: Path, name: str) -> None:
     paths = Paths(etc=str(tmp_path))
-    assert mdadmconf.current(paths) == {}
-    assert mdadmconf.add(paths, name, ONE)
-    assert mdadmconf.add(paths, "log", TWO)
-    assert not mdadmconf.add(paths, "log", TWO)
-    assert mdadmconf.current(paths) == {name: ONE, "log": TWO}
-    assert mdadmconf.drop(paths, name)
-    assert not mdadmconf.drop(paths, name)
-    assert mdadmconf.current(paths) == {"log": TWO}
-    assert mdadmconf.drop(paths, "log")
-    assert not Path(mdadmconf.location(paths)).exists()
+    assert mdadm_conf.current(paths) == {}
+    assert mdadm_conf.add(paths, name, ONE)
+    assert mdadm_conf.add(paths, "log", TWO)
+    assert not mdadm_conf.add(paths, "log", TWO)
+    assert mdadm_conf.current(paths) == {name: ONE, "log": TWO}
+    assert mdadm_conf.drop(paths, name)
+    assert not mdadm_conf.drop(paths, name)
+    assert mdadm_conf.current(paths) == {"log": TWO}
+    assert mdadm_conf.drop(paths, "log")
+    assert not Path(mdadm_conf.location(paths)).exists()
 
 
 GOAT = (
@@ -129,7 +129,7 @@ GOAT = (
 
 
 def of_array(paths: Paths, uuid: str) -> list[ArrayLine]:
-    return [line for line in mdadmconf.elsewhere(paths) if line.uuid == uuid]
+    return [line for line in mdadm_conf.elsewhere(paths) if line.uuid == uuid]
 
 
 def test_lines_of_others_for_our_arrays_go_and_every_other_byte_stays(
@@ -147,7 +147,7 @@ def test_lines_of_others_for_our_arrays_go_and_every_other_byte_stays(
     unread = tmp_path / "mdadm.conf.d" / "not-read"
     unread.write_text(f"ARRAY UUID={MD_ONE}\n")
     before = other.read_bytes(), unread.read_bytes()
-    found = mdadmconf.elsewhere(paths)
+    found = mdadm_conf.elsewhere(paths)
     assert [(line.file, line.uuid, line.name) for line in found] == [
         (str(main), ONE, "ip-172-31-18-112:'GOAT-data'"),
         (str(main), TWO, "x:1"),
@@ -155,13 +155,13 @@ def test_lines_of_others_for_our_arrays_go_and_every_other_byte_stays(
         (str(other), "", "3"),
     ]
     theirs = of_array(paths, ONE)
-    assert mdadmconf.add(paths, "data", ONE, theirs)
-    assert not mdadmconf.add(paths, "data", ONE, theirs)
+    assert mdadm_conf.add(paths, "data", ONE, theirs)
+    assert not mdadm_conf.add(paths, "data", ONE, theirs)
     assert main.read_bytes().decode() == first + last
     assert main.stat().st_mode & 0o777 == 0o600
     assert (other.read_bytes(), unread.read_bytes()) == before
-    assert mdadmconf.current(paths) == {"data": ONE}
-    assert mdadmconf.elsewhere(paths) == found[1:]
+    assert mdadm_conf.current(paths) == {"data": ONE}
+    assert mdadm_conf.elsewhere(paths) == found[1:]
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def test_the_file_that_goat_wrote(
     (tmp_path / "mdadm.conf").write_text(GOAT)
     (theirs,) = of_array(paths, ONE)
     assert theirs.read is read
-    assert mdadmconf.add(paths, "data", ONE, [theirs])
+    assert mdadm_conf.add(paths, "data", ONE, [theirs])
     assert (tmp_path / "mdadm.conf").read_text() == ""
-    assert mdadmconf.location(paths) == str(tmp_path / place / "cc-kraken.conf")
-    assert mdadmconf.current(paths) == {"data": ONE}
-    assert mdadmconf.elsewhere(paths) == ()
+    assert mdadm_conf.location(paths) == str(tmp_path / place / "cc-kraken.conf")
+    assert mdadm_conf.current(paths) == {"data": ONE}
+    assert mdadm_conf.elsewhere(paths) == ()
 
 
 @pytest.mark.parametrize(
@@ -202,28 +202,28 @@ def test_the_file_that_goat_wrote(
     ],
 )  # fmt: skip
 def test_without(config: str, left: str) -> None:
-    gone = [line for line in mdadmconf.parse(config) if line.uuid == ONE]
-    assert mdadmconf.without(config, gone) == left
-    assert mdadmconf.without(left, gone) == left
+    gone = [line for line in mdadm_conf.parse(config) if line.uuid == ONE]
+    assert mdadm_conf.without(config, gone) == left
+    assert mdadm_conf.without(left, gone) == left
 
 
 def test_a_set_with_a_new_name(tmp_path: Path) -> None:
     paths = Paths(etc=str(tmp_path))
-    mdadmconf.add(paths, "data", ONE)
-    assert mdadmconf.add(paths, "store", ONE)
-    assert mdadmconf.current(paths) == {"store": ONE}
-    assert not mdadmconf.drop(paths, "data")
+    mdadm_conf.add(paths, "data", ONE)
+    assert mdadm_conf.add(paths, "store", ONE)
+    assert mdadm_conf.current(paths) == {"store": ONE}
+    assert not mdadm_conf.drop(paths, "data")
 
 
 def test_moves_with_the_main_file(tmp_path: Path) -> None:
     paths = Paths(etc=str(tmp_path))
-    mdadmconf.write(paths, {"data": ONE})
-    old = Path(mdadmconf.location(paths))
+    mdadm_conf.write(paths, {"data": ONE})
+    old = Path(mdadm_conf.location(paths))
     (tmp_path / "mdadm").mkdir()
     (tmp_path / "mdadm/mdadm.conf").touch()
-    assert mdadmconf.write(paths, {"data": ONE})
+    assert mdadm_conf.write(paths, {"data": ONE})
     assert not old.exists()
-    assert Path(mdadmconf.location(paths)).exists()
+    assert Path(mdadm_conf.location(paths)).exists()
 
 
 @pytest.mark.parametrize(
@@ -237,12 +237,12 @@ def test_moves_with_the_main_file(tmp_path: Path) -> None:
     ],
 )
 def test_words_as_mdadm_reads_them(text: str, name: str) -> None:
-    (line,) = mdadmconf.parse(text)
+    (line,) = mdadm_conf.parse(text)
     assert line.name == name
 
 
 def test_what_a_line_says() -> None:
-    (line,) = mdadmconf.parse(
+    (line,) = mdadm_conf.parse(
         "arr /dev/md/x LEVEL=raid1 Name='a b' devices=/dev/a,/dev/b*\n"
         f"# between\n\tuuid={MD_ONE.upper()} spare-group=g bitmap=/x #no\n",
         "file",
@@ -297,23 +297,23 @@ def test_disks_that_device_lines_leave_out(
     (links / "one-1").symlink_to("../../nvme1n1")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
-    left = mdadmconf.left_out(paths, disks)
+    left = mdadm_conf.left_out(paths, disks)
     assert set(left) == {w.volume_id(int(one)) for one in DEVICE_LINES[text]}
     assert all(str(tmp_path / name) in rule for rule in left.values())
     # Nobody reads it where there is another main file beside a Debian.
     (tmp_path / "debian_version").touch()
     (tmp_path / "mdadm").mkdir()
     (tmp_path / "mdadm/mdadm.conf").touch()
-    assert mdadmconf.left_out(paths, disks) == {}
+    assert mdadm_conf.left_out(paths, disks) == {}
 
 
 @given(st.text(alphabet=st.sampled_from("ARY UID=:0af#\"'\n\t\r-<é"), max_size=200))
 def test_any_text(text: str) -> None:
-    for uuid in mdadmconf.named(text):
+    for uuid in mdadm_conf.named(text):
         assert len(uuid) == 36
-    assert mdadmconf.without(text, ()) == text
-    left = mdadmconf.without(text, mdadmconf.parse(text))
-    assert mdadmconf.parse(left) == ()
+    assert mdadm_conf.without(text, ()) == text
+    left = mdadm_conf.without(text, mdadm_conf.parse(text))
+    assert mdadm_conf.parse(left) == ()
 
 
 @pytest.mark.skipif(not shutil.which("mdadm"), reason="needs mdadm")
@@ -327,5 +327,5 @@ def test_mdadm_accepts_it(tmp_path: Path) -> None:
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         return done.stderr.decode()
 
-    assert complaints(mdadmconf.text({"a # b 'c": ONE, "log": TWO})) == ""
+    assert complaints(mdadm_conf.text({"a # b 'c": ONE, "log": TWO})) == ""
     assert "no identity" in complaints("ARRAY /dev/md/0\n")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import mkfs
-from cc_kraken.mkfs import Geometry
+from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems.mkfs import Geometry
 from cc_kraken.model import KrakenError
 
 UUID = "f1a3c0de-0000-4000-8000-0123456789ab"

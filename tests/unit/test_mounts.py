@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cc_kraken import command, mounts
+from cc_kraken.machine import command, mounts
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Mount, PathState
-from cc_kraken.paths import Paths
 from tests.conftest import MORE
 from tests.unit.tree import Tree
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cc_kraken.cloud.device_names import CANDIDATES, Names, allocate, canonical
 from cc_kraken.model import KrakenError
-from cc_kraken.names import CANDIDATES, Names, allocate, canonical
 
 
 def test_candidates_suffice_for_the_largest_limit_and_are_unique() -> None:

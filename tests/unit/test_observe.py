@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import content, mounts, observe, seen
+from cc_kraken.act import observe
+from cc_kraken.act.observe import Observer
+from cc_kraken.act.report import Report
+from cc_kraken.decide import seen
+from cc_kraken.decide.world import World
+from cc_kraken.machine import mounts
 from cc_kraken.model import KrakenError, Look, Section, Trouble, Unknown
-from cc_kraken.observe import Observer
-from cc_kraken.report import Report
-from cc_kraken.world import World
+from cc_kraken.proof import content
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 

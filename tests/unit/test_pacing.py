@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.model import Trouble
-from cc_kraken.pacing import Backoff, PutOff
 
 WAITS = Trouble("ec2-throttled", "throttled", "", "", waits=True)
 OTHER = Trouble("incorrect-state", "pending", "", "", waits=True)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cc_kraken import places
 from cc_kraken.model import Extent
-from cc_kraken.places import BLOCK, GIB, KIB, MIB, TIB
+from cc_kraken.proof import places
+from cc_kraken.proof.places import BLOCK, GIB, KIB, MIB, TIB
 from tests.conftest import LATER, MORE, soon
 
 Spans = list[tuple[int, int]]

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("jsonschema")
 
-from cc_kraken.steps import CHANGES
+from cc_kraken.decide.steps import CHANGES
 from tests.vm.points import BATCHES, POINTS, PORTS, REPLACED, SEVERAL
 
 

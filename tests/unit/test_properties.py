@@ -21,10 +21,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cc_kraken.model import Holder, PathState, Record, Section
-from cc_kraken.plan import MOUNTED
-from cc_kraken.record import identity
-from cc_kraken.steps import (
+from cc_kraken.decide.plan import MOUNTED
+from cc_kraken.decide.steps import (
     CHANGES,
     AssembleArray,
     Attach,
@@ -32,6 +30,8 @@ from cc_kraken.steps import (
     WriteArrayLine,
     WriteRecords,
 )
+from cc_kraken.model import Holder, PathState, Record, Section
+from cc_kraken.proof.record import identity
 from tests.conftest import MORE
 from tests.unit import worlds as w
 from tests.unit.simulation import (
@@ -487,7 +487,7 @@ def test_the_plan_is_what_the_run_does(data: st.DataObject) -> None:
 
 
 def _order(step: Step) -> int:
-    from cc_kraken.steps import PHASES
+    from cc_kraken.decide.steps import PHASES
 
     return PHASES.index(step.phase)
 

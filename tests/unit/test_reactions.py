@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cc_kraken.reactions import LONGEST, TABLE, Reaction, plain, rule, trouble
+from cc_kraken.cloud.errors import LONGEST, TABLE, Reaction, plain, rule, trouble
 
 R = Reaction
 IN_USE = (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import record
 from cc_kraken.model import Node, Record
+from cc_kraken.proof import record
 
 HEX = "0123456789abcdef"
 GIB = 1 << 30

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cc_kraken.decide.plan import FAILED
 from cc_kraken.model import Known, Look, Unknown
-from cc_kraken.plan import FAILED
 from tests.unit import worlds as w
 from tests.unit.test_decision import FS, decide, kind, members, raid_claim, raid_world
 

@@ -6,10 +6,10 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from cc_kraken import release
-from cc_kraken.ec2 import Ec2
-from cc_kraken.report import FAILED
-from cc_kraken.steps import Detach
+from cc_kraken.act import release
+from cc_kraken.act.report import FAILED
+from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.decide.steps import Detach
 from tests.unit.test_executor import Bench, bench, plan
 from tests.unit.test_run_ec2 import ME, ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree

@@ -18,16 +18,16 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
 
-from cc_kraken import ec2 as edge
-from cc_kraken import reactions
+from cc_kraken.act.observe import Observer
+from cc_kraken.act.report import DONE, FAILED, PENDING, Report
+from cc_kraken.act.run import Limits, Run
+from cc_kraken.boot.cloud_init import Events
 from cc_kraken.cli import status_text
-from cc_kraken.clock import Clock
-from cc_kraken.ec2 import Ec2
-from cc_kraken.host import Events
+from cc_kraken.cloud import ec2 as edge
+from cc_kraken.cloud import errors as reactions
+from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
-from cc_kraken.observe import Observer
-from cc_kraken.report import DONE, FAILED, PENDING, Report
-from cc_kraken.run import Limits, Run
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.metadata import Facts, Metadata

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from pytest_mock import MockerFixture
 
-from cc_kraken import schemafiles, structure, values
+from cc_kraken.config import schema_files, structure, values
+from cc_kraken.config.tags import SET_TAGS
 from cc_kraken.model import KrakenError
-from cc_kraken.tags import SET_TAGS
 from tests.conftest import MORE
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
@@ -38,7 +38,7 @@ def subschemas(schema: Any) -> Iterator[dict]:
 
 @pytest.fixture(scope="module")
 def section() -> dict:
-    return schemafiles.load(schemafiles.SECTION)
+    return schema_files.load(schema_files.SECTION)
 
 
 def test_every_pattern_is_told_in_words(section: dict) -> None:
@@ -51,9 +51,9 @@ def test_every_pattern_is_told_in_words(section: dict) -> None:
         assert not re.search(r"[\\^$?*\[\]{}]", words)
 
 
-@pytest.mark.parametrize("name", [schemafiles.SECTION, schemafiles.STATUS])
+@pytest.mark.parametrize("name", [schema_files.SECTION, schema_files.STATUS])
 def test_files_are_draft_04(name: str) -> None:
-    document = schemafiles.load(name)
+    document = schema_files.load(name)
     assert document["$schema"] == DRAFT_04
     jsonschema.Draft4Validator.check_schema(document)
     for schema in subschemas(document):
@@ -100,19 +100,19 @@ def test_the_schema_and_the_code_know_the_same_values(section: dict) -> None:
 
 
 def test_found_in_a_checkout() -> None:
-    path = schemafiles.path(schemafiles.SECTION)
+    path = schema_files.path(schema_files.SECTION)
     assert path.endswith("/schema/cloud-config-kraken.json")
 
 
 def test_found_when_installed(tmp_path: Any) -> None:
     package = tmp_path / "cc_kraken"
-    here = os.path.dirname(schemafiles.__file__)
+    here = os.path.dirname(schema_files.__file__)
     shutil.copytree(here, package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(
-        os.path.dirname(schemafiles.path(schemafiles.SECTION)), package / "schemas"
+        os.path.dirname(schema_files.path(schema_files.SECTION)), package / "schemas"
     )
     script = (
-        "import cc_kraken; from cc_kraken import schemafiles as s; "
+        "import cc_kraken; from cc_kraken.config import schema_files as s; "
         "print(s.path(s.STATUS)); s.load(s.STATUS); "
         "assert not hasattr(cc_kraken, 'schema')"
     )
@@ -128,8 +128,8 @@ def test_found_when_installed(tmp_path: Any) -> None:
 
 
 def test_a_missing_file_is_a_sentence() -> None:
-    with pytest.raises(schemafiles.KrakenError, match="the schema file no.json"):
-        schemafiles.path("no.json")
+    with pytest.raises(schema_files.KrakenError, match="the schema file no.json"):
+        schema_files.path("no.json")
 
 
 # ------------------------------------------------------------- the mistakes
@@ -202,7 +202,7 @@ RIGHT: Dict[str, Callable[[Any], st.SearchStrategy]] = {
 
 
 def sections() -> st.SearchStrategy:
-    return right(schemafiles.load(schemafiles.SECTION)["properties"]["kraken"])
+    return right(schema_files.load(schema_files.SECTION)["properties"]["kraken"])
 
 
 @given(sections() | VALUES)
@@ -213,7 +213,7 @@ def sections() -> st.SearchStrategy:
 @example({"volumes": {"data\n": None}})
 @example({"volumes": {"data": {"mkfs_options": ["-m", 0]}}})
 def test_what_jsonschema_finds_is_told_and_nothing_else(value: Any) -> None:
-    document = schemafiles.load(schemafiles.SECTION)
+    document = schema_files.load(schema_files.SECTION)
     ours = structure.mistakes({"kraken": value}, document)
     theirs = list(jsonschema.Draft4Validator(document).iter_errors({"kraken": value}))
     assert bool(ours) == bool(theirs), (ours, theirs)
@@ -384,5 +384,5 @@ def status(**changes: Any) -> dict:
     ],
 )
 def test_status(changes: dict, right: bool) -> None:
-    validator = jsonschema.Draft4Validator(schemafiles.load(schemafiles.STATUS))
+    validator = jsonschema.Draft4Validator(schema_files.load(schema_files.STATUS))
     assert validator.is_valid(json.loads(json.dumps(status(**changes)))) is right

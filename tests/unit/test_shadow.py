@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import command, fscheck, shadow
+from cc_kraken.filesystems import check, rehearsal
+from cc_kraken.machine import command
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Extent, Record
-from cc_kraken.paths import Paths
 
 MIB = 1 << 20
 MANY = 24
@@ -38,7 +39,7 @@ def learn(tmp_path: Path, sizes: list[int]) -> list[tuple[Extent, ...]]:
         disk = device(number, sizes[number])
         record = Record("me", disk.volume_id, "ext4", "a-uuid", "", -1, 1)
         start.wait()
-        return shadow.extents(paths, disk, record)
+        return rehearsal.extents(paths, disk, record)
 
     with ThreadPoolExecutor(len(sizes)) as pool:
         found = list(pool.map(one, range(len(sizes))))
@@ -84,7 +85,5 @@ def test_few_checkers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(command, "run", run)
     with ThreadPoolExecutor(32) as pool:
-        assert all(
-            pool.map(lambda path: fscheck.sound(path, "xfs"), map(str, range(64)))
-        )
-    assert 1 < most <= fscheck.AT_ONCE
+        assert all(pool.map(lambda path: check.sound(path, "xfs"), map(str, range(64))))
+    assert 1 < most <= check.AT_ONCE

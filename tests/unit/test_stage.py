@@ -19,21 +19,14 @@ from typing import Any
 
 import pytest
 
-from cc_kraken import (
-    asked,
-    configuration,
-    handle,
-    host,
-    layout,
-    lock,
-    mounts,
-    report,
-    run,
-    stage,
-)
+from cc_kraken import handle
+from cc_kraken.act import layout, lock, report, run
+from cc_kraken.act.report import Report
+from cc_kraken.boot import cloud_init, configured, stage
+from cc_kraken.config import loading
+from cc_kraken.machine import mounts
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Trouble
-from cc_kraken.paths import Paths
-from cc_kraken.report import Report
 from tests.unit.program import Program, go
 from tests.unit.tree import GIB, Tree
 
@@ -71,8 +64,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
     below = ("etc/cc-kraken/conf.d", "instance/kraken.d")
     places = tuple(str(tmp_path / name) for name in below)
-    monkeypatch.setattr(asked, "DIRECTORIES", places)
-    monkeypatch.setattr(asked, "STATUS", paths.status)
+    monkeypatch.setattr(configured, "DIRECTORIES", places)
+    monkeypatch.setattr(configured, "STATUS", paths.status)
     monkeypatch.setattr(stage, "JOIN_EVERY", 0.01)
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.05)
     monkeypatch.setattr(stage, "MOUNT_GRACE", 0.2)
@@ -138,7 +131,7 @@ def test_where_nobody_asks_nothing_is_imported(
 ) -> None:
     handle("kraken", {}, cloud(), None, [])
     assert not os.path.exists(tree.paths.run)
-    monkeypatch.setitem(sys.modules, "cc_kraken.stage", None)
+    monkeypatch.setitem(sys.modules, "cc_kraken.boot.stage", None)
     handle("kraken", {}, cloud(), None, [])
     tree.write("etc/cc-kraken/conf.d/README", "")
     handle("kraken", {}, FINAL, None, [])
@@ -152,7 +145,7 @@ def test_where_nobody_asks_nothing_is_imported(
 def test_on_another_cloud_nothing_is_imported(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cc_kraken.stage", None)
+    monkeypatch.setitem(sys.modules, "cc_kraken.boot.stage", None)
     other = cloud(source=SimpleNamespace(cloud_name="azure"))
     handle("kraken", {"kraken": {}}, other, None, [])
     with pytest.raises(ImportError):
@@ -163,29 +156,29 @@ def test_the_stub_looks_where_the_configuration_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     paths = Paths()
-    assert paths.status == asked.STATUS
-    assert configuration.KEY == asked.KEY
+    assert paths.status == configured.STATUS
+    assert loading.KEY == configured.KEY
     seen: list[str] = []
 
     def no_files(directory: str) -> tuple[str, ...]:
         seen.append(directory)
         return ()
 
-    monkeypatch.setattr(configuration, "_files", no_files)
-    assert configuration.load({}, paths) is None
-    assert sorted(seen) == sorted(asked.DIRECTORIES)
+    monkeypatch.setattr(loading, "_files", no_files)
+    assert loading.load({}, paths) is None
+    assert sorted(seen) == sorted(configured.DIRECTORIES)
 
 
 def test_a_module_that_ends_the_process_on_import(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends = ModuleType("cc_kraken.stage")
+    ends = ModuleType("cc_kraken.boot.stage")
 
     def end(_name: str) -> None:
         raise SystemExit(3)
 
     ends.__dict__["__getattr__"] = end
-    monkeypatch.setitem(sys.modules, "cc_kraken.stage", ends)
+    monkeypatch.setitem(sys.modules, "cc_kraken.boot.stage", ends)
     with pytest.raises(RuntimeError, match="SystemExit"):
         handle("kraken", {"kraken": {}}, cloud(), None, [])
 
@@ -277,8 +270,8 @@ def reboot(tree: Tree) -> Identity:
     """A machine that has rebooted: everything is where it was."""
     tree.disk(1, VOLUME.replace("-", ""))
     tree.mount("/data", tree.number("nvme1n1"), "ext4", "/dev/nvme1n1")
-    identity = host.identity(SOURCE)
-    section = stage.configuration.load(ON, tree.paths)
+    identity = cloud_init.identity(SOURCE)
+    section = stage.loading.load(ON, tree.paths)
     assert section is not None
     saved = {
         "version": 1,
@@ -305,8 +298,8 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 sys.path.insert(0, {root!r})
-from cc_kraken import handle, stage
-from cc_kraken.paths import Paths
+from cc_kraken import handle; from cc_kraken.boot import stage
+from cc_kraken.machine.paths import Paths
 
 paths = Paths(**{paths!r})
 stage.Paths = lambda: paths
@@ -316,7 +309,7 @@ cloud = SimpleNamespace(
     reporter=SimpleNamespace(fullname="init-network/config-kraken"),
 )
 handle("kraken", {cfg!r}, cloud, None, [])
-heavy = {{"boto3", "botocore", "cc_kraken.run", "cc_kraken.ec2"}} & set(sys.modules)
+heavy = {{"boto3", "botocore", "cc_kraken.act.run", "cc_kraken.cloud.ec2"}} & set(sys.modules)
 assert not heavy, heavy
 """
 
@@ -559,13 +552,13 @@ def test_phases_are_reported_by_cloud_inits_own_process(
 ) -> None:
     """A reporter's threads (webhook) are in no other one."""
     entered: list[Any] = []
-    enter = host.Events.enter
+    enter = cloud_init.Events.enter
 
-    def entering(self: host.Events, phase: Any) -> None:
+    def entering(self: cloud_init.Events, phase: Any) -> None:
         entered.append(phase)
         enter(self, phase)
 
-    monkeypatch.setattr(host.Events, "enter", entering)
+    monkeypatch.setattr(cloud_init.Events, "enter", entering)
     go(f"""
         self.events.enter("attach")
         self.events.enter("mount")
@@ -591,14 +584,14 @@ def test_two_runs_at_once(tree: Tree) -> None:
 def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
     """The run of the network stage hangs: who waits for a set must not, too."""
     write(tree, "network", "running", data="pending")
-    section = stage.configuration.load(ON, tree.paths)
+    section = stage.loading.load(ON, tree.paths)
     assert section is not None
     with lock.held(tree.paths, 5), pytest.raises(KrakenError, match="at work"):
         stage.carry_out(
             section,
-            host.identity(SOURCE),
+            cloud_init.identity(SOURCE),
             tree.paths,
-            host.Events(None),
+            cloud_init.Events(None),
             "background",
             seconds=0.1,
             final=True,
@@ -625,10 +618,10 @@ def test_whoever_comes_after_the_network_stage_makes_systemd_read_fstab(
 
     monkeypatch.setattr(mounts, "reload", reload)
     monkeypatch.setattr(run.Run, "go", lambda self: seen.append("run"))
-    section = stage.configuration.load(ON, tree.paths)
+    section = stage.loading.load(ON, tree.paths)
     assert section is not None
-    identity = host.identity(SOURCE)
-    events = host.Events(None)
+    identity = cloud_init.identity(SOURCE)
+    events = cloud_init.Events(None)
     Path(tree.paths.run).mkdir()
     Path(tree.paths.unread).touch()
     for _ in range(2):
@@ -669,7 +662,7 @@ def test_where_no_background_follows_the_stage_does_it_itself(
         return told(tree)
 
     monkeypatch.setattr(mounts, "reload", reload)
-    monkeypatch.setattr(host, "wait_for_network", lambda _: None)
+    monkeypatch.setattr(cloud_init, "wait_for_network", lambda _: None)
     monkeypatch.setattr(stage, "_bring_up", bring_up)
     monkeypatch.setattr(stage, "_start_background", lambda: ends == "background")
     with contextlib.ExitStack() as stack:

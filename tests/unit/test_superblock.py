@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import arraystate, superblock
-from cc_kraken.superblock import Found
+from cc_kraken.decide import members
+from cc_kraken.proof import superblock
+from cc_kraken.proof.superblock import Found
 from tests import crafted
 from tests.conftest import LATER
 
@@ -111,7 +112,7 @@ def test_when_an_array_was_created_and_a_replacement_as_mdadm_reads_them(
     told = _examine(tmp_path, at, block)
     assert told["Device Role"] == "Replacement device 1"
     parsed = _only(superblock.scan(_reader({at: block}), SIZE)).superblock
-    assert parsed is not None and arraystate.is_replacement(parsed)
+    assert parsed is not None and members.is_replacement(parsed)
     assert parsed.role == 1
     when = time.strptime(told["Creation Time"], "%a %b %d %H:%M:%S %Y")
     assert parsed.created == calendar.timegm(when) == 1_700_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken import sysfs
+from cc_kraken.machine import sysfs
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from typing import Any, Optional
 
 import pytest
 
-from cc_kraken import cli, wanted
+from cc_kraken import cli
+from cc_kraken.act.report import DONE, FAILED
+from cc_kraken.config import sets
 from cc_kraken.model import Section, Volume
-from cc_kraken.report import DONE, FAILED
 from tests.unit.test_run_ec2 import ME, Scene, environment, make, scene, tags
 from tests.unit.test_wanted import NODE, ZONE, configured, ids, volume
 
@@ -20,7 +21,7 @@ TOLD = f"{ROOT} is the volume behind / or /boot of this instance"
 
 
 def judged(*volumes: Volume, section: Optional[Section] = None, names: Any = ()) -> Any:
-    return wanted.claims(
+    return sets.claims(
         section or Section(), NODE, ZONE, volumes, names, frozenset({ROOT})
     )
 
@@ -38,7 +39,7 @@ def test_it_is_no_member_of_a_set_and_no_set_of_its_own(name: Optional[str]) -> 
 def test_alone_it_makes_no_set() -> None:
     found = judged(volume(9, "data"))
     assert found.claims == () and len(found.notes) == 1
-    trouble = wanted.no_volumes(NODE, Section(), found.notes)
+    trouble = sets.no_volumes(NODE, Section(), found.notes)
     assert trouble.waits and TOLD in str(trouble)
 
 

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from cc_kraken import tags
+from cc_kraken.config import tags
 from cc_kraken.model import Node, Section, Trouble
 
 NS = "KRKN-IN"

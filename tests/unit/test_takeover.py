@@ -8,11 +8,12 @@ import re
 
 import pytest
 
-from cc_kraken import arrays, fstab, mdadmconf, values
+from cc_kraken.config import values
+from cc_kraken.decide.plan import ASSEMBLED, MOUNTED
+from cc_kraken.decide.steps import WriteArrayLine
+from cc_kraken.decide.world import World
+from cc_kraken.machine import fstab, md, mdadm_conf
 from cc_kraken.model import Known
-from cc_kraken.plan import ASSEMBLED, MOUNTED
-from cc_kraken.steps import WriteArrayLine
-from cc_kraken.world import World
 from tests.unit import worlds as w
 from tests.unit.test_decision import (
     FS,
@@ -162,7 +163,7 @@ def test_a_line_is_judged_when_the_array_runs(spec: str) -> None:
 
 
 def test_an_array_by_the_name_that_udev_makes_of_its_uuid() -> None:
-    text = f"ID=md-uuid-{arrays.mdadm_uuid(w.ARRAY)} /krkn_data xfs defaults 0 0\n"
+    text = f"ID=md-uuid-{md.mdadm_uuid(w.ARRAY)} /krkn_data xfs defaults 0 0\n"
     world = raid_world(
         members(),
         arrays=(w.array(1, 2, 3),),
@@ -175,7 +176,7 @@ def test_an_array_by_the_name_that_udev_makes_of_its_uuid() -> None:
 
 # ------------------------------------------------------------------ mdadm's lines
 
-MD = arrays.mdadm_uuid(w.ARRAY)
+MD = md.mdadm_uuid(w.ARRAY)
 OTHER = MD.replace("4a73", "4a74")
 NAME = "any:KRKN-data"
 CONF = "/etc/mdadm/mdadm.conf"
@@ -221,7 +222,7 @@ def with_conf(
     text: str, *, runs: bool = True, read: bool = True, **kwargs: object
 ) -> World:
     """A whole array, and these lines of somebody else's for mdadm."""
-    lines = mdadmconf.parse(text, CONF)
+    lines = mdadm_conf.parse(text, CONF)
     lines = tuple(dataclasses.replace(line, read=read) for line in lines)
     up_now = {
         "arrays": (w.array(1, 2, 3),),
@@ -257,10 +258,10 @@ def test_array_lines_of_somebody_else(name: str, case: str) -> None:
         return
     assert (plan.trouble, plan.warnings) == (None, ())
     (step,) = written
-    theirs = mdadmconf.parse(text, CONF) if becomes else ()
+    theirs = mdadm_conf.parse(text, CONF) if becomes else ()
     assert step.instead_of == theirs
     # They go, and nothing else does.
-    left = mdadmconf.without(f"HOMEHOST x\n{text}\nMAILADDR y\n", step.instead_of)
+    left = mdadm_conf.without(f"HOMEHOST x\n{text}\nMAILADDR y\n", step.instead_of)
     kept = "" if becomes else f"{text}\n"
     assert left == f"HOMEHOST x\n{kept}MAILADDR y\n"
     assert (CONF in str(step)) == bool(becomes)
@@ -274,14 +275,14 @@ def test_an_array_that_is_to_be_made_is_not_made_into_a_conflict(name: str) -> N
     text, becomes = ARRAY_LINES[name]
     world = raid_world(
         {n: w.blank() for n in (1, 2, 3)},
-        array_lines_foreign=mdadmconf.parse(text, CONF),
+        array_lines_foreign=mdadm_conf.parse(text, CONF),
     )
     plan = decide(raid_claim(w.raid()), world)
     if becomes == "kept":
         assert (plan.steps, kind(plan)) == ((), "mdadm-conf-conflict")
         return
     (step,) = [step for step in plan.steps if isinstance(step, WriteArrayLine)]
-    assert step.instead_of == mdadmconf.parse(text, CONF)
+    assert step.instead_of == mdadm_conf.parse(text, CONF)
 
 
 def test_a_line_in_a_file_that_mdadm_does_not_read_is_no_conflict() -> None:

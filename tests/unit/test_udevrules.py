@@ -11,11 +11,14 @@ from typing import Mapping
 
 import pytest
 
-from cc_kraken import arrays, command, decision, udevrules
+from cc_kraken.act import udev_rules
+from cc_kraken.act.udev_rules import Entry
+from cc_kraken.decide import decision
+from cc_kraken.decide.world import World
+from cc_kraken.machine import command
+from cc_kraken.machine import md as arrays
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Claim, FstabLine, Known, Look, Signature
-from cc_kraken.paths import Paths
-from cc_kraken.udevrules import Entry
-from cc_kraken.world import World
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 
@@ -34,7 +37,7 @@ def serial(number: int, dash: str = "") -> str:
 
 
 def test_the_rule_of_a_set_of_one_and_of_an_array() -> None:
-    lines = udevrules.text({"log": ONE, "data": TWO}).splitlines()
+    lines = udev_rules.text({"log": ONE, "data": TWO}).splitlines()
     one = f"{serial(1)}|{serial(1, '-')}"
     two = f"{serial(2)}|{serial(2, '-')}|{serial(3)}|{serial(3, '-')}"
     begin = lines.index('LABEL="cc_kraken_sets"') + 1
@@ -58,12 +61,12 @@ def test_the_rule_of_a_set_of_one_and_of_an_array() -> None:
 
 def test_it_comes_between_the_rules_that_it_must() -> None:
     others = ["60-persistent-storage.rules", "63-md-raid-arrays.rules"]
-    others += [udevrules.NAME, "64-btrfs.rules", "64-md-raid-assembly.rules"]
+    others += [udev_rules.NAME, "64-btrfs.rules", "64-md-raid-assembly.rules"]
     assert others == sorted(others)
 
 
 def test_no_set_no_file() -> None:
-    assert udevrules.text({}) == ""
+    assert udev_rules.text({}) == ""
 
 
 HOSTILE = {
@@ -85,8 +88,8 @@ HOSTILE = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_is_no_id_comes_into_no_rule(case: str) -> None:
     entry = HOSTILE[case]
-    assert udevrules.text({"bad": entry}) == ""
-    assert udevrules.text({"bad": entry, "log": ONE}) == udevrules.text({"log": ONE})
+    assert udev_rules.text({"bad": entry}) == ""
+    assert udev_rules.text({"bad": entry, "log": ONE}) == udev_rules.text({"log": ONE})
 
 
 NAMES = ("log", "a b", 'x"\nRUN+="/bin/rm', "back\\", "\udcff", "ünï", "-", "%41")
@@ -95,22 +98,22 @@ NAMES = ("log", "a b", 'x"\nRUN+="/bin/rm', "back\\", "\udcff", "ünï", "-", "%
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_stays_in_its_comment(name: str, tmp_path: Path) -> None:
     paths = Paths(etc=str(tmp_path))
-    text = udevrules.text({name: TWO})
-    plain = udevrules.text({"log": TWO})
+    text = udev_rules.text({name: TWO})
+    plain = udev_rules.text({"log": TWO})
     rules = [line for line in text.splitlines() if not line.startswith("#")]
     assert rules == [line for line in plain.splitlines() if not line.startswith("#")]
-    path = Path(udevrules.location(paths))
+    path = Path(udev_rules.location(paths))
     path.parent.mkdir(parents=True)
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert udevrules.current(paths) == {name: TWO}
+    assert udev_rules.current(paths) == {name: TWO}
 
 
 def test_comments_that_somebody_has_edited_are_no_sets(tmp_path: Path) -> None:
     paths = Paths(etc=str(tmp_path))
-    path = Path(udevrules.location(paths))
+    path = Path(udev_rules.location(paths))
     path.parent.mkdir(parents=True)
     path.write_text("# set\n# set a b\n# set a * - - 1\n# set a vol-1 x y z\n")
-    assert udevrules.current(paths) == {}
+    assert udev_rules.current(paths) == {}
 
 
 # -------------------------------------------------------- what udev makes of it
@@ -233,22 +236,22 @@ EVENTS = {
 def test_who_is_a_copy(case: str) -> None:
     given, ready, priority = EVENTS[case]
     before = dict(given.env)
-    found = evaluate(udevrules.text({"log": ONE, "data": TWO}), replace(given))
+    found = evaluate(udev_rules.text({"log": ONE, "data": TWO}), replace(given))
     assert (found.ready, found.priority) == (ready, priority)
     given.env.clear()
     given.env.update(before)
 
 
 def test_no_rule_takes_a_copied_member_for_a_member() -> None:
-    text = udevrules.text({"data": TWO})
+    text = udev_rules.text({"data": TWO})
     assert evaluate(text, disk(9, MEMBER, w.ARRAY)).env["ID_FS_TYPE"] == (
-        udevrules.MEMBER_COPY
+        udev_rules.MEMBER_COPY
     )
     assert evaluate(text, disk(2, MEMBER, w.ARRAY)).env["ID_FS_TYPE"] == MEMBER
 
 
 def test_two_sets_with_one_uuid_keep_both_of_their_volumes() -> None:
-    text = udevrules.text({"log": ONE, "old": replace(ONE, volumes=(w.volume_id(2),))})
+    text = udev_rules.text({"log": ONE, "old": replace(ONE, volumes=(w.volume_id(2),))})
     for number in (1, 2):
         assert evaluate(text, disk(number)).ready
     assert not evaluate(text, disk(3)).ready
@@ -291,7 +294,7 @@ def test_the_initramfs_leaves_the_arrays_of_sets_alone(
     destination = {"PATH": "/usr/bin:/bin", "DESTDIR": str(tmp_path)}
     subprocess.run(["sh", HOOK], env=destination, check=True)
     (made,) = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert made == tmp_path / "lib/udev/rules.d" / udevrules.NAME
+    assert made == tmp_path / "lib/udev/rules.d" / udev_rules.NAME
     assert evaluate(made.read_text(), given).ready == ready
 
 
@@ -320,7 +323,7 @@ def kept(paths: Paths, world: World, *claims: Claim) -> list[str]:
     """What a round does; its warnings."""
     said: list[str] = []
     plans = decision.decide(w.NODE, claims, world)
-    udevrules.keep(paths, claims, plans, world, said.append)
+    udev_rules.keep(paths, claims, plans, world, said.append)
     return said
 
 
@@ -332,8 +335,8 @@ def tree(tmp_path: Path) -> Tree:
 def test_a_set_is_named_before_it_is_mounted_and_once(tree: Tree) -> None:
     claim = single()
     assert kept(tree.paths, world_of(), claim) == []
-    assert udevrules.current(tree.paths) == {"log": ONE}
-    path = Path(udevrules.location(tree.paths))
+    assert udev_rules.current(tree.paths) == {"log": ONE}
+    path = Path(udev_rules.location(tree.paths))
     before = path.stat()
     up = world_of(mounts=(w.mounted("/krkn_log", "ext4", 1),))
     kept(tree.paths, up, claim)
@@ -343,24 +346,24 @@ def test_a_set_is_named_before_it_is_mounted_and_once(tree: Tree) -> None:
 def test_another_volume_takes_the_place_of_the_first(tree: Tree) -> None:
     kept(tree.paths, world_of(1), single(1))
     kept(tree.paths, world_of(2), single(2))
-    assert udevrules.current(tree.paths)["log"].volumes == (w.volume_id(2),)
+    assert udev_rules.current(tree.paths)["log"].volumes == (w.volume_id(2),)
 
 
 def test_a_set_that_is_not_up_keeps_its_entry_with_its_line(tree: Tree) -> None:
     kept(tree.paths, world_of(), single())
     away = w.world(fstab={"log": LINE})
     kept(tree.paths, away, w.claim(w.single(), w.volume(1)))
-    assert udevrules.current(tree.paths) == {"log": ONE}
+    assert udev_rules.current(tree.paths) == {"log": ONE}
     kept(tree.paths, w.world(fstab={"log": LINE}))
-    assert udevrules.current(tree.paths) == {"log": ONE}
+    assert udev_rules.current(tree.paths) == {"log": ONE}
     kept(tree.paths, w.world())
-    assert not Path(udevrules.location(tree.paths)).exists()
+    assert not Path(udev_rules.location(tree.paths)).exists()
 
 
 def test_a_set_that_is_refused_gets_no_entry(tree: Tree) -> None:
     copy = Signature((w.volume_id(9),), "/dev/nvme9n1", "ext4", FS)
     kept(tree.paths, world_of(signatures=(copy,)), single())
-    assert not Path(udevrules.location(tree.paths)).exists()
+    assert not Path(udev_rules.location(tree.paths)).exists()
 
 
 def test_a_uuid_of_the_systems_own_volume_comes_into_no_rule(tree: Tree) -> None:
@@ -372,7 +375,7 @@ def test_a_uuid_of_the_systems_own_volume_comes_into_no_rule(tree: Tree) -> None
         system_volumes=frozenset({w.volume_id(7)}),
     )
     kept(tree.paths, up, single())
-    assert not Path(udevrules.location(tree.paths)).exists()
+    assert not Path(udev_rules.location(tree.paths)).exists()
 
 
 def test_an_array_with_its_members_and_its_filesystem(tree: Tree) -> None:
@@ -387,7 +390,7 @@ def test_an_array_with_its_members_and_its_filesystem(tree: Tree) -> None:
     claim = w.claim(w.raid(2, 1), w.attached(1), w.attached(2))
     kept(tree.paths, world, claim)
     volumes = (w.volume_id(1), w.volume_id(2))
-    assert udevrules.current(tree.paths) == {"data": Entry(volumes, FS, w.ARRAY, 3)}
+    assert udev_rules.current(tree.paths) == {"data": Entry(volumes, FS, w.ARRAY, 3)}
     # Mounted, and this once its superblock could not be read.
     seen = replace(
         world,
@@ -396,7 +399,7 @@ def test_an_array_with_its_members_and_its_filesystem(tree: Tree) -> None:
         array_lines={w.ARRAY: "data"},
     )
     kept(tree.paths, seen, claim)
-    assert udevrules.current(tree.paths)["data"].filesystem == FS
+    assert udev_rules.current(tree.paths)["data"].filesystem == FS
 
 
 def test_an_array_that_is_only_assembled(tree: Tree) -> None:
@@ -404,7 +407,7 @@ def test_an_array_that_is_only_assembled(tree: Tree) -> None:
     world = w.world(1, 2, looks=looks, arrays=(w.array(1, 2),))
     wanted = w.raid(2, 0, fs_type=None, mount_path=None)
     kept(tree.paths, world, w.claim(wanted, w.attached(1), w.attached(2)))
-    assert udevrules.current(tree.paths)["data"].array == w.ARRAY
+    assert udev_rules.current(tree.paths)["data"].array == w.ARRAY
 
 
 def test_a_file_that_cannot_be_written_is_a_warning(tree: Tree) -> None:
@@ -439,7 +442,7 @@ def test_a_volume_that_an_older_rule_hides_is_shown_again(
         UDEVADM.format(
             base=tree.base,
             volume=w.volume_id(2),
-            rules=udevrules.location(paths),
+            rules=udev_rules.location(paths),
             uuid=FS,
             data=data,
         ),
@@ -449,7 +452,7 @@ def test_a_volume_that_an_older_rule_hides_is_shown_again(
     kept(paths, world_of(2), single(2))
     assert (tree.base / "called").read_text() == "control --reload\n"
     assert (below / "uevent").read_text() == "change"
-    assert udevrules.properties(paths, tree.number("nvme2n1")) == {"ID_FS_UUID": FS}
+    assert udev_rules.properties(paths, tree.number("nvme2n1")) == {"ID_FS_UUID": FS}
 
 
 def test_where_nothing_is_hidden_no_program_is_started(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken import userdata
+from cc_kraken.boot import userdata
 from cc_kraken.cli import main
 from cc_kraken.model import KrakenError
 from tests import userfiles

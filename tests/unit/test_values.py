@@ -10,8 +10,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from cc_kraken import values
-from cc_kraken.values import Unfit
+from cc_kraken.config import values
+from cc_kraken.config.values import Unfit
 
 
 def unfit(function: Callable[..., Any], *arguments: Any) -> Unfit:

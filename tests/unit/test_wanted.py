@@ -9,7 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from cc_kraken import tags, values, wanted
+from cc_kraken.config import sets as wanted
+from cc_kraken.config import tags, values
 from cc_kraken.model import Claim, Node, Section, Trouble, Volume, WantedSet
 from tests.conftest import MORE
 

@@ -9,7 +9,8 @@ from typing import Callable
 
 import pytest
 
-from cc_kraken import sysfs, witness
+from cc_kraken.machine import sysfs
+from cc_kraken.proof import write_counters
 
 Happening = Callable[[], None]
 FILES = ("diskseq", "size", "inflight", "stat", "queue/iostats")
@@ -40,15 +41,15 @@ def sys_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     link = tmp_path / f"dev/block/{os.major(number)}:{os.minor(number)}"
     link.parent.mkdir(parents=True)
     link.symlink_to("../../devices/nvme1n1")
-    monkeypatch.setattr(witness, "SYS", str(tmp_path))
+    monkeypatch.setattr(write_counters, "SYS", str(tmp_path))
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     return there
 
 
-def testimony() -> witness.Testimony | None:
+def testimony() -> write_counters.Testimony | None:
     fd = os.open("/dev/null", os.O_RDONLY)
     try:
-        return witness.testimony(fd)
+        return write_counters.testimony(fd)
     finally:
         os.close(fd)
 

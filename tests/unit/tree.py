@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Sequence
 
-from cc_kraken.paths import Paths
+from cc_kraken.machine.paths import Paths
 
 EBS_MODEL = "Amazon Elastic Block Store"
 GIB = 1 << 30

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Mapping, Optional
 
+from cc_kraken.decide.world import World
+from cc_kraken.machine.mounts import is_within
 from cc_kraken.model import (
     Array,
     Attachment,
@@ -23,8 +25,6 @@ from cc_kraken.model import (
     Volume,
     WantedSet,
 )
-from cc_kraken.mounts import is_within
-from cc_kraken.world import World
 
 NODE = Node("kafka", "0")
 ME = "i-00000000000000001"

@@ -73,8 +73,8 @@ def run_until(argv: Sequence[str], writes: int, environment: Dict[str, str]) -> 
 
 def cut(point: Dict[str, Any]) -> None:
     """Make the executor of this process die at the point."""
-    from cc_kraken import command
-    from cc_kraken.executor import Executor
+    from cc_kraken.act.executor import Executor
+    from cc_kraken.machine import command
 
     one, run = Executor._one, command.run
 
@@ -141,7 +141,7 @@ def play(point: Dict[str, Any]) -> Dict[str, Any]:
 def main() -> None:
     import boto3  # noqa: F401  once for all the processes that follow
 
-    import cc_kraken.run  # noqa: F401
+    import cc_kraken.act.run  # noqa: F401
 
     os.makedirs(os.path.dirname(SECTION), exist_ok=True)
     with open(sys.argv[1]) as file:

@@ -75,7 +75,7 @@ def play(arguments: List[str], sys_directory: str) -> Any:
         if pid == 0:
             os.dup2(out.fileno(), 1)
             from cc_kraken import cli
-            from cc_kraken.paths import Paths
+            from cc_kraken.machine.paths import Paths
 
             cli.Paths = functools.partial(Paths, sys=sys_directory)  # type: ignore
             code = cli.main(arguments)

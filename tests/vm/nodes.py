@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 import jsonschema
 
-from cc_kraken import schemafiles
+from cc_kraken.config import schema_files
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.lab.image import missing
 
@@ -61,7 +61,7 @@ def set_tags(
 def status(node: Node) -> dict[str, Any]:
     """The status of the last run, which is as its schema says."""
     found: dict[str, Any] = json.loads(node.read_file(STATUS))
-    jsonschema.Draft4Validator(schemafiles.load(schemafiles.STATUS)).validate(found)
+    jsonschema.Draft4Validator(schema_files.load(schema_files.STATUS)).validate(found)
     return found
 
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from cc_kraken import mdadmconf
+from cc_kraken.machine import mdadm_conf
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.vm import nodes
 
@@ -53,7 +53,7 @@ def test_lines_for_mdadm_and_mount_and_a_volume_that_is_given_back() -> None:
         node.wait_ready()
         assert nodes.states(nodes.status(node)) == {"data": "mounted"}
         disks = members(node, data)
-        ours = f"{CONF}.d/{mdadmconf.DROP_IN}"
+        ours = f"{CONF}.d/{mdadm_conf.DROP_IN}"
         (uuid,) = re.findall(r"^ARRAY UUID=(\S+)$", node.read_file(ours), re.M)
         node.run("umount /krkn_data && udevadm settle", check=True)
 

@@ -18,7 +18,7 @@ from cloudinit import handlers, helpers, user_data
 from cloudinit.handlers.cloud_config import CloudConfigPartHandler
 from cloudinit.handlers.jinja_template import JinjaTemplatePartHandler
 
-from cc_kraken import userdata, userparts
+from cc_kraken.boot import userdata, userparts
 from cc_kraken.model import KrakenError
 
 FILES = userfiles.FILES
@@ -137,7 +137,7 @@ LOGS = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 before = logging.getLogger().handlers[:]
-from cc_kraken import userdata
+from cc_kraken.boot import userdata
 userdata.check(b"#cloud-config\\nkraken: [\\n", "x")
 assert logging.getLogger().handlers == before, logging.getLogger().handlers
 assert logging.getLogger().level == logging.INFO

@@ -19,8 +19,8 @@ from typing import Any, Dict, Iterator, List
 
 import pytest
 
-from cc_kraken import host
-from cc_kraken.asked import is_ec2
+from cc_kraken.boot import cloud_init
+from cc_kraken.boot.configured import is_ec2
 from cc_kraken.model import Identity, KrakenError
 
 try:
@@ -47,7 +47,7 @@ LISTS = ("cloud_init_modules", "cloud_final_modules")
 
 def refused(kind: str) -> KrakenError:
     with pytest.raises(KrakenError) as caught:
-        host.load()
+        cloud_init.load()
     assert caught.value.trouble.kind == kind, str(caught.value)
     assert str(caught.value).isprintable()
     return caught.value
@@ -103,12 +103,12 @@ def test_real_load(cloud_dir: Path) -> None:
         "#cloud-config\npackages: [mdadm]\n"
     )
     before = sorted(str(path) for path in cloud_dir.rglob("*"))
-    cfg, found = host.load()
+    cfg, found = cloud_init.load()
     assert cfg["packages"] == ["mdadm"]
     assert cfg["kraken"] == {"prefix": "image", "boot_wait": 5}
-    assert host.final_entry(cfg)
+    assert cloud_init.final_entry(cfg)
     assert is_ec2(found)
-    assert host.identity(found) == Identity(
+    assert cloud_init.identity(found) == Identity(
         "i-0123456789abcdef0",
         "us-east-1",
         "us-east-1a",
@@ -147,10 +147,10 @@ def test_real_cloud_has_what_we_read(cloud_dir: Path) -> None:
     init = stages.Init(ds_deps=[], reporter=reporter)
     init.fetch(existing="trust")
     cloud = init.cloudify()
-    assert host.stage(cloud, ["cloud-init", "init"]) == "final"
-    assert host.identity(cloud.datasource).instance_id == "i-0123456789abcdef0"
+    assert cloud_init.stage(cloud, ["cloud-init", "init"]) == "final"
+    assert cloud_init.identity(cloud.datasource).instance_id == "i-0123456789abcdef0"
     waits = hasattr(cloud.distro, "wait_for_network")
-    assert host.wait_for_network(cloud) is waits
+    assert cloud_init.wait_for_network(cloud) is waits
 
 
 def test_real_events() -> None:
@@ -165,7 +165,7 @@ def test_real_events() -> None:
     registry.register_item("recorder", recorder)
     try:
         with events.ReportEventStack("init-network", "", reporting_enabled=True) as top:
-            phases = host.Events(types.SimpleNamespace(reporter=top), "kraken")
+            phases = cloud_init.Events(types.SimpleNamespace(reporter=top), "kraken")
             phases.enter("attach")
             phases.enter("mount")
             phases.enter(None)
@@ -193,7 +193,7 @@ def test_real_names_are_compared_alike() -> None:
         " kraken ",
         "write-files",
     ):
-        assert host._canonical(name) == form_module_name(name)
+        assert cloud_init._canonical(name) == form_module_name(name)
 
 
 # ----------------------------------------------- how cloud-init runs a module
@@ -332,7 +332,10 @@ def test_where_nobody_asks_only_the_stub_is_imported() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SILENT], stdout=subprocess.PIPE, check=True, text=True
     )
-    assert done.stdout.splitlines() == ["['cc_kraken', 'cc_kraken.asked']", "[]"]
+    assert done.stdout.splitlines() == [
+        "['cc_kraken', 'cc_kraken.boot.configured']",
+        "[]",
+    ]
 
 
 def test_nothing_that_cloud_init_takes_for_its_own() -> None:
@@ -367,7 +370,7 @@ def test_ubuntu_waits_for_the_network(
     made = distros.fetch("ubuntu")("ubuntu", {"network": ONLY_NETPLAN}, init_paths)
     cloud = types.SimpleNamespace(distro=made)
     waits = hasattr(made, "wait_for_network")
-    assert host.wait_for_network(cloud) is waits
+    assert cloud_init.wait_for_network(cloud) is waits
     assert waits is (VERSION >= (24, 4))
     if waits:
         assert "start systemd-networkd-wait-online.service" in asked.read_text()
@@ -387,7 +390,7 @@ def test_a_network_that_does_not_come_is_no_error(
     config = {"network": ONLY_NETPLAN}
     made = distros.fetch("ubuntu")("ubuntu", config, types.SimpleNamespace())
     waits = hasattr(made, "wait_for_network")
-    assert host.wait_for_network(types.SimpleNamespace(distro=made)) is waits
+    assert cloud_init.wait_for_network(types.SimpleNamespace(distro=made)) is waits
     ours = [one for one in records if one.name.startswith("cc_kraken")]
     assert [one for one in ours if one.levelno >= logging.WARNING] == []
     assert any("Failed to wait" in str(one.msg) for one in records) is waits

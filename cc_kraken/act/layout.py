@@ -1,0 +1,189 @@
+"""The layout of the last good run, which makes a reboot cheap.
+
+``layout.json`` says which volumes were behind which mount path on which
+instance under which configuration.  It permits nothing: it only saves asking
+EC2 when the machine shows exactly what it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+
+from cc_kraken.act import report
+from cc_kraken.decide import seen
+from cc_kraken.machine import devices, files
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Identity, Section
+
+
+def digest(section: Section, identity: Identity) -> str:
+    """What the layout depends on besides the machine: configuration and the
+    instance's tags (sha256, hex)."""
+    tags = None if identity.tags is None else dict(sorted(identity.tags.items()))
+    text = json.dumps([section.digest, tags], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save(
+    paths: Paths, section: Section, identity: Identity, status: Mapping[str, Any]
+) -> bool:
+    """Keep what a complete run left; returns whether anything was written.
+
+    A run that left a set pending or failed removes the layout instead.
+    """
+    sets = status["sets"]
+    whole = sets and all(
+        entry["state"] in ("mounted", "assembled", "attached")
+        and not entry["error"]
+        and not entry["reason"]
+        and not entry["plan"]
+        and not entry["outcomes"]
+        for entry in sets.values()
+    )
+    kept = {
+        name: {
+            "mount_path": entry["mount_path"],
+            "volumes": sorted(volume["id"] for volume in entry["volumes"]),
+            # One that is larger by now may have room for its filesystem.
+            "sizes": {volume["id"]: volume.get("size") for volume in entry["volumes"]},
+            "required": entry["required"],
+            "filesystem": entry["filesystem"],
+            "array": entry["array"],
+        }
+        for name, entry in sets.items()
+        if entry["state"] == "mounted"
+    }
+    if not whole or len(kept) != len(sets) or not mounted(paths, {"sets": kept}):
+        return files.remove(paths.layout)
+    content = {
+        "version": 1,
+        "instance_id": identity.instance_id,
+        "digest": digest(section, identity),
+        "node": status["node"],
+        "sets": kept,
+    }
+    os.makedirs(paths.state, mode=0o755, exist_ok=True)
+    files.write_atomic(paths.checked, section.sources.encode(), 0o644)
+    data = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return files.write_atomic(paths.layout, data.encode(), 0o644)
+
+
+def load(paths: Paths) -> Optional[Dict[str, Any]]:
+    """The saved layout, or None when there is none that can be read."""
+    text = files.read_text(paths.layout)
+    try:
+        content = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return content if _well_formed(content) else None
+
+
+def _well_formed(content: Any) -> bool:
+    """Whether all is there that the fast way relies on: a file that somebody
+    has edited must not cost the boot."""
+    try:
+        names = [content["node"]["prefix"], content["node"]["node_id"]]
+        for entry in content["sets"].values():
+            names += [entry["mount_path"], *entry["volumes"]]
+            if not isinstance(entry["required"], bool):
+                return False
+            entry["sizes"].get("")
+            for thing in (entry["filesystem"], entry["array"]):
+                names += [] if thing is None else [thing["uuid"]]
+            if not isinstance(entry["sizes"], dict):
+                return False
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return content.get("version") == 1 and all(isinstance(n, str) for n in names)
+
+
+def matches(layout: Mapping[str, Any], section: Section, identity: Identity) -> bool:
+    """Whether instance, configuration and tags are those of the layout."""
+    return (
+        bool(layout.get("sets"))
+        and layout.get("instance_id") == identity.instance_id
+        and layout.get("digest") == digest(section, identity)
+    )
+
+
+def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
+    """Whether every set is up, on exactly the recorded volumes (sysfs and
+    mountinfo only)."""
+    places = {entry["mount_path"] for entry in layout["sets"].values()}
+    now = devices.mounts_now(paths, places)
+    for entry in layout["sets"].values():
+        volumes = frozenset(entry["volumes"])
+        found = seen.up_at(now, entry["mount_path"], volumes)
+        if found is None or found.volumes != volumes:
+            return False
+    return True
+
+
+def former(paths: Paths, instance_id: str) -> Dict[str, Set[str]]:
+    """The paths at which runs before have had each volume, by its id: what the
+    layout and the status of this boot say."""
+    found: Dict[str, Set[str]] = {}
+    saved = load(paths)
+    if saved is not None and saved.get("instance_id") == instance_id:
+        for entry in saved["sets"].values():
+            for volume in entry["volumes"]:
+                found.setdefault(volume, set()).add(entry["mount_path"])
+    for entry in (report.read(paths) or {}).get("sets", {}).values():
+        for volume in entry["volumes"] if entry["state"] == "mounted" else ():
+            found.setdefault(volume["id"], set()).add(entry["mount_path"])
+    return found
+
+
+def enlarged(paths: Paths, layout: Mapping[str, Any]) -> bool:
+    """Whether any recorded volume has another size by now (sysfs only)."""
+    found = devices.scan(paths).by_volume
+    return any(
+        entry["sizes"].get(volume) != found[volume].size
+        for entry in layout["sets"].values()
+        for volume in entry["volumes"]
+        if volume in found
+    )
+
+
+def present(paths: Paths, layout: Mapping[str, Any]) -> bool:
+    """Whether every recorded volume has a disk here."""
+    found = devices.scan(paths).by_volume
+    return all(
+        volume in found
+        for entry in layout["sets"].values()
+        for volume in entry["volumes"]
+    )
+
+
+def copies(paths: Paths, layout: Mapping[str, Any]) -> List[Tuple[str, str]]:
+    """A set and a warning for each copy of its volumes that udev has seen here."""
+    own = {volume for entry in layout["sets"].values() for volume in entry["volumes"]}
+    others = {
+        name: volume
+        for name, volume in devices.claimed(paths).items()
+        if volume not in own
+    }
+    system = devices.root_volumes(paths) if others else frozenset()
+    others = {name: one for name, one in others.items() if one not in system}
+    if not others:
+        return []
+    # Here, so that a boot without any other disk imports none of it.
+    from cc_kraken.act import udev_rules
+    from cc_kraken.decide import copies as beside
+    from cc_kraken.decide.world import World
+
+    world = World(layout["instance_id"], signatures=udev_rules.shown(paths, others))
+    return [
+        (name, text)
+        for name, entry in layout["sets"].items()
+        for text in beside.warnings(
+            world,
+            name,
+            entry["volumes"],
+            (entry["filesystem"] or {}).get("uuid", ""),
+            (entry["array"] or {}).get("uuid", ""),
+        )
+    ]

@@ -1,0 +1,197 @@
+"""Mount a device on a directory that is held open, and nowhere else.
+
+Between a check and mount(2) a path can come to lead elsewhere, and a device's name
+to another disk.  So the directory is opened once, checked, and mounted on by its
+descriptor, and what one sees afterwards is compared with what was meant.  What turns
+out wrong is unmounted again: the one case in which anything is.
+
+mount(8) and umount(8) must not resolve these paths themselves.  The ``/.`` makes
+move_mount(2) follow the descriptor's link as mount(2) does.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Dict, FrozenSet, List, Sequence, Tuple, Union
+
+from cc_kraken.decide import seen
+from cc_kraken.machine import command, devices, mounts
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
+
+#: What helps where a mount fails; nothing of it is done unasked.
+_REPAIR: Dict[str, str] = {
+    "ext4": "e2fsck -f",
+    "xfs": "xfs_repair (its option -L throws away what was written last)",
+    "btrfs": "btrfs check --readonly",
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the set ``name`` is to be mounted.  ``options``: as fstab has them.
+    ``covers``: it may hide the files in the directory."""
+
+    name: str
+    path: str
+    type: str
+    options: Sequence[str] = ()
+    covers: bool = True
+
+
+def mount(
+    paths: Paths, target: Union[Device, Array], volumes: FrozenSet[str], wish: Wish
+) -> None:
+    """Mount ``target``, which consists of these volumes, and verify it.
+
+    Raises KrakenError ``mount-point``, ``mount-path-files``, ``mount-path-busy``,
+    ``mounts-below``, ``mount-failed``, ``mount-differs`` or ``device-changed``.  It
+    is not mounted then, unless the text says so.
+    """
+    with mounts.opened(wish.path) as descriptor:
+        directory = _Directory(paths, descriptor)
+        _check_files(mounts.entries(descriptor), wish)
+        _check_place(directory.look(), wish)
+        _mount(target.path, directory, wish)
+        try:
+            _check_place(directory.look(), wish, target.path)
+            verify(paths, target, volumes, wish.path)
+        except KrakenError as error:
+            left = _take_back(target.path, directory, wish)
+            found = f"{error.trouble.found}{left}"
+            raise KrakenError(replace(error.trouble, found=found)) from error
+
+
+def verify(
+    paths: Paths, target: Union[Device, Array], volumes: FrozenSet[str], path: str
+) -> None:
+    """Right after a mount: is it what one sees at ``path``, and still these volumes?
+
+    Raises KrakenError ``mount-differs`` or ``device-changed``.
+    """
+    mounts.verify(paths, path, target.devno)
+    now = devices.mounts_now(paths, {path})
+    if seen.up_at(now, path, volumes) is None:
+        found = seen.at(now, path)
+        behind = ", ".join(sorted(found.volumes or ())) if found else ""
+        raise KrakenError(
+            Trouble(
+                "device-changed",
+                f"{target.path}, mounted at {path}, is {behind or 'no EBS volume'} now",
+                ", ".join(sorted(volumes)),
+                "Run again.",
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Where a directory is now, what is mounted on it, one upon the other, and what
+    is mounted below it."""
+
+    place: str
+    upon: Tuple[Mount, ...]
+    below: Tuple[Mount, ...]
+
+
+@dataclass(frozen=True)
+class _Directory:
+    paths: Paths
+    descriptor: int
+
+    def look(self) -> _Look:
+        link = os.path.join(self.paths.proc, "self/fd", str(self.descriptor))
+        place = os.readlink(link)
+        inside = mounts.mount_number(self.paths, self.descriptor)
+        tree = mounts.tree(self.paths)
+        # Its own root, where something was mounted before it was opened.
+        upon: List[Mount] = [
+            line.mount
+            for line in tree.lines
+            if line.id == inside and line.mount.path == place
+        ]
+        upon += [line.mount for line in tree.stack(inside, place)]
+        return _Look(place, tuple(upon), tree.below(inside, place))
+
+
+def _check_files(names: Sequence[str], wish: Wish) -> None:
+    if names and not wish.covers:
+        raise KrakenError(
+            Trouble(
+                "mount-path-files",
+                f"{wish.path} has files in it ({', '.join(names)})",
+                "an empty directory for a new filesystem",
+                "Move the files away, or set mount_over: true.",
+            )
+        )
+
+
+def _check_place(here: _Look, wish: Wish, source: str = "") -> None:
+    """Nobody else's mount is on or below the directory, which is where it was.
+
+    ``source``: what was mounted there, by now.
+    """
+    if here.place != wish.path:
+        raise KrakenError(
+            Trouble(
+                "mount-differs",
+                f"{wish.path} leads elsewhere: the directory that was there is now "
+                f"{here.place}",
+                "a path that nobody changes during the mount",
+                "See what changes it, and run again.",
+            )
+        )
+    others = [one for one in here.upon[:1] if one.source != source]
+    if others and len(here.upon) > bool(source):
+        raise KrakenError(seen.busy(wish.path, wish.name, others[0]))
+    if here.below:
+        raise KrakenError(seen.hides(wish.path, wish.name, here.below))
+
+
+def _mount(source: str, directory: _Directory, wish: Wish) -> None:
+    chosen = ["-o", ",".join(wish.options)] if wish.options else []
+    there = f"/proc/self/fd/{directory.descriptor}/."
+    argv = ["mount", "--no-canonicalize", "-t", wish.type, *chosen, source, there]
+    # No timeout: a mount can replay a long journal.
+    finished = command.run(argv, timeout=None, pass_fds=(directory.descriptor,))
+    if finished.code == 0:
+        return
+    repair = _REPAIR.get(wish.type)
+    further = f" Damaged? Take a snapshot, then {repair}." if repair else ""
+    said = _said(finished).replace(there, wish.path)
+    raise KrakenError(
+        Trouble(
+            kind="mount-failed",
+            found=f"cannot mount {wish.path!r}: the set {wish.name!r}: {said}",
+            expected="a mounted filesystem",
+            remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
+            "newer release needs a newer kernel." + further,
+        )
+    )
+
+
+def _take_back(source: str, directory: _Directory, wish: Wish) -> str:
+    """Unmount what was mounted a moment ago, and nothing else; what is to be said
+    where it stays."""
+    here = directory.look()
+    if not here.upon:
+        return ""
+    top = here.upon[-1]
+    # btrfs shows whichever of its devices it likes.
+    if top.source != source and not top.type == wish.type == "btrfs":
+        return f" ({source} stays mounted at {here.place}, below {seen.brief(top)})"
+    # By its parent, which no umount(8) can mistake: a mount point is not renamed.
+    name = os.path.basename(here.place)
+    there = f"/proc/self/fd/{directory.descriptor}/../{name}"
+    finished = command.run(
+        ["umount", "--no-canonicalize", there], pass_fds=(directory.descriptor,)
+    )
+    if finished.code == 0:
+        return ""
+    said = _said(finished).replace(there, here.place)
+    return f" ({source} stays mounted at {here.place}: {said})"
+
+
+def _said(finished: command.Finished) -> str:
+    return " ".join(finished.err.split()) or f"exit status {finished.code}"

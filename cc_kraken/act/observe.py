@@ -1,0 +1,451 @@
+"""Look around: what the machine shows, gathered into a :class:`World`.
+
+Reads only.  What a device holds is read under its lock and side by side with
+the others; a set that is mounted costs a superblock, not a proof.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from functools import partial
+from typing import (
+    Callable,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
+
+from cc_kraken.act import array_history, grow, layout
+from cc_kraken.act.early import Early
+from cc_kraken.decide.members import is_replacement
+from cc_kraken.decide.world import World
+from cc_kraken.filesystems import half_made
+from cc_kraken.machine import (
+    command,
+    devices,
+    fstab,
+    md,
+    mdadm_conf,
+    mounts,
+    partitions,
+)
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import (
+    Array,
+    Claim,
+    Content,
+    Device,
+    FstabLine,
+    Holder,
+    Known,
+    KrakenError,
+    Look,
+    MdSuperblock,
+    Mounted,
+    Node,
+    PathState,
+    Section,
+    Signature,
+    Unknown,
+)
+from cc_kraken.proof import content, signatures
+
+LOG = logging.getLogger(__name__)
+
+PROGRAMS = ("mdadm", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs")
+WORKERS = 32
+NO_ANSWER = 60.0
+"""Seconds for one read: twice what the kernel gives a disk by default."""
+WATCH_EVERY = 1.0
+MD_MEMBER = "linux_raid_member"
+
+
+class Observer:
+    """Looks at this machine for the sets of one node."""
+
+    def __init__(self, paths: Paths, section: Section) -> None:
+        self.paths = paths
+        self.full = section.blank_proof == "full"
+        self._hung: Dict[str, "Future[Look]"] = {}
+        self._early = Early(paths, self.full)
+        self._former: Optional[Dict[str, Set[str]]] = None
+
+    def disks(self) -> FrozenSet[Tuple[str, str, str]]:
+        """See :func:`devices.present`."""
+        return devices.present(self.paths)
+
+    def look(
+        self,
+        instance_id: str,
+        node: Node,
+        claims: Sequence[Claim],
+        holders: Mapping[str, Holder],
+        *,
+        attached_now: FrozenSet[str] = frozenset(),
+    ) -> World:
+        """Everything that a decision on ``claims`` may rest on."""
+        scanned = devices.scan(self.paths)
+        lines = fstab.parse(fstab.read(self.paths))
+        ours = frozenset(volume.id for claim in claims for volume in claim.volumes)
+        now = devices.mounts_now(self.paths)
+        mounted = tuple(self._mounted(one, ours) for one in now)
+        world = World(
+            instance_id=instance_id,
+            devices=scanned.by_volume,
+            duplicates={
+                volume: tuple(device.name for device in group)
+                for volume, group in scanned.duplicates.items()
+            },
+            system_volumes=devices.root_volumes(self.paths),
+            holders=holders,
+            mounts=mounted,
+            former=self._former_paths(instance_id, lines),
+            fstab={line.set: line for line in reversed(lines) if line.set},
+            fstab_foreign=tuple(line for line in lines if not line.set),
+            fstab_devnos=_devnos(self.paths, lines),
+            array_lines={
+                uuid: name for name, uuid in mdadm_conf.current(self.paths).items()
+            },
+            array_lines_foreign=mdadm_conf.elsewhere(self.paths),
+            left_out=mdadm_conf.left_out(self.paths, scanned.by_volume.values()),
+            arrays_seen=array_history.load(self.paths, instance_id),
+            accounts=_accounts(claims),
+            missing_programs=_missing_programs(claims),
+            attached_now=attached_now,
+        )
+        world = replace(world, paths=_paths(claims))
+        twins = [disk for group in scanned.duplicates.values() for disk in group]
+        return self._contents(world, claims, [*scanned.by_volume.values(), *twins])
+
+    def _former_paths(
+        self, instance_id: str, lines: Sequence[FstabLine]
+    ) -> Dict[str, FrozenSet[str]]:
+        """Kept over the rounds: what is found in fstab may be replaced by now."""
+        if self._former is None:
+            self._former = layout.former(self.paths, instance_id)
+        for line in lines:
+            if line.set:
+                self._former.setdefault(line.spec, set()).add(line.path)
+        return {key: frozenset(found) for key, found in self._former.items()}
+
+    def _mounted(self, mounted: Mounted, ours: FrozenSet[str]) -> Mounted:
+        mount, volumes = mounted.mount, mounted.volumes
+        number = mounts.device_number(self.paths, mount)
+        if not volumes or not volumes <= ours or number is None:
+            return mounted
+        if not mounted.seen:
+            return replace(mounted, device=number)  # its path shows another one
+        node = devices.node(self.paths, number)
+        found = None if node is None else grow.state(self.paths, mount, node)
+        return replace(
+            mounted,
+            device=number,
+            size=found.size if found is not None else None,
+            errors=found is not None and found.errors,
+            read_only=grow.read_only(mount),
+        )
+
+    def close(self) -> None:
+        """Nothing more is looked at."""
+        self._early.stop()
+
+    # ---- contents
+
+    def _contents(
+        self, world: World, claims: Sequence[Claim], disks: Sequence[Device]
+    ) -> World:
+        there = [
+            claim
+            for claim in claims
+            if claim.volumes
+            and (claim.trouble is None or claim.wanted.members > 1)
+            and all(volume.id in world.devices for volume in claim.volumes)
+        ]
+        in_use = {
+            volume for mounted in world.mounts for volume in mounted.volumes or ()
+        }
+        jobs = {
+            volume.id: (
+                world.devices[volume.id].path,
+                partial(
+                    self._look_at,
+                    world.devices[volume.id],
+                    claim,
+                    volume.id in in_use,
+                ),
+            )
+            for claim in there
+            for volume in claim.volumes
+            if self._needs_look(claim)
+        }
+        self._early.expect(
+            volume.id
+            for claim in claims
+            if claim.trouble is None and self._needs_look(claim)
+            for volume in claim.volumes
+            if volume.id not in jobs
+        )
+        looks = self._side_by_side(jobs)
+        known = _with_uuids(md.scan(self.paths), looks, world.devices)
+        return self._arrays(replace(world, looks=looks, arrays=known), there, disks)
+
+    def _arrays(
+        self, world: World, there: Sequence[Claim], disks: Sequence[Device]
+    ) -> World:
+        """The same with what the arrays hold, and what all other disks show."""
+        looks = world.looks
+        running: Dict[str, Tuple[Array, Claim]] = {}
+        heads: Dict[str, Content] = {}
+        for claim in there:
+            blocks = array_history.superblocks(claim, looks)
+            for uuid in {block.uuid for block in blocks.values()}:
+                array = world.array(uuid)
+                if array is not None and array.running:
+                    running[uuid] = array, claim
+                else:
+                    head = self._head(uuid, blocks, world.devices)
+                    if head is not None:
+                        heads[uuid] = head
+        array_jobs = {
+            uuid: (array.path, partial(self._look_at_array, array, claim, looks))
+            for uuid, (array, claim) in running.items()
+        }
+        places = signatures.places(self.paths, disks, world.arrays)
+        own = {array.path for array, _ in running.values()}
+        jobs = {
+            path: (path, partial(signatures.ask, path))
+            for path, volumes in places.items()
+            if path not in own and not set(volumes) <= set(looks)
+        }
+        found = self._side_by_side({**array_jobs, **jobs})
+        by_path = {world.devices[volume].path: look for volume, look in looks.items()}
+        by_path.update((running[key][0].path, found[key]) for key in running)
+        by_path.update((path, found[path]) for path in jobs)
+        return replace(
+            world,
+            array_looks={uuid: found[uuid] for uuid in running},
+            heads=heads,
+            signatures=_signatures(places, by_path),
+        )
+
+    def _side_by_side(
+        self, jobs: Mapping[str, Tuple[str, Callable[[], Look]]]
+    ) -> Dict[str, Look]:
+        """What each finds on its device.  One that answers no read is given
+        up, its thread left behind: the other sets do not wait for it, and it
+        is not looked at again before that thread has ended."""
+        found = {
+            key: _no_answer(path)
+            for key, (path, _) in jobs.items()
+            if key in self._hung and not self._hung[key].done()
+        }
+        todo = [key for key in jobs if key not in found]
+        if not todo:
+            return found
+        slots = threading.Semaphore(WORKERS)
+
+        def in_turn(look: Callable[[], Look]) -> Look:
+            with slots:
+                return look()
+
+        pool = ThreadPoolExecutor(len(todo), thread_name_prefix="kraken-look")
+        at_work = {key: pool.submit(in_turn, jobs[key][1]) for key in todo}
+        while at_work:
+            wait(at_work.values(), WATCH_EVERY, FIRST_COMPLETED)
+            for key, job in list(at_work.items()):
+                path = jobs[key][0]
+                if job.done():
+                    found[key] = job.result()
+                elif content.waiting(path) >= NO_ANSWER:
+                    found[key] = _no_answer(path)
+                    self._hung[key] = job
+                    slots.release()  # the next one takes its place
+                else:
+                    continue
+                del at_work[key]
+        pool.shutdown(wait=False)
+        return {key: found[key] for key in jobs}
+
+    def _needs_look(self, claim: Claim) -> bool:
+        """A bare attachment of a volume that nobody asks to use is not read."""
+        return claim.wanted.members > 1 or claim.wanted.fs_type is not None
+
+    def _look_at(self, device: Device, claim: Claim, in_use: bool) -> Look:
+        self._early.take(device.volume_id, device.path)
+        try:
+            look = content.look(
+                device.path,
+                volume_id=device.volume_id,
+                full=self.full,
+                in_use=in_use,
+            )
+            if look.record is not None:
+                look = half_made.look(
+                    self.paths,
+                    device,
+                    look.record,
+                    claim.wanted.mkfs_options,
+                    look,
+                    full=self.full,
+                )
+            if self._refused(look, claim) and not look.fingerprint:
+                look = content.look(
+                    device.path,
+                    volume_id=device.volume_id,
+                    full=self.full,
+                    fingerprint=True,
+                )
+            return self._with_partitions(look, device)
+        except (KrakenError, OSError) as error:
+            return Look(Unknown(str(error)))
+
+    def _with_partitions(self, look: Look, whole: Union[Device, Array]) -> Look:
+        found = look.content
+        if not isinstance(found, Known) or found.type not in partitions.TABLES:
+            return look
+        inside = partitions.inside(self.paths, whole)
+        return replace(look, content=replace(found, inside=inside))
+
+    def _refused(self, look: Look, claim: Claim) -> bool:
+        """Whether a person may want to name this content in ``overwrite``."""
+        if not isinstance(look.content, Known):
+            return False
+        wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
+        return look.content.type != wanted
+
+    def _look_at_array(
+        self, array: Array, claim: Claim, looks: Mapping[str, Look]
+    ) -> Look:
+        try:
+            look = content.look(array.path, full=self.full, in_use=bool(array.mounted))
+            record = next(
+                (
+                    looks[volume.id].record
+                    for volume in claim.volumes
+                    if looks[volume.id].record is not None
+                ),
+                None,
+            )
+            if record is not None:
+                options = claim.wanted.mkfs_options
+                look = half_made.look(
+                    self.paths, array, record, options, look, full=self.full
+                )
+            return self._with_partitions(look, array)
+        except (KrakenError, OSError) as error:
+            return Look(Unknown(str(error)))
+
+    def _head(
+        self,
+        uuid: str,
+        blocks: Mapping[str, MdSuperblock],
+        found: Mapping[str, Device],
+    ) -> Optional[Content]:
+        """What the array would show first, read through the member that
+        holds its first chunk."""
+        first = 1 if any(block.level == 6 for block in blocks.values()) else 0
+        for volume, block in blocks.items():
+            if block.uuid == uuid and block.role == first and not is_replacement(block):
+                return content.head(found[volume].path, block.data_offset)
+        return None
+
+
+def _signatures(
+    places: Mapping[str, Tuple[str, ...]], found: Mapping[str, Look]
+) -> Tuple[Signature, ...]:
+    contents = [(path, found[path].content) for path in places if path in found]
+    return tuple(
+        Signature(places[path], path, content.type, content.uuid)
+        for path, content in contents
+        if isinstance(content, Known) and content.uuid
+    )
+
+
+def _no_answer(path: str) -> Look:
+    reason = f"{path} has not answered a read for {NO_ANSWER:.0f} s"
+    return Look(Unknown(reason, silent=True))
+
+
+def _with_uuids(
+    found: Sequence[Array],
+    looks: Mapping[str, Look],
+    by_volume: Mapping[str, Device],
+) -> Tuple[Array, ...]:
+    """Arrays with the UUID that their members' superblocks say, where the
+    kernel does not."""
+    uuid_of = {
+        by_volume[volume].name: look.content.superblock.uuid
+        for volume, look in looks.items()
+        if isinstance(look.content, Known) and look.content.superblock is not None
+    }
+    out: List[Array] = []
+    for array in found:
+        uuid = array.uuid
+        if not uuid:
+            uuid = next(
+                (uuid_of[name] for name in array.members if name in uuid_of), ""
+            )
+        out.append(replace(array, uuid=uuid))
+    return tuple(out)
+
+
+def _devnos(paths: Paths, lines: Sequence[FstabLine]) -> Dict[str, str]:
+    """The devices behind what the lines of others mount, as far as there is
+    one now."""
+    found: Dict[str, str] = {}
+    for line in lines:
+        node = "" if line.set else fstab.node(line.spec)
+        number = mounts.node_number(paths, node) if node else None
+        if number is not None:
+            found[line.spec] = number
+    return found
+
+
+def account_number(name: str) -> Optional[int]:
+    """The number of ``user:NAME`` or ``group:NAME``, None: no such account."""
+    kind, _, account = name.partition(":")
+    return mounts.user_id(account) if kind == "user" else mounts.group_id(account)
+
+
+def _accounts(claims: Sequence[Claim]) -> Dict[str, Optional[int]]:
+    wishes = [("user", claim.wanted.owner) for claim in claims]
+    wishes += [("group", claim.wanted.group) for claim in claims]
+    names = [f"{kind}:{name}" for kind, name in wishes if name is not None]
+    return {name: account_number(name) for name in names}
+
+
+def _missing_programs(claims: Sequence[Claim]) -> FrozenSet[str]:
+    needed: Set[str] = set()
+    for claim in claims:
+        if claim.wanted.members > 1:
+            needed.add("mdadm")
+        if claim.wanted.fs_type:
+            needed.add(f"mkfs.{claim.wanted.fs_type}")
+    return frozenset(
+        name for name in needed if name in PROGRAMS and not command.available(name)
+    )
+
+
+def _paths(claims: Sequence[Claim]) -> Dict[str, PathState]:
+    """A path that cannot be looked at (a dead filesystem above it) concerns
+    its own set alone."""
+    found = {}
+    for claim in claims:
+        path = claim.wanted.mount_path
+        if path is None:
+            continue
+        try:
+            found[path] = mounts.path_state(path)
+        except KrakenError as error:
+            LOG.info("%s", error)
+            found[path] = PathState(kind="unreadable")
+    return found

@@ -1,0 +1,337 @@
+"""The result of a run, for people and programs: ``status.json``.
+
+Written atomically at every change of meaning, so that a person who looks
+while the run waits sees what it waits for.  Its schema is
+``schema/status.json``.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
+
+from cc_kraken.decide import seen
+from cc_kraken.machine import devices, files
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Array, Claim, Device, Identity, Node, Trouble
+
+LOG = logging.getLogger(__name__)
+
+RUNNING, DONE, PENDING, FAILED, OFF = "running", "done", "pending", "failed", "off"
+
+
+def now() -> str:
+    """The time of day in UTC, ISO 8601, whole seconds."""
+    moment = datetime.datetime.now(datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read(paths: Paths) -> Optional[Dict[str, Any]]:
+    """The status of this boot; None when no run has written one."""
+    text = files.read_text(paths.status)
+    if text is None:
+        return None
+    try:
+        status = json.loads(text)
+    except ValueError:
+        return None
+    return status if isinstance(status, dict) else None
+
+
+def error(trouble: Trouble) -> Dict[str, str]:
+    """A trouble as ``status.json`` holds it."""
+    return {
+        "kind": trouble.kind,
+        "message": str(trouble),
+        "found": trouble.found,
+        "expected": trouble.expected,
+        "remedy": trouble.remedy,
+    }
+
+
+EARLIER_KEPT = 5
+_EARLIER_KEYS = (
+    "stage",
+    "state",
+    "dry_run",
+    "started",
+    "finished",
+    "phases",
+    "calls",
+    "processes",
+)
+
+
+def _earlier(status: Optional[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+    """The runs before this one in this boot, newest last."""
+    if status is None:
+        return []
+    short = {key: status.get(key) for key in _EARLIER_KEYS}
+    short["done"] = {
+        name: entry["done"]
+        for name, entry in status.get("sets", {}).items()
+        if entry.get("done")
+    }
+    return [*status.get("earlier", []), short][-EARLIER_KEPT:]
+
+
+UP = ("mounted", "assembled", "attached")
+
+
+def is_up(entry: Mapping[str, Any], paths: Paths) -> bool:
+    """Whether a set that the status calls up is up now, where the status says."""
+    path = entry["mount_path"]
+    if entry["state"] != "mounted" or path is None:
+        return entry["state"] in UP
+    now = devices.mounts_now(paths, {path})
+    return seen.up_at(now, path, volumes(entry)) is not None
+
+
+def volumes(entry: Mapping[str, Any]) -> FrozenSet[str]:
+    return frozenset(volume["id"] for volume in entry["volumes"])
+
+
+def _still_up(
+    status: Optional[Mapping[str, Any]], paths: Paths
+) -> Dict[str, Dict[str, Any]]:
+    """The sets that the run before found up, and that are: they count as such until
+    this one has looked, for a service may be waiting for nothing else."""
+    if status is None or status.get("dry_run"):
+        return {}
+    lists = ("done", "plan", "outcomes", "notes", "warnings")
+    fresh: Dict[str, Any] = {key: [] for key in lists}
+    return {
+        name: {**entry, **copy.deepcopy(fresh)}
+        for name, entry in status.get("sets", {}).items()
+        if is_up(entry, paths)
+    }
+
+
+class Report:
+    """What a run has to say, gathered and kept in ``status.json``.
+
+    Sets are plain dictionaries in the shape of the schema.  The methods may
+    be called from the threads that work on different sets.
+    """
+
+    def __init__(
+        self,
+        paths: Paths,
+        stage: str,
+        *,
+        dry_run: bool = False,
+        earlier: Optional[Mapping[str, Any]] = None,
+        kept: bool = True,
+    ) -> None:
+        """``earlier``: the status of the run before, kept in short form, its
+        sets that are up as they are.  ``kept`` False: no file is written."""
+        self._paths = paths
+        self._kept = kept
+        self._lock = threading.Lock()
+        self._begun = time.monotonic()
+        self._phase: Optional[str] = None
+        self._phase_begun = 0.0
+        self._noted: Set[Tuple[str, str]] = set()
+        self._status: Dict[str, Any] = {
+            "version": 1,
+            "instance": None,
+            "node": None,
+            "stage": stage,
+            "state": RUNNING,
+            "dry_run": dry_run,
+            "started": now(),
+            "updated": now(),
+            "finished": None,
+            "waiting_for": None,
+            "sets": _still_up(earlier, paths),
+            "phases": [],
+            "calls": {},
+            "processes": 0,
+            "notes": [],
+            "warnings": [],
+            "errors": [],
+            "earlier": _earlier(earlier),
+        }
+
+    @property
+    def status(self) -> Dict[str, Any]:
+        return self._status
+
+    @property
+    def sets(self) -> Dict[str, Dict[str, Any]]:
+        sets: Dict[str, Dict[str, Any]] = self._status["sets"]
+        return sets
+
+    def identify(self, identity: Identity, node: Optional[Node]) -> None:
+        self._status["instance"] = {
+            "id": identity.instance_id,
+            "region": identity.region,
+            "zone": identity.zone,
+        }
+        if node is not None:
+            self._status["node"] = {"prefix": node.prefix, "node_id": node.node_id}
+
+    def set(self, name: str, *, required: bool = True) -> Dict[str, Any]:
+        """The entry of one set, made on first use."""
+        return self.sets.setdefault(
+            name,
+            {
+                "state": PENDING,
+                "required": required,
+                "reason": None,
+                "error": None,
+                "volumes": [],
+                "array": None,
+                "filesystem": None,
+                "mount_path": None,
+                "owner": None,
+                "done": [],
+                "plan": [],
+                "outcomes": [],
+                "notes": [],
+                "warnings": [],
+            },
+        )
+
+    def describe(
+        self,
+        claim: Claim,
+        devices: Mapping[str, Device],
+        array: Optional[Array],
+        place: str = "",
+    ) -> None:
+        """The volumes of a set, their devices and its array.  ``place``: where it is
+        mounted, if not where it belongs."""
+        entry = self.set(claim.name, required=claim.wanted.required)
+        entry["required"] = claim.wanted.required
+        entry["mount_path"] = place or claim.wanted.mount_path
+        entry["volumes"] = [
+            {
+                "id": volume.id,
+                "device": devices[volume.id].path if volume.id in devices else None,
+                "size": devices[volume.id].size if volume.id in devices else None,
+                "state": volume.state,
+            }
+            for volume in claim.volumes
+        ]
+        if array is not None:
+            entry["array"] = {
+                "uuid": array.uuid,
+                "name": array.name,
+                "level": array.level,
+                "device": array.path,
+                "state": array.state,
+                "degraded": array.degraded,
+            }
+
+    def only(self, names: Iterable[str]) -> None:
+        """Forget the sets that this node no longer has."""
+        with self._lock:
+            for name in set(self.sets) - set(names):
+                del self.sets[name]
+
+    def done(self, name: str, text: str) -> None:
+        """One change that was made to a set.
+
+        A set that this node no longer has (its fstab line was taken out) has
+        no entry, and gets none: it would count as one that is not up.
+        """
+        with self._lock:
+            entry = self.sets.get(name)
+            if entry is not None:
+                entry["done"].append(text)
+
+    def warn(self, text: str, name: Optional[str] = None) -> None:
+        """A warning, logged once a run."""
+        with self._lock:
+            told: List[str] = self._status["warnings"]
+            if name is not None:
+                own: List[str] = self.set(name)["warnings"]
+                if text not in own:
+                    own.append(text)
+            if text in told:
+                return
+            told.append(text)
+        LOG.warning("%s", text)
+
+    def notes(self, name: str, texts: Sequence[str]) -> None:
+        """What a person may want to know of a set ("": of the node), and need not;
+        logged once."""
+        entry = self.set(name) if name else self._status
+        for text in texts:
+            if (name, text) not in self._noted:
+                self._noted.add((name, text))
+                LOG.info("%s", f"{name}: {text}" if name else text)
+        entry["notes"] = list(texts)
+
+    def fail(self, trouble: Trouble) -> None:
+        """An error that is not one set's own."""
+        if error(trouble) not in self._status["errors"]:
+            self._status["errors"].append(error(trouble))
+
+    def phase(self, name: Optional[str]) -> None:
+        """Time from now on belongs to ``name``."""
+        moment = time.monotonic()
+        if self._phase is not None:
+            seconds = moment - self._phase_begun
+            for entry in self._status["phases"]:
+                if entry["name"] == self._phase:
+                    entry["seconds"] = round(entry["seconds"] + seconds, 3)
+                    break
+            else:
+                self._status["phases"].append(
+                    {"name": self._phase, "seconds": round(seconds, 3)}
+                )
+        self._phase, self._phase_begun = name, moment
+
+    def waiting(self, reason: Optional[str], *, quiet: bool = False) -> None:
+        """What is awaited; logged when it changes, not once a second."""
+        if reason == self._status["waiting_for"]:
+            return
+        self._status["waiting_for"] = reason
+        if reason and not quiet:
+            LOG.info("Waiting: %s", reason)
+        self.write()
+
+    def count(self, calls: Counter[str], processes: int) -> None:
+        self._status["calls"] = dict(sorted(calls.items()))
+        self._status["processes"] = processes
+
+    def finish(self, state: str) -> None:
+        self.phase(None)
+        self._status["state"] = state
+        if state != PENDING:
+            self._status["waiting_for"] = None
+        self._status["finished"] = now()
+        self.write()
+
+    def write(self) -> None:
+        """Bring ``status.json`` up to date."""
+        if not self._kept:
+            return
+        with self._lock:
+            self._status["updated"] = now()
+            # With an indent Python encodes, without one its C library: what
+            # people read is the end, and a run of 24 sets writes often.
+            indent = None if self._status["state"] == RUNNING else 2
+            data = json.dumps(self._status, indent=indent) + "\n"
+        os.makedirs(self._paths.run, mode=0o755, exist_ok=True)
+        files.write_atomic(self._paths.status, data.encode(), 0o644)

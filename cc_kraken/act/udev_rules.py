@@ -1,0 +1,329 @@
+"""A rule for udev: the UUIDs of a set that is up belong to its own volumes.
+
+At a reboot systemd mounts by UUID, and md assembles by UUID, long before a run
+begins.  A copy of a volume has the same UUIDs.  So the rule names the serials
+that each UUID belongs to.  Any other EBS disk that shows it, and any array with
+such a disk in it, is a copy:
+
+- systemd takes it for a device that is not ready, and mounts nothing from it;
+- its links give way to those of the original (``link_priority``);
+- md and btrfs do not take it for a part of the set.
+
+A person can mount a copy by its device all the same.  Sources: udev(7),
+systemd.device(5), the rules of systemd, mdadm and btrfs-progs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import Callable, Collection, Dict, List, Mapping, Sequence, Tuple
+from urllib.parse import quote, unquote
+
+from cc_kraken.decide.plan import FAILED, PENDING, Plan
+from cc_kraken.decide.world import World
+from cc_kraken.machine import command, devices, files, sysfs
+from cc_kraken.machine.md import mdadm_uuid
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Claim, KrakenError, Signature
+from cc_kraken.proof.superblock import MD_MEMBER
+
+LOG = logging.getLogger(__name__)
+
+NAME = "63-zz-cc-kraken.rules"
+"""After the rules that read a disk (60-…) and describe an array (63-md-…), before
+those that put it into one, or tell btrfs of it (64-…, on other systems 65-…)."""
+MEMBER_COPY = "linux_raid_member_copy"
+"""The type of a copied member, which no rule takes for a member."""
+
+_VOLUME = re.compile(r"vol-([0-9a-f]{17}|[0-9a-f]{8})")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MOST_MEMBERS = 384
+"""What md's metadata has room for."""
+_LOOK_AGAIN = 10.0
+"""Seconds that udev has to look at a disk again."""
+
+_HEAD = """\
+# Written by cc-kraken. Two disks with one UUID: a copy, such as a volume made from
+# a snapshot, does not take the place of the original. Changes are lost.
+ACTION=="remove", GOTO="cc_kraken_end"
+SUBSYSTEM!="block", GOTO="cc_kraken_end"
+KERNEL=="md*", GOTO="cc_kraken_sets"
+ATTRS{serial}=="vol*", GOTO="cc_kraken_sets"
+GOTO="cc_kraken_end"
+LABEL="cc_kraken_sets"
+"""
+_TAIL = f"""\
+ENV{{CC_KRAKEN}}=="own", OPTIONS+="link_priority=110"
+ENV{{CC_KRAKEN}}!="copy", GOTO="cc_kraken_end"
+OPTIONS+="link_priority=-100"
+ENV{{ID_FS_TYPE}}=="linux_raid_member", ENV{{ID_FS_TYPE}}="{MEMBER_COPY}"
+# What is mounted stays so: systemd would unmount it.
+TEST=="/sys/fs/ext4/%k", GOTO="cc_kraken_end"
+TEST=="/sys/fs/xfs/%k", GOTO="cc_kraken_end"
+TEST=="/sys/fs/btrfs/$env{{ID_FS_UUID}}/devices/%k", GOTO="cc_kraken_end"
+ENV{{SYSTEMD_READY}}="0"
+LABEL="cc_kraken_end"
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One set: its volumes' ids, the UUIDs of its filesystem and of its array ("":
+    none), and how many members that has."""
+
+    volumes: Sequence[str]
+    filesystem: str = ""
+    array: str = ""
+    members: int = 1
+
+    @property
+    def fit(self) -> bool:
+        """Whether it can be written into a rule: nothing here is a pattern."""
+        uuids = [uuid for uuid in (self.filesystem, self.array) if uuid]
+        return (
+            bool(self.volumes and uuids)
+            and all(_VOLUME.fullmatch(volume) for volume in self.volumes)
+            and all(_UUID.fullmatch(uuid) for uuid in uuids)
+            and 1 <= self.members <= _MOST_MEMBERS
+        )
+
+
+def location(paths: Paths) -> str:
+    return os.path.join(paths.etc, "udev", "rules.d", NAME)
+
+
+def wanted(
+    claims: Sequence[Claim], plans: Sequence[Plan], world: World
+) -> Dict[str, Entry]:
+    """The sets that are up, or are brought up now.  Pure.
+
+    None that shares a UUID with the system's own volume: that one must be found.
+    """
+    by_name = {plan.name: plan for plan in plans}
+    system = {
+        one.uuid for one in world.signatures if set(one.volumes) & world.system_volumes
+    }
+    found: Dict[str, Entry] = {}
+    for claim in claims:
+        plan = by_name.get(claim.name)
+        if plan is None or plan.state in (FAILED, PENDING):
+            continue
+        known = plan.filesystem if claim.wanted.mount_path else None
+        array = world.array(plan.array_uuid) if plan.array_uuid else None
+        entry = Entry(
+            volumes=tuple(sorted(volume.id for volume in claim.volumes)),
+            filesystem=known.uuid if known is not None else "",
+            array=plan.array_uuid,
+            members=max(len(claim.volumes), array.raid_disks if array else 1),
+        )
+        if entry.fit and not system & {entry.filesystem, entry.array}:
+            found[claim.name] = entry
+    return found
+
+
+def text(entries: Mapping[str, Entry]) -> str:
+    """The file for these sets, "" for none; those that are not fit are left out."""
+    fit = {name: entry for name, entry in sorted(entries.items()) if entry.fit}
+    if not fit:
+        return ""
+    # What shows a UUID is a copy, then, unless it is of the set, then, if a copy
+    # is in it, it is one after all.
+    lines = [line for name, entry in fit.items() for line in _copy(name, entry)]
+    lines += [line for entry in fit.values() for line in _own(entry)]
+    lines += [line for entry in fit.values() for line in _mixed(entry)]
+    return "".join([_HEAD, *(f"{line}\n" for line in lines), _TAIL])
+
+
+def _copy(name: str, entry: Entry) -> List[str]:
+    uuids = "|".join(uuid for uuid in (entry.filesystem, entry.array) if uuid)
+    return [
+        _comment(name, entry),
+        f'ENV{{ID_FS_UUID}}=="{uuids}", ENV{{CC_KRAKEN}}="copy"',
+    ]
+
+
+def _own(entry: Entry) -> List[str]:
+    of_disks = f'ENV{{ID_FS_UUID}}=="{entry.array or entry.filesystem}"'
+    own = 'ENV{CC_KRAKEN}="own"'
+    lines = [f'{of_disks}, ATTRS{{serial}}=="{_serials(entry)}", {own}']
+    if entry.array and entry.filesystem:
+        shown = f'ENV{{ID_FS_UUID}}=="{entry.filesystem}"'
+        lines.append(f"{shown}, {_array(entry)}, {own}")
+    return lines
+
+
+def _mixed(entry: Entry) -> List[str]:
+    return [
+        f"{_array(entry)}, ATTR{{md/rd{slot}/block/device/serial}}"
+        f'!="{_serials(entry)}", ENV{{CC_KRAKEN}}="copy"'
+        for slot in range(entry.members if entry.array else 0)
+    ]
+
+
+def _array(entry: Entry) -> str:
+    return f'ENV{{MD_UUID}}=="{mdadm_uuid(entry.array)}"'
+
+
+def _serials(entry: Entry) -> str:
+    """A pattern: a serial may have its volume's dash, or not."""
+    return "|".join(
+        serial
+        for volume in entry.volumes
+        for serial in (volume.replace("-", ""), volume)
+    )
+
+
+def _comment(name: str, entry: Entry) -> str:
+    """What :func:`current` reads back; no name can end the line."""
+    words = (
+        quote(name, safe="", errors="surrogateescape"),
+        ",".join(entry.volumes),
+        entry.filesystem or "-",
+        entry.array or "-",
+        str(entry.members),
+    )
+    return f"# set {' '.join(words)}"
+
+
+def current(paths: Paths) -> Dict[str, Entry]:
+    """The sets that the file names now."""
+    found: Dict[str, Entry] = {}
+    for line in (files.read_text(location(paths)) or "").split("\n"):
+        words = line.split(" ")
+        if words[:2] != ["#", "set"] or len(words) != 7 or not words[6].isdigit():
+            continue
+        name, volumes, filesystem, array, members = words[2:]
+        entry = Entry(
+            volumes=tuple(volumes.split(",")),
+            filesystem="" if filesystem == "-" else filesystem,
+            array="" if array == "-" else array,
+            members=int(members),
+        )
+        if entry.fit:
+            found[unquote(name, errors="surrogateescape")] = entry
+    return found
+
+
+def keep(
+    paths: Paths,
+    claims: Sequence[Claim],
+    plans: Sequence[Plan],
+    world: World,
+    warn: Callable[[str], None],
+) -> None:
+    """Bring the file up to date, before anything is mounted.
+
+    A set that is not up now keeps its entry as long as fstab or mdadm's
+    configuration has a line for it.  udev reads a changed file by itself, before
+    the next disk comes.  A fault here leaves no volume unmounted.
+    """
+    try:
+        _keep(paths, wanted(claims, plans, world), world)
+    except (KrakenError, OSError) as error:
+        warn(f"At the next reboot a copy could be mounted for a set: {error}")
+
+
+def _keep(paths: Paths, new: Dict[str, Entry], world: World) -> None:
+    lasting = {*world.fstab, *world.array_lines.values()}
+    old = {name: one for name, one in current(paths).items() if name in lasting}
+    for name, entry in new.items():
+        before = old.get(name)
+        if not entry.filesystem and before is not None and before.array == entry.array:
+            new[name] = replace(entry, filesystem=before.filesystem)  # unseen now
+    content = text({**old, **new})
+    path = location(paths)
+    if not content:
+        remove(paths)
+        return
+    files.make_directories(os.path.dirname(path))
+    if files.write_atomic(path, files.encode(content), 0o644):
+        volumes = {volume for entry in new.values() for volume in entry.volumes}
+        _show_again(paths, volumes)
+
+
+def remove(paths: Paths) -> bool:
+    """Take the file away; True when it was there.  Raises ``cannot-write``."""
+    return files.remove(location(paths))
+
+
+# ---------------------------------------------------------------- what udev says
+
+
+def properties(paths: Paths, devno: str) -> Dict[str, str]:
+    """What udev has noted of a block device; nothing where it has not seen it."""
+    found: Dict[str, str] = {}
+    path = os.path.join(paths.udev, "data", f"b{devno}")
+    try:
+        data = files.decode(sysfs.read(path))
+    except OSError:
+        return {}
+    for line in data.split("\n"):
+        if line.startswith("E:"):
+            key, _, value = line[2:].partition("=")
+            found[key] = value
+    return found
+
+
+def shown(paths: Paths, disks: Mapping[str, str]) -> Tuple[Signature, ...]:
+    """What udev has read of these disks (kernel name to volume id), of their
+    partitions, and of what lies on them: no disk is asked."""
+    found: Dict[str, Signature] = {}
+    for disk, volume in disks.items():
+        for name in (disk, *devices.partitions(paths, disk), *_holders(paths, disk)):
+            said = properties(paths, _number(paths, disk, name))
+            path = os.path.join(paths.dev, name.replace("!", "/"))
+            kind, uuid = said.get("ID_FS_TYPE", ""), said.get("ID_FS_UUID", "")
+            kind = MD_MEMBER if kind == MEMBER_COPY else kind
+            if uuid:
+                found.setdefault(path, Signature((volume,), path, kind, uuid))
+    return tuple(found.values())
+
+
+def _show_again(paths: Paths, volumes: Collection[str]) -> None:
+    """Volumes that an older rule took for copies, because they have taken the
+    place of others: systemd must see them before they are mounted."""
+    hidden = _hidden(paths, volumes)
+    if not hidden:
+        return
+    argv = ["udevadm", "control", "--reload"]
+    command.check(command.run(argv, timeout=_LOOK_AGAIN), "making udev read its rules")
+    for name in hidden:
+        with open(os.path.join(paths.sys, "block", name, "uevent"), "wb") as stream:
+            stream.write(b"change")
+    end = time.monotonic() + _LOOK_AGAIN
+    while _hidden(paths, volumes):
+        if time.monotonic() >= end:
+            LOG.warning("udev still takes %s for copies", ", ".join(hidden))
+            return
+        time.sleep(0.1)
+
+
+def _hidden(paths: Paths, volumes: Collection[str]) -> List[str]:
+    """The kernel names of those disks of these volumes, and of what lies on them,
+    that udev takes for copies."""
+    names = [
+        name
+        for disk, volume in devices.claimed(paths).items()
+        if volume in volumes
+        for name in (disk, *_holders(paths, disk))
+    ]
+    return [
+        name
+        for name in names
+        if properties(paths, _number(paths, name, name)).get("CC_KRAKEN") == "copy"
+    ]
+
+
+def _holders(paths: Paths, disk: str) -> List[str]:
+    return sysfs.names(os.path.join(paths.sys, "block", disk, "holders"))
+
+
+def _number(paths: Paths, disk: str, name: str) -> str:
+    """The device number of a disk, an array, or a partition of this disk."""
+    block = os.path.join(paths.sys, "block")
+    where = sysfs.attribute(block, name, "dev")
+    return where or sysfs.attribute(block, disk, name, "dev") or ""

@@ -1,0 +1,354 @@
+"""cloud-init as our host: what it knows, in our words.
+
+Used inside a stage (with the ``cloud`` object that cloud-init hands over) and
+outside (:func:`load`: command line, background unit).  Nothing of cloud-init
+is imported at module level, and every attribute is read with care: the
+objects are those of 22.2 to 26.2, or a pickle that another version wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from typing import (
+    Any,
+    Mapping,
+    NamedTuple,
+    NoReturn,
+    Optional,
+    Sequence,
+)
+
+from cc_kraken.config import tags
+from cc_kraken.model import Identity, KrakenError, Trouble
+
+LOG = logging.getLogger(__name__)
+
+NETWORK = "network"
+FINAL = "final"
+SINGLE = "single"
+
+# Names of cloud-init's stage reporters (cmd/main.py, 22.2 to 26.2).
+_STAGES: Mapping[str, str] = {
+    "init-local": NETWORK,
+    "init-network": NETWORK,
+    "modules-init": NETWORK,
+    "modules-config": NETWORK,
+    "modules-final": FINAL,
+}
+
+
+class Loaded(NamedTuple):
+    """What cloud-init merged, and its datasource (class DataSource)."""
+
+    cfg: Mapping[str, Any]
+    datasource: object
+
+
+# --------------------------------------------------------------- who we are
+
+
+def identity(datasource: object) -> Identity:
+    """This instance, from the identity document, else from the metadata.
+
+    Makes no request of its own (cloud-init's ``get_instance_id`` may make
+    one, so it is asked last).  ``region`` may be "" where the datasource has
+    none.  Raises KrakenError ``instance-unknown``.
+    """
+    document = _mapping(_attribute(datasource, "identity"))
+    metadata = _mapping(_attribute(datasource, "metadata"))
+    placement = _mapping(metadata.get("placement"))
+    instance_id = (
+        _word(document.get("instanceId"))
+        or _word(metadata.get("instance-id"))
+        or _word(_call(datasource, "get_instance_id"))
+    )
+    zone = (
+        _word(document.get("availabilityZone"))
+        or _word(placement.get("availability-zone"))
+        or _word(_attribute(datasource, "availability_zone"))
+    )
+    region = (
+        _word(document.get("region"))
+        or _word(placement.get("region"))
+        or _word(_attribute(datasource, "region"))
+    )
+    if not instance_id.startswith("i-") or not zone:
+        found = f"instance id {instance_id or 'none'}, zone {zone or 'none'}"
+        raise KrakenError(
+            Trouble(
+                "instance-unknown",
+                f"cloud-init does not say which instance this is ({found})",
+                "an EC2 instance id and an availability zone",
+                "Look at 'cloud-init query ds.meta_data'; the metadata service of "
+                "the instance has to be enabled.",
+            )
+        )
+    return Identity(
+        instance_id=instance_id,
+        region=region,
+        zone=zone,
+        tags=_instance_tags(metadata),
+        instance_type=_word(document.get("instanceType"))
+        or _word(metadata.get("instance-type")),
+    )
+
+
+def _instance_tags(metadata: Mapping[str, object]) -> Optional[Mapping[str, str]]:
+    """Tags of the instance as of this boot; None where they are not offered
+    (metadata ``tags/instance/``, since cloud-init 22.2)."""
+    offered = _mapping(metadata.get("tags")).get("instance")
+    if not isinstance(offered, Mapping):
+        return None
+    return {str(name): tags.text(value) for name, value in offered.items()}
+
+
+def _attribute(owner: object, name: str) -> object:
+    try:
+        return getattr(owner, name, None)
+    except Exception as error:
+        # Properties of the datasource compute, and fail on objects that an
+        # older cloud-init pickled.
+        LOG.debug("%s of %s: %s", name, type(owner).__name__, error)
+        return None
+
+
+def _call(owner: object, name: str) -> object:
+    method = _attribute(owner, name)
+    if not callable(method):
+        return None
+    try:
+        return method()
+    except Exception as error:
+        LOG.debug("%s() of %s: %s", name, type(owner).__name__, error)
+        return None
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _word(value: object) -> str:
+    return value.strip() if isinstance(value, str) else ""
+
+
+# ------------------------------------------------------------------- stages
+
+
+def stage(cloud: object, argv: Optional[Sequence[str]] = None) -> str:
+    """The stage that runs: ``network``, ``final`` or ``single``.
+
+    By the name of the stage's reporter; where there is none, by the command
+    line.  The config stage counts as the network stage: the work is done in
+    the first stage that the module is listed in.
+    """
+    name = _attribute(_attribute(cloud, "reporter"), "fullname")
+    if isinstance(name, str):
+        root = name.split("/", 1)[0]
+        if root == "single":
+            return SINGLE
+        if root in _STAGES:
+            return _STAGES[root]
+    words = list(sys.argv if argv is None else argv)[1:]
+    if "single" in words:
+        return SINGLE
+    if "modules" in words and ("final" in words or "--mode=final" in words):
+        return FINAL
+    return NETWORK
+
+
+def wait_for_network(cloud: object) -> bool:
+    """Wait for the network where the distribution's stage may begin without
+    it (Ubuntu with cloud-init 24.4 and later); True when it was asked to."""
+    distro = _attribute(cloud, "distro")
+    wait = _attribute(distro, "wait_for_network")
+    if not callable(wait):
+        return False
+    try:
+        wait()
+    except Exception as error:
+        # The API client has its own patience, and its own error.
+        LOG.info("cloud-init could not wait for the network: %s", error)
+    return True
+
+
+def final_entry(cfg: Mapping[str, Any], module: str = "kraken") -> bool:
+    """Whether ``module`` is listed in the final stage of ``cfg``."""
+    listed = cfg.get("cloud_final_modules")
+    if not isinstance(listed, (list, tuple)):
+        return False
+    return any(_canonical(_entry(item)) == _canonical(module) for item in listed)
+
+
+def _entry(item: object) -> str:
+    """The module's name in one item of a list: a name, a list that begins
+    with it, or a mapping that has it as ``name`` (config/modules.py)."""
+    if isinstance(item, Mapping):
+        item = item.get("name")
+    elif isinstance(item, (list, tuple)):
+        item = item[0] if item else None
+    return item if isinstance(item, str) else ""
+
+
+def _canonical(name: str) -> str:
+    """A module's name as cloud-init compares it (``form_module_name``)."""
+    plain = name.replace("-", "_")
+    if plain.lower().endswith(".py"):
+        plain = plain[:-3]
+    plain = plain.strip()
+    return plain if not plain or plain.startswith("cc_") else f"cc_{plain}"
+
+
+# ------------------------------------------------------------ outside a stage
+
+
+def load() -> Loaded:
+    """What cloud-init merged and found in this boot, from its own cache.
+
+    As ``cloud-init single`` does it, except that nothing is ever searched,
+    fetched or deleted: without a datasource in the cache it is an error.
+    Raises KrakenError ``cloud-init-missing``, ``cloud-init-not-run`` or
+    ``cloud-init-unusable``.
+    """
+    try:
+        from cloudinit import helpers, stages
+    except ImportError as error:
+        _refuse(
+            "cloud-init-missing",
+            f"cloud-init cannot be imported by {sys.executable} ({error})",
+            "cloud-init 22.2 or later, for the system's own Python",
+            "Install cloud-init, or run the command with the system's Python.",
+            error,
+        )
+    try:
+        init = stages.Init(ds_deps=[])
+        init.read_cfg()
+        cache = init.paths.get_ipath_cur("obj_pkl")
+    except Exception as error:
+        _refuse(
+            "cloud-init-unusable",
+            f"cloud-init's configuration cannot be read ({error})",
+            "a cloud-init that works",
+            "Look at 'cloud-init status --long'.",
+            error,
+        )
+    # fetch() would go on a search without it, and delete the instance's link.
+    datasource = _cached(cache)
+    try:
+        init.datasource = datasource
+        # What was made before the datasource was known is made anew, as
+        # fetch() does.
+        init._reset()
+        merger = helpers.ConfigMerger(
+            paths=init.paths,
+            datasource=datasource,
+            additional_fns=None,
+            base_cfg=init.cfg,
+        )
+        return Loaded(merger.cfg, datasource)
+    except Exception as error:
+        _refuse(
+            "cloud-init-unusable",
+            f"cloud-init's merged configuration cannot be read ({error})",
+            "a cloud-init that works",
+            "Look at 'cloud-init status --long'.",
+            error,
+        )
+
+
+def _cached(path: str) -> object:
+    """The datasource that this boot stored at ``path`` (a pickle of
+    cloud-init's, in a directory that only root can write)."""
+    import pickle
+
+    try:
+        with open(path, "rb") as file:
+            return pickle.load(file)
+    except FileNotFoundError as error:
+        _refuse(
+            "cloud-init-not-run",
+            f"cloud-init has no instance data of this machine ({path} is missing)",
+            "a boot with cloud-init and a datasource",
+            "Run it after cloud-init's network stage; 'cloud-init status --long' "
+            "tells whether it ran.",
+            error,
+        )
+    except PermissionError as error:
+        _refuse(
+            "cloud-init-unusable",
+            f"{os.path.basename(path)} of cloud-init is not readable",
+            "the rights of root",
+            "Run the command as root.",
+            error,
+        )
+    except Exception as error:
+        _refuse(
+            "cloud-init-unusable",
+            f"cloud-init's instance data in {path} cannot be read ({error})",
+            "instance data that this version of cloud-init wrote",
+            "Reboot, so that cloud-init writes them anew.",
+            error,
+        )
+
+
+def _refuse(
+    kind: str, found: str, expected: str, remedy: str, cause: Exception
+) -> NoReturn:
+    raise KrakenError(Trouble(kind, found, expected, remedy)) from cause
+
+
+# ------------------------------------------------------------------- events
+
+
+class Events:
+    """The phases of a run, as sub-events of the module's own event.
+
+    ``config-<name>/<phase>`` nests under the module in ``cloud-init analyze
+    show``.  There is one at a time, and only the main thread reports, because
+    overlapping events break ``analyze``.  Without cloud-init (or its
+    reporter) nothing is reported.  An event never costs a run.
+    """
+
+    def __init__(self, cloud: object, name: str = "kraken") -> None:
+        self._parent = _attribute(cloud, "reporter")
+        self._name = name
+        self._phase: Optional[str] = None
+        self._event: Any = None
+
+    def enter(self, phase: Optional[str]) -> None:
+        """End the phase that runs, begin ``phase`` (None: no other).
+
+        The phase that runs already goes on.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if self._parent is None or phase == self._phase:
+            return
+        self._leave()
+        self._phase = phase
+        if phase is None:
+            return
+        try:
+            from cloudinit.reporting import events
+
+            event = events.ReportEventStack(
+                name=f"config-{self._name}/{phase}",
+                description=phase,
+                parent=self._parent,
+            )
+            event.__enter__()
+        except Exception as error:
+            LOG.debug("no event for %s: %s", phase, error)
+            return
+        self._event = event
+
+    def _leave(self) -> None:
+        event, self._event = self._event, None
+        if event is None:
+            return
+        try:
+            event.__exit__(None, None, None)
+        except Exception as error:
+            LOG.debug("event of %s: %s", self._phase, error)

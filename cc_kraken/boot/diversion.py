@@ -1,0 +1,212 @@
+"""The key ``kraken`` in cloud-init's own schema, by a package diversion.
+
+cloud-init has no hook for a foreign key: since 23.4 user-data with one ends
+in a degraded boot.  On Debian and Ubuntu the file of the schema is diverted
+(dpkg-divert(1)), so that upgrades of cloud-init go to ``….distrib``, and a
+file with our key, made from that one, takes its place.  There is no moment
+without a whole file: dpkg-divert's own renaming is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+from cc_kraken.model import KrakenError, Trouble
+
+PACKAGE = "cloud-init-kraken"
+SCHEMA = (
+    "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
+)
+KEY = "kraken"
+DEFINITION = "cc_kraken"
+
+
+@dataclass(frozen=True)
+class Diversion:
+    """The diversion in the file system at ``root`` (dpkg's included)."""
+
+    root: str = "/"
+
+    @property
+    def path(self) -> str:
+        """Where cloud-init reads its schema."""
+        return os.path.join(self.root, SCHEMA)
+
+    @property
+    def original(self) -> str:
+        """Where the file of cloud-init's package is while it is diverted."""
+        return f"{self.path}.distrib"
+
+    def register(self) -> List[str]:
+        """Put our key into cloud-init's schema; returns what was done.
+
+        Where that is not possible (no dpkg, no such file, a schema of another
+        shape) it is left alone, and the sentence says why: the key works all
+        the same.  Raises KrakenError when a file cannot be written.
+        """
+        from cc_kraken.machine.files import write_atomic
+
+        obstacle = self._obstacle()
+        if obstacle:
+            return [f"cloud-init's schema is left alone: {obstacle}."]
+        diverted = self._diverted()
+        found = _read(self.path)
+        source = _read(self.original) if diverted or is_ours(found) else found
+        if source is None:
+            source = found  # diverted, and dpkg has put no file there yet
+        wanted = with_key(source) if source and not is_ours(source) else None
+        if wanted is None:
+            return [
+                "cloud-init's schema is left alone: its file is not of a known shape."
+            ]
+        if diverted and found == wanted:
+            return ["cloud-init's schema knows the key kraken already."]
+        if not diverted:
+            write_atomic(self.original, source or b"", mode=0o644)
+            self._divert("--add")
+        write_atomic(self.path, wanted, mode=0o644)
+        return ["cloud-init's schema knows the key kraken now."]
+
+    def unregister(self) -> List[str]:
+        """Give the place back to cloud-init's own file; returns what was
+        done.  Raises KrakenError when that fails."""
+        if not _has_dpkg() or not any(map(os.path.exists, (self.path, self.original))):
+            return []
+        diverted, found = self._diverted(), _read(self.path)
+        if not diverted and not is_ours(found):
+            if found is not None and found == _read(self.original):
+                os.unlink(self.original)  # the copy of a run that was cut off
+            return []
+        if diverted:
+            self._divert("--remove")
+        if os.path.exists(self.original):
+            os.rename(self.original, self.path)
+        elif is_ours(_read(self.path)):
+            os.unlink(self.path)
+        _flush(os.path.dirname(self.path))
+        return ["cloud-init's schema is its own again."]
+
+    def _obstacle(self) -> str:
+        """Why there can be no diversion here, or ""."""
+        if not _has_dpkg():
+            return "no dpkg-divert here (not Debian, not Ubuntu)"
+        if not os.path.exists(self.path):
+            return f"there is no {self.path}"
+        owner = self._owner()
+        if owner not in ("", PACKAGE):
+            return f"{owner} diverts {self.path}"
+        return ""
+
+    def _diverted(self) -> bool:
+        return self._owner() == PACKAGE
+
+    def _owner(self) -> str:
+        """The package whose diversion of the file there is ("" for none)."""
+        return self._dpkg_divert("--listpackage", f"/{SCHEMA}").strip()
+
+    def _divert(self, action: str) -> None:
+        self._dpkg_divert(
+            "--quiet",
+            "--package",
+            PACKAGE,
+            "--no-rename",
+            "--divert",
+            f"/{SCHEMA}.distrib",
+            action,
+            f"/{SCHEMA}",
+        )
+
+    def _dpkg_divert(self, *words: str) -> str:
+        from cc_kraken.machine import command
+
+        at = [] if self.root == "/" else [f"--root={self.root}"]
+        done = command.run(["dpkg-divert", *at, *words])
+        if done.code != 0:
+            raise KrakenError(
+                Trouble(
+                    "diversion-failed",
+                    f"dpkg-divert: {done.err.strip()}",
+                    "the diversion of cloud-init's schema to be changed",
+                    "Or leave the schema alone: cc-kraken enable --no-schema",
+                )
+            )
+        return done.out
+
+
+def with_key(schema: bytes) -> Optional[bytes]:
+    """cloud-init's schema with our key, None if it is of an unknown shape.
+
+    Before 23.4 the top level permits any key; since then it names them all
+    and permits no other.
+    """
+    from cc_kraken.config import schema_files
+
+    try:
+        full = json.loads(schema)
+    except ValueError:
+        return None
+    definitions = full.get("$defs") if isinstance(full, dict) else None
+    if not isinstance(definitions, dict) or not isinstance(full.get("allOf"), list):
+        return None
+    definitions[DEFINITION] = _fragment(schema_files.load(schema_files.SECTION))
+    full["allOf"].append({"$ref": f"#/$defs/{DEFINITION}"})
+    if isinstance(full.get("properties"), dict):
+        full["properties"][KEY] = {}
+    names = definitions.get("all_modules")
+    if isinstance(names, dict) and isinstance(names.get("enum"), list):
+        names["enum"] += [KEY, DEFINITION]
+    return (json.dumps(full, indent=2) + "\n").encode()
+
+
+def is_ours(schema: Optional[bytes]) -> bool:
+    """Whether a schema of cloud-init's has our key in it."""
+    try:
+        full = json.loads(schema or b"null")
+        return DEFINITION in full["$defs"]
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _fragment(section: Dict[str, Any]) -> Dict[str, Any]:
+    """Our schema as a definition inside cloud-init's: references that began
+    at the root of ours begin at the definition."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: f"#/$defs/{DEFINITION}{item[1:]}"
+                if key == "$ref" and isinstance(item, str) and item.startswith("#")
+                else moved(item)
+                for key, item in value.items()
+            }
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        return value
+
+    return {key: moved(item) for key, item in section.items() if key != "$schema"}
+
+
+def _has_dpkg() -> bool:
+    from cc_kraken.machine import command
+
+    return shutil.which("dpkg-divert", path=command.PATH) is not None
+
+
+def _read(path: str) -> Optional[bytes]:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _flush(directory: str) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,242 @@
+"""A run as a program of its own, so that the boot outlives what hangs in it.
+
+A disk that answers no read leaves its reader in a sleep that no signal ends,
+and a process ends only when all of its threads have.  So cloud-init's process
+starts the program (:func:`carry_out`), hands it on standard input what only
+cloud-init knows, and follows what it says (:func:`main`).  That is one JSON
+object a line: ``{"log": record}``, ``{"phase": name}``, and at the end
+``{"status": status}`` or ``{"error": sentence}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from logging.handlers import QueueHandler
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Optional
+
+from cc_kraken.boot.cloud_init import Events
+from cc_kraken.machine import command
+from cc_kraken.machine.clock import ended_by_signals
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Ec2Options, Identity, KrakenError, Section, Trouble
+
+LOG = logging.getLogger(__name__)
+
+Enter = Callable[[Optional[str]], None]
+Line = Mapping[str, Any]
+
+PYTHON = "/usr/bin/python3"
+"""Where cloud-init's own interpreter does not know its path."""
+LAST_MOMENTS = 2.0
+"""Seconds that the program has to go away after its last line."""
+
+
+def carry_out(
+    section: Section,
+    identity: Identity,
+    paths: Paths,
+    stage: str,
+    enter: Enter,
+    seconds: float,
+) -> Dict[str, Any]:
+    """One run for ``stage`` (``network``, ``single``) in a program; its status.
+
+    Its log records come out of this process's handlers, and ``enter`` is
+    called with each of its phases, at last with None.  After ``seconds`` the
+    program is left behind as it is, never killed: mkfs may be at work.
+
+    Raises KrakenError ``run-hangs`` or ``run-killed``, and RuntimeError with
+    the sentence of whatever the run itself has raised.
+    """
+    order = {
+        "section": asdict(section),
+        "identity": asdict(identity),
+        "paths": asdict(paths),
+        "stage": stage,
+    }
+    with command.memory(json.dumps(order).encode("ascii")) as source:
+        # Of cloud-init's open files the program has standard error alone:
+        # somebody may wait until all have closed a connection.
+        process = subprocess.Popen(
+            argv(), stdin=source, stdout=subprocess.PIPE, cwd="/", umask=0o022
+        )
+    assert process.stdout is not None
+    try:
+        last = _follow(process.stdout.fileno(), time.monotonic() + seconds, enter)
+    except TimeoutError:
+        raise KrakenError(_hangs(process.pid, seconds)) from None
+    finally:
+        process.stdout.close()
+        enter(None)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # a thread of it hangs
+        process.wait(LAST_MOMENTS)
+    if last is None:
+        raise KrakenError(_killed(process.returncode))
+    if "error" in last:
+        raise RuntimeError(last["error"])
+    status: Dict[str, Any] = last["status"]
+    return status
+
+
+# --------------------------------------------------- in the process of cloud-init
+
+
+def argv() -> List[str]:
+    """This very copy of the package, by cloud-init's own Python, which heeds
+    no ``PYTHON…`` variable of the caller's (-I)."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    main = f"{package}/__main__.py"
+    return [sys.executable or PYTHON, "-I", main, "from-cloud-init"]
+
+
+def _follow(source: int, end: float, enter: Enter) -> Optional[Line]:
+    """Log what it logs, up to its last line; None: it ended without one."""
+    for text in _lines(source, end):
+        line: Line = json.loads(text)
+        if "log" in line:
+            _log(line["log"])
+        elif "phase" in line:
+            enter(line["phase"])
+        else:
+            return line
+    return None
+
+
+def _lines(source: int, end: float) -> Iterator[bytes]:
+    """Whole lines, until all have closed the pipe; TimeoutError at ``end``."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    begun = b""
+    while True:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if not poll.poll(min(left, 60.0) * 1000):
+            continue
+        more = os.read(source, 1 << 16)
+        if not more:
+            return
+        *lines, begun = (begun + more).split(b"\n")
+        yield from lines
+
+
+def _log(told: Mapping[str, Any]) -> None:
+    record = logging.makeLogRecord(told)
+    logger = logging.getLogger(record.name)
+    if not logger.isEnabledFor(record.levelno):
+        return
+    try:
+        logger.handle(record)
+    except Exception:  # a handler's fault must not cost the run
+        LOG.debug("a handler failed at a record of %s", record.name, exc_info=True)
+
+
+def _hangs(pid: int, seconds: float) -> Trouble:
+    return Trouble(
+        "run-hangs",
+        f"The run (process {pid}) is still going after {seconds:.0f} s",
+        "",
+        "The boot continues without it. Look for a disk that answers no read "
+        "(dmesg, and the volume's status in EC2), and detach it or wait for it: "
+        "then the run ends, and cc-kraken.service carries on.",
+    )
+
+
+def _killed(code: Optional[int]) -> Trouble:
+    how = "ended without a result"
+    if code is not None and code < 0:
+        how = f"was killed by signal {-code}"
+    return Trouble(
+        "run-killed",
+        f"The run {how}",
+        "",
+        "Look for a lack of memory in the kernel's log (dmesg), then run "
+        "cc-kraken apply.",
+    )
+
+
+# ------------------------------------------------------------------ the program
+
+
+class _Wire(QueueHandler):
+    """Says everything on the pipe.  When nobody follows any more, log records
+    go to standard error instead."""
+
+    def __init__(self, pipe: int) -> None:
+        super().__init__(None)  # type: ignore[arg-type]
+        self.pipe = pipe
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if not self.say(log=vars(record)):
+            print(f"{record.levelname}: {record.msg}", file=sys.stderr, flush=True)
+
+    def say(self, **line: object) -> bool:
+        """False when nobody follows."""
+        rest = json.dumps(line, default=str).encode("ascii") + b"\n"
+        try:
+            with self.lock:  # type: ignore[union-attr]
+                while rest:
+                    rest = rest[os.write(self.pipe, rest) :]
+        except OSError:
+            return False
+        return True
+
+
+class _Phases(Events):
+    """Phases for the process that has cloud-init's reporter."""
+
+    def __init__(self, wire: _Wire) -> None:
+        super().__init__(None)
+        self._wire = wire
+
+    def enter(self, phase: Optional[str]) -> None:
+        self._wire.say(phase=phase)
+
+
+def main() -> NoReturn:
+    """Carry out the run that standard input describes, and end the process,
+    whichever of its threads hangs."""
+    wire = _Wire(os.dup(1))
+    os.dup2(2, 1)  # nobody else writes between the lines
+    logging.getLogger().addHandler(wire)
+    last: Dict[str, Any]
+    try:
+        last = {"status": _carry_out(json.load(sys.stdin), wire)}
+    except KrakenError as error:
+        last = {"error": str(error)}
+    except BaseException as error:  # SystemExit too
+        LOG.exception("cc_kraken failed")
+        last = {"error": f"cc_kraken failed: {error!r}"}
+    wire.say(**last)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(1 if "error" in last else 0)
+
+
+def _carry_out(order: Mapping[str, Any], wire: _Wire) -> Any:
+    # Of other libraries warnings alone: their details can hold credentials.
+    logging.getLogger("cc_kraken").setLevel(logging.DEBUG)
+    from cc_kraken.boot import stage
+
+    ec2 = Ec2Options(**order["section"]["ec2"])
+    section = Section(**{**order["section"], "ec2": ec2})
+    with ended_by_signals() as clock:
+        return stage.carry_out(
+            section,
+            Identity(**order["identity"]),
+            Paths(**order["paths"]),
+            _Phases(wire),
+            order["stage"],
+            seconds=section.boot_wait,
+            final=order["stage"] != "network",
+            dry_run=section.dry_run,
+            clock=clock,
+        )

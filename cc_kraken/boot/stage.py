@@ -1,0 +1,471 @@
+"""The module as cloud-init calls it, and the runs that it starts.
+
+Network stage: bring up what can be had in ``boot_wait``, then start
+``cc-kraken.service``, which carries on without keeping anybody from logging
+in.  Final stage: join that service.  By hand (``cloud-init single``): one
+whole run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import time
+from collections import Counter
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
+
+from cc_kraken.act import layout, report
+from cc_kraken.act.report import DONE, FAILED, OFF, PENDING, RUNNING, UP, Report
+from cc_kraken.boot import cloud_init
+from cc_kraken.boot.configured import is_ec2
+from cc_kraken.config import loading
+from cc_kraken.machine import command, mounts
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
+
+LOG = logging.getLogger(__name__)
+
+UNIT = "cc-kraken.service"
+SYSTEMD = "/run/systemd/system"
+JOIN_EVERY = 0.5
+ALIVE_EVERY = 5.0
+HANG_GRACE = 300.0
+"""Seconds that the network stage gives its run beyond ``boot_wait``: for the
+longest mkfs and most checks, but not for a disk that never answers."""
+MOUNT_GRACE = 10.0
+"""Seconds that systemd has at a reboot to mount what fstab names."""
+
+
+def run_stage(*args: Any, **kwargs: Any) -> None:
+    """cloud-init's ``handle``, in every calling convention of 20.4 to 26.2.
+
+    Raises RuntimeError, and nothing else, when a required set is not up.
+    """
+    names = ("name", "cfg", "cloud", "log", "args")
+    given: Dict[str, Any] = dict(zip(names, args))
+    given.update(kwargs)
+    umask = os.umask(0o022)  # what is written here is for everybody to read
+    try:
+        _handle(str(given["name"]), given["cfg"], given["cloud"])
+    except RuntimeError:
+        raise
+    except KrakenError as error:
+        raise RuntimeError(str(error)) from None
+    except BaseException as error:  # SystemExit too: cloud-init lets it through
+        LOG.exception("cc_kraken failed")
+        raise RuntimeError(f"cc_kraken failed: {error!r}") from error
+    finally:
+        os.umask(umask)
+
+
+def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
+    paths = Paths()
+    datasource = cloud.datasource
+    if not is_ec2(datasource):
+        return
+    stage = cloud_init.stage(cloud)
+    if stage == "final":
+        _final(cfg, paths)
+        return
+    try:
+        section = loading.load(cfg, paths)
+    except KrakenError as error:
+        _refused(paths, stage, error.trouble)
+        if stage == "network" and cloud_init.final_entry(cfg):
+            LOG.error("%s", error)
+            return
+        raise
+    if section is None:
+        return
+    if not section.enabled:
+        LOG.info("Switched off by enabled: false")
+        _off(paths, stage)
+        return
+    identity = cloud_init.identity(datasource)
+    events = cloud_init.Events(cloud, name)
+    if stage == "network":
+        _network(section, identity, paths, events, cfg, cloud)
+    else:
+        _by_hand(section, identity, paths, events)
+
+
+def _refused(paths: Paths, stage: str, trouble: Trouble) -> None:
+    told = Report(paths, stage)
+    told.fail(trouble)
+    told.finish(FAILED)
+
+
+def _off(paths: Paths, stage: str) -> None:
+    Report(paths, stage).finish(OFF)
+
+
+# ------------------------------------------------------------------ the runs
+
+
+def carry_out(
+    section: Section,
+    identity: Identity,
+    paths: Paths,
+    events: cloud_init.Events,
+    stage: str,
+    *,
+    seconds: float,
+    final: bool,
+    dry_run: bool = False,
+    clock: Optional[Clock] = None,
+    notes: Sequence[str] = (),
+) -> Dict[str, Any]:
+    """One run under the machine's lock; returns its status.
+
+    ``seconds``: how long it may wait.  ``final``: what is pending then has
+    failed.  ``clock`` can stop the run; ``notes`` are warnings to report.
+    Saves the layout after a complete run.
+    """
+    # Here, so that a reboot with everything in place imports none of it.
+    from cc_kraken.act import lock
+    from cc_kraken.act.run import Limits, Run
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.held(paths, seconds))
+        except KrakenError as error:
+            if stage == "background":
+                # Nobody carries on after it: who waits for a set must know.
+                told = Report(paths, stage, earlier=report.read(paths))
+                told.fail(error.trouble)
+                told.finish(FAILED)
+            raise
+        told = Report(
+            paths,
+            stage,
+            dry_run=dry_run,
+            earlier=report.read(paths),
+            # What a person asks for is no run of this boot.
+            kept=stage != "plan",
+        )
+        told.write()
+        limits = Limits(seconds, final, settle_owners=stage == "background")
+        run = Run(
+            section,
+            identity,
+            paths,
+            told,
+            limits,
+            events,
+            ask_tags=stage != "network",
+            dry_run=dry_run,
+            clock=clock,
+        )
+        for text in notes:
+            told.warn(text)
+        try:
+            if final and not dry_run:
+                _read_fstab(paths, told.warn)
+            run.go()
+        except BaseException:
+            told.finish(FAILED)
+            raise
+        if not dry_run and not told.status["errors"]:
+            layout.save(paths, section, identity, told.status)
+        return told.status
+
+
+def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
+    """What the network stage has left: nothing but the boot waits for it, for
+    what is mounted is mounted."""
+    try:
+        mounts.read_fstab(paths)
+    except KrakenError as error:
+        warn(str(error))
+
+
+def _read_fstab_alone(paths: Paths) -> None:
+    """Where nothing carries on after the network stage; a run that is left behind
+    does it itself, or the next one."""
+    if not os.path.exists(paths.unread):
+        return
+    from cc_kraken.act import lock
+
+    with contextlib.suppress(KrakenError), lock.held(paths, 0):
+        _read_fstab(paths, LOG.warning)
+
+
+def failures(status: Mapping[str, Any], *, pending: bool) -> Optional[str]:
+    """What a person must know of a status, as one text; None: all is well.
+
+    ``pending``: a required set that is still awaited counts too.
+    """
+    pending = pending and not status["dry_run"]  # a plan brings nothing up
+    texts = [entry["message"] for entry in status["errors"]]
+    for name, entry in status["sets"].items():
+        if not entry["required"]:
+            continue
+        if entry["error"]:
+            texts.append(f"{name}: {entry['error']['message']}")
+        elif pending and entry["state"] not in UP:
+            texts.append(f"{name} is not up yet: {entry['reason']}")
+    if not texts and pending and status["state"] in (PENDING, RUNNING):
+        if not status["sets"] or not _all_settled(status):
+            texts.append(f"not finished yet: {status['waiting_for']}")
+    if not texts and status["state"] == FAILED:
+        texts.append("the run failed")
+    return " ".join(texts) or None
+
+
+def _all_settled(status: Mapping[str, Any]) -> bool:
+    return all(entry["state"] in (*UP, "failed") for entry in status["sets"].values())
+
+
+def _by_hand(
+    section: Section, identity: Identity, paths: Paths, events: cloud_init.Events
+) -> None:
+    from cc_kraken.boot import launch
+
+    status = launch.carry_out(
+        section, identity, paths, "single", events.enter, math.inf
+    )
+    text = failures(status, pending=True)
+    if text:
+        raise RuntimeError(text)
+
+
+# ------------------------------------------------------------- network stage
+
+
+def _network(
+    section: Section,
+    identity: Identity,
+    paths: Paths,
+    events: cloud_init.Events,
+    cfg: Mapping[str, Any],
+    cloud: Any,
+) -> None:
+    kept = None if section.dry_run else _kept(paths, section, identity)
+    started = False
+    try:
+        if kept is not None:
+            status = _report_kept(paths, identity, kept)
+        else:
+            cloud_init.wait_for_network(cloud)
+            status = _bring_up(section, identity, paths, events)
+        started = not section.dry_run and _start_background()
+    finally:
+        if not started:
+            _read_fstab_alone(paths)
+    text = failures(status, pending=not (started or section.dry_run))
+    if text and not (started and cloud_init.final_entry(cfg)):
+        raise RuntimeError(text)
+
+
+def _bring_up(
+    section: Section, identity: Identity, paths: Paths, events: cloud_init.Events
+) -> Dict[str, Any]:
+    """The run of the network stage, as a program of its own; its status, or
+    as far as it has come when it hangs or was killed."""
+    from cc_kraken.boot import launch
+
+    seconds = section.boot_wait + HANG_GRACE
+    try:
+        return launch.carry_out(
+            section, identity, paths, "network", events.enter, seconds
+        )
+    except KrakenError as error:
+        status = report.read(paths)
+        if status is None:
+            raise
+        LOG.error("%s", error)
+        return status
+
+
+def _kept(
+    paths: Paths, section: Section, identity: Identity
+) -> Optional[Dict[str, Any]]:
+    """The saved layout, if the machine shows just that.
+
+    systemd mounts what fstab names at the same time: what is there but not
+    mounted yet is given a moment.
+    """
+    saved = layout.load(paths)
+    if saved is None:
+        return None
+    if not layout.matches(saved, section, identity):
+        return None
+    if layout.enlarged(paths, saved):
+        LOG.info("A volume has another size than before")
+        return None
+    end = time.monotonic() + MOUNT_GRACE
+    while True:
+        if layout.mounted(paths, saved):
+            return saved
+        if time.monotonic() >= end or not layout.present(paths, saved):
+            return None
+        time.sleep(0.2)
+
+
+def _report_kept(
+    paths: Paths, identity: Identity, saved: Mapping[str, Any]
+) -> Dict[str, Any]:
+    told = Report(paths, "network")
+    node = saved["node"]
+    told.identify(identity, Node(node["prefix"], node["node_id"]))
+    for name, entry in saved["sets"].items():
+        shown = told.set(name, required=entry["required"])
+        shown["state"] = "mounted"
+        shown["mount_path"] = entry["mount_path"]
+        shown["filesystem"] = entry["filesystem"]
+        shown["array"] = entry["array"]
+        shown["volumes"] = [
+            {
+                "id": volume,
+                "device": None,
+                "size": entry["sizes"].get(volume),
+                "state": "in-use",
+            }
+            for volume in entry["volumes"]
+        ]
+        LOG.info("%s is mounted at %s (as before)", name, entry["mount_path"])
+    for name, text in layout.copies(paths, saved):
+        told.warn(f"{name}: {text}", name)
+    told.count(Counter(), sum(command.STARTED.values()))
+    told.finish(DONE)
+    return told.status
+
+
+def _start_background() -> bool:
+    """Start the unit that carries on; False where there is no systemd."""
+    if not os.path.isdir(SYSTEMD):
+        return False
+    try:
+        command.check(
+            command.run(["systemctl", "start", "--no-block", UNIT]), f"starting {UNIT}"
+        )
+    except KrakenError as error:
+        LOG.warning("%s", error)
+        return False
+    return True
+
+
+# --------------------------------------------------------------- final stage
+
+
+def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
+    """Join the background unit; no API call, nothing brought up."""
+    status = report.read(paths)
+    if status is None:
+        # The network stage was silent: no configuration, or not listed there.
+        section = loading.load(cfg, paths)
+        if section is not None and section.enabled:
+            raise RuntimeError(
+                "cc_kraken is listed in the final stage only: it brings the "
+                "volumes up in the network stage. Run cc-kraken enable."
+            )
+        return
+    if status["state"] == OFF or status["dry_run"]:
+        return
+    try:
+        section = loading.load(cfg, paths)
+        seconds = section.final_wait if section is not None else 0
+    except KrakenError:
+        seconds = 0  # refused in the network stage already
+    status = join(paths, seconds)
+    text = failures(status, pending=True)
+    if text:
+        raise RuntimeError(text)
+    for name, entry in status["sets"].items():
+        LOG.info("%s is %s", name, entry["state"])
+
+
+def join(paths: Paths, seconds: float) -> Dict[str, Any]:
+    """Wait until the background unit knows how every set stands, for
+    ``seconds`` at most; returns the last status."""
+    end = time.monotonic() + seconds
+    next_alive = time.monotonic() + ALIVE_EVERY
+    while True:
+        status = report.read(paths)
+        assert status is not None
+        if finished(status) or _complete_without_unit(status):
+            return status
+        moment = time.monotonic()
+        if moment >= end:
+            return status
+        if moment >= next_alive:
+            next_alive = moment + ALIVE_EVERY
+            if not at_work(paths) and not background_alive():
+                status = report.read(paths) or status
+                if not finished(status):
+                    status["errors"].append(report.error(_ended_early()))
+                return status
+        time.sleep(JOIN_EVERY)
+
+
+def finished(status: Mapping[str, Any]) -> bool:
+    """Whether this is how every set stands: the background unit has looked
+    (or is not coming), and waits for none of them any more."""
+    if status["stage"] == "network":
+        return False
+    if status["state"] != RUNNING:
+        return True
+    looked = "DescribeVolumes" in status["calls"]
+    return looked and bool(status["sets"]) and _all_settled(status)
+
+
+def _complete_without_unit(status: Mapping[str, Any]) -> bool:
+    """Whether all is up, and no systemd here whose unit would look again."""
+    return bool(status["state"] == DONE) and not os.path.isdir(SYSTEMD)
+
+
+def background_alive() -> bool:
+    """Whether the unit runs or is about to."""
+    if not os.path.isdir(SYSTEMD):
+        return False
+    told = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
+    values: Dict[str, str] = {}
+    for line in told.out.splitlines():
+        key, _, value = line.partition("=")
+        values[key] = value
+    state = values.get("ActiveState", "")
+    return state in ("activating", "reloading", "deactivating") or values.get(
+        "Job", "0"
+    ) not in ("0", "")
+
+
+def at_work(paths: Paths) -> bool:
+    """Whether a run is under way, whoever started it (its lock is held)."""
+    try:
+        handle = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _ended_early() -> Trouble:
+    return Trouble(
+        "background-ended",
+        f"{UNIT} is not running and has left no result",
+        "a result in /run/cc-kraken/status.json",
+        f"See journalctl -u {UNIT}, then run cc-kraken apply.",
+    )
+
+
+def load_by_hand(paths: Paths) -> Tuple[Optional[Section], Any]:
+    """Configuration and datasource as ``cloud-init single`` would see them."""
+    cfg, datasource = cloud_init.load()
+    return loading.load(cfg, paths), datasource

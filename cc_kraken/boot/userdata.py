@@ -1,0 +1,443 @@
+"""User-data as people write it: is the kraken section in it right, and does it
+arrive?
+
+For ``cc-kraken check``, before anybody boots it.  cloud-init decides what it
+takes (:mod:`cc_kraken.boot.userparts`); each cloud-config in it is looked at by itself,
+and so are the files of ours that it writes.  What a jinja template fills in is
+not known before the boot, so a value that holds such an expression counts as
+right.  Nothing is fetched (``#include``), nothing is run.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+import re
+from dataclasses import dataclass, field, replace
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NoReturn,
+    Optional,
+    Sequence,
+    Set,
+)
+
+from cc_kraken.boot import userparts
+from cc_kraken.config import loading
+from cc_kraken.config.loading import KEY
+from cc_kraken.config.structure import Mistake, describe
+from cc_kraken.model import KrakenError, Trouble
+
+UNKNOWN = "filled-in-by-jinja"
+OURS = ("conf.d", "kraken.d")
+"""Directories in which a file needs no header of cloud-init's."""
+
+_EXPRESSION = re.compile(r"\{\{.*?\}\}", re.S)
+_STATEMENT = re.compile(r"\{%.*?%\}|\{#.*?#\}", re.S)
+_SECTION = re.compile(rf"^\s*{KEY}:", re.M)
+_MIME = re.compile(r"^(content-type: *multipart|mime-version:)", re.I | re.M)
+_OUR_FILE = re.compile(
+    r"(/var/lib/cloud/instances?(/[^/]+)?/kraken\.d|/etc/cc-kraken/conf\.d)/[^/]+"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One mistake with its place: ``file:line: sentence``."""
+
+    name: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.line}: {self.text}"
+
+
+@dataclass
+class Checked:
+    """``sections``: where there is one.  ``notes``: what was not looked at."""
+
+    findings: List[Finding] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+    sections: List[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One YAML document.  ``line``: how many lines of its file are before it;
+    ``at``: the one line that stands for all of it.  ``own``: a file of ours."""
+
+    name: str
+    text: str
+    line: int = 0
+    at: Optional[int] = None
+    template: bool = False
+    own: bool = False
+    merges: bool = False
+
+
+def check(data: bytes, path: str, reader: Optional[userparts.Rule] = None) -> Checked:
+    """Check one file: user-data, one of ours (``conf.d/NAME.yaml``,
+    ``kraken.d/NAME.yaml``), or one for ``/etc/cloud/cloud.cfg.d`` (``NAME.cfg``).
+
+    Raises KrakenError ``user-data-form`` for a file of which cloud-init takes
+    nothing.
+    """
+    work = _Check(path, reader or userparts.reader())
+    directory = os.path.basename(os.path.dirname(os.path.abspath(path)))
+    if directory in OURS and path.endswith(".yaml"):
+        work.document(_Text(path, _decoded(data, path), own=True))
+    elif not (path.endswith(".cfg") and work.config_file(data)):
+        work.user_data(data)
+    return work.checked
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        _refuse(f"{name} is not UTF-8 (byte {error.start})")
+
+
+def _refuse(
+    found: str, remedy: str = "Begin it with the line #cloud-config."
+) -> NoReturn:
+    expected = "cloud-config, alone or as a part of MIME multi-part"
+    raise KrakenError(Trouble("user-data-form", found, expected, remedy))
+
+
+class _Check:
+    """The check of one file, gathered in ``checked``."""
+
+    def __init__(self, name: str, reader: userparts.Rule) -> None:
+        self.name = name
+        self.checked = Checked()
+        self._reader = reader
+        self._whole, self._read = "", 0
+        self._arrived: List[str] = []
+        """The parts of user-data that have a section."""
+
+    # ---- forms
+
+    def config_file(self, data: bytes) -> bool:
+        """A file for cloud.cfg.d, which needs no header; False for one that begins
+        as user-data does."""
+        text = data.decode("utf-8", "replace")
+        kind = self._reader.starts(text)
+        if kind not in (None, userparts.JINJA) or _MIME.search(text):
+            return False
+        where = "checked as a file for /etc/cloud/cloud.cfg.d"
+        self.checked.notes.append(f"{where}; user-data would begin with #cloud-config")
+        text = _decoded(data, self.name)
+        self.document(_Text(self.name, text, template=self._is_template(text)))
+        return True
+
+    def user_data(self, data: bytes) -> None:
+        plain = userparts.unpacked(data)
+        if data[:2] == b"\x1f\x8b" and plain is data:
+            _refuse(f"{self.name} is a damaged gzip file", "Make it anew.")
+        self._whole = plain.decode("utf-8", "surrogateescape")
+        try:
+            parts = self._reader.parts(data)
+        except UnicodeDecodeError as error:
+            _refuse(f"{self.name} is not UTF-8 (byte {error.start})")
+        except Exception as error:
+            _refuse(
+                f"cloud-init fails on {self.name}, and takes nothing of it ({error})",
+                "Correct its parts.",
+            )
+        if not parts and self._whole.strip():
+            _refuse(
+                f"cloud-init ignores {self.name}, because there is no part in it",
+                "Correct its parts: an archive is a list.",
+            )
+        for part in parts:
+            self._part(part)
+
+    def _part(self, part: userparts.Part) -> None:
+        alone = self._whole.strip().endswith(part.text.strip())
+        name = self.name if alone else f"{self.name} ({part.name})"
+        text = _Text(name, part.text, self._line_of(part.text), merges=part.merges)
+        if part.kind == userparts.CLOUD_CONFIG:
+            self.document(text)
+        elif part.kind == userparts.JINJA:
+            self._template(text, alone)
+        elif part.kind == userparts.PATCH:
+            self.checked.notes.append("a JSON patch is not checked")
+        elif part.kind == userparts.INCLUDE:
+            self.checked.notes.append("what #include names is fetched at boot only")
+        elif part.kind not in userparts.HANDLED:
+            looked_at = part.kind in ("text/plain", userparts.WHOLE)
+            if looked_at and self._reader.starts(part.text) is None:
+                why = f"it begins with {_first(part.text)!r}"
+                self._ignored(text, alone, why, _hint(part.text, part.kind))
+            else:
+                hint = f"Give it the type {userparts.CLOUD_CONFIG}."
+                self._ignored(text, alone, f"its type is {part.kind}", hint)
+        elif alone and part.text.strip():
+            _refuse(f"cloud-init takes {name} for {part.kind}")
+
+    def _template(self, text: _Text, alone: bool) -> None:
+        if not self._is_template(text.text):
+            why = f"it begins with {_first(text.text)!r}"
+            hint = "Its first line must be ## template: jinja, exactly so."
+            self._ignored(text, alone, why, hint)
+            return
+        kind = self._reader.starts(_neutral(text.text).partition("\n")[2])
+        if kind == userparts.CLOUD_CONFIG:
+            self.document(replace(text, template=True))
+        elif kind is None:
+            why = "what the template makes has no header"
+            hint = "Its second line must be #cloud-config."
+            self._ignored(text, alone, why, hint)
+
+    def _is_template(self, text: str) -> bool:
+        try:
+            return self._reader.is_template(text)
+        except ValueError:
+            return False
+
+    def _ignored(self, text: _Text, alone: bool, why: str, hint: str) -> None:
+        """cloud-init does nothing with this part: a mistake, if there is a section
+        in it or it is all there is."""
+        if not text.text.strip():
+            return
+        if alone:
+            _refuse(f"cloud-init ignores {text.name} as a whole, because {why}", hint)
+        if _SECTION.search(text.text):
+            self._find(text, 1, f"cloud-init ignores this part, because {why}. {hint}")
+
+    def _line_of(self, content: str) -> int:
+        """How many lines of the file are before a part; 0 where it is encoded.
+
+        In an archive its lines are indented.
+        """
+        at = self._whole.find(content, self._read)
+        if at >= 0:
+            self._read = at + len(content)
+            return self._whole.count("\n", 0, at)
+        lines = [re.escape(line.strip()) for line in content.splitlines()]
+        pattern = re.compile(r"[ \t\r]*\n[ \t]*".join(lines))
+        found = pattern.search(self._whole, self._read)
+        if found is None:
+            return 0
+        self._read = found.end()
+        return self._whole.count("\n", 0, found.start())
+
+    def _find(self, text: _Text, line: int, sentence: str) -> None:
+        at = text.at if text.at is not None else text.line + line
+        self.checked.findings.append(Finding(text.name, at, sentence))
+
+    # ---- what is in them
+
+    def document(self, text: _Text) -> None:
+        """One YAML document, and the files of ours that it writes."""
+        try:
+            yaml = _Yaml(_neutral(text.text) if text.template else text.text)
+        except _Syntax as error:
+            self._find(text, error.line, str(error))
+            return
+        content = yaml.content
+        if not isinstance(content, dict):
+            if content is not None:
+                sentence = f"{describe(content)}; expected a mapping. cloud-init takes "
+                self._find(text, 1, f"this is {sentence}nothing of it")
+            return
+        if text.own:
+            for key in (key for key in content if key != KEY):
+                sentence = f"{key} is a key beside {KEY}, which stands alone in a file "
+                self._find(text, yaml.line(str(key)), f"{sentence}of ours")
+        elif content.get("write_files"):
+            self._written(text, yaml)
+        if KEY in content:
+            self._section(text, yaml)
+
+    def _section(self, text: _Text, yaml: "_Yaml") -> None:
+        self.checked.sections.append(text.name)
+        for path, line, first in () if text.template else yaml.twice:
+            sentence = f"{path} is here twice (first in line {text.line + first})"
+            self._find(text, line, f"{sentence}; the second replaces the first")
+        values = [yaml.content[KEY]]
+        if text.template:  # both branches of an if
+            values = list(yaml.values(KEY)) or values
+        for mistake in (one for each in values for one in loading.check(each)):
+            if not (text.template and UNKNOWN in mistake.found):
+                self._find(text, yaml.line(mistake.path), _sentence(mistake))
+        if text.own:
+            return
+        merges = text.merges or {"merge_how", "merge_type"} & set(yaml.content)
+        if self._arrived and not merges:
+            sentence = f"this section replaces that of {self._arrived[-1]} as a whole"
+            self._find(text, yaml.line(KEY), f"{sentence}; merge_how merges them")
+        self._arrived.append(text.name)
+
+    def _written(self, text: _Text, yaml: "_Yaml") -> None:
+        entries = yaml.content["write_files"]
+        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+            path = entry.get("path") if isinstance(entry, dict) else None
+            if isinstance(path, str) and _OUR_FILE.fullmatch(os.path.normpath(path)):
+                self._our_file(text, yaml, f"write_files[{number}]", entry)
+
+    def _our_file(
+        self, text: _Text, yaml: "_Yaml", place: str, entry: Mapping[str, Any]
+    ) -> None:
+        path, line = entry["path"], yaml.line(f"{place}.path")
+        if not path.endswith(".yaml"):
+            self._find(text, line, f"{path} is not read: its name must end in .yaml")
+            return
+        if entry.get("defer"):
+            sentence = "is written too late, with defer: true; the volumes come before"
+            self._find(text, line, f"{path} {sentence}")
+        try:
+            content = _unpacked(entry)
+        except Exception as error:
+            packing = entry.get("encoding")
+            self._find(text, line, f"{path} is not packed as {packing} ({error})")
+            return
+        line = text.line + yaml.line(f"{place}.content")
+        at = None if f"{place}.content" in yaml.blocks else line
+        name = f"{text.name} ({path})"
+        self.document(
+            replace(text, name=name, text=content, line=line, at=at, own=True)
+        )
+
+
+def _sentence(mistake: Mistake) -> str:
+    trouble = loading.trouble("it", [mistake])
+    sentence = f"{mistake.path} is {mistake.found}; expected {trouble.expected}."
+    return f"{sentence} {trouble.remedy}"
+
+
+def _first(text: str) -> str:
+    lines = text.splitlines() or [""]
+    return next((line for line in lines if line.strip()), lines[0])[:60]
+
+
+def _hint(text: str, kind: str) -> str:
+    """How a file or part that cloud-init ignores would be taken."""
+    if text.startswith("\ufeff"):
+        return "Save it without a byte order mark."
+    if _MIME.search(text) and kind == userparts.WHOLE:
+        return "MIME needs the header MIME-Version: 1.0 within its first 4096 bytes."
+    if _MIME.search(text):
+        return "Take away the blank line before the MIME headers."
+    if re.match(r"\s*##\s*template", text, re.I):
+        return "Its first line must be ## template: jinja, exactly so."
+    if _SECTION.match(text) and kind == userparts.WHOLE:
+        return (
+            "Begin it with the line #cloud-config. A file for /etc/cc-kraken/conf.d "
+            "or kraken.d needs none: check it as conf.d/NAME.yaml."
+        )
+    return "Begin it with the line #cloud-config, exactly so."
+
+
+def _neutral(text: str) -> str:
+    """A template with its statements taken out and its expressions replaced,
+    line for line."""
+
+    def blank(found: "re.Match[str]") -> str:
+        return "\n" * found.group(0).count("\n")
+
+    def value(found: "re.Match[str]") -> str:
+        return UNKNOWN + "\n" * found.group(0).count("\n")
+
+    return _EXPRESSION.sub(value, _STATEMENT.sub(blank, text))
+
+
+def _unpacked(entry: Mapping[str, Any]) -> str:
+    """The content of an entry of write_files, as that module unpacks it."""
+    content: Any = entry.get("content") or ""
+    packing = str(entry.get("encoding") or "").lower().strip().split("+")
+    if packing[-1] in ("b64", "base64"):
+        content = base64.b64decode(content)
+    if packing[0] in ("gz", "gzip"):
+        content = gzip.decompress(
+            content.encode() if isinstance(content, str) else content
+        )
+    return content.decode("utf-8") if isinstance(content, bytes) else str(content)
+
+
+# ------------------------------------------------------------------------- YAML
+
+
+class _Syntax(Exception):
+    def __init__(self, text: str, line: int) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+class _Yaml:
+    """A document with the lines (from 1) of its keys.
+
+    ``twice``: path, line and first line of each key of the section that is there
+    twice.  ``blocks``: the paths of literal block scalars.
+    """
+
+    def __init__(self, text: str) -> None:
+        import yaml
+
+        self.twice: List[Any] = []
+        self.blocks: List[str] = []
+        self._seen: Set[int] = set()
+        self._lines: Dict[str, int] = {}
+        self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
+        self._loader = yaml.SafeLoader("")
+        try:
+            self._node = yaml.compose(text, Loader=yaml.SafeLoader)
+            if self._node is not None:
+                self._walk(self._node, "")
+            self.content: Any = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            problem = " ".join((getattr(error, "problem", "") or str(error)).split())
+            line = mark.line + 1 if mark else 1
+            raise _Syntax(f"not valid YAML: {problem}", line) from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _Syntax(f"not valid YAML: {error}", 1) from None
+
+    def line(self, path: str) -> int:
+        """The line of a key, or of the nearest one above it that is known."""
+        while path:
+            if path in self._lines:
+                return self._lines[path]
+            path = path.rpartition(".")[0] if "." in path else ""
+        return self._lines.get("", 1)
+
+    def values(self, key: str) -> Sequence[Any]:
+        """Every value of a key at the top, where a template has several."""
+        pairs = self._node.value if isinstance(self._node, self._mapping) else ()
+        return [
+            self._loader.construct_document(value)
+            for name, value in pairs
+            if name.value == key
+        ]
+
+    def _walk(self, node: Any, path: str) -> None:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if id(node) in self._seen:
+            return  # an alias, perhaps of what it is in
+        self._seen.add(id(node))
+        here: Dict[str, int] = {}
+        for name, key, value in self._children(node, path):
+            line = key.start_mark.line + 1
+            section = name == KEY or name.startswith(f"{KEY}.")
+            if section and name in here:
+                self.twice.append((name, line, here[name]))
+            self._lines[name] = here[name] = line
+            if getattr(value, "style", None) == "|":
+                self.blocks.append(name)
+            self._walk(value, name)
+
+    def _children(self, node: Any, path: str) -> Iterator[Any]:
+        if isinstance(node, self._mapping):
+            for key, value in node.value:
+                name = str(key.value)
+                yield f"{path}.{name}" if path else name, key, value
+        elif isinstance(node, self._sequence):
+            for number, value in enumerate(node.value):
+                yield f"{path}[{number}]", value, value

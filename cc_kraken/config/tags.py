@@ -1,0 +1,177 @@
+"""The tags of instances and volumes: their names, and what they hold.
+
+A tag is ``NAMESPACE:Name``, case and all.  Values are stripped; an empty one
+counts as absent.  Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import Dict, Mapping, Optional, Tuple, Union
+
+from cc_kraken.config.values import odd_character, quoted
+from cc_kraken.model import Node, Section, Trouble
+
+PREFIX = "Prefix"
+NODE_ID = "NodeId"
+VOLUMES = "Volumes"
+VOLUME_NAME = "VolumeName"
+VOLUME_SIZE = "VolumeSize"
+MEMBERS = "Members"
+
+# Keys of a set that may stand in a volume's tags, by the name of the tag.
+# overwrite, allow_degraded, mount_over and volume_ids are never among them.
+SET_TAGS: Mapping[str, str] = {
+    VOLUME_SIZE: "members",
+    MEMBERS: "members",
+    "RaidLevel": "raid_level",
+    "MountPath": "mount_path",
+    "FsType": "fs_type",
+    "MountOptions": "mount_options",
+    "MkfsOptions": "mkfs_options",
+    "Owner": "owner",
+    "Group": "group",
+    "Mode": "mode",
+    "Label": "label",
+}
+NAMES: Mapping[str, str] = {
+    PREFIX: "prefix",
+    NODE_ID: "node_id",
+    VOLUMES: "volumes",
+    VOLUME_NAME: "volume_name",
+    **SET_TAGS,
+}
+
+_LONGEST = 256
+
+
+def name(namespace: str, tag: str) -> str:
+    """The whole name of a tag: ``KRKN-IN:Prefix``."""
+    return f"{namespace}:{tag}"
+
+
+def tag_of(key: str) -> str:
+    """The tag that a key of a set is read from (``members``: VolumeSize)."""
+    for tag, known in NAMES.items():
+        if known == key:
+            return tag
+    raise KeyError(key)
+
+
+def text(value: object) -> str:
+    """A tag's value as text.
+
+    cloud-init turns metadata values that look like a JSON object into
+    mappings, those of several lines into lists, and leaves what is not UTF-8
+    as bytes; here they are text again, unfit for any key but readable.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, (list, tuple)):
+        return "\n".join(text(line) for line in value)
+    try:
+        return json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+
+
+def read(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
+    """The tags of ours among ``tags``, by key in snake case, stripped.
+
+    VolumeSize and Members are one key; where a volume has both and they
+    differ, the value says so (and is no number, so that it is refused).
+    Never raises.
+    """
+    found: Dict[str, str] = {}
+    for tag, key in NAMES.items():
+        whole = name(namespace, tag)
+        value = text(tags[whole]).strip() if whole in tags else ""
+        if not value:
+            continue
+        if key in found and found[key] != value:
+            value = f"{found[key]} ({VOLUME_SIZE}) and {value} ({tag})"
+        found[key] = value
+    return found
+
+
+def near_misses(tags: Mapping[str, object], namespace: str) -> Tuple[str, ...]:
+    """Sentences about tags in our namespace that are none of ours, but look
+    like one of them (``KRKN-IN:Mountpath``)."""
+    plain = {known.lower(): known for known in NAMES}
+    sentences = []
+    for whole in sorted(tags, key=str):
+        space, colon, tag = str(whole).rpartition(":")
+        if not colon or space.lower() != namespace.lower():
+            continue
+        if tag in NAMES and space == namespace:
+            continue
+        near = difflib.get_close_matches(tag.lower(), list(plain), n=1, cutoff=0.8)
+        if near:
+            meant = name(namespace, plain[near[0]])
+            sentences.append(f"the tag {quoted(str(whole))} is ignored ({meant}?)")
+    return tuple(sentences)
+
+
+def names_of_sets(value: str) -> Tuple[str, ...]:
+    """The names in an instance's ``Volumes`` tag: ``log, data``."""
+    words = (word for word in re.split(r"[,\s]+", value) if word)
+    return tuple(dict.fromkeys(words))
+
+
+def node(
+    section: Section,
+    instance_tags: Optional[Mapping[str, object]],
+    instance_id: str = "this instance",
+) -> Union[Node, Trouble]:
+    """Which node this instance is: the section says, else its tags.
+
+    ``instance_tags`` None: they are not known (the metadata service offers
+    none), which reads like none.  Trouble ``identity-missing`` waits, because
+    tags can arrive late; ``identity-unfit`` does not.
+    """
+    namespace = section.tag_namespace
+    own = read(instance_tags or {}, namespace)
+    prefix = section.prefix or own.get("prefix", "")
+    node_id = section.node_id or own.get("node_id", "")
+    missing = [
+        name(namespace, tag)
+        for tag, value in ((PREFIX, prefix), (NODE_ID, node_id))
+        if not value
+    ]
+    if missing:
+        keys = {name(namespace, PREFIX): "prefix", name(namespace, NODE_ID): "node_id"}
+        settings = " and ".join(f"kraken.{keys[one]}" for one in missing)
+        return Trouble(
+            "identity-missing",
+            f"{instance_id} has no tag {' and no tag '.join(missing)}",
+            "tags that say which node this instance is",
+            f"Tag the instance, or set {settings} in the configuration.",
+            waits=True,
+        )
+    for tag, value in ((PREFIX, prefix), (NODE_ID, node_id)):
+        odd = odd_character(value)
+        if odd or len(value) > _LONGEST:
+            what = f"the character {odd}" if odd else f"{len(value)} characters"
+            return Trouble(
+                "identity-unfit",
+                f"the {tag} of {instance_id}, {quoted(value)}, has {what}",
+                f"a text of up to {_LONGEST} characters that people can read",
+                f"Correct the tag {name(namespace, tag)} or the configuration.",
+            )
+    return Node(prefix, node_id)
+
+
+def declared(
+    section: Section, instance_tags: Optional[Mapping[str, object]]
+) -> Tuple[str, ...]:
+    """The sets that must exist: those named under ``volumes:`` and those in
+    the instance's ``Volumes`` tag, each once."""
+    own = read(instance_tags or {}, section.tag_namespace)
+    names = (*section.volumes, *names_of_sets(own.get("volumes", "")))
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,109 @@
+"""Copies of a set's volumes that are attached too (design, section 8).  Pure.
+
+A volume that was made from a snapshot shows the UUIDs of the original.  With
+two such disks a mount by UUID may lead to either; md may take the copy of a
+member for the member, and btrfs the copy of a device for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Collection, List, Mapping, Optional, Sequence, Tuple
+
+from cc_kraken.decide.world import World
+from cc_kraken.model import Signature, Trouble
+from cc_kraken.proof.superblock import MD_MEMBER
+
+OWN_UUID: Mapping[str, str] = {
+    "ext4": "e2fsck -fp {0}; tune2fs -U random {0}",
+    # What its log still holds comes first.
+    "xfs": "mount -o nouuid {0} /mnt && umount /mnt && xfs_admin -U generate {0}",
+    "btrfs": "btrfstune -u {0}",
+    MD_MEMBER: "mdadm --assemble --update=uuid /dev/md/copy {0}",
+}
+"""What gives a copy at these paths a UUID of its own."""
+
+
+def beside(
+    world: World, volumes: Collection[str], uuids: Collection[str]
+) -> Tuple[Signature, ...]:
+    """The disks, not only of these volumes, that show one of the UUIDs."""
+    return tuple(
+        one
+        for one in world.signatures
+        if one.uuid and one.uuid in uuids and not set(one.volumes) <= set(volumes)
+    )
+
+
+def trouble(
+    world: World, name: str, volumes: Sequence[str], *uuids: str
+) -> Optional[Trouble]:
+    """Why a set must not be mounted by its UUID: another disk shows it too."""
+    found = _alike(beside(world, volumes, uuids))
+    if not found:
+        return None
+    return Trouble(
+        "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
+        _tell(world, name, volumes, found),
+        "each UUID once among the disks of this machine",
+        f"{_detach(world, found)}, and run again.{_keep(world, found)}",
+    )
+
+
+def warnings(world: World, name: str, volumes: Sequence[str], *uuids: str) -> List[str]:
+    """The same of a set that is up, and stays so."""
+    found = _alike(beside(world, volumes, uuids))
+    if not found:
+        return []
+    return [
+        f"{_tell(world, name, volumes, found)}. The set is mounted from its own "
+        f"volumes. {_detach(world, found)}.{_keep(world, found)}"
+    ]
+
+
+def _alike(found: Sequence[Signature]) -> Sequence[Signature]:
+    """Those with one UUID: the members of an array's copy are told together."""
+    return [one for one in found if one.uuid == found[0].uuid]
+
+
+def _tell(
+    world: World, name: str, volumes: Sequence[str], found: Sequence[Signature]
+) -> str:
+    first = found[0]
+    what = "array" if first.type == MD_MEMBER else first.type
+    who = " and ".join(
+        f"{', '.join(one.volumes)} ({one.path}{_where(world, one)})" for one in found
+    )
+    return (
+        f"{who} {'have' if len(found) > 1 else 'has'} the same {what} UUID "
+        f"{first.uuid} as {', '.join(volumes)}, the set {name}"
+    )
+
+
+def _where(world: World, one: Signature) -> str:
+    return "".join(f", mounted at {path}" for path in _mounted(world, one))
+
+
+def _mounted(world: World, one: Signature) -> List[str]:
+    return [
+        mounted.mount.path
+        for mounted in world.mounts
+        if mounted.volumes and set(one.volumes) <= mounted.volumes
+    ]
+
+
+def _detach(world: World, found: Sequence[Signature]) -> str:
+    text = "Detach the copy"
+    if any(_mounted(world, one) for one in found):
+        text = "Unmount the copy and detach it"
+    if found[0].type == MD_MEMBER:
+        text += " (if it belongs to the set, give it the set's tags instead)"
+    return text
+
+
+def _keep(world: World, found: Sequence[Signature]) -> str:
+    command = OWN_UUID.get(found[0].type)
+    system = any(set(one.volumes) & world.system_volumes for one in found)
+    if command is None or system:
+        return ""
+    paths = " ".join(one.path for one in found)
+    return f" To keep it attached, give it its own UUID: {command.format(paths)}"

@@ -1,0 +1,94 @@
+"""What one look around found: everything that a decision may rest on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import FrozenSet, Iterable, List, Mapping, Optional, Tuple
+
+from cc_kraken.decide.members import Seen
+from cc_kraken.model import (
+    Array,
+    ArrayLine,
+    Content,
+    Device,
+    FstabLine,
+    Holder,
+    Look,
+    Mounted,
+    PathState,
+    Signature,
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """The machine and EC2, as found in one round.
+
+    Keyed by volume id: ``devices``, ``duplicates`` (kernel names that share
+    a serial), ``looks``, ``awaited`` (seconds since the attachment began).
+    Keyed by array UUID: ``array_looks``, ``heads`` (what an array that does
+    not run would show first, read through its members), ``array_lines`` (the
+    set under which our file for mdadm names it), ``arrays_seen`` (what this
+    instance has kept of it).
+    ``left_out``: volumes that mdadm does not look at, to the ``DEVICE`` lines
+    because of which.
+    ``former``: volume id, or ``UUID=`` of a filesystem, to the paths at which a run
+    or a line of ours has had it mounted.
+    ``signatures``: of every EBS disk, whoever it belongs to.
+    ``fstab_devnos``: what a line that is not ours mounts, to the number of the
+    device that udev's links name for it now.
+    ``accounts``: user or group name to number, None where there is none yet;
+    users as ``user:NAME``, groups as ``group:NAME``.
+    ``attached_now``: volumes that this run attached and has not used yet.
+    ``overdue``: missing volumes have been waited for long enough.
+    ``failed``: sets that this run has given up.
+    ``not_grown``: sets that this run has tried to grow, and could not.
+    """
+
+    instance_id: str
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    duplicates: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    system_volumes: FrozenSet[str] = frozenset()
+    holders: Mapping[str, Holder] = field(default_factory=dict)
+    awaited: Mapping[str, float] = field(default_factory=dict)
+    looks: Mapping[str, Look] = field(default_factory=dict)
+    arrays: Tuple[Array, ...] = ()
+    array_looks: Mapping[str, Look] = field(default_factory=dict)
+    heads: Mapping[str, Content] = field(default_factory=dict)
+    signatures: Tuple[Signature, ...] = ()
+    mounts: Tuple[Mounted, ...] = ()
+    paths: Mapping[str, PathState] = field(default_factory=dict)
+    former: Mapping[str, FrozenSet[str]] = field(default_factory=dict)
+    fstab: Mapping[str, FstabLine] = field(default_factory=dict)
+    fstab_foreign: Tuple[FstabLine, ...] = ()
+    fstab_devnos: Mapping[str, str] = field(default_factory=dict)
+    array_lines: Mapping[str, str] = field(default_factory=dict)
+    array_lines_foreign: Tuple[ArrayLine, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    arrays_seen: Mapping[str, Seen] = field(default_factory=dict)
+    accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
+    missing_programs: FrozenSet[str] = frozenset()
+    attached_now: FrozenSet[str] = frozenset()
+    overdue: bool = False
+    failed: FrozenSet[str] = frozenset()
+    not_grown: FrozenSet[str] = frozenset()
+
+    def array(self, uuid: str) -> Optional[Array]:
+        for array in self.own_first(self.arrays):
+            if array.uuid == uuid:
+                return array
+        return None
+
+    def own_first(self, arrays: Iterable[Array]) -> List[Array]:
+        """Arrays with disks that were looked at first: an array that was put
+        together from copies has the UUID of the original."""
+        own = {self.devices[one].name for one in self.looks if one in self.devices}
+        return sorted(arrays, key=lambda array: not own & set(array.members))
+
+    def mounts_of(self, volumes: FrozenSet[str]) -> Tuple[Mounted, ...]:
+        """Every mount of these, hidden ones too: see :mod:`cc_kraken.decide.seen`."""
+        return tuple(
+            mounted
+            for mounted in self.mounts
+            if mounted.volumes and mounted.volumes <= volumes
+        )

@@ -1,0 +1,240 @@
+"""Extents that a destructive step of ours writes, found on an empty file.
+
+The same mkfs command is run on a sparse file of the same size; where that file
+has data afterwards is where the step can have written before it was cut off.
+Everything else must still read zero before it may be done again.
+
+The file lies in the state directory, or below /run, in memory, which takes files of
+any size: ext4 ends at 16 TiB.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import glob
+import os
+import shutil
+import threading
+import uuid as uuids
+from contextlib import contextmanager
+from typing import Iterator, List, Sequence, Tuple, Union
+
+from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems.mkfs import Geometry
+from cc_kraken.machine import command, sysfs
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Array, Device, Extent, KrakenError, Record, Trouble
+from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+#: On a member: md superblock, bitmap and bad-block log (super1.c of mdadm).
+MD_EXTENTS: Tuple[Extent, ...] = (Extent(BLOCK, MEMBER_PLACE),)
+
+#: Left free on the disk that carries the file.
+RESERVE = 256 * MIB
+
+_ONE = threading.Lock()
+
+#: Levels whose arrays have stripes.
+_STRIPED = ("raid0", "raid4", "raid5", "raid6", "raid10")
+
+
+def extents(
+    paths: Paths,
+    target: Union[Device, Array],
+    record: Record,
+    options: Sequence[str] = (),
+) -> Tuple[Extent, ...]:
+    """Where the step that ``record`` speaks of writes on ``target``.
+
+    On a volume that was to become a member: the places of md.  Otherwise the
+    extents of mkfs with these ``options`` (as configured, unchecked), sorted
+    and disjoint; () when no filesystem was intended.  Raises KrakenError:
+    ``shadow-no-room``, ``mkfs-option-refused``, and those of command.run.
+    """
+    if isinstance(target, Device) and record.array_uuid:
+        return MD_EXTENTS
+    if not record.fs_type:
+        return ()
+    shape = geometry(paths, target)
+    # After a power cut all sets need theirs, in the room of one.
+    with _ONE:
+        where = (paths.state, paths.run)
+        return _of_mkfs(record.fs_type, target.size, tuple(options), shape, where)
+
+
+def geometry(paths: Paths, target: Union[Device, Array]) -> Geometry:
+    """Sector and stripes of a device, from sysfs (``queue/``)."""
+    queue = os.path.join(paths.sys, "block", target.name, "queue")
+    logical = _number(queue, "logical_block_size") or 512
+    physical = _number(queue, "physical_block_size") or logical
+    sector = max(logical, min(physical, 4096))
+    unit = _number(queue, "minimum_io_size")
+    width = _number(queue, "optimal_io_size")
+    striped = isinstance(target, Array) and target.level in _STRIPED
+    if not striped or unit < 4096 or unit % 4096 or width < unit or width % unit:
+        return Geometry(sector)
+    return Geometry(sector, unit, width)
+
+
+def concurrency() -> bool:
+    """Does this mkfs.xfs know ``concurrency=`` (xfsprogs 6.8 and later)?"""
+    usage = command.run(["mkfs.xfs"])
+    return "concurrency=" in usage.out + usage.err
+
+
+def command_line(
+    kind: str,
+    path: str,
+    shape: Geometry,
+    *,
+    uuid: str,
+    label: str = "",
+    options: Sequence[str] = (),
+    prezeroed: bool = True,
+) -> Tuple[str, ...]:
+    """The command of mkfs.argv, for the mkfs that is installed here."""
+    return mkfs.argv(
+        kind,
+        path,
+        uuid=uuid,
+        label_text=label,
+        options=options,
+        geometry=shape,
+        concurrency=kind == "xfs" and concurrency(),
+        prezeroed=prezeroed,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _of_mkfs(
+    kind: str,
+    size: int,
+    options: Tuple[str, ...],
+    shape: Geometry,
+    directories: Tuple[str, ...],
+) -> Tuple[Extent, ...]:
+    # Not the UUID of the record: mkfs.btrfs refuses one that it sees elsewhere,
+    # on the very volume perhaps, and no place depends on it.
+    uuid = str(uuids.uuid4())
+    with _file(directories, uuid, size, _need(kind, size, options)) as path:
+        argv = command_line(kind, path, shape, uuid=uuid, options=options)
+        command.check(
+            command.run(argv, timeout=600),
+            f"making {kind} on an empty file of {size} bytes, to learn where it writes",
+        )
+        return _written(path)
+
+
+def _written(path: str) -> Tuple[Extent, ...]:
+    """The blocks of a sparse file that are not zero: what mkfs only zeroes
+    cannot hold anything of its making."""
+    found: List[Extent] = []
+    nothing = bytes(BLOCK)
+    with open(path, "rb") as file:
+        for extent in data_extents(path):
+            file.seek(extent.start)
+            for start in range(extent.start, extent.end, BLOCK):
+                if file.read(BLOCK) == nothing:
+                    continue
+                if found and found[-1].end == start:
+                    found[-1] = Extent(found[-1].start, start + BLOCK)
+                else:
+                    found.append(Extent(start, start + BLOCK))
+    return tuple(found)
+
+
+def data_extents(path: str) -> Tuple[Extent, ...]:
+    """The parts of a sparse file that hold data (lseek(2) SEEK_DATA)."""
+    found: List[Extent] = []
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        end = 0
+        while True:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return tuple(found)
+                raise
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            found.append(Extent(start, end))
+    finally:
+        os.close(fd)
+
+
+def _need(kind: str, size: int, options: Sequence[str]) -> int:
+    """Bytes that mkfs writes at most: backup group descriptors of ext4, the
+    log of xfs (at most 2 GiB), the trees of btrfs."""
+    if kind == "ext4":
+        return 64 * MIB + size // 16384
+    if kind == "xfs" and "-l" in options:
+        return 64 * MIB + 2 * GIB
+    if kind == "xfs":
+        return 64 * MIB + min(2 * GIB, max(64 * MIB, size // 2048))
+    return 64 * MIB
+
+
+@contextmanager
+def _file(directories: Sequence[str], name: str, size: int, need: int) -> Iterator[str]:
+    """A sparse file of ``size`` bytes in the first of these that takes it, gone at
+    the end; files that a killed run left are removed first (ours are locked while
+    they are used)."""
+    obstacles = []
+    for directory in directories:
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        _remove_leftovers(directory)
+        free = shutil.disk_usage(directory).free
+        if free < need + RESERVE:
+            obstacles.append(f"{directory} has {free >> 20} MiB free")
+            continue
+        path = os.path.join(directory, f"shadow-{name}.img")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                os.ftruncate(fd, size)
+            except OSError as error:
+                why = os.strerror(error.errno or 0)
+                obstacles.append(f"{directory} takes no file of {size} bytes ({why})")
+                continue
+            yield path
+            return
+        finally:
+            os.unlink(path)
+            os.close(fd)
+    raise KrakenError(_no_room(" and ".join(obstacles), need + RESERVE))
+
+
+def _remove_leftovers(directory: str) -> None:
+    for path in glob.glob(os.path.join(glob.escape(directory), "shadow-*.img")):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+        except OSError:
+            pass  # in use by another set of this run
+        finally:
+            os.close(fd)
+
+
+def _no_room(found: str, need: int) -> Trouble:
+    return Trouble(
+        kind="shadow-no-room",
+        found="a filesystem may be half made, and there is no room for the sparse file "
+        f"that shows where mkfs writes: {found}",
+        expected=f"{need >> 20} MiB free in one of them",
+        remedy="Make room and run again, or give the content up with overwrite.",
+    )
+
+
+def _number(directory: str, name: str) -> int:
+    text = sysfs.attribute(directory, name)
+    return int(text) if text is not None and text.isdigit() else 0

@@ -1,0 +1,286 @@
+"""Lines of fstab: ours are made, found and replaced, others stay byte by byte.
+
+One line a set, marked with the option ``X-kraken.set=<name>`` (mount(8)
+ignores options that begin with ``X-``).  All functions are pure except
+:func:`write`.  Sources: fstab(5), getmntent(3), systemd.mount(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import (
+    Collection,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
+from urllib.parse import quote, unquote
+
+from cc_kraken.filesystems import mkfs
+from cc_kraken.machine import files
+from cc_kraken.machine.mounts import unescape
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import FstabLine, Known
+
+MARK = "X-kraken.set="
+#: Always ours: a volume that is missing must not keep a machine from booting.
+DEVICE_TIMEOUT = "x-systemd.device-timeout=30s"
+#: fsck does something in the boot's second pass for these alone.
+CHECKED_TYPES = frozenset({"ext4"})
+
+_NAME_SAFE = "+@:"
+_ESCAPED = re.compile(rb"[\x00-\x20\x7f\\]")
+#: Options that a wish cannot set: they are ours, or cloud-init's.
+_RESERVED = re.compile(
+    r"(no)?fail|x-systemd\.device-timeout(=.*)?|x-kraken\..*|comment=.*|defaults",
+    re.IGNORECASE,
+)
+#: With these a line mounts something else than the top of the filesystem.
+_PART_OF_IT = re.compile(r"r?bind|subvol(id)?=.*|X-mount\.subdir=.*")
+#: What a line may say without saying more than ours: what holds anyway (mount(8),
+#: "defaults"; relatime), and words that nothing reads.
+_SAYS_NOTHING = re.compile(
+    r"|defaults|rw|auto|suid|dev|exec|async|nouser|relatime|_netdev|(no)?fail"
+    r"|x-systemd\.device-timeout(=.*)?|x-kraken\..*|comment=(?!systemd\.).*",
+    re.IGNORECASE,
+)
+#: The tags of libmount, and where udev has its links for them (libblkid,
+#: evaluate.c).
+_LINKS = {
+    "LABEL=": "by-label",
+    "UUID=": "by-uuid",
+    "PARTUUID=": "by-partuuid",
+    "PARTLABEL=": "by-partlabel",
+    "ID=": "by-id",
+}
+_BY_ID = "/dev/disk/by-id/"
+_UDEV = re.compile(rb"\\x([0-9a-f]{2})")
+
+
+def entry(
+    set_name: str, uuid: str, path: str, fs_type: str, options: Sequence[str] = ()
+) -> FstabLine:
+    """The line of one set."""
+    wanted = [option for option in options if not _RESERVED.fullmatch(option)]
+    wanted = list(dict.fromkeys(wanted)) or ["defaults"]
+    mark = MARK + quote(set_name, _NAME_SAFE, errors="surrogateescape")
+    return FstabLine(
+        spec=f"UUID={uuid}",
+        path=path,
+        type=fs_type,
+        options=(*wanted, "nofail", DEVICE_TIMEOUT, mark),
+        freq="0",
+        passno="2" if fs_type in CHECKED_TYPES else "0",
+        set=set_name,
+    )
+
+
+def render(line: FstabLine) -> str:
+    """The text of a line, without its line end.
+
+    Raises ValueError for an empty field, which would shift the others.
+    """
+    options = ",".join(line.options)
+    fields = (line.spec, line.path, line.type, options, line.freq, line.passno)
+    if not all(fields):
+        raise ValueError(f"empty field in the fstab line of {line.path!r}")
+    return " ".join(_escape(each) for each in fields)
+
+
+def parse(text: str) -> Tuple[FstabLine, ...]:
+    """The mounts that fstab asks for; comments and odd lines are left out."""
+    lines = (_parse_line(line) for line in text.split("\n"))
+    return tuple(line for line in lines if line is not None)
+
+
+def ours(text: str) -> Mapping[str, FstabLine]:
+    """The marked lines by set name (the first where a set has several)."""
+    found: Dict[str, FstabLine] = {}
+    for line in parse(text):
+        if line.set:
+            found.setdefault(line.set, line)
+    return found
+
+
+def replace(
+    text: str,
+    lines: Mapping[str, Optional[FstabLine]],
+    instead_of: Collection[FstabLine] = (),
+) -> str:
+    """``text`` with the lines of these sets as given (None: without one).
+
+    A marked line is replaced where it stands, further ones of the same set
+    are dropped, and a set without one gets its line at the end.
+    ``instead_of``: lines, marked or not, that the line of the one set in
+    ``lines`` takes the place of, however often each of them is there.
+    """
+    missing = {name: line for name, line in lines.items() if line is not None}
+    heir = next(iter(lines), "")
+    result: List[str] = []
+    for raw in _split(text):
+        parsed = _parse_line(raw.rstrip("\n"))
+        own = parsed is not None and bool(parsed.set) and parsed.set in lines
+        if parsed is None or not (own or parsed in instead_of):
+            result.append(raw)
+            continue
+        wanted = missing.pop(parsed.set if own else heir, None)
+        if wanted is not None:
+            result.append(render(wanted) + "\n")
+    if missing and result and not result[-1].endswith("\n"):
+        result.append("\n")
+    result += [render(line) + "\n" for line in missing.values()]
+    return "".join(result)
+
+
+def on_path(lines: Iterable[FstabLine], path: str) -> Tuple[FstabLine, ...]:
+    """Those that mount something at ``path``, however they write it."""
+    return tuple(line for line in lines if _normal(line.path) == _normal(path))
+
+
+def names(
+    line: FstabLine,
+    known: Known,
+    devno: str,
+    resolved: Mapping[str, str],
+    by_id: str = "",
+) -> bool:
+    """Whether a line of somebody else's mounts the whole of this filesystem.
+
+    ``devno`` is the number of the device that it lies on ("" where there is
+    none yet), ``resolved`` the number of the device behind a spec, as udev's
+    links have it now (:func:`node`).  ``by_id``: a pattern of the links by id that
+    are its own, for those that udev has not made yet.  A label that was too long
+    for the type was cut by mkfs, and names the filesystem all the same.
+    """
+    if any(_PART_OF_IT.fullmatch(option) for option in line.options):
+        return False
+    found = resolved.get(line.spec)
+    uuid, label = _uuid(line.spec), _label(line.spec)
+    if uuid:
+        return uuid == known.uuid.lower()
+    if label and known.label:
+        cut = mkfs.label(known.type, label) if known.type in mkfs.TYPES else label
+        return known.label in (label, cut) and found in (None, devno)
+    if found is None and node(line.spec).startswith(_BY_ID):
+        return bool(re.fullmatch(by_id, node(line.spec)[len(_BY_ID) :]))
+    return found is not None and found == devno
+
+
+def node(spec: str) -> str:
+    """The path in /dev of what a line mounts, "" where it has none."""
+    if spec.startswith("/dev/"):
+        return spec
+    for tag, directory in _LINKS.items():
+        if spec.startswith(tag):
+            value = _unquoted(spec[len(tag) :])
+            if tag in ("UUID=", "PARTUUID="):
+                value = value.lower()
+            return f"/dev/disk/{directory}/{_udev_escape(value)}" if value else ""
+    return ""
+
+
+def says_more(line: FstabLine, heir: FstabLine) -> Tuple[str, ...]:
+    """Options of ``line`` by which it says more than ``heir``: without them the
+    filesystem would be mounted otherwise, or at another time."""
+    return tuple(
+        option
+        for option in line.options
+        if option not in heir.options and not _SAYS_NOTHING.fullmatch(option)
+    )
+
+
+def same_type(line: FstabLine, heir: FstabLine) -> bool:
+    """Whether ``line`` mounts what it names as ``heir`` does, if that is there."""
+    return bool({"auto", heir.type} & set(line.type.split(",")))
+
+
+def read(paths: Paths) -> str:
+    """The text of fstab, "" where there is none (``cannot-read``)."""
+    return files.read_text(paths.fstab) or ""
+
+
+def write(paths: Paths, text: str) -> bool:
+    """Write fstab; True when it changed (``cannot-write``)."""
+    return files.write_atomic(paths.fstab, files.encode(text))
+
+
+def _split(text: str) -> Iterable[str]:
+    """Lines with their ends; only a newline ends a line here."""
+    return [part for part in re.split(r"(?<=\n)", text) if part]
+
+
+def _parse_line(line: str) -> Optional[FstabLine]:
+    fields = line.rstrip("\r").strip(" \t").replace("\t", " ").split(" ")
+    fields = [field for field in fields if field]
+    if len(fields) < 3 or fields[0].startswith("#"):
+        return None
+    spec, path, fs_type = (_unescape(field) for field in fields[:3])
+    options = tuple(_unescape(fields[3] if len(fields) > 3 else "defaults").split(","))
+    return FstabLine(
+        spec=spec,
+        path=path,
+        type=fs_type,
+        options=options,
+        freq=fields[4] if len(fields) > 4 else "0",
+        passno=fields[5] if len(fields) > 5 else "0",
+        set=_set_of(options),
+    )
+
+
+def _set_of(options: Sequence[str]) -> str:
+    for option in options:
+        if option.startswith(MARK):
+            return unquote(option[len(MARK) :], errors="surrogateescape")
+    return ""
+
+
+def _escape(field: str) -> str:
+    data = files.encode(field)
+    escaped = _ESCAPED.sub(lambda match: b"\\%03o" % match.group()[0], data)
+    return files.decode(escaped)
+
+
+def _unescape(field: str) -> str:
+    return unescape(files.encode(field))
+
+
+def _normal(path: str) -> str:
+    return os.path.normpath("/" + path.strip("/")) if path.startswith("/") else path
+
+
+def _uuid(spec: str) -> str:
+    for prefix in ("UUID=", "/dev/disk/by-uuid/"):
+        if spec.startswith(prefix):
+            return _unquoted(spec[len(prefix) :]).lower()
+    return ""
+
+
+def _label(spec: str) -> str:
+    if spec.startswith("LABEL="):
+        return _unquoted(spec[len("LABEL=") :])
+    link = "/dev/disk/by-label/"
+    if not spec.startswith(link):
+        return ""
+    data = files.encode(spec[len(link) :])
+    return files.decode(_UDEV.sub(lambda m: bytes([int(m.group(1), 16)]), data))
+
+
+def _unquoted(value: str) -> str:
+    """As libblkid reads it (tag.c); "" where a quote does not end."""
+    quote = value[:1]
+    return value[1:].rpartition(quote)[0] if quote in ("'", '"') else value
+
+
+def _udev_escape(value: str) -> str:
+    """As udev names its links: what is not plain becomes ``\\x20``."""
+    return "".join(
+        char
+        if char.isascii() and (char.isalnum() or char in "#+-.:=@_") or char > "\x7f"
+        else f"\\x{ord(char):02x}"
+        for char in value
+    )

@@ -1,0 +1,350 @@
+"""Arrays: md as the kernel knows it, and the commands that bring one up.
+
+What an array is comes from sysfs; nothing here trusts an exit status or a
+udev link.  Array UUIDs are in canonical form (8-4-4-4-12), also where mdadm
+writes ``aaaaaaaa:bbbbbbbb:cccccccc:dddddddd``.  Sources: md(4), mdadm(8),
+Linux Documentation/admin-guide/md.rst.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import uuid as uuids
+from typing import Callable, Iterable, Optional, Sequence, Tuple
+
+from cc_kraken.machine import command, mounts, sysfs
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Array, KrakenError, Trouble
+
+SECTOR = 512
+#: Longest name that md 1.2 stores together with the homehost ``any:``.
+NAME_MAX = 27
+NAME_PREFIX = "KRKN-"
+#: Seconds between two looks at an array that is starting.
+POLL = 0.1
+
+_UNFIT = re.compile(r"[^A-Za-z0-9._-]")
+_HASH_LENGTH = 5
+
+
+def scan(paths: Paths) -> Tuple[Array, ...]:
+    """Every md array that the kernel knows, also inactive ones.
+
+    ``uuid`` is "" where the kernel does not tell it; ``level`` is "" and
+    ``raid_disks`` 0 before an array was started.
+    """
+    by_path = mounts.mounted(paths)
+    arrays = []
+    for name in sysfs.names(os.path.join(paths.sys, "block")):
+        state = _read(paths, name, "md", "array_state")
+        devno = _read(paths, name, "dev")
+        if state is not None and devno:
+            arrays.append(_array(paths, name, state, devno, by_path.get(devno, ())))
+    return tuple(arrays)
+
+
+def array_name(set_name: str) -> str:
+    """The array's name for people: ``KRKN-<set>`` in what mdadm can take.
+
+    At most 27 of the POSIX portable characters (mdadm 4.3 and 4.4 refuse
+    others), not ending in a digit (that would steer the device's number).
+    Different sets have different names.
+    """
+    name = NAME_PREFIX + _UNFIT.sub("_", set_name)
+    fit = name == NAME_PREFIX + set_name
+    if fit and not name.endswith("_") and len(name) < NAME_MAX:
+        return name + "_" if name[-1].isdigit() else name
+    if fit and len(name) == NAME_MAX and not (name[-1].isdigit() or name[-1] == "_"):
+        return name
+    return _told_apart(name, set_name)
+
+
+def _told_apart(name: str, by: str) -> str:
+    """The name with a few letters that ``by`` makes."""
+    return f"{name[: NAME_MAX - _HASH_LENGTH - 1]}-{_letters(by)}"
+
+
+def node(paths: Paths, name: str, uuid: str, members: Iterable[str]) -> str:
+    """Where mdadm is to put the array ``uuid``: ``/dev/md/<name>``, or a
+    longer one beside it where another array has that (the same set of another
+    node, or a copy of this one): mdadm takes no name twice.
+
+    ``members`` are the paths of its devices.
+    """
+    path = f"/dev/md/{name}"
+    there = os.path.basename(os.path.realpath(os.path.join(paths.dev, "md", name)))
+    ours = {os.path.basename(member) for member in members}
+    for array in scan(paths):
+        if array.name == there and not ours & set(array.members):
+            return f"/dev/md/{_told_apart(name, uuid)}"
+    return path
+
+
+def mdadm_uuid(uuid: str) -> str:
+    """An array UUID as mdadm writes it (``aaaaaaaa:bbbbbbbb:…``).
+
+    Raises ValueError for what is no UUID.
+    """
+    digits = uuids.UUID(uuid.replace(":", "")).hex
+    return ":".join(digits[start : start + 8] for start in range(0, 32, 8))
+
+
+def canonical_uuid(uuid: str) -> str:
+    """An array UUID in canonical form, from either form (ValueError: none)."""
+    return str(uuids.UUID(uuid.replace(":", "")))
+
+
+def assemble(
+    paths: Paths,
+    name: str,
+    uuid: str,
+    members: Sequence[str],
+    *,
+    incomplete: bool = False,
+) -> None:
+    """Assemble and start the array ``uuid`` from the device paths ``members``.
+
+    Merges with what udev has put together so far, and starts when all
+    members are there that the freshest superblock expects; otherwise what
+    was not there before is stopped again.  ``incomplete``: the members are
+    put together one by one, the freshest first, as udev does it; what cannot
+    start for lack of members stays inactive, for :func:`start_degraded`.
+
+    Success by mdadm proves nothing, nor does its failure (udev can have been
+    first): look again with :func:`scan`.  Raises :class:`KrakenError`
+    ``assemble-failed`` when the members are in no running array after it.
+    """
+    if incomplete:
+        _gather(paths, uuid, members)
+        return
+    # Without a timeout: it writes the members' superblocks.
+    finished = command.run(
+        [
+            "mdadm",
+            "--assemble",
+            node(paths, name, uuid, members),
+            f"--uuid={mdadm_uuid(uuid)}",
+            *members,
+        ],
+        timeout=None,
+    )
+    if finished.code == 0:
+        return
+    names = [os.path.basename(member) for member in members]
+    if any(array.running for array in holding(scan(paths), names)):
+        return
+    raise _not_assembled(uuid, members, _said(finished))
+
+
+def _gather(paths: Paths, uuid: str, members: Sequence[str]) -> None:
+    said = []
+    for member in members:
+        if not holding(scan(paths), [os.path.basename(member)]):
+            # No configuration: its AUTO line could forbid this.
+            argv = ["mdadm", "--incremental", "--config=none", member]
+            said.append(_said(command.run(argv, timeout=None)))
+    names = {os.path.basename(member) for member in members}
+    if not any(names <= set(array.members) for array in scan(paths)):
+        raise _not_assembled(uuid, members, " ".join(said))
+
+
+def start_degraded(paths: Paths, name: str) -> None:
+    """Start the inactive array ``name`` (``md127``) without its lost members.
+
+    Only for a set that allows it, and for redundant levels: the kernel
+    refuses what cannot work without the missing data, and a dirty RAID 4, 5
+    or 6.  What mdadm does for an insisted start is this one write.  It
+    starts read-only until first written to.  Raises :class:`KrakenError`
+    ``start-degraded``.
+    """
+    state = _read(paths, name, "md", "array_state")
+    if state != "inactive":
+        raise _not_started(name, f"its state is {state or 'unknown'}")
+    path = os.path.join(paths.sys, "block", name, "md", "array_state")
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"read-auto")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _not_started(name, f"the kernel says: {error.strerror}") from error
+
+
+def add_member(array: Array, device_path: str) -> None:
+    """Add a proved blank device to a running array with a free slot.
+
+    Raises :class:`KrakenError` ``command-failed``.
+    """
+    command.check(
+        command.run(
+            ["mdadm", "--manage", array.path, "--add", device_path], timeout=None
+        ),
+        f"adding {device_path} to {array.path}",
+    )
+
+
+def read_write(array: Array) -> None:
+    """End the state ``read-auto`` of a running array, as its first write does.
+
+    A resync that is due begins.  Raises :class:`KrakenError` ``command-failed``.
+    """
+    command.check(
+        command.run(["mdadm", "--readwrite", array.path], timeout=None),
+        f"allowing writes to {array.path}",
+    )
+
+
+def grow(array: Array) -> None:
+    """Let a running array use all that its members have now.
+
+    md makes the bitmap fit by itself, and brings the new room in step.
+    Raises :class:`KrakenError` ``command-failed``.
+    """
+    command.check(
+        command.run(["mdadm", "--grow", array.path, "--size=max"], timeout=None),
+        f"growing {array.path}",
+    )
+
+
+def holding(arrays: Iterable[Array], members: Iterable[str]) -> Tuple[Array, ...]:
+    """The arrays that hold any of these disks (kernel names)."""
+    wanted = set(members)
+    return tuple(array for array in arrays if wanted & set(array.members))
+
+
+def wait_running(
+    paths: Paths,
+    members: Sequence[str],
+    *,
+    timeout: float = 30.0,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Array:
+    """The one running array that holds these disks (kernel names).
+
+    It is waited for until it runs and has a size, ``timeout`` seconds at
+    most; a resync is not waited for.  Raises :class:`KrakenError`
+    ``array-not-running`` (it waits) or ``array-split``.
+    """
+    end = clock() + timeout
+    while True:
+        arrays = holding(scan(paths), members)
+        if len(arrays) == 1 and arrays[0].running and arrays[0].size:
+            return arrays[0]
+        if clock() >= end:
+            raise _not_running(arrays, members, timeout)
+        sleep(POLL)
+
+
+def _array(
+    paths: Paths, name: str, state: str, devno: str, mounted: Tuple[str, ...]
+) -> Array:
+    md_uuid = _read(paths, name, "md", "uuid") or ""
+    try:
+        md_uuid = canonical_uuid(md_uuid)
+    except ValueError:
+        md_uuid = ""
+    return Array(
+        name=name,
+        path=os.path.join(paths.dev, name),
+        devno=devno,
+        uuid="" if not md_uuid.strip("0-") else md_uuid,
+        level=_level(_read(paths, name, "md", "level")),
+        # While it is reshaped both counts are shown: "4 (3)".
+        raid_disks=_number(_read(paths, name, "md", "raid_disks")),
+        members=_members(paths, name),
+        state=state,
+        degraded=_number(_read(paths, name, "md", "degraded")),
+        size=_number(_read(paths, name, "size")) * SECTOR,
+        read_only=_read(paths, name, "ro") != "0",
+        mounted=mounted,
+        component=_number(_read(paths, name, "md", "component_size")) * 1024,
+        action=_read(paths, name, "md", "sync_action") or "",
+    )
+
+
+def _members(paths: Paths, name: str) -> Tuple[str, ...]:
+    prefix = "dev-"
+    return tuple(
+        entry[len(prefix) :]
+        for entry in sysfs.names(os.path.join(paths.sys, "block", name, "md"))
+        if entry.startswith(prefix)
+    )
+
+
+def _level(text: Optional[str]) -> str:
+    return "" if text in (None, "clear") else str(text)
+
+
+def _number(text: Optional[str]) -> int:
+    match = re.match(r"\d+", text or "")
+    return int(match.group()) if match else 0
+
+
+def _letters(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+    return "".join(chr(ord("a") + byte % 26) for byte in digest[:_HASH_LENGTH])
+
+
+def _said(finished: command.Finished) -> str:
+    return " ".join(finished.err.split()) or f"exit status {finished.code}"
+
+
+def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
+    return KrakenError(
+        Trouble(
+            kind="assemble-failed",
+            found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: {said}",
+            expected="all members that its freshest superblock expects",
+            remedy="Compare `mdadm --examine` of " + ", ".join(members) + ".",
+        )
+    )
+
+
+def _not_started(name: str, why: str) -> KrakenError:
+    return KrakenError(
+        Trouble(
+            kind="start-degraded",
+            found=f"the array {name} cannot be started without its missing "
+            f"members: {why}",
+            expected="an inactive array of a redundant level with enough members",
+            remedy="Attach the missing volumes.",
+        )
+    )
+
+
+def _not_running(
+    arrays: Sequence[Array], members: Sequence[str], timeout: float
+) -> KrakenError:
+    disks = ", ".join(members)
+    if len(arrays) > 1:
+        return KrakenError(
+            Trouble(
+                kind="array-split",
+                found=f"the disks {disks} are in several arrays: "
+                + ", ".join(array.name for array in arrays),
+                expected="one array that holds them all",
+                remedy="Compare `mdadm --detail` of these arrays; stop the one "
+                "that is not in use.",
+            )
+        )
+    found = "in no array"
+    if arrays:
+        found = f"in {arrays[0].name}, whose state is {arrays[0].state!r}"
+    return KrakenError(
+        Trouble(
+            kind="array-not-running",
+            found=f"after {timeout:g} s the disks {disks} are {found}",
+            expected="a running array",
+            remedy="See the kernel's log (dmesg) for what md says.",
+            waits=True,
+        )
+    )
+
+
+def _read(paths: Paths, *parts: str) -> Optional[str]:
+    return sysfs.attribute(paths.sys, "block", *parts)

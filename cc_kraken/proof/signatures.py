@@ -1,0 +1,64 @@
+"""Which UUIDs the disks show that belong to no set of this node.
+
+A copy of a volume shows the UUIDs of the original (see :mod:`cc_kraken.decide.copies`).
+So every EBS disk is asked for them, its partitions too, and the arrays on them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, Iterable, List, Tuple
+
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Array, Device, Known, Look, Unknown
+from cc_kraken.proof import directio, superblock
+from cc_kraken.proof.content import reading
+
+
+def ask(path: str) -> Look:
+    """The type and UUID that a device shows: a few direct reads, no lock.
+
+    Good for nothing else: nothing is proved by it.  Never raises.
+    """
+    try:
+        with reading(path):
+            found = _superblocks(path)
+    except OSError as error:
+        return Look(Unknown(f"{path} cannot be read ({error.strerror})"))
+    if not found:
+        return Look(Unknown(f"{path} shows no superblock"))
+    # A whole one counts for more than what is left of an older one.
+    best = min(found, key=lambda one: bool(one.flaw))
+    return Look(Known(best.type, best.uuid))
+
+
+def _superblocks(path: str) -> List[superblock.Found]:
+    flags = os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK
+    descriptor = os.open(path, flags)
+    try:
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+
+        def read(start: int, length: int) -> bytes:
+            return directio.read(descriptor, start, length)
+
+        return [one for one in superblock.scan(read, size) if one.uuid]
+    finally:
+        os.close(descriptor)
+
+
+def places(
+    paths: Paths, disks: Iterable[Device], arrays: Iterable[Array]
+) -> Dict[str, Tuple[str, ...]]:
+    """The paths to ask, with the ids of the volumes below each: the disks, their
+    partitions, and the arrays (those that run) that lie on any of them."""
+    found: Dict[str, Tuple[str, ...]] = {}
+    volumes = {disk.name: disk.volume_id for disk in disks}
+    for disk in disks:
+        for name in (disk.name, *disk.partitions):
+            path = os.path.join(paths.dev, name.replace("!", "/"))
+            found[path] = (disk.volume_id,)
+    for array in arrays:
+        below = sorted({volumes[one] for one in array.members if one in volumes})
+        if array.running and below:
+            found[array.path] = tuple(below)
+    return found

@@ -1,0 +1,175 @@
+"""Whether a disk is, byte for byte, what it was when it was looked at.
+
+The proof that a volume is blank reads 130 to 260 MiB, and each step that
+writes must know that it still holds.  What the proof has read need not be read
+again where the kernel testifies that nothing was written since before the
+first byte of it was read: it counts the sectors of every write, zeroing and
+discard that passes its block layer, of a whole disk with its partitions, and
+gives each disk that it meets a number of its own (``diskseq``).  What still
+waits in the page cache is flushed before the counters are read, so that it
+counts.
+
+This proves the same as reading again, and more than the samples of a second
+proof would: no byte can have changed anywhere.  It holds for NVMe disks and
+for arrays of them (whose members are counted, too), because an EBS volume that
+is attached here, and is no multi-attach volume, has no other writer.  Where a
+counter cannot be had or does not count (a loop device whose file somebody
+writes, a kernel before 5.15, ``queue/iostats`` switched off), there is no
+testimony, and everything is read again.  Not counted are commands past the
+block layer (``nvme io-passthru``), and what another instance writes while this
+one is hibernated.  Of that the clocks tell: that of the boot has gone on.
+
+Sources: Documentation/block/stat.rst, Documentation/ABI/stable/sysfs-block
+(diskseq, inflight), block/blk-mq.c (blk_account_io_completion), clock_gettime(2).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Dict, Optional, Tuple
+
+from cc_kraken.machine import sysfs
+from cc_kraken.model import Extent
+
+SYS = "/sys"
+SECTOR = 512
+#: Kernel names of the disks whose every writer passes this kernel.
+TRUSTED = re.compile(r"nvme\d+n\d+|md[\w-]+")
+
+
+@dataclass(frozen=True)
+class Testimony:
+    """The kernel's counters of one disk: ``sequence`` is its number among all
+    disks of this boot; ``size``, ``written`` and ``discarded`` are sectors (an
+    enlarged volume has places that nobody has looked at); ``below`` are those
+    of an array's members.  ``slept``: seconds since the boot in which the
+    machine was suspended or hibernated."""
+
+    sequence: int
+    size: int
+    written: int
+    discarded: int
+    below: Tuple[Testimony, ...] = ()
+    slept: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look at a disk has found, good as long as ``testimony`` is.
+
+    ``zeros``: it was proved blank but for these extents (None: it was not);
+    ``full``: every byte was read.  ``said``: what other programs said of it
+    (None: they were not asked).  ``made``: type and UUID of the filesystem that
+    we have made here, and read.
+    """
+
+    testimony: Testimony
+    zeros: Optional[Tuple[Extent, ...]] = None
+    full: bool = False
+    said: Optional[object] = None
+    made: Optional[Tuple[str, str]] = None
+
+
+_SEEN: Dict[int, Seen] = {}
+_LOCK = threading.Lock()
+
+
+def testimony(fd: int) -> Optional[Testimony]:
+    """The counters of the disk that ``fd`` is open on; None where they prove
+    nothing.  Flushes what the page cache holds of it."""
+    try:
+        os.fsync(fd)
+        found = _of(_directory(fd))
+        # Last: a hibernation between two of these reads must show, too.
+        return None if found is None else replace(found, slept=_slept())
+    except (IndexError, OSError, ValueError):
+        return None
+
+
+def sectors_read(fd: int) -> int:
+    """Sectors that the kernel has counted as read from this disk; -1 where it
+    does not say."""
+    try:
+        return _numbers(_directory(fd), "stat")[2]
+    except (IndexError, OSError, ValueError):
+        return -1
+
+
+def _slept() -> int:
+    awake = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - awake) // 10**9
+
+
+def _directory(fd: int) -> str:
+    """Where sysfs has the disk that ``fd`` is open on."""
+    number = os.fstat(fd).st_rdev
+    index = f"{SYS}/dev/block"
+    link = os.readlink(f"{index}/{os.major(number)}:{os.minor(number)}")
+    return os.path.normpath(os.path.join(index, link))
+
+
+def _of(directory: str) -> Optional[Testimony]:
+    if not TRUSTED.fullmatch(os.path.basename(directory)):
+        return None
+    below = []
+    for name in sorted(_names(os.path.join(directory, "slaves"))):
+        one = _of(os.path.join(directory, "slaves", name))
+        if one is None:
+            return None
+        below.append(one)
+    (sequence,) = _numbers(directory, "diskseq")
+    (size,) = _numbers(directory, "size")
+    # In this order: a write that ends meanwhile is in flight, or is counted.
+    waiting = _numbers(directory, "inflight")[1]
+    counts = _numbers(directory, "stat")
+    if waiting or _numbers(directory, "queue/iostats") != (1,) or len(counts) < 15:
+        return None
+    return Testimony(sequence, size, counts[6], counts[13], tuple(below))
+
+
+def remember(fd: int, seen: Seen) -> None:
+    """Keep what was found, for :func:`recall`."""
+    with _LOCK:
+        _SEEN[os.fstat(fd).st_rdev] = seen
+
+
+def recall(fd: int, now: Optional[Testimony]) -> Optional[Seen]:
+    """What was found on this disk, if nothing was written to it since."""
+    with _LOCK:
+        seen = _SEEN.get(os.fstat(fd).st_rdev)
+    return seen if seen is not None and now == seen.testimony else None
+
+
+def note_write(
+    fd: int, before: Optional[Testimony], extent: Extent, *, erased: bool
+) -> None:
+    """A write of ours to ``extent``, which has been flushed: what was found
+    before it holds for the rest, if it is all that was written since
+    ``before``.  ``erased``: zeros, which show nothing new to anybody."""
+    seen, now = recall(fd, before), testimony(fd)
+    if seen is None or now is None:
+        return
+    length = extent.end - extent.start
+    if replace(now, written=now.written - length // SECTOR) != seen.testimony:
+        return
+    zeros = None if seen.zeros is None else (*seen.zeros, extent)
+    seen = replace(seen, testimony=now, zeros=zeros)
+    remember(fd, seen if erased else replace(seen, said=None, made=None))
+
+
+def _numbers(directory: str, name: str) -> Tuple[int, ...]:
+    text = sysfs.attribute(directory, name)
+    if text is None:
+        raise ValueError(f"the kernel does not say {directory}/{name}")
+    return tuple(int(word) for word in text.split())
+
+
+def _names(directory: str) -> Tuple[str, ...]:
+    try:
+        return tuple(os.listdir(directory))
+    except FileNotFoundError:
+        return ()
