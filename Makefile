@@ -34,7 +34,7 @@ PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 READY = .venv/ready
 
-SOURCES := $(wildcard cc_kraken/*.py) $(shell find schema -type f) setup.cfg pyproject.toml \
+SOURCES := $(shell find cc_kraken -name '*.py') $(shell find schema -type f) setup.cfg pyproject.toml \
 	MANIFEST.in README.md LICENSE
 DOCS := CHANGELOG.md $(shell find docs examples -type f)
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)

@@ -7,7 +7,7 @@ Sizes are in bytes unless a name says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Mapping, Optional, Tuple, Union
+from typing import FrozenSet, Mapping, Optional, Tuple, Union
 
 # --------------------------------------------------------------- who we are
 

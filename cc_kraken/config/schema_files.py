@@ -22,7 +22,7 @@ EC2 = "ec2/2016-11-15/service-2.kraken-extras.json"
 
 def path(name: str) -> str:
     """Path of the schema file ``name``; KrakenError when there is none."""
-    package = os.path.dirname(os.path.abspath(__file__))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     places = (
         os.path.join(package, "schemas"),
         os.path.join(os.path.dirname(package), "schema"),

@@ -27,7 +27,7 @@ from cc_kraken.model import Attachment, Holder, Known
 from tests.unit.worlds import NODE, claim, single, volume, world
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted((ROOT / "cc_kraken").glob("*.py"))
+MODULES = sorted((ROOT / "cc_kraken").rglob("*.py"))
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     + [*(ROOT / "examples").rglob("*.md")]
@@ -153,13 +153,13 @@ def first_words(module: str, function: str, place: int = 0) -> Set[str]:
 COMPOSED: Dict[str, Callable[[], Set[str]]] = {
     "f'config-{first.kind}'": lambda: {
         f"config-{kind}"
-        for kind in first_words("structure", "Mistake")
-        | first_words("configuration", "Mistake")
+        for kind in first_words("config/structure", "Mistake")
+        | first_words("config/loading", "Mistake")
     },
     "f'cannot-{verb}'": lambda: {
-        f"cannot-{verb}" for verb in first_words("files", "_cannot")
+        f"cannot-{verb}" for verb in first_words("machine/files", "_cannot")
     },
-    "line.kind": lambda: first_words("reactions", "Rule", 1),
+    "line.kind": lambda: first_words("cloud/errors", "Rule", 1),
 }
 
 

@@ -115,7 +115,7 @@ def operations(service: str) -> Set[str]:
 
 def calls_of_the_module() -> Set[str]:
     """The actions that ec2.py asks for, by their names in its source."""
-    tree = ast.parse((ROOT / "cc_kraken" / "ec2.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "cc_kraken" / "cloud" / "ec2.py").read_text(encoding="utf-8"))
     return {
         f"ec2:{node.args[0].value}"
         for node in ast.walk(tree)
@@ -424,7 +424,8 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
     plain = [re.sub(r"(/cloud-init-kraken)-\d[\d.]*/", r"\1/", line) for line in lines]
     there = dict(line.split(" ", 1) for line in plain)
     expected = {
-        f"{SITE}/{path.name}": path for path in (ROOT / "cc_kraken").glob("*.py")
+        f"{SITE}/{path.relative_to(ROOT / 'cc_kraken')}": path
+        for path in (ROOT / "cc_kraken").rglob("*.py")
     }
     for path in (ROOT / "schema").rglob("*.json"):
         expected[f"{SITE}/schemas/{path.relative_to(ROOT / 'schema')}"] = path

@@ -22,7 +22,7 @@ import pytest
 from tests.lab import image
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "cc_kraken").glob("*.py"))
+SOURCES = sorted((ROOT / "cc_kraken").rglob("*.py"))
 SCHEMAS = sorted(
     str(path.relative_to(ROOT / "schema")) for path in (ROOT / "schema").rglob("*.json")
 )
@@ -37,9 +37,9 @@ print(hasattr(cc_kraken, "schema"), sorted(cc_kraken.meta))
 
 IMPORT_ALL = """
 import importlib, pkgutil, cc_kraken
-for found in pkgutil.iter_modules(cc_kraken.__path__):
-    if found.name != "__main__":
-        importlib.import_module("cc_kraken." + found.name)
+for found in pkgutil.walk_packages(cc_kraken.__path__, "cc_kraken."):
+    if found.name != "cc_kraken.__main__":
+        importlib.import_module(found.name)
 print([name for name in ("schema",) if hasattr(cc_kraken, name)])
 print(type(cc_kraken.meta).__name__, callable(cc_kraken.handle))
 """
@@ -129,7 +129,7 @@ def test_the_wheel_holds_every_module_and_schema(built: Path) -> None:
             content = archive.read(f"cc_kraken/schemas/{name}")
             assert content == (ROOT / "schema" / name).read_bytes()
     assert SCHEMAS
-    assert {f"cc_kraken/{path.name}" for path in SOURCES} <= names
+    assert {str(path.relative_to(ROOT)) for path in SOURCES} <= names
     assert not [name for name in names if name.startswith(("tests", "schema/"))]
 
 

@@ -1,0 +1,110 @@
+"""The shape of the code: imports go down one list of packages, without a circle."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Dict, Iterator, List, Set
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HOUSE = ROOT / "cc_kraken"
+
+#: From top to bottom: a package imports from those below it, never from above.
+#: "" is the entry: ``__init__``, ``__main__`` and the command.
+FLOORS = (
+    "",
+    "boot",
+    "act",
+    "decide",
+    "config",
+    "cloud",
+    "filesystems",
+    "proof",
+    "machine",
+    "model",
+)
+MODULES = sorted(HOUSE.rglob("*.py"))
+PACKAGES = sorted(path.parent for path in HOUSE.glob("*/__init__.py"))
+
+
+def dotted(path: Path) -> str:
+    """``boot/stage.py`` is ``boot.stage``; a package's own file is its name."""
+    parts = path.relative_to(HOUSE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+NAMES = {dotted(path) for path in MODULES}
+
+
+def floor(name: str) -> str:
+    first = name.split(".")[0]
+    return first if first in FLOORS else ""
+
+
+def imports(source: str) -> Iterator[str]:
+    """The modules of ours that a source imports, those in functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            base = node.module or ""
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "cc_kraken":
+                yield longest(name[len("cc_kraken.") :])
+
+
+def longest(name: str) -> str:
+    while name and name not in NAMES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+EDGES: Dict[str, Set[str]] = {
+    dotted(path): set(imports(path.read_text())) - {dotted(path)} for path in MODULES
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_imports_go_down(name: str) -> None:
+    here = FLOORS.index(floor(name))
+    up = [to for to in EDGES[name] if FLOORS.index(floor(to)) < here]
+    assert not up, f"{name} imports {', '.join(sorted(up))} from a floor above"
+
+
+def test_there_is_no_circle() -> None:
+    done: Set[str] = set()
+
+    def visit(name: str, way: List[str]) -> None:
+        assert name not in way, " imports ".join([*way[way.index(name) :], name])
+        if name in done:
+            return
+        for to in sorted(EDGES[name]):
+            visit(to, [*way, name])
+        done.add(name)
+
+    for name in sorted(NAMES):
+        visit(name, [])
+
+
+def test_each_package_has_a_floor() -> None:
+    assert {path.name for path in PACKAGES} == set(FLOORS) - {"", "model"}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_a_package_says_what_it_knows_and_holds_no_code(package: Path) -> None:
+    tree = ast.parse((package / "__init__.py").read_text())
+    docstring = ast.get_docstring(tree) or ""
+    assert "Knows:" in docstring
+    assert "Must not know:" in docstring
+    assert len(tree.body) == 1
+
+
+def test_an_import_upwards_is_seen() -> None:
+    (found,) = imports("def f():\n    from cc_kraken.boot.stage import run_stage\n")
+    assert found == "boot.stage"
+    assert FLOORS.index(floor(found)) < FLOORS.index(floor("machine.mounts"))
