@@ -14,9 +14,9 @@ if not __package__:
     del sys.path[0]  # other packages are looked for where they always are
 
 if sys.argv[1:] == ["from-cloud-init"]:
-    from cc_kraken.boot import launch
+    from cc_kraken.boot import program
 
-    launch.main()
+    program.main()
 
 from cc_kraken.cli import main
 

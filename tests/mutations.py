@@ -183,7 +183,8 @@ MUTATIONS = (
                 '    """\n\n    phase: ClassVar[str] = ASSEMBLE',
                 'Late."""\n\n    phase: ClassVar[str] = MKFS',
             ),
-            ("decide/filesystem", "return [write, make, erase], made\n        elif isinstance("
+            ("decide/filesystem",
+             "return [write, make, erase], made\n        elif isinstance("
              "content, Known) and", "return [make, write, erase], made\n        elif "
              "isinstance(content, Known) and"),
         ),
@@ -507,7 +508,11 @@ MUTATIONS = (
                 "                return self._half_made(found)\n",
                 "            if True:\n                return self._half_made(found)\n",
             ),
-            ("filesystems/half_made", "if not meant or shown.ever_mounted or ", "if not meant or "),
+            (
+                "filesystems/half_made",
+                "if not meant or shown.ever_mounted or ",
+                "if not meant or ",
+            ),
         ),
         (f"{EVER_MOUNTED}::test_what_was_ever_mounted_is_never_made_again",),
     ),
@@ -828,7 +833,7 @@ MUTATIONS = (
     ),
     change(
         "a thread that hangs keeps the program",
-        "boot/launch",
+        "boot/program",
         "    os._exit(1 if",
         "    sys.exit(1 if",
         LAUNCH,
@@ -849,7 +854,7 @@ MUTATIONS = (
     ),
     change(
         "other libraries tell their details",
-        "boot/launch",
+        "boot/program",
         'logging.getLogger("cc_kraken").setLevel(logging.DEBUG)',
         "logging.getLogger().setLevel(logging.DEBUG)",
         LAUNCH,

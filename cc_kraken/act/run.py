@@ -10,14 +10,22 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Dict, FrozenSet, Mapping, Optional, Sequence, Set, Tuple
+from typing import (
+    Dict,
+    FrozenSet,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from cc_kraken.act import array_history, report, udev_rules
 from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.observe import Observer, account_number
 from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.act.report import DONE, FAILED, PENDING, Report
-from cc_kraken.boot.cloud_init import Events
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.config import sets, tags
 from cc_kraken.decide import decision
@@ -80,6 +88,13 @@ PASSING_KINDS = (
     "ec2-answer",
 )
 """Told by their kind: whichever call it was that met with them."""
+
+
+class Events(Protocol):
+    """Who hears of the phases: cloud-init's reporter, or nobody."""
+
+    def enter(self, phase: Optional[str]) -> None:
+        """``phase`` begins, and the one before has ended; None: none begins."""
 
 
 @dataclass

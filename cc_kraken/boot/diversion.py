@@ -143,7 +143,7 @@ def with_key(schema: bytes) -> Optional[bytes]:
     Before 23.4 the top level permits any key; since then it names them all
     and permits no other.
     """
-    from cc_kraken.config import schema_files
+    from cc_kraken.machine import schema_files
 
     try:
         full = json.loads(schema)

@@ -19,14 +19,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from logging.handlers import QueueHandler
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
-from cc_kraken.boot.cloud_init import Events
 from cc_kraken.machine import command
-from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Ec2Options, Identity, KrakenError, Section, Trouble
+from cc_kraken.model import Identity, KrakenError, Section, Trouble
 
 LOG = logging.getLogger(__name__)
 
@@ -92,7 +89,7 @@ def carry_out(
 def argv() -> List[str]:
     """This very copy of the package, by cloud-init's own Python, which heeds
     no ``PYTHON…`` variable of the caller's (-I)."""
-    package = os.path.dirname(os.path.abspath(__file__))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     main = f"{package}/__main__.py"
     return [sys.executable or PYTHON, "-I", main, "from-cloud-init"]
 
@@ -161,82 +158,3 @@ def _killed(code: Optional[int]) -> Trouble:
         "Look for a lack of memory in the kernel's log (dmesg), then run "
         "cc-kraken apply.",
     )
-
-
-# ------------------------------------------------------------------ the program
-
-
-class _Wire(QueueHandler):
-    """Says everything on the pipe.  When nobody follows any more, log records
-    go to standard error instead."""
-
-    def __init__(self, pipe: int) -> None:
-        super().__init__(None)  # type: ignore[arg-type]
-        self.pipe = pipe
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        if not self.say(log=vars(record)):
-            print(f"{record.levelname}: {record.msg}", file=sys.stderr, flush=True)
-
-    def say(self, **line: object) -> bool:
-        """False when nobody follows."""
-        rest = json.dumps(line, default=str).encode("ascii") + b"\n"
-        try:
-            with self.lock:  # type: ignore[union-attr]
-                while rest:
-                    rest = rest[os.write(self.pipe, rest) :]
-        except OSError:
-            return False
-        return True
-
-
-class _Phases(Events):
-    """Phases for the process that has cloud-init's reporter."""
-
-    def __init__(self, wire: _Wire) -> None:
-        super().__init__(None)
-        self._wire = wire
-
-    def enter(self, phase: Optional[str]) -> None:
-        self._wire.say(phase=phase)
-
-
-def main() -> NoReturn:
-    """Carry out the run that standard input describes, and end the process,
-    whichever of its threads hangs."""
-    wire = _Wire(os.dup(1))
-    os.dup2(2, 1)  # nobody else writes between the lines
-    logging.getLogger().addHandler(wire)
-    last: Dict[str, Any]
-    try:
-        last = {"status": _carry_out(json.load(sys.stdin), wire)}
-    except KrakenError as error:
-        last = {"error": str(error)}
-    except BaseException as error:  # SystemExit too
-        LOG.exception("cc_kraken failed")
-        last = {"error": f"cc_kraken failed: {error!r}"}
-    wire.say(**last)
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    os._exit(1 if "error" in last else 0)
-
-
-def _carry_out(order: Mapping[str, Any], wire: _Wire) -> Any:
-    # Of other libraries warnings alone: their details can hold credentials.
-    logging.getLogger("cc_kraken").setLevel(logging.DEBUG)
-    from cc_kraken.boot import stage
-
-    ec2 = Ec2Options(**order["section"]["ec2"])
-    section = Section(**{**order["section"], "ec2": ec2})
-    with ended_by_signals() as clock:
-        return stage.carry_out(
-            section,
-            Identity(**order["identity"]),
-            Paths(**order["paths"]),
-            _Phases(wire),
-            order["stage"],
-            seconds=section.boot_wait,
-            final=order["stage"] != "network",
-            dry_run=section.dry_run,
-            clock=clock,
-        )

@@ -41,7 +41,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cc_kraken.cloud import errors
 from cc_kraken.cloud.errors import Reaction
-from cc_kraken.config import schema_files
+from cc_kraken.machine import schema_files
 from cc_kraken.model import (
     Attachment,
     Ec2Options,

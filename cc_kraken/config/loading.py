@@ -16,10 +16,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, cast
 
-from cc_kraken.config import schema_files
 from cc_kraken.config.structure import Mistake, describe, mistakes
 from cc_kraken.config.values import odd_character
-from cc_kraken.machine import files
+from cc_kraken.machine import files, schema_files
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble
 

@@ -315,7 +315,8 @@ class Mounting(SetDecision):
         found = [
             one
             for one in self.world.fstab_foreign
-            if one in there and fstab.names(one, known, devno, resolved, by_id)
+            if one in there
+            and fstab.names(one, known, devno, resolved, by_id, mkfs.cut)
         ]
         found += self._swapped_lines(line)
         renamed = [

@@ -45,6 +45,11 @@ def label(kind: str, text: str) -> str:
     return cut.decode("utf-8", "ignore")
 
 
+def cut(kind: str, text: str) -> str:
+    """:func:`label`; of a type that we do not make, ``text`` itself."""
+    return label(kind, text) if kind in TYPES else text
+
+
 def argv(
     kind: str,
     path: str,

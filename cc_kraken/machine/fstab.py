@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from typing import (
+    Callable,
     Collection,
     Dict,
     Iterable,
@@ -21,7 +22,6 @@ from typing import (
 )
 from urllib.parse import quote, unquote
 
-from cc_kraken.filesystems import mkfs
 from cc_kraken.machine import files
 from cc_kraken.machine.mounts import unescape
 from cc_kraken.machine.paths import Paths
@@ -148,6 +148,7 @@ def names(
     devno: str,
     resolved: Mapping[str, str],
     by_id: str = "",
+    cut: Callable[[str, str], str] = lambda _type, label: label,
 ) -> bool:
     """Whether a line of somebody else's mounts the whole of this filesystem.
 
@@ -155,7 +156,8 @@ def names(
     none yet), ``resolved`` the number of the device behind a spec, as udev's
     links have it now (:func:`node`).  ``by_id``: a pattern of the links by id that
     are its own, for those that udev has not made yet.  A label that was too long
-    for the type was cut by mkfs, and names the filesystem all the same.
+    for the type was cut by mkfs, and names the filesystem all the same.  ``cut``: a
+    label as its type can hold it.
     """
     if any(_PART_OF_IT.fullmatch(option) for option in line.options):
         return False
@@ -164,8 +166,8 @@ def names(
     if uuid:
         return uuid == known.uuid.lower()
     if label and known.label:
-        cut = mkfs.label(known.type, label) if known.type in mkfs.TYPES else label
-        return known.label in (label, cut) and found in (None, devno)
+        held = cut(known.type, label)
+        return known.label in (label, held) and found in (None, devno)
     if found is None and node(line.spec).startswith(_BY_ID):
         return bool(re.fullmatch(by_id, node(line.spec)[len(_BY_ID) :]))
     return found is not None and found == devno

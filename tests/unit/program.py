@@ -22,7 +22,8 @@ TEXT = """\
 import sys
 sys.path.insert(0, {packages!r})
 import logging, os, signal, socket, threading, time
-from cc_kraken.boot import launch; from cc_kraken.act import run; from cc_kraken.boot import stage
+from cc_kraken.act import run
+from cc_kraken.boot import program, stage
 from cc_kraken.model import KrakenError, Trouble
 
 LOG = logging.getLogger("cc_kraken.act.run")
@@ -31,7 +32,7 @@ def {function}:
 {body}
 
 {name} = replaced
-launch.main()
+program.main()
 """
 
 Program = Callable[[str], None]

@@ -12,6 +12,7 @@ import time
 import pytest
 from pytest_mock import MockerFixture
 
+import cc_kraken
 from cc_kraken.machine import command
 from cc_kraken.model import KrakenError
 
@@ -171,7 +172,7 @@ def test_a_command_that_writes_outlives_us(
     """Whatever ends us, it goes on to its end: also the output that nobody
     reads any more does not kill it."""
     mark = os.path.join(tmp_path, "mark")
-    root = os.path.dirname(os.path.dirname(command.__file__))
+    root = os.path.dirname(os.path.dirname(cc_kraken.__file__))
     script = WRITER.format(root=root, mark=mark, signal=int(number), python=PYTHON)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True)
     assert ended.returncode != 0

@@ -15,8 +15,10 @@ import yaml
 from hypothesis import example, given, settings
 from pytest_mock import MockerFixture
 
-from cc_kraken.config import loading, schema_files
+import cc_kraken
+from cc_kraken.config import loading
 from cc_kraken.config.loading import Source
+from cc_kraken.machine import schema_files
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Section
 from tests.conftest import MORE
@@ -72,7 +74,7 @@ def test_silence_imports_neither_yaml_nor_jsonschema() -> None:
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=os.path.dirname(os.path.dirname(loading.__file__)),
+        cwd=os.path.dirname(os.path.dirname(cc_kraken.__file__)),
     )
     assert done.stdout.strip() == "[]"
 

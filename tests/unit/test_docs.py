@@ -19,10 +19,10 @@ import yaml
 from cc_kraken import cli
 from cc_kraken.cloud import errors
 from cc_kraken.cloud.errors import Reaction
-from cc_kraken.config import loading, schema_files, tags, values
+from cc_kraken.config import loading, tags, values
 from cc_kraken.decide import decision
 from cc_kraken.filesystems import mkfs
-from cc_kraken.machine import fstab, mdadm_conf
+from cc_kraken.machine import fstab, mdadm_conf, schema_files
 from cc_kraken.model import Attachment, Holder, Known
 from tests.unit.worlds import NODE, claim, single, volume, world
 

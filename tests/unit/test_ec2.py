@@ -35,7 +35,7 @@ from cc_kraken.cloud.ec2 import (
     silenced,
 )
 from cc_kraken.cloud.errors import Reaction
-from cc_kraken.config import schema_files
+from cc_kraken.machine import schema_files
 from cc_kraken.model import Attachment, Ec2Options, Holder, KrakenError
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
@@ -643,8 +643,8 @@ def test_silence_ends_with_the_last_thread() -> None:
 
 
 def test_importing_the_edge_does_not_import_boto3() -> None:
-    code = "import sys, cc_kraken.cloud.ec2, cc_kraken.cloud.device_names; print('botocore' in sys.modules"
-    code += " or 'boto3' in sys.modules)"
+    code = "import sys, cc_kraken.cloud.ec2, cc_kraken.cloud.device_names; "
+    code += "print('botocore' in sys.modules or 'boto3' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

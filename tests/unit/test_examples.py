@@ -115,7 +115,9 @@ def operations(service: str) -> Set[str]:
 
 def calls_of_the_module() -> Set[str]:
     """The actions that ec2.py asks for, by their names in its source."""
-    tree = ast.parse((ROOT / "cc_kraken" / "cloud" / "ec2.py").read_text(encoding="utf-8"))
+    tree = ast.parse(
+        (ROOT / "cc_kraken" / "cloud" / "ec2.py").read_text(encoding="utf-8")
+    )
     return {
         f"ec2:{node.args[0].value}"
         for node in ast.walk(tree)

@@ -192,7 +192,7 @@ def test_the_tests_of_the_installed_package() -> None:
 
 LOCATE = """
 import json
-from cc_kraken.config import schema_files as schemafiles
+from cc_kraken.machine import schema_files as schemafiles
 print(json.dumps({name: schemafiles.path(name) for name in %r}))
 """
 

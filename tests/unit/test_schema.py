@@ -16,8 +16,10 @@ import pytest
 from hypothesis import example, given, settings
 from pytest_mock import MockerFixture
 
-from cc_kraken.config import schema_files, structure, values
+import cc_kraken
+from cc_kraken.config import structure, values
 from cc_kraken.config.tags import SET_TAGS
+from cc_kraken.machine import schema_files
 from cc_kraken.model import KrakenError
 from tests.conftest import MORE
 
@@ -106,13 +108,13 @@ def test_found_in_a_checkout() -> None:
 
 def test_found_when_installed(tmp_path: Any) -> None:
     package = tmp_path / "cc_kraken"
-    here = os.path.dirname(schema_files.__file__)
+    here = os.path.dirname(cc_kraken.__file__)
     shutil.copytree(here, package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(
         os.path.dirname(schema_files.path(schema_files.SECTION)), package / "schemas"
     )
     script = (
-        "import cc_kraken; from cc_kraken.config import schema_files as s; "
+        "import cc_kraken; from cc_kraken.machine import schema_files as s; "
         "print(s.path(s.STATUS)); s.load(s.STATUS); "
         "assert not hasattr(cc_kraken, 'schema')"
     )

@@ -309,7 +309,8 @@ cloud = SimpleNamespace(
     reporter=SimpleNamespace(fullname="init-network/config-kraken"),
 )
 handle("kraken", {cfg!r}, cloud, None, [])
-heavy = {{"boto3", "botocore", "cc_kraken.act.run", "cc_kraken.cloud.ec2"}} & set(sys.modules)
+heavy = {{"boto3", "botocore", "cc_kraken.act.run", "cc_kraken.cloud.ec2"}}
+heavy &= set(sys.modules)
 assert not heavy, heavy
 """
 

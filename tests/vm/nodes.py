@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 import jsonschema
 
-from cc_kraken.config import schema_files
+from cc_kraken.machine import schema_files
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.lab.image import missing
 
