@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import string
 import subprocess
 import time
 from collections.abc import Sequence
@@ -75,10 +76,7 @@ class Copied:
         slow = "s/device-timeout=30s/device-timeout=900s/"
         node.run(["sed", "-i", slow, "/etc/fstab"], check=True)
         for place in places:
-            node.detach(place)
-        cloud.wait_for(
-            "the first slots", lambda: not set(places) & set(node.machine.attached)
-        )
+            take_away(node, place)
         return node
 
     def write(self, node: Node, text: str) -> None:
@@ -88,7 +86,7 @@ class Copied:
     def attach_copies(self, node: Node) -> None:
         every = [one for name in self.order for one in self.copies[name]]
         for number, one in enumerate(every):
-            node.attach(one, f"/dev/sd{'fghijklmnop'[number]}")
+            node.attach(one, f"/dev/xvdc{string.ascii_lowercase[number]}")
             node.wait_for_disks(one)
 
 
@@ -173,6 +171,7 @@ def refused_while_it_is_there(node: Node, copied: Copied) -> None:
 
 def take_away(node: Node, volume: str) -> None:
     node.detach(volume)
+    node.wait_released(volume)
     node.cloud.wait_for("it to go", lambda: volume not in node.machine.attached, 120)
 
 
