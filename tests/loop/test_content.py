@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import mmap
 import os
@@ -161,7 +162,9 @@ def _made(kind: str, uuid: str) -> Prepare:
 
 def matrix(size: int, uuid: str) -> dict[str, tuple[Prepare, str]]:
     """What is there on a device of ``size`` bytes, by name: how it is made, and
-    what is said of it.  A filesystem has this ``uuid``."""
+    what is said of it.  A filesystem has this ``uuid``, an array too."""
+    array = uuids.UUID(uuid) if uuid else crafted.MD_UUID
+    md1 = functools.partial(crafted.md1, array_uuid=array)
     ext4, xfs, btrfs = (_made(kind, uuid) for kind in ("ext4", "xfs", "btrfs"))
     return {
         "zeros": (_parts(), "blank"),
@@ -218,12 +221,12 @@ def matrix(size: int, uuid: str) -> dict[str, tuple[Prepare, str]]:
         "MBR, empty": (_parts(crafted.mbr(empty=True)), "dos"),
         "zfs": (_parts(*crafted.zfs()), "zfs_member"),
         "bcache": (_parts(crafted.bcache()), "bcache"),
-        "md 1.2": (_parts(crafted.md1(size)), "linux_raid_member"),
-        "md 1.1": (_parts(crafted.md1(size, minor=1)), "linux_raid_member"),
-        "md 1.0": (_parts(crafted.md1(size, minor=0)), "linux_raid_member"),
+        "md 1.2": (_parts(md1(size)), "linux_raid_member"),
+        "md 1.1": (_parts(md1(size, minor=1)), "linux_raid_member"),
+        "md 1.0": (_parts(md1(size, minor=0)), "linux_raid_member"),
         "md 0.90": (_parts(crafted.md090(size)), "linux_raid_member"),
         "md 1.2, wrong checksum": (
-            _parts(crafted.md1(size, wrong=True)),
+            _parts(md1(size, wrong=True)),
             "unknown at 4096: An md superblock with a wrong checksum",
         ),
         "md 0.90, wrong checksum": (
@@ -231,40 +234,40 @@ def matrix(size: int, uuid: str) -> dict[str, tuple[Prepare, str]]:
             "unknown: An md superblock (0.90) with a wrong checksum",
         ),
         "md 1.2 and 1.0": (
-            _parts(crafted.md1(size), crafted.md1(size, minor=0)),
+            _parts(md1(size), md1(size, minor=0)),
             "unknown at 4096: More than one md superblock",
         ),
         "md 1.2 over an old ext4": (
             _both(
                 _command("mkfs.ext4", "-q", "-b", "4096", "DEV"),
-                _parts(crafted.md1(size)),
+                _parts(md1(size)),
             ),
             "linux_raid_member",
         ),
         "md 1.2 over an old btrfs": (
-            _both(btrfs, _parts(crafted.md1(size))),
+            _both(btrfs, _parts(md1(size))),
             "linux_raid_member",
         ),
         "md 1.2 inside an ext4 with blocks of 1 KiB": (
             _both(
                 _command("mkfs.ext4", "-q", "-b", "1024", "DEV"),
-                _parts(crafted.md1(size)),
+                _parts(md1(size)),
             ),
             "unknown at 1080: An md member that also carries a signature of ext4",
         ),
         "md 1.2 and a partition table": (
-            _parts(crafted.md1(size), crafted.mbr()),
+            _parts(md1(size), crafted.mbr()),
             "unknown at 510: An md member that also carries a signature of dos",
         ),
         "mirror with md 1.0 behind its ext4": (
             _both(
                 _command("mkfs.ext4", "-q", "DEV", f"{(size - 4 * MIB) // 1024}k"),
-                _parts(crafted.md1(size, minor=0)),
+                _parts(md1(size, minor=0)),
             ),
             "linux_raid_member",
         ),
         "md 1.2 of a larger device": (
-            _parts((4096, crafted.md1(2 * size)[1])),
+            _parts((4096, md1(2 * size)[1])),
             "unknown at 4096: An md superblock",
         ),
         "ext4 and xfs": (
