@@ -93,7 +93,7 @@ def test_lines_for_mdadm_and_mount_and_a_volume_that_is_given_back() -> None:
         done = node.kraken({}, timeout=300)
         assert done.code == 0, done.err
         nodes.log(node.read_file("/etc/fstab"))
-        assert "ID=" not in node.read_file("/etc/fstab")
+        assert link not in node.read_file("/etc/fstab")
         assert "X-kraken.set=log" in node.read_file("/etc/fstab")
 
         # ---- a mount that races with DetachVolume
