@@ -7,8 +7,10 @@ half made, larger than its device).
 
 A filesystem says of itself whether it was ever mounted to be written: ext4 by its
 mount time, which the kernel writes before the mount returns; xfs by its log, of
-which the kernel stamps the first 2 MiB likewise; btrfs by a generation that only the
-kernel sets, with the first file that is safe at the latest.  mkfs sets none of them.
+which the kernel stamps the first 2 MiB likewise; btrfs by its log tree, and by the
+generation of its UUID tree, which the kernel sets once it has looked through it, a
+moment after the mount.  mkfs sets none of them.  (A btrfs that crashed in that moment
+is told by its checker.)
 
 Sources: md_p.h (kernel, uapi), mdadm super1.c; kernel documentation
 filesystems/ext4/super, ext4_setup_super(); xfsprogs xfs_format.h, xfs_log_format.h,
