@@ -161,6 +161,11 @@ kraken:
       mount_path: /in-{{ v1.region }}
       fstype: xfs
 """
+MERGED = """\
+merge_how:
+- name: dict
+  settings: [no_replace, recurse_dict]
+"""
 
 
 def test_what_people_look_at(machine: Machines) -> None:
@@ -192,8 +197,10 @@ def test_what_people_look_at(machine: Machines) -> None:
     node.write("/tmp/parts", parts)
     wrong = node.run("cc-kraken", "check", "/tmp/parts")
     line = 1 + parts.splitlines().index("      fstype: xfs")
-    assert wrong.code == 1 and f" 2):{line}: " in wrong.err, wrong
-    node.write("/tmp/parts", parts.replace("fstype", "fs_type"))
+    assert wrong.code == 1 and f"-002):{line}: " in wrong.err, wrong
+    assert "replaces that of /tmp/parts (part-001) as a whole" in wrong.err, wrong
+    merged = JINJA.replace("fstype", "fs_type") + MERGED
+    node.write("/tmp/parts", multipart(section(), merged))
     right = node.run("cc-kraken", "check", "/tmp/parts")
     assert right.code == 0, right
 

@@ -333,7 +333,7 @@ def test_where_nobody_asks_only_the_stub_is_imported() -> None:
         [sys.executable, "-c", SILENT], stdout=subprocess.PIPE, check=True, text=True
     )
     assert done.stdout.splitlines() == [
-        "['cc_kraken', 'cc_kraken.boot.configured']",
+        "['cc_kraken', 'cc_kraken.boot', 'cc_kraken.boot.configured']",
         "[]",
     ]
 
