@@ -28,7 +28,7 @@ from typing import (
     Type,
 )
 
-from cc_kraken.act import grow, guard, make, mount_point, release
+from cc_kraken.act import grow, guard, make, mount_point, preen, release
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.device_names import Names
 from cc_kraken.cloud.ec2 import Ec2, Outcome
@@ -63,7 +63,6 @@ from cc_kraken.decide.steps import (
     ZeroSuperblocks,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.filesystems import check
 from cc_kraken.machine import devices, files, fstab, md, mdadm_conf, mounts
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
@@ -555,7 +554,7 @@ class Executor:
             guard.check_unused(self.paths, target)
         guard.check_exclusive(target)
         self._check_serial(target)
-        said = check.preen(target.path, step.type)
+        said = preen.preen(target.path, step.type)
         if said:
             LOG.info("%s: %s", step.set, said)
 

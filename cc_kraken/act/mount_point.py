@@ -13,19 +13,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, List, Sequence, Tuple, Union
+from typing import FrozenSet, List, Sequence, Tuple, Union
 
 from cc_kraken.decide import seen
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, mounts
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
-
-#: What helps where a mount fails; nothing of it is done unasked.
-_REPAIR: Dict[str, str] = {
-    "ext4": "e2fsck -f",
-    "xfs": "xfs_repair (its option -L throws away what was written last)",
-    "btrfs": "btrfs check --readonly",
-}
 
 
 @dataclass(frozen=True)
@@ -157,8 +151,7 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
     finished = command.run(argv, timeout=None, pass_fds=(directory.descriptor,))
     if finished.code == 0:
         return
-    repair = _REPAIR.get(wish.type)
-    further = f" Damaged? Take a snapshot, then {repair}." if repair else ""
+    repair = registry.of(wish.type).repair
     said = _said(finished).replace(there, wish.path)
     raise KrakenError(
         Trouble(
@@ -166,7 +159,8 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
             found=f"cannot mount {wish.path!r}: the set {wish.name!r}: {said}",
             expected="a mounted filesystem",
             remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
-            "newer release needs a newer kernel." + further,
+            "newer release needs a newer kernel. Damaged? Take a snapshot, then "
+            f"{repair}.",
         )
     )
 
@@ -179,7 +173,8 @@ def _take_back(source: str, directory: _Directory, wish: Wish) -> str:
         return ""
     top = here.upon[-1]
     # btrfs shows whichever of its devices it likes.
-    if top.source != source and not top.type == wish.type == "btrfs":
+    any_of_them = top.type == wish.type and wish.type in registry.SEVERAL
+    if top.source != source and not any_of_them:
         return f" ({source} stays mounted at {here.place}, below {seen.brief(top)})"
     # By its parent, which no umount(8) can mistake: a mount point is not renamed.
     name = os.path.basename(here.place)

@@ -21,15 +21,12 @@ import uuid as uuids
 from contextlib import contextmanager
 from typing import Iterator, List, Sequence, Tuple, Union
 
-from cc_kraken.filesystems import mkfs
-from cc_kraken.filesystems.mkfs import Geometry
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import MIB, Geometry
 from cc_kraken.machine import command, sysfs
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Extent, KrakenError, Record, Trouble
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
-
-MIB = 1 << 20
-GIB = 1 << 30
 
 #: On a member: md superblock, bitmap and bad-block log (super1.c of mdadm).
 MD_EXTENTS: Tuple[Extent, ...] = (Extent(BLOCK, MEMBER_PLACE),)
@@ -81,12 +78,6 @@ def geometry(paths: Paths, target: Union[Device, Array]) -> Geometry:
     return Geometry(sector, unit, width)
 
 
-def concurrency() -> bool:
-    """Does this mkfs.xfs know ``concurrency=`` (xfsprogs 6.8 and later)?"""
-    usage = command.run(["mkfs.xfs"])
-    return "concurrency=" in usage.out + usage.err
-
-
 def command_line(
     kind: str,
     path: str,
@@ -97,15 +88,16 @@ def command_line(
     options: Sequence[str] = (),
     prezeroed: bool = True,
 ) -> Tuple[str, ...]:
-    """The command of mkfs.argv, for the mkfs that is installed here."""
-    return mkfs.argv(
-        kind,
+    """The type's command, for the mkfs that is installed here."""
+    filesystem = registry.of(kind)
+    usage = command.run(filesystem.usage) if filesystem.usage else None
+    return filesystem.argv(
         path,
         uuid=uuid,
-        label_text=label,
+        label=label,
         options=options,
         geometry=shape,
-        concurrency=kind == "xfs" and concurrency(),
+        usage=usage.out + usage.err if usage else "",
         prezeroed=prezeroed,
     )
 
@@ -121,7 +113,8 @@ def _of_mkfs(
     # Not the UUID of the record: mkfs.btrfs refuses one that it sees elsewhere,
     # on the very volume perhaps, and no place depends on it.
     uuid = str(uuids.uuid4())
-    with _file(directories, uuid, size, _need(kind, size, options)) as path:
+    need = registry.of(kind).written(size, options)
+    with _file(directories, uuid, size, need) as path:
         argv = command_line(kind, path, shape, uuid=uuid, options=options)
         command.check(
             command.run(argv, timeout=600),
@@ -165,18 +158,6 @@ def data_extents(path: str) -> Tuple[Extent, ...]:
             found.append(Extent(start, end))
     finally:
         os.close(fd)
-
-
-def _need(kind: str, size: int, options: Sequence[str]) -> int:
-    """Bytes that mkfs writes at most: backup group descriptors of ext4, the
-    log of xfs (at most 2 GiB), the trees of btrfs."""
-    if kind == "ext4":
-        return 64 * MIB + size // 16384
-    if kind == "xfs" and "-l" in options:
-        return 64 * MIB + 2 * GIB
-    if kind == "xfs":
-        return 64 * MIB + min(2 * GIB, max(64 * MIB, size // 2048))
-    return 64 * MIB
 
 
 @contextmanager

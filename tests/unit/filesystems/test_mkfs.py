@@ -1,4 +1,4 @@
-"""mkfs.py: command lines, labels, and the allow-list of options."""
+"""Command lines of mkfs, labels, and the allow-lists of options, type by type."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.filesystems import mkfs
-from cc_kraken.filesystems.mkfs import Geometry
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import Geometry
 from cc_kraken.model import KrakenError
 
 UUID = "f1a3c0de-0000-4000-8000-0123456789ab"
@@ -16,11 +16,10 @@ STRIPES = Geometry(512, 512 << 10, 3 * (512 << 10))
 
 
 def line(kind: str, *options: str, **more: object) -> str:
-    words = mkfs.argv(
-        kind,
+    words = registry.of(kind).argv(
         DEVICE,
         uuid=UUID,
-        label_text="KRKN-data",
+        label="KRKN-data",
         options=options,
         **more,  # type: ignore[arg-type]
     )
@@ -76,7 +75,7 @@ EXT4 = "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
         (
             "xfs",
             (),
-            {"geometry": STRIPES, "concurrency": True},
+            {"geometry": STRIPES, "usage": "concurrency=num"},
             "mkfs.xfs -q -K -d su=524288,sw=3,concurrency=0 -l concurrency=0"
             f" -m uuid={UUID} -s size=512",
         ),
@@ -214,21 +213,21 @@ def test_a_journal_keeps_away_from_the_record(
     options: tuple[str, ...], gib: int, refusal: str | None
 ) -> None:
     if refusal is None:
-        mkfs.check_room("ext4", options, gib * GIB)
+        registry.of("ext4").check_room(options, gib * GIB)
         return
     with pytest.raises(KrakenError) as caught:
-        mkfs.check_room("ext4", options, gib * GIB)
+        registry.of("ext4").check_room(options, gib * GIB)
     assert caught.value.trouble.kind == "mkfs-option-refused"
     assert refusal in caught.value.trouble.expected
 
 
 def test_the_log_of_xfs_is_never_near_the_record() -> None:
     """It lies within one of four allocation groups, the third one."""
-    mkfs.check_room("xfs", ("-l", "size=2g"), 4 * GIB)
+    registry.of("xfs").check_room(("-l", "size=2g"), 4 * GIB)
 
 
 @given(
-    st.sampled_from(mkfs.TYPES),
+    st.sampled_from(list(registry.TYPES)),
     st.lists(
         st.one_of(
             st.text(max_size=12),
@@ -242,7 +241,7 @@ def test_nothing_unknown_passes(kind: str, options: list[str]) -> None:
     """What comes through holds only letters of the list, each once, and the
     device stands at the end alone."""
     try:
-        words = mkfs.argv(kind, DEVICE, uuid=UUID, options=options)
+        words = registry.of(kind).argv(DEVICE, uuid=UUID, options=options)
     except KrakenError as error:
         assert error.trouble.kind == "mkfs-option-refused"
         return
@@ -250,7 +249,7 @@ def test_nothing_unknown_passes(kind: str, options: list[str]) -> None:
     letters = [word for word in words[1:-1:] if word.startswith("-")]
     ours = {"ext4": {"-q", "-U"}, "xfs": {"-q", "-K"}, "btrfs": {"-q", "-K", "-U"}}
     assert len(letters) == len(set(letters))
-    assert set(letters) <= set(mkfs.ALLOWED[kind]) | ours[kind]
+    assert set(letters) <= set(registry.of(kind).options) | ours[kind]
     assert not {"-f", "-F", "--force"} & set(words)
     assert not any("/" in word for word in words[:-1])
 
@@ -271,28 +270,28 @@ def test_nothing_unknown_passes(kind: str, options: list[str]) -> None:
     ],
 )
 def test_label(kind: str, text: str, expected: str) -> None:
-    assert mkfs.label(kind, text) == expected
+    assert registry.of(kind).label(text) == expected
 
 
-@given(st.sampled_from(mkfs.TYPES), st.text())
+@given(st.sampled_from(list(registry.TYPES)), st.text())
 def test_label_always_fits(kind: str, text: str) -> None:
-    label = mkfs.label(kind, text)
-    assert len(label.encode("utf-8")) <= mkfs.LABEL_BYTES[kind]
-    assert mkfs.label(kind, label) == label
+    label = registry.of(kind).label(text)
+    assert len(label.encode("utf-8")) <= registry.of(kind).label_bytes
+    assert registry.of(kind).label(label) == label
 
 
 def test_no_label_no_option() -> None:
-    assert "-L" not in mkfs.argv("xfs", DEVICE, uuid=UUID, label_text="\n")
+    assert "-L" not in registry.of("xfs").argv(DEVICE, uuid=UUID, label="\n")
 
 
 def test_a_label_is_never_an_option() -> None:
-    words = mkfs.argv("xfs", DEVICE, uuid=UUID, label_text="-f")
+    words = registry.of("xfs").argv(DEVICE, uuid=UUID, label="-f")
     assert words[-3:] == ("-L", "-f", DEVICE)
 
 
 def test_unknown_type() -> None:
     with pytest.raises(KrakenError, match="ntfs"):
-        mkfs.argv("ntfs", DEVICE, uuid=UUID)
+        registry.of("ntfs")
 
 
 @pytest.mark.parametrize(
@@ -302,4 +301,4 @@ def test_unknown_type() -> None:
 def test_what_no_caller_may_pass(change: dict[str, str]) -> None:
     wanted = {"path": DEVICE, "uuid": UUID, **change}
     with pytest.raises(ValueError):
-        mkfs.argv("xfs", wanted["path"], uuid=wanted["uuid"])
+        registry.of("xfs").argv(wanted["path"], uuid=wanted["uuid"])

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.filesystems import check, rehearsal
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Extent, Record
+from cc_kraken.proof import half_made, rehearsal
 
 MIB = 1 << 20
 MANY = 24
@@ -85,5 +85,6 @@ def test_few_checkers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(command, "run", run)
     with ThreadPoolExecutor(32) as pool:
-        assert all(pool.map(lambda path: check.sound(path, "xfs"), map(str, range(64))))
-    assert 1 < most <= check.AT_ONCE
+        paths = map(str, range(64))
+        assert all(pool.map(lambda path: half_made.sound(path, "xfs"), paths))
+    assert 1 < most <= half_made.AT_ONCE
