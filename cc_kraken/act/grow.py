@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Optional, Sequence, Union
+from typing import Optional, Sequence
 
 from cc_kraken.act import guard
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
@@ -18,7 +18,7 @@ from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State
 from cc_kraken.machine import command, md, mounts
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble, gib
+from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, Trouble, gib
 
 
 def state(mount: Mount, node: str) -> Optional[State]:
@@ -89,7 +89,7 @@ def _again(paths: Paths, found: Array) -> Array:
 
 def filesystem(
     paths: Paths,
-    target: Union[Device, Array],
+    target: Layer,
     members: Sequence[Device],
     path: str,
     kind: str,
@@ -123,9 +123,7 @@ def _size(node: str) -> int:
         return device.seek(0, os.SEEK_END)
 
 
-def _check_members(
-    paths: Paths, target: Union[Device, Array], members: Sequence[Device]
-) -> None:
+def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> None:
     """Every volume is the one that was seen, and an array consists of these and no
     others."""
     if isinstance(target, Array):

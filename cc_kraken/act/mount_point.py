@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import FrozenSet, List, Sequence, Tuple, Union
+from typing import FrozenSet, List, Sequence, Tuple
 
 from cc_kraken.decide import seen
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, mounts
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
+from cc_kraken.model import KrakenError, Layer, Mount, Trouble
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Wish:
     covers: bool = True
 
 
-def mount(
-    paths: Paths, target: Union[Device, Array], volumes: FrozenSet[str], wish: Wish
-) -> None:
+def mount(paths: Paths, target: Layer, volumes: FrozenSet[str], wish: Wish) -> None:
     """Mount ``target``, which consists of these volumes, and verify it.
 
     Raises KrakenError ``mount-point``, ``mount-path-files``, ``mount-path-busy``,
@@ -57,9 +55,7 @@ def mount(
             raise KrakenError(replace(error.trouble, found=found)) from error
 
 
-def verify(
-    paths: Paths, target: Union[Device, Array], volumes: FrozenSet[str], path: str
-) -> None:
+def verify(paths: Paths, target: Layer, volumes: FrozenSet[str], path: str) -> None:
     """Right after a mount: is it what one sees at ``path``, and still these volumes?
 
     Raises KrakenError ``mount-differs`` or ``device-changed``.

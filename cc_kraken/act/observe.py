@@ -21,7 +21,6 @@ from typing import (
     Sequence,
     Set,
     Tuple,
-    Union,
 )
 
 from cc_kraken.act import array_history, grow, layout
@@ -48,6 +47,7 @@ from cc_kraken.model import (
     Holder,
     Known,
     KrakenError,
+    Layer,
     Look,
     MdSuperblock,
     Mounted,
@@ -307,7 +307,7 @@ class Observer:
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
 
-    def _with_partitions(self, look: Look, whole: Union[Device, Array]) -> Look:
+    def _with_partitions(self, look: Look, whole: Layer) -> Look:
         found = look.content
         if not isinstance(found, Known) or found.type not in partitions.TABLES:
             return look

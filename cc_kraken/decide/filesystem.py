@@ -248,8 +248,7 @@ class Formatting(SetDecision):
         self, content: Content, look: Look, target: Target, expected: str = ""
     ) -> Stop:
         where = target.volume_id or f"array {target.array_uuid}"
-        path = target.device.path if target.device else ""
-        path = path or (target.array.path if target.array else "")
+        path = target.layer.path if target.layer else ""
         partitioned = isinstance(content, Known) and content.type in TABLES
         found = f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}"
         remedy = f"Nothing was written. {self._way_out(content, target)}"

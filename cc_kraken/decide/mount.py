@@ -303,8 +303,7 @@ class Mounting(SetDecision):
         """Lines that mount this very filesystem where it belongs or is now,
         and those of a set that has another name today."""
         live = {claim.name for claim in self.claims}
-        device = target.device or target.array
-        devno = device.devno if device else ""
+        devno = target.layer.devno if target.layer else ""
         resolved = self.world.fstab_devnos
         there = [
             *fstab.on_path(self.world.fstab_foreign, line.path),

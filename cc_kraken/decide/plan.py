@@ -21,6 +21,7 @@ from cc_kraken.model import (
     Device,
     HalfMade,
     Known,
+    Layer,
     Look,
     Mounted,
     Node,
@@ -67,6 +68,10 @@ class Target:
     device: Optional[Device] = None
     array_uuid: str = ""
     array: Optional[Array] = None
+
+    @property
+    def layer(self) -> Optional[Layer]:
+        return self.device or self.array
 
     @property
     def volume_id(self) -> str:

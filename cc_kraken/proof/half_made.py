@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Sequence, Union
+from typing import Sequence
 
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
-    Array,
-    Device,
     Known,
     KrakenError,
+    Layer,
     Look,
     Record,
     Unknown,
@@ -34,7 +33,7 @@ _SLOTS = threading.Semaphore(AT_ONCE)
 
 def look(
     paths: Paths,
-    target: Union[Device, Array],
+    target: Layer,
     intent: Record,
     options: Sequence[str],
     seen: Look,
@@ -55,23 +54,21 @@ def look(
             return seen
     elif not isinstance(shown, Unknown):
         return seen
-    single = isinstance(target, Device)
-    volume_id = target.volume_id if isinstance(target, Device) else ""
     try:
         ours = rehearsal.extents(paths, target, intent, options)
     except KrakenError as error:
         if error.trouble.kind == "program-missing":
             raise
         again = content.look(
-            target.path, volume_id=volume_id, full=full, fingerprint=True
+            target.path, volume_id=target.volume_id, full=full, fingerprint=True
         )
         return replace(again, content=Unknown(error.trouble.found))
     return content.look(
         target.path,
-        volume_id=volume_id,
+        volume_id=target.volume_id,
         full=full,
         ours=ours,
-        licence=None if single else intent,
+        licence=None if target.volume_id else intent,
     )
 
 

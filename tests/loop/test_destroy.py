@@ -810,7 +810,6 @@ def test_no_room_for_the_shadow(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> 
 def test_shadow_leaves_nothing(disk: Disk) -> None:
     state = Path(disk.machine.paths.state)
     state.mkdir()
-    (state / "shadow-1-old.img").write_bytes(b"left by a run that was killed")
     intent = disk.intent("btrfs")
     assert rehearsal.extents(disk.machine.paths, disk.device, intent)
     assert not list(state.iterdir())
