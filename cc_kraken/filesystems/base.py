@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken.filesystems.options import Given, Rule, flat, parse
+from cc_kraken.filesystems.options import Given, flat, parse
 from cc_kraken.model import MdSuperblock
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -87,15 +87,15 @@ class Filesystem:
     # ---- mkfs
     label_bytes: int
     label_option = "-L"
-    #: The options of mkfs that may be given, and the long names of some.
-    options: Mapping[str, Rule]
+    #: The options of mkfs that may be given (options.py), and long names of some.
+    options: Mapping[str, str]
     long_options: Mapping[str, str] = {}
     #: A command whose output says what this mkfs knows (``usage`` of :meth:`argv`).
     usage: Tuple[str, ...] = ()
 
-    # ---- mounts: options without a value, and patterns of the values of others
-    mount_flags: str
-    mount_values: Mapping[str, str]
+    # ---- mounts
+    #: Words: patterns of its own mount options.
+    mount_options: str
     #: For a rule of udev: the path that is there while the device ``%k`` is mounted.
     mounted_test: str
     #: Where sysfs has the devices of each that is mounted from several of them.
@@ -211,11 +211,8 @@ class Filesystem:
 
     def takes(self, option: str) -> bool:
         """Whether it is a mount option of this type, and of nothing but its own."""
-        name, equals, value = option.partition("=")
-        if not equals:
-            return name in COMMON_FLAGS or name in self.mount_flags.split()
-        pattern = self.mount_values.get(name)
-        return pattern is not None and re.fullmatch(pattern, value) is not None
+        words = f"{MOUNT_OPTIONS} {self.mount_options}".split()
+        return any(re.fullmatch(word, option) for word in words)
 
     def state(self, path: str, node: str) -> Optional[State]:
         """What the kernel says of the filesystem that is mounted at ``path`` from
@@ -236,11 +233,11 @@ class Filesystem:
 #: (noload, norecovery, nouuid, degraded, rescue=), what decides whether and how the
 #: line takes part in the boot (noauto, user, _netdev, X-*, x-*, comment=), and what
 #: makes another operation of it (bind, move, remount, subvol=).
-COMMON_FLAGS = frozenset(
+MOUNT_OPTIONS = (
     "rw ro atime noatime diratime nodiratime relatime norelatime strictatime "
     "nostrictatime lazytime nolazytime dev nodev suid nosuid exec noexec sync "
     "async dirsync symfollow nosymfollow iversion noiversion discard nodiscard "
-    "acl noacl silent loud".split()
+    "acl noacl silent loud"
 )
 NUMBER = r"[0-9]{1,10}"
 SIZE = r"[0-9]{1,10}[kKmMgG]?"

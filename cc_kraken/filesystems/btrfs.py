@@ -18,7 +18,7 @@ from typing import Iterator, List, Optional, Tuple
 
 from cc_kraken.filesystems import base
 from cc_kraken.filesystems.base import GIB, KIB, MIB, NUMBER, SIZE, Found, State
-from cc_kraken.filesystems.options import Given, names
+from cc_kraken.filesystems.options import Given, either
 
 OFFSET = 64 * KIB
 """Of the superblock, which has 4096 bytes."""
@@ -34,16 +34,16 @@ class Btrfs(base.Filesystem):
 
     label_bytes = 255
     options = {
-        "-d": "single|dup",
-        "-m": "single|dup",
-        "-n": "4096|8192|16384|32768|65536|(4|8|16|32|64)k",
-        "-s": "4096|4k",
-        "-O": names(
+        "-d": "=single|dup",
+        "-m": "=single|dup",
+        "-n": "=4096|8192|16384|32768|65536|(4|8|16|32|64)k",
+        "-s": "=4096|4k",
+        "-O": either(
             "block-group-tree extref free-space-tree no-holes quota skinny-metadata "
             "squota"
         ),
-        "-R": names("free-space-tree quota"),
-        "--csum": "crc32c|xxhash|sha256|blake2",
+        "-R": either("free-space-tree quota"),
+        "--csum": "=crc32c|xxhash|sha256|blake2",
     }
     long_options = {
         "--data": "-d",
@@ -54,22 +54,14 @@ class Btrfs(base.Filesystem):
         "--runtime-features": "-R",
         "--checksum": "--csum",
     }
-    mount_flags = (
-        "autodefrag noautodefrag barrier nobarrier compress compress-force "
-        "datacow nodatacow datasum nodatasum flushoncommit noflushoncommit ssd "
-        "nossd ssd_spread nossd_spread space_cache treelog notreelog "
-        "user_subvol_rm_allowed skip_balance"
+    mount_options = (
+        "autodefrag noautodefrag barrier nobarrier datacow nodatacow datasum "
+        "nodatasum flushoncommit noflushoncommit ssd nossd ssd_spread nossd_spread "
+        "treelog notreelog user_subvol_rm_allowed skip_balance "
+        "compress(-force)?(=(no|none|lzo|zlib(:[0-9]{1,2})?|zstd(:-?[0-9]{1,2})?))? "
+        f"discard=(sync|async) space_cache(=v[12])? max_inline={SIZE} "
+        f"(commit|metadata_ratio|thread_pool)={NUMBER}"
     )
-    mount_values = {
-        "commit": NUMBER,
-        "compress": r"no|none|lzo|zlib(:[0-9]{1,2})?|zstd(:-?[0-9]{1,2})?",
-        "compress-force": r"no|none|lzo|zlib(:[0-9]{1,2})?|zstd(:-?[0-9]{1,2})?",
-        "discard": r"sync|async",
-        "max_inline": SIZE,
-        "metadata_ratio": NUMBER,
-        "space_cache": r"v1|v2",
-        "thread_pool": NUMBER,
-    }
     several = "fs/btrfs/*/devices"
     mounted_test = "/sys/fs/btrfs/$env{ID_FS_UUID}/devices/%k"
 

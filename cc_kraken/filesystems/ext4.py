@@ -14,7 +14,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from cc_kraken.filesystems import base
 from cc_kraken.filesystems.base import BLOCK, KIB, MIB, NUMBER, Found, Geometry, State
-from cc_kraken.filesystems.options import BYTES, COUNT, Given, names, refused
+from cc_kraken.filesystems.options import BYTES, COUNT, Given, either, refused
 
 OFFSET = 1024
 """Of the superblock, which has 1024 bytes."""
@@ -39,52 +39,36 @@ class Ext4(base.Filesystem):
 
     label_bytes = 16
     options = {
-        "-b": "1024|2048|4096",
-        "-e": "continue|remount-ro",
-        "-i": "[1-9][0-9]{3,7}",
-        "-I": "256|512|1024",
-        "-m": r"[0-9]{1,2}(\.[0-9]{1,2})?",
-        "-N": "[1-9][0-9]{1,9}",
-        "-T": "small|big|huge|news|largefile|largefile4",
-        "-J": {"size": "[1-9][0-9]{0,3}", "fast_commit_size": "[1-9][0-9]{0,3}"},
-        "-E": {
-            "stride": COUNT,
-            "stripe_width": COUNT,
-            "stripe-width": COUNT,
-            "num_backup_sb": "[012]",
-            "orphan_file_size": BYTES,
-            "quotatype": "(usr|grp|prj)(quota)?(:(usr|grp|prj)(quota)?){0,2}",
-            "encoding": r"utf8(-[0-9]{1,2}\.[0-9]{1,2}(\.[0-9]{1,2})?)?",
-        },
-        "-O": names(
+        "-b": "=1024|2048|4096",
+        "-e": "=continue|remount-ro",
+        "-i": "=[1-9][0-9]{3,7}",
+        "-I": "=256|512|1024",
+        "-m": r"=[0-9]{1,2}(\.[0-9]{1,2})?",
+        "-N": "=[1-9][0-9]{1,9}",
+        "-T": "=small|big|huge|news|largefile|largefile4",
+        "-J": "size=[1-9][0-9]{0,3} fast_commit_size=[1-9][0-9]{0,3}",
+        "-E": f"stride={COUNT} stripe_width={COUNT} stripe-width={COUNT} "
+        f"num_backup_sb=[012] orphan_file_size={BYTES} "
+        "quotatype=(usr|grp|prj)(quota)?(:(usr|grp|prj)(quota)?){0,2} "
+        r"encoding=utf8(-[0-9]{1,2}\.[0-9]{1,2}(\.[0-9]{1,2})?)?",
+        "-O": either(
             "64bit casefold dir_index dir_nlink ea_inode encrypt extra_isize "
             "fast_commit has_journal huge_file inline_data large_dir large_file "
             "metadata_csum_seed orphan_file project quota sparse_super2 "
             "stable_inodes verity"
         ),
     }
-    mount_flags = (
-        "barrier nobarrier delalloc nodelalloc auto_da_alloc noauto_da_alloc "
+    mount_options = (
+        "barrier(=[01])? nobarrier delalloc nodelalloc auto_da_alloc noauto_da_alloc "
         "journal_checksum nojournal_checksum journal_async_commit user_xattr "
-        "nouser_xattr init_itable noinit_itable quota noquota usrquota grpquota "
+        "nouser_xattr noinit_itable quota noquota usrquota grpquota "
         "prjquota grpid nogrpid bsdgroups sysvgroups bsddf minixdf i_version "
-        "block_validity noblock_validity dioread_lock dioread_nolock dax"
+        "block_validity noblock_validity dioread_lock dioread_nolock dax "
+        "data=(ordered|journal|writeback) data_err=(abort|ignore) "
+        "errors=(continue|remount-ro|panic) journal_ioprio=[0-7] init_itable "
+        f"(init_itable|commit|stripe|inode_readahead_blks|resuid|resgid)={NUMBER} "
+        f"(max_batch_time|min_batch_time)={NUMBER}"
     )
-    mount_values = {
-        "barrier": r"[01]",
-        "data": r"ordered|journal|writeback",
-        "data_err": r"abort|ignore",
-        "errors": r"continue|remount-ro|panic",
-        "commit": NUMBER,
-        "stripe": NUMBER,
-        "init_itable": NUMBER,
-        "inode_readahead_blks": NUMBER,
-        "max_batch_time": NUMBER,
-        "min_batch_time": NUMBER,
-        "journal_ioprio": r"[0-7]",
-        "resuid": NUMBER,
-        "resgid": NUMBER,
-    }
     mounted_test = "/sys/fs/ext4/%k"
 
     # A clean flag alone says nothing here.

@@ -13,13 +13,9 @@ the rest of it.
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Sequence
 
 from cc_kraken.model import KrakenError, Trouble
-
-Rule = Union[str, Mapping[str, Optional[str]]]
-"""Of one option: the pattern of its value, which is given once; or the patterns by
-name of the items in its list (None: an item without a value)."""
 
 Given = Dict[str, List[str]]
 """Option letter: what was given for it, in order ("size=4096", "reflink=0")."""
@@ -29,24 +25,21 @@ BYTES = r"[1-9][0-9]{0,9}[kKmM]?"
 COUNT = "[1-9][0-9]{0,9}"
 
 
-def names(words: str, both: bool = True) -> Rule:
-    """A list of feature names, each with ``^`` before it where ``both``."""
-    table: Dict[str, Optional[str]] = {}
-    for word in words.split():
-        table[word] = None
-        if both:
-            table[f"^{word}"] = None
-    return table
+def either(names: str) -> str:
+    """Each of these names, and each with ``^`` before it."""
+    return " ".join(f"{name} ^{name}" for name in names.split())
 
 
 def parse(
     kind: str,
-    allowed: Mapping[str, Rule],
+    allowed: Mapping[str, str],
     long: Mapping[str, str],
     options: Sequence[str],
 ) -> Given:
     """``options`` by letter, every value checked.
 
+    ``allowed``: for each letter the items of its list, as words: ``name`` or
+    ``name=pattern``.  One word ``=pattern`` is an option with a plain value, once.
     An option and its value are two items (``-m``, ``reflink=0``), or one with
     ``=`` for an option with two dashes.  Raises KrakenError ``mkfs-option-refused``.
     """
@@ -63,30 +56,30 @@ def parse(
             if not words:
                 raise refused(kind, word, "a value after it")
             value = words.pop(0)
-        _take(kind, letter, value, allowed[letter], given)
+        _take(kind, letter, value, allowed[letter], given.setdefault(letter, []))
     return given
 
 
-def _take(kind: str, letter: str, value: str, rule: Rule, given: Given) -> None:
-    items = given.setdefault(letter, [])
-    if isinstance(rule, str):
+def _take(kind: str, letter: str, value: str, rule: str, items: List[str]) -> None:
+    if rule.startswith("="):
         if items:
             raise refused(kind, f"{letter} {value}", f"{letter} once")
-        if not re.fullmatch(rule, value):
-            raise refused(kind, f"{letter} {value}", f"a value like {rule}")
+        if not re.fullmatch(rule[1:], value):
+            raise refused(kind, f"{letter} {value}", f"a value like {rule[1:]}")
         items.append(value)
         return
+    rules = dict(word.partition("=")[::2] for word in rule.split())
     for item in value.split(","):
         name, equals, content = item.partition("=")
         shown = f"{letter} {item}"
-        if name not in rule:
-            raise refused(kind, shown, f"one of {', '.join(sorted(rule))}")
+        if name not in rules:
+            raise refused(kind, shown, f"one of {', '.join(sorted(rules))}")
         if any(other.partition("=")[0] == name for other in items):
             raise refused(kind, shown, f"{name} once")
-        pattern = rule[name]
-        if pattern is None and equals:
+        pattern = rules[name]
+        if not pattern and equals:
             raise refused(kind, shown, f"{name} without a value")
-        if pattern is not None and not (equals and re.fullmatch(pattern, content)):
+        if pattern and not (equals and re.fullmatch(pattern, content)):
             raise refused(kind, shown, f"a value like {pattern}")
         items.append(item)
 

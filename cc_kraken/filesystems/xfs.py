@@ -47,63 +47,28 @@ class Xfs(base.Filesystem):
     label_bytes = 12
     usage = ("mkfs.xfs",)
     options = {
-        "-b": {"size": "1024|2048|4096|[124]k"},
-        "-d": {
-            # Powers of two from 4 KiB to 1 MiB, with a unit or without.
-            "su": "(4|8|16|32|64|128|256|512|1024)[kK]|1[mM]"
-            "|4096|8192|16384|32768|65536|131072|262144|524288|1048576",
-            "sw": COUNT,
-            # The same in sectors of 512 bytes.
-            "sunit": "8|16|32|64|128|256|512|1024|2048",
-            "swidth": COUNT,
-            "noalign": None,
-        },
-        "-i": {
-            "size": "256|512|1024|2048|[12]k",
-            "maxpct": "[0-9]{1,2}|100",
-            "attr": "2",
-            "projid32bit": "1",
-            "sparse": BOOL,
-            "nrext64": BOOL,
-            "exchange": BOOL,
-        },
-        "-l": {
-            "size": "[1-9][0-9]{0,9}[kKmMgG]?",
-            "su": BYTES,
-            "sunit": COUNT,
-            "version": "2",
-            "lazy-count": BOOL,
-        },
-        "-m": {
-            "crc": "1",
-            "finobt": BOOL,
-            "rmapbt": BOOL,
-            "reflink": BOOL,
-            "inobtcount": BOOL,
-            "bigtime": BOOL,
-        },
-        "-n": {
-            "size": "4096|8192|16384|32768|65536|(4|8|16|32|64)k",
-            "version": "2|ci",
-            "ftype": "1",
-            "parent": BOOL,
-        },
-        "-s": {"size": "512|4096|4k"},
+        "-b": "size=1024|2048|4096|[124]k",
+        # Powers of two from 4 KiB to 1 MiB, with a unit or without, or in sectors.
+        "-d": "su=(4|8|16|32|64|128|256|512|1024)[kK]|1[mM]|4096|8192|16384|32768"
+        f"|65536|131072|262144|524288|1048576 sw={COUNT} "
+        f"sunit=8|16|32|64|128|256|512|1024|2048 swidth={COUNT} noalign",
+        "-i": "size=256|512|1024|2048|[12]k maxpct=[0-9]{1,2}|100 attr=2 "
+        f"projid32bit=1 sparse={BOOL} nrext64={BOOL} exchange={BOOL}",
+        "-l": f"size=[1-9][0-9]{{0,9}}[kKmMgG]? su={BYTES} sunit={COUNT} version=2 "
+        f"lazy-count={BOOL}",
+        "-m": f"crc=1 finobt={BOOL} rmapbt={BOOL} reflink={BOOL} inobtcount={BOOL} "
+        f"bigtime={BOOL}",
+        "-n": "size=4096|8192|16384|32768|65536|(4|8|16|32|64)k version=2|ci ftype=1 "
+        f"parent={BOOL}",
+        "-s": "size=512|4096|4k",
     }
-    mount_flags = (
+    mount_options = (
         "attr2 noattr2 filestreams grpid nogrpid bsdgroups sysvgroups ikeep "
         "noikeep inode32 inode64 largeio nolargeio noalign swalloc wsync quota "
         "noquota uquota usrquota uqnoenforce qnoenforce gquota grpquota "
-        "gqnoenforce pquota prjquota pqnoenforce dax"
+        "gqnoenforce pquota prjquota pqnoenforce dax(=(inode|always|never))? "
+        f"(allocsize|logbsize)={SIZE} (logbufs|sunit|swidth)={NUMBER}"
     )
-    mount_values = {
-        "allocsize": SIZE,
-        "dax": r"inode|always|never",
-        "logbufs": NUMBER,
-        "logbsize": SIZE,
-        "sunit": NUMBER,
-        "swidth": NUMBER,
-    }
     mounted_test = "/sys/fs/xfs/%k"
 
     checker = ("xfs_repair", "-n")
