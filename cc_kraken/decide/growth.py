@@ -8,8 +8,8 @@ Sizes are in bytes.  Source: md(4), mdadm(8) on ``--grow --size``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import List, Mapping, Tuple
+from dataclasses import dataclass, field
+from typing import List, Mapping
 
 from cc_kraken.decide.steps import GrowArray, GrowFilesystem, Step
 from cc_kraken.model import Array, Device, MdSuperblock, Mounted, gib
@@ -34,14 +34,16 @@ WAY_OUT = (
 _OFFSET_LAYOUT = 1 << 16
 
 
-@dataclass(frozen=True)
+@dataclass
 class Growth:
-    """``outcomes``: what is put off until something that no size shows."""
+    """What is to be done and said of one set.  ``outcomes``: what is put off until
+    something that no size shows."""
 
-    steps: Tuple[Step, ...] = ()
-    notes: Tuple[str, ...] = ()
-    warnings: Tuple[str, ...] = ()
-    outcomes: Tuple[str, ...] = ()
+    name: str
+    steps: List[Step] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+    outcomes: List[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Member:
 
 def of_volume(name: str, device: Device, mounted: Mounted) -> Growth:
     """Growth of the set ``name``, a filesystem right on one volume."""
-    if not _is_whole(mounted, device.devno):
-        return Growth()
-    return _filesystem(name, mounted, device.size, volume_id=device.volume_id)
+    found = Growth(name)
+    if _is_whole(mounted, device.devno):
+        _filesystem(found, mounted, device.size, volume_id=device.volume_id)
+    return found
 
 
 def of_array(
@@ -71,92 +74,81 @@ def of_array(
 
     ``members``: those in it, by volume id.
     """
+    found = Growth(name)
     if not _is_whole(mounted, array.devno) or not members:
-        return Growth()
-    blocks = [member.block for member in members.values()]
-    obstacle = _cannot_grow(blocks[0])
-    if obstacle:
+        return found
+    obstacle = _cannot_grow(next(iter(members.values())).block)
+    size = array.size
+    if not obstacle:
+        size = _redundant(found, array, members, mounted)
+    else:
         larger = _larger(members, {v: m.block.data_size for v, m in members.items()})
-        follows = _filesystem(name, mounted, array.size, array_uuid=array.uuid)
-        if not larger:
-            return follows
-        text = (
-            f"{_list(larger)} had more room for array {array.uuid}, and "
-            f"{obstacle}. {WAY_OUT}"
-        )
-        return Growth(follows.steps, follows.notes, (text,), follows.outcomes)
-    return _redundant(name, array, members, mounted)
+        if larger:
+            found.warnings.append(
+                f"{', '.join(larger)} had more room for array {array.uuid}, and "
+                f"{obstacle}. {WAY_OUT}"
+            )
+    _filesystem(found, mounted, size, array_uuid=array.uuid)
+    return found
 
 
 def _redundant(
-    name: str, array: Array, members: Mapping[str, Member], mounted: Mounted
-) -> Growth:
+    found: Growth, array: Array, members: Mapping[str, Member], mounted: Mounted
+) -> int:
+    """The size that the array will have."""
     chunk = max(member.block.chunk for member in members.values()) or 1
     smallest = min(member.room for member in members.values()) // chunk * chunk
     used = array.component
-    possible = max(used, smallest) if used else 0
-    size = array.size
-    steps: List[Step] = []
-    notes: List[str] = []
-    outcomes: List[str] = []
+    if not used:
+        return array.size
+    possible = max(used, smallest)
     if possible - used >= LEAST:
         busy = _not_now(array, members)
         if busy or mounted.errors or mounted.read_only:
-            outcomes.append(
+            found.outcomes.append(
                 f"array {array.uuid} grows to {gib(possible)} of each member when "
                 + (busy or "its filesystem is sound and can be written")
             )
-        else:
-            steps.append(GrowArray(name, array.uuid, used, possible))
-            # As many members' worth of data as before.
-            size = array.size * possible // used
-    else:
-        larger = _larger(members, dict.fromkeys(members, used)) if used else []
-        if larger:
-            others = sorted(set(members) - set(larger))
-            notes.append(
-                f"{_list(larger)} had more room for array {array.uuid}: it grows "
-                f"when {_list(others)} are enlarged, too."
-            )
-    follows = _filesystem(name, mounted, size, array_uuid=array.uuid)
-    return Growth(
-        (*steps, *follows.steps),
-        (*notes, *follows.notes),
-        (),
-        (*outcomes, *follows.outcomes),
-    )
+            return array.size
+        found.steps.append(GrowArray(found.name, array.uuid, used, possible))
+        # As many members' worth of data as before.
+        return array.size * possible // used
+    larger = _larger(members, dict.fromkeys(members, used))
+    if larger:
+        others = sorted(set(members) - set(larger))
+        found.notes.append(
+            f"{', '.join(larger)} had more room for array {array.uuid}: it grows "
+            f"when {', '.join(others)} are enlarged, too."
+        )
+    return array.size
 
 
 def _filesystem(
-    name: str,
+    found: Growth,
     mounted: Mounted,
     size: int,
-    *,
     array_uuid: str = "",
     volume_id: str = "",
-) -> Growth:
+) -> None:
     """``size``: of what it lies on, once that has grown."""
     if mounted.size is None or size - mounted.size < LEAST:
-        return Growth()
+        return
     path, kind = mounted.mount.path, mounted.mount.type
     if mounted.errors or mounted.read_only:
-        return Growth(
-            outcomes=(
-                f"the {kind} at {path} grows to {gib(size)} when it is sound and "
-                "can be written",
-            )
+        found.outcomes.append(
+            f"the {kind} at {path} grows to {gib(size)} when it is sound and "
+            "can be written"
         )
-    return Growth(
-        (
-            GrowFilesystem(
-                name,
-                path=path,
-                type=kind,
-                before=mounted.size,
-                after=size,
-                array_uuid=array_uuid,
-                volume_id=volume_id,
-            ),
+        return
+    found.steps.append(
+        GrowFilesystem(
+            found.name,
+            path=path,
+            type=kind,
+            before=mounted.size,
+            after=size,
+            array_uuid=array_uuid,
+            volume_id=volume_id,
         )
     )
 
@@ -194,7 +186,3 @@ def _larger(members: Mapping[str, Member], used: Mapping[str, int]) -> List[str]
         for volume, member in sorted(members.items())
         if member.room - used[volume] >= LEAST
     ]
-
-
-def _list(volumes: List[str]) -> str:
-    return ", ".join(volumes)

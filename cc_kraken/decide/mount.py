@@ -97,7 +97,7 @@ class Mounting(SetDecision):
         plan = self._finish(
             MOUNTED,
             [*todo, *grown.steps],
-            outcomes=grown.outcomes,
+            outcomes=tuple(grown.outcomes),
             array_uuid=target.array_uuid,
             filesystem=known,
             trouble=pending,
@@ -139,7 +139,7 @@ class Mounting(SetDecision):
         self, target: Target, mounted: Mounted, blocks: Mapping[str, MdSuperblock]
     ) -> growth.Growth:
         if not self.wanted.grow or self.claim.name in self.world.not_grown:
-            return growth.Growth()
+            return growth.Growth(self.claim.name)
         for volume in self.claim.volumes:
             device = self._device(volume.id)
             if device.size < volume.size_gib * GIB:
@@ -158,7 +158,7 @@ class Mounting(SetDecision):
             }
             found = growth.of_array(self.claim.name, target.array, inside, mounted)
         else:
-            return growth.Growth()
+            return growth.Growth(self.claim.name)
         self.warnings += found.warnings
         self.notes += found.notes
         return found

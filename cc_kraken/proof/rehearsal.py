@@ -178,16 +178,14 @@ def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
         finally:
             if fd >= 0:
                 os.close(fd)
-    raise KrakenError(_no_room(" and ".join(obstacles), need + RESERVE))
-
-
-def _no_room(found: str, need: int) -> Trouble:
-    return Trouble(
-        kind="shadow-no-room",
-        found="a filesystem may be half made, and there is no room for the sparse file "
-        f"that shows where mkfs writes: {found}",
-        expected=f"{need >> 20} MiB free in one of them",
-        remedy="Make room and run again, or give the content up with overwrite.",
+    raise KrakenError(
+        Trouble(
+            "shadow-no-room",
+            "a filesystem may be half made, and there is no room for the sparse file "
+            f"that shows where mkfs writes: {' and '.join(obstacles)}",
+            f"{need + RESERVE >> 20} MiB free in one of them",
+            "Make room and run again, or give the content up with overwrite.",
+        )
     )
 
 

@@ -1,0 +1,74 @@
+"""A disk and an array are both a layer, and so would be what LUKS opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from cc_kraken.filesystems.base import Geometry
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Device, Layer, Record
+from cc_kraken.proof import rehearsal
+from tests.unit import worlds as w
+
+DISKS = (w.device(1), w.device(2))
+
+
+@dataclass(frozen=True)
+class Opened(Layer):
+    """What LUKS shows of the layer below."""
+
+    name: str
+    path: str
+    devno: str
+    size: int
+    below: Layer
+    read_only: bool = False
+    mounted: tuple[str, ...] = ()
+    volume_id = ""
+
+    @property
+    def striped(self) -> bool:  # type: ignore[override]
+        return self.below.striped
+
+    def disks(self, devices: Iterable[Device]) -> tuple[Device, ...]:
+        return self.below.disks(devices)
+
+
+def opened(below: Layer) -> Opened:
+    return Opened("dm-0", "/dev/mapper/data", "253:0", 64 << 20, below)
+
+
+LAYERS = [
+    (DISKS[0], w.volume_id(1), False, DISKS[:1]),
+    (w.array(1, 2, level="raid0"), "", True, DISKS),
+    (w.array(1, 2, level="raid1"), "", False, DISKS),
+    (opened(DISKS[0]), "", False, DISKS[:1]),
+    (opened(w.array(1, 2, level="raid0")), "", True, DISKS),
+]
+
+
+@pytest.mark.parametrize(("layer", "volume", "striped", "disks"), LAYERS)
+def test_what_a_layer_answers(
+    layer: Layer, volume: str, striped: bool, disks: tuple[Device, ...], tmp_path: Path
+) -> None:
+    assert (layer.volume_id, layer.disks((*DISKS, w.device(3)))) == (volume, disks)
+    queue = tmp_path / "sys/block" / layer.name / "queue"
+    queue.mkdir(parents=True)
+    (queue / "minimum_io_size").write_text("65536\n")
+    (queue / "optimal_io_size").write_text("131072\n")
+    shape = Geometry(512, 65536, 131072) if striped else Geometry(512)
+    assert rehearsal.geometry(Paths(sys=str(tmp_path / "sys")), layer) == shape
+
+
+def test_a_record_that_names_an_array_is_of_the_disk_alone(tmp_path: Path) -> None:
+    """On the disk md was to write; mkfs on what lies above."""
+    paths = Paths(sys=str(tmp_path / "sys"), state=str(tmp_path / "state"))
+    disk = replace(DISKS[0], size=64 << 20)
+    record = Record("me", w.volume_id(1), "ext4", "a-uuid", w.ARRAY, 1, 2)
+    assert rehearsal.extents(paths, disk, record) == rehearsal.MD_EXTENTS
+    made = rehearsal.extents(paths, disk, replace(record, array_uuid=""))
+    assert rehearsal.extents(paths, opened(disk), record) == made != ()
