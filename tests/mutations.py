@@ -519,8 +519,8 @@ MUTATIONS = (
     change(
         "an ext4 that was mounted does not say so",
         "filesystems/ext4",
-        "ever_mounted=bool(mounts or any(data[44:48]) or incompat & _RECOVER)",
-        "ever_mounted=False",
+        "used = bool(mounts or any(data[44:48]) or incompat & _RECOVER)",
+        "used = False",
         f"{EVER_MOUNTED}::test_what_was_mounted_is_whole_at_any_crash",
     ),
     change(
@@ -533,8 +533,8 @@ MUTATIONS = (
     change(
         "a btrfs that was mounted does not say so",
         "filesystems/btrfs",
-        "ever_mounted=bool(log_root or uuid_tree)",
-        "ever_mounted=bool(log_root)",
+        "bool(log_root or uuid_tree)",
+        "bool(log_root)",
         f"{EVER_MOUNTED}::test_what_was_mounted_is_whole_at_any_crash",
     ),
     change(

@@ -15,7 +15,7 @@ from typing import Optional, Sequence
 from cc_kraken.act import guard
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
 from cc_kraken.filesystems import registry
-from cc_kraken.filesystems.base import State
+from cc_kraken.filesystems.base import State, opened
 from cc_kraken.machine import command, md, mounts
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, Trouble, gib
@@ -88,11 +88,7 @@ def _again(paths: Paths, found: Array) -> Array:
 
 
 def filesystem(
-    paths: Paths,
-    target: Layer,
-    members: Sequence[Device],
-    path: str,
-    kind: str,
+    paths: Paths, target: Layer, members: Sequence[Device], path: str, kind: str
 ) -> None:
     """Let the filesystem of type ``kind``, mounted at ``path`` from
     ``target``, fill it.
@@ -104,9 +100,8 @@ def filesystem(
     mount = mounts.verify(paths, path, target.devno)
     before = state(mount, target.path)
     if mount.type != kind or before is None or before.errors or read_only(mount):
-        raise _refused(
-            path, "is not as it was seen", f"a sound {kind} that can be written"
-        )
+        sound = f"a sound {kind} that can be written"
+        raise _refused(path, "is not as it was seen", sound)
     # Never killed: a half-grown filesystem is sound, but who would know.
     argv = registry.of(kind).grow_argv(path, target.path, before)
     finished = command.run(argv, timeout=None)
@@ -114,13 +109,10 @@ def filesystem(
         said = " ".join((finished.err or finished.out).split())[-400:]
         raise _failed(path, f"{finished.argv[0]}: {said}")
     after = state(mount, target.path)
-    if after is None or _size(target.path) - after.size >= LEAST:
+    with opened(target.path) as fd:
+        size = os.lseek(fd, 0, os.SEEK_END)
+    if after is None or size - after.size >= LEAST:
         raise _failed(path, f"still has {gib(after.size if after else before.size)}")
-
-
-def _size(node: str) -> int:
-    with open(node, "rb", buffering=0) as device:
-        return device.seek(0, os.SEEK_END)
 
 
 def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> None:
@@ -133,14 +125,8 @@ def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> No
 
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            "grow-refused",
-            f"{where} {found}",
-            expected,
-            "Nothing was changed; the next run looks again.",
-        )
-    )
+    remedy = "Nothing was changed; the next run looks again."
+    return KrakenError(Trouble("grow-refused", f"{where} {found}", expected, remedy))
 
 
 def _failed(where: str, found: str) -> KrakenError:

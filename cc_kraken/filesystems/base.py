@@ -6,7 +6,9 @@ mounted, to ask for its size, and reads devices through a function that it is gi
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -57,9 +59,9 @@ class Found:
     size: int = 0
     block: int = 0
     flaw: str = ""
-    superblock: Optional[MdSuperblock] = None
     errors: bool = False
     ever_mounted: bool = False
+    superblock: Optional[MdSuperblock] = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,16 @@ NUMBER = r"[0-9]{1,10}"
 SIZE = r"[0-9]{1,10}[kKmMgG]?"
 
 
-# ----------------------------------------------------------- for superblocks
+# ---------------------------------------------------------- for the types
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _table() -> Tuple[int, ...]:

@@ -11,13 +11,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import struct
 import uuid as uuids
 from typing import Iterator, List, Optional, Tuple
 
 from cc_kraken.filesystems import base
-from cc_kraken.filesystems.base import GIB, KIB, MIB, NUMBER, SIZE, Found, State
+from cc_kraken.filesystems.base import (
+    GIB,
+    KIB,
+    MIB,
+    NUMBER,
+    SIZE,
+    Found,
+    Geometry,
+    State,
+)
 from cc_kraken.filesystems.options import Given, either
 
 OFFSET = 64 * KIB
@@ -71,12 +79,7 @@ class Btrfs(base.Filesystem):
     own_uuid = "btrfstune -u {0}"
 
     def words(
-        self,
-        uuid: str,
-        given: Given,
-        geometry: base.Geometry,
-        usage: str,
-        prezeroed: bool,
+        self, uuid: str, given: Given, geometry: Geometry, usage: str, prezeroed: bool
     ) -> List[str]:
         # Before 5.15 the profile of metadata depended on the disk's rotation.
         given.setdefault("-m", ["dup"])
@@ -109,15 +112,9 @@ class Btrfs(base.Filesystem):
             flaw = base.beyond("a btrfs superblock", claimed, size)
         uuid = str(uuids.UUID(bytes=bytes(data[32:48])))
         log_root, uuid_tree = struct.unpack_from("<Q459xQ", data, 96)
+        label, used = base.text(data[299:555]), bool(log_root or uuid_tree)
         return Found(
-            "btrfs",
-            OFFSET,
-            uuid,
-            base.text(data[299:555]),
-            claimed,
-            sector,
-            flaw,
-            ever_mounted=bool(log_root or uuid_tree),
+            "btrfs", OFFSET, uuid, label, claimed, sector, flaw, ever_mounted=used
         )
 
     def places(self, size: int) -> Iterator[base.Place]:
@@ -131,8 +128,7 @@ class Btrfs(base.Filesystem):
             yield from range(place, place + 192 * KIB, 64 * KIB)
 
     def state(self, path: str, node: str) -> Optional[State]:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with base.opened(path) as fd:
             info = bytearray(1024)
             fcntl.ioctl(fd, FS_INFO, info)
             last, count = struct.unpack_from("QQ", info)
@@ -146,9 +142,7 @@ class Btrfs(base.Filesystem):
                 except OSError:
                     continue  # a number that was given back
                 return State(struct.unpack_from("Q", device, 32)[0], device=number)
-            return None
-        finally:
-            os.close(fd)
+        return None
 
     def grow_argv(self, path: str, node: str, now: State) -> Tuple[str, ...]:
         return ("btrfs", "filesystem", "resize", f"{now.device}:max", path)

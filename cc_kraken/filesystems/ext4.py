@@ -147,18 +147,10 @@ class Ext4(base.Filesystem):
         uuid = str(uuids.UUID(bytes=bytes(data[104:120])))
         label = base.text(data[120:136])
         mounts, state = struct.unpack_from("<H4xH", data, 52)
-        return Found(
-            kind,
-            OFFSET,
-            uuid,
-            label,
-            claimed,
-            block,
-            flaw,
-            errors=bool(state & _ERROR_STATE),
-            # e2fsck sets the count back to zero, and nobody the time.
-            ever_mounted=bool(mounts or any(data[44:48]) or incompat & _RECOVER),
-        )
+        errors = bool(state & _ERROR_STATE)
+        # e2fsck sets the count back to zero, and nobody the time.
+        used = bool(mounts or any(data[44:48]) or incompat & _RECOVER)
+        return Found(kind, OFFSET, uuid, label, claimed, block, flaw, errors, used)
 
     def places(self, size: int) -> Iterator[base.Place]:
         """With blocks of 1, 2, 4 and 64 KiB."""
@@ -172,8 +164,8 @@ class Ext4(base.Filesystem):
     def state(self, path: str, node: str) -> Optional[State]:
         """Through the page cache, where the kernel keeps its superblock; its
         checksum is brought up to date only when it is written."""
-        with open(node, "rb", buffering=0) as device:
-            head = os.pread(device.fileno(), 2 * OFFSET, 0)
+        with base.opened(node) as fd:
+            head = os.pread(fd, 2 * OFFSET, 0)
         found = self.superblock(head, 1 << 63)
         return None if found is None else State(found.size, found.errors)
 

@@ -10,7 +10,6 @@ xlog_clear_stale_blocks().
 from __future__ import annotations
 
 import fcntl
-import os
 import struct
 import uuid as uuids
 from typing import Iterator, List, Optional, Sequence, Tuple
@@ -144,11 +143,8 @@ class Xfs(base.Filesystem):
         return iter(range(step, size, step) if step > 0 else ())
 
     def state(self, path: str, node: str) -> State:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with base.opened(path) as fd:
             geometry = fcntl.ioctl(fd, GEOMETRY, bytes(112))
-        finally:
-            os.close(fd)
         (block,) = struct.unpack_from("I", geometry)
         (blocks,) = struct.unpack_from("Q", geometry, 32)
         return State(block * blocks)

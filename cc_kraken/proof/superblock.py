@@ -75,7 +75,7 @@ def md1(data: bytes, offset: int, size: int) -> Optional[Found]:
     claimed = block.data_offset + block.data_size
     if claimed > size:
         flaw = beyond("an md superblock", claimed, size)
-    return Found(MD_MEMBER, offset, uuid, name, claimed, 0, flaw, block)
+    return Found(MD_MEMBER, offset, uuid, name, claimed, 0, flaw, superblock=block)
 
 
 def md1_checksum(data: bytes) -> int:
