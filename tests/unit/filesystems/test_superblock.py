@@ -54,26 +54,26 @@ def test_crc32c_check_value() -> None:
 
 
 AS_BLKID = [
-    (f"mkfs.ext4 -q -U {UUID}", "ext4"),
-    (f"mkfs.ext4 -q -b 1024 -U {UUID}", "ext4"),
-    (f"mkfs.ext4 -q -O ^metadata_csum -U {UUID}", "ext4"),
-    (f"mkfs.ext4 -q -O ^has_journal -U {UUID}", "ext4"),
-    (f"mkfs.ext3 -q -U {UUID}", "ext3"),
-    (f"mkfs.ext2 -q -U {UUID}", "ext2"),
-    (f"mke2fs -q -O journal_dev -U {UUID}", "jbd"),
-    (f"mkfs.xfs -q -m uuid={UUID}", "xfs"),
-    (f"mkfs.xfs -q -m crc=0,uuid={UUID}", "xfs"),
-    (f"mkfs.xfs -q -s size=4096 -m uuid={UUID}", "xfs"),
-    (f"mkfs.btrfs -q -U {UUID}", "btrfs"),
-    (f"mkfs.btrfs -q --csum xxhash -U {UUID}", "btrfs"),
-    (f"mkfs.btrfs -q --csum sha256 -U {UUID}", "btrfs"),
-    (f"mkfs.btrfs -q --csum blake2 -U {UUID}", "btrfs"),
+    ("mkfs.ext4 -q -U UUID", "ext4"),
+    ("mkfs.ext4 -q -b 1024 -U UUID", "ext4"),
+    ("mkfs.ext4 -q -O ^metadata_csum -U UUID", "ext4"),
+    ("mkfs.ext4 -q -O ^has_journal -U UUID", "ext4"),
+    ("mkfs.ext3 -q -U UUID", "ext3"),
+    ("mkfs.ext2 -q -U UUID", "ext2"),
+    ("mke2fs -q -O journal_dev -U UUID", "jbd"),
+    ("mkfs.xfs -q -m uuid=UUID", "xfs"),
+    ("mkfs.xfs -q -m crc=0,uuid=UUID", "xfs"),
+    ("mkfs.xfs -q -s size=4096 -m uuid=UUID", "xfs"),
+    ("mkfs.btrfs -q -U UUID", "btrfs"),
+    ("mkfs.btrfs -q --csum xxhash -U UUID", "btrfs"),
+    ("mkfs.btrfs -q --csum sha256 -U UUID", "btrfs"),
+    ("mkfs.btrfs -q --csum blake2 -U UUID", "btrfs"),
 ]
 
 
 @pytest.mark.parametrize(("command", "kind"), AS_BLKID)
 def test_read_as_blkid_reads_it(tmp_path: Path, command: str, kind: str) -> None:
-    image = made(tmp_path, f"{command} -L my_label")
+    image = made(tmp_path, f"{command} -L my_label".replace("UUID", UUID))
     lines = run("blkid", "-p", "-o", "export", str(image)).splitlines()
     said = dict(line.split("=", 1) for line in lines)
     with image.open("rb") as file:
