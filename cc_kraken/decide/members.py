@@ -232,10 +232,7 @@ def _parted(
 
 
 def wrong_members(
-    array: Array,
-    volumes: Mapping[str, Optional[str]],
-    name: str,
-    ours: Collection[str],
+    array: Array, volumes: Mapping[str, Optional[str]], name: str, ours: Collection[str]
 ) -> Optional[Trouble]:
     """What is wrong with the members that the kernel has in ``array``, of the
     set ``name``, whose volumes are ``ours``.
