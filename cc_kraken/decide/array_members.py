@@ -8,7 +8,7 @@ from cc_kraken.decide.members import ArrayState
 from cc_kraken.decide.plan import Stop, stopped
 from cc_kraken.model import Array
 
-ALL = "all members that the freshest superblock names"
+ALL = "All members that the newest superblock names must be in it."
 
 
 def check_no_strangers(case: Case, uuid: str) -> None:
@@ -49,8 +49,8 @@ def check_running(
         raise stopped(
             "array-stale",
             f"Array {array.name} ({state.uuid}) runs with {', '.join(older)}, "
-            f"whose content is older than that of {', '.join(outside)}",
-            "the members with the newest content in it",
+            f"whose content is older than that of {', '.join(outside)}.",
+            "It must run with the newest content.",
             "Stop the array and whatever uses it, detach the older volume, and "
             "run again.",
         )
@@ -68,10 +68,10 @@ def check_running(
     if not array.mounted and not case.wanted.allow_degraded:
         raise stopped(
             "array-members-missing",
-            f"Array {array.name} ({state.uuid}) was started without {missing}",
+            f"Array {array.name} ({state.uuid}) was started without {missing}.",
             ALL,
-            "Bring it back, add it by hand (mdadm --re-add), or use the array as "
-            "it is with allow_degraded: true.",
+            "Bring it back, or add it by hand (mdadm --re-add). To use the array as "
+            "it is, set allow_degraded: true.",
         )
     noticed.warnings.append(f"Array {state.uuid} runs without {missing}.")
 
@@ -84,8 +84,8 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
         raise stopped(
             "array-stale",
             f"{', '.join(state.stale)} fell out of array {state.uuid} "
-            "earlier than the other members: its content is older",
-            "members with the same event count",
+            "earlier than the other members: its content is older.",
+            "All members must be equally new.",
             "Replace the stale volume by an empty one, or add it back by "
             "hand (mdadm --re-add).",
         )
@@ -95,8 +95,8 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
         or_else = ", or start it without them with allow_degraded: true"
         raise stopped(
             "array-members-missing",
-            f"{array} expects {len(state.expected)} members and {len(state.fresh)} "
-            f"of them are here ({here})",
+            f"{array} expects {len(state.expected)} members, and "
+            f"{len(state.fresh)} of them are here ({here}).",
             ALL,
             f"Bring the missing volumes back{or_else if state.redundant else ''}.",
         )
@@ -104,8 +104,8 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
         raise stopped(
             "array-members-missing",
             f"{array} has lost more than it can do without: {len(state.fresh)} of "
-            f"{state.raid_disks} members are whole ({here or 'none'})",
-            "enough members that carry the data",
+            f"{state.raid_disks} members are whole ({here or 'none'}).",
+            "Enough members must be here to carry the data.",
             "Bring the lost volumes back, or restore the set from a backup.",
         )
     _warn_of_lost(noticed, state)

@@ -7,8 +7,9 @@ from typing import List, Optional, Sequence, Tuple
 from cc_kraken.decide.case import Case, Noticed
 from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import Attach, Detach, Step
-from cc_kraken.model import Trouble, Volume
+from cc_kraken.model import Node, Trouble, Volume
 
+FREE = "It must be free."
 ATTACH_LIMIT_SECONDS = 90
 """Longer in "attaching" is stuck (block-device practice on EC2)."""
 
@@ -65,9 +66,9 @@ def _trouble(case: Case, volume: Volume) -> Optional[Trouble]:
             return Trouble(
                 "volume-detaching",
                 f"{volume.id} is being detached from this instance "
-                f"({attachment.state})",
-                "an attachment that stays",
-                "It is attached again once EC2 has let it go; if that lasts, look "
+                f"({attachment.state}).",
+                "It must stay attached.",
+                "It is attached again once EC2 has let it go. If that lasts, look "
                 "for what detaches it (CloudTrail: DetachVolume).",
                 waits=True,
             )
@@ -79,9 +80,9 @@ def _trouble(case: Case, volume: Volume) -> Optional[Trouble]:
     if volume.state != "available":
         return Trouble(
             "volume-state",
-            f"{volume.id} is in the state {volume.state}",
-            "available",
-            f"Look at {volume.id} in EC2 (describe-volumes) if that lasts.",
+            f"{volume.id} is in the state {volume.state}.",
+            "It must be available.",
+            f"If that lasts, look at {volume.id} in EC2 (describe-volumes).",
             waits=True,
         )
     return None
@@ -94,14 +95,14 @@ def _absent(case: Case, volume: Volume, state: str) -> Trouble:
         return Trouble(
             "attach-stuck",
             f"{volume.id} has been {state} for {int(seconds)} s and has no "
-            "device in this machine",
-            f"a device within {ATTACH_LIMIT_SECONDS} s",
+            "device in this machine.",
+            f"The device must be there within {ATTACH_LIMIT_SECONDS} s.",
             f"Detach {volume.id} in EC2 and run again, or replace the instance.",
         )
     return Trouble(
         "attaching",
-        f"{volume.id} is {state} and its device is not there yet",
-        "an NVMe device with its serial",
+        f"{volume.id} is {state} and its device is not there yet.",
+        "An NVMe device with its serial must appear.",
         f"If it stays away, detach {volume.id} in EC2 and run again, or replace "
         "the instance.",
         waits=True,
@@ -113,8 +114,8 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
     if not instance_id:
         return Trouble(
             "volume-managed",
-            f"{volume.id} is attached to something that EC2 does not name",
-            "a volume that nobody else manages",
+            f"{volume.id} is attached to something that EC2 does not name.",
+            "Nobody else may manage the volumes of a set.",
             "Pin other volumes with volume_ids.",
         )
     holder = case.world.holders.get(instance_id)
@@ -123,51 +124,51 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
     if state in ("shutting-down", "terminated", "gone", "unknown"):
         return Trouble(
             "holder-leaving",
-            f"{attached}, which is {state}",
-            "a free volume",
-            f"It is attached once EC2 has let it go; if that lasts, see in EC2 why "
+            f"{attached}, which is {state}.",
+            FREE,
+            f"It is attached once EC2 has let it go. If that lasts, see in EC2 why "
             f"{instance_id} does not end.",
             waits=True,
         )
-    going = [
+    going = {
         attachment.state
         for attachment in volume.attachments
         if attachment.instance_id == instance_id
         and attachment.state in ("detaching", "busy")
-    ]
+    }
     if going:
-        busy = ", whose system has not let go of it (busy)"
+        busy = ", whose system has not let go of it (busy)."
         return Trouble(
             "holder-detaching",
             f"{volume.id} is being detached from {instance_id}"
-            + (busy if "busy" in going else ""),
-            "a free volume",
-            "It is attached once EC2 has let it go; if that lasts, unmount it on "
+            + (busy if "busy" in going else "."),
+            FREE,
+            "It is attached once EC2 has let it go. If that lasts, unmount it on "
             f"{instance_id}.",
             waits=True,
         )
     if state in ("stopped", "stopping"):
         return Trouble(
             "holder-stopped",
-            f"{attached}, which is {state} and keeps it",
-            "a free volume",
-            f"Terminate {instance_id} or detach the volume from it; it is "
-            "never taken away.",
+            f"{attached}, which is {state} and keeps it.",
+            FREE,
+            f"Terminate {instance_id}, or detach the volume from it. It is never "
+            "taken away.",
             waits=True,
         )
     node = case.node
-    if holder and (holder.prefix, holder.node_id) == (node.prefix, node.node_id):
+    if holder and Node(holder.prefix or "", holder.node_id or "") == node:
         return Trouble(
             "holder-predecessor",
-            f"{attached}, which is {state} as the same node {node}",
-            "a free volume",
+            f"{attached}, which is {state} as the same node {node}.",
+            FREE,
             f"Terminate {instance_id} if it is not on its way out.",
             waits=True,
         )
     return Trouble(
         "holder-running",
-        f"{attached}, which is {state} and is not this node ({node})",
-        "a free volume",
+        f"{attached}, which is {state} and is not this node ({node}).",
+        FREE,
         f"Terminate {instance_id}, detach the volume from it, or correct the "
-        "tags; it is never taken away.",
+        "tags. It is never taken away.",
     )

@@ -71,8 +71,8 @@ class Case:
         if program in self.world.missing_programs:
             raise stopped(
                 "program-missing",
-                f"The program {program} is not on this machine",
-                f"{program} for the set {self.name}",
+                f"The program {program} is not on this machine.",
+                f"The set {self.name} needs it.",
                 f"Install the package {PACKAGES.get(program, (program,))[0]}.",
             )
 

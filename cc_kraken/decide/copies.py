@@ -43,8 +43,8 @@ def check(case: Case, *uuids: str) -> None:
     if found:
         raise stopped(
             "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
-            _tell(world, case.name, case.volume_ids, found),
-            "each UUID once among the disks of this machine",
+            f"{_tell(world, case.name, case.volume_ids, found)}.",
+            "The disks of this machine may show each UUID once.",
             f"{_detach(world, found)}, and run again.{_keep(world, found)}",
         )
 

@@ -7,6 +7,7 @@ from cc_kraken.decide.plan import stopped
 from cc_kraken.model import Look, Unknown
 
 GIB = 1024**3
+NOT_USED = "Nothing else may use a disk of a set."
 
 
 def check_own(case: Case) -> None:
@@ -15,8 +16,8 @@ def check_own(case: Case) -> None:
         if volume in case.world.system_volumes:
             raise stopped(
                 "system-volume",
-                f"{volume} is the volume behind / or /boot",
-                "volumes for data only",
+                f"{volume} is the volume behind / or /boot.",
+                "A set takes volumes for data only.",
                 f"Take the tags off {volume}.",
             )
     for volume in case.volume_ids:
@@ -24,8 +25,8 @@ def check_own(case: Case) -> None:
         if names:
             raise stopped(
                 "device-duplicate",
-                f"The disks {', '.join(names)} both have the serial of {volume}",
-                "one disk for each volume",
+                f"The disks {', '.join(names)} both have the serial of {volume}.",
+                "Each volume must be one disk.",
                 "Detach the volume, or reboot the instance.",
             )
 
@@ -39,24 +40,24 @@ def check_fit(case: Case) -> None:
         if device.read_only:
             raise stopped(
                 "device-read-only",
-                f"{disk} is read-only",
-                "a disk that can be written",
-                "Look at the kernel's log for the reason.",
+                f"{disk} is read-only.",
+                "It must be writable.",
+                "The kernel's log says why (dmesg).",
             )
         if device.size != volume.size_gib * GIB and not mounted:
             raise stopped(
                 "device-size",
-                f"{disk} has {device.size} bytes and EC2 says {volume.size_gib} GiB",
-                "the same size",
-                "A modification of the volume may be on its way: it is waited for.",
+                f"{disk} has {device.size} bytes, EC2 says {volume.size_gib} GiB.",
+                "Both must say the same size.",
+                "EC2 may still be changing the volume: the set waits for it.",
                 waits=True,
             )
         if device.swap:
             raise stopped(
                 "device-swap",
-                f"{disk} is in use as swap",
-                "a disk that nothing uses",
-                "Take it out of use as swap, or take its tags off.",
+                f"{disk} is in use as swap.",
+                NOT_USED,
+                "Switch this swap off (swapoff), or take the tags off the volume.",
             )
 
 
@@ -67,8 +68,8 @@ def check_not_held(case: Case, volume_id: str) -> None:
         by = ", ".join(device.holders + device.mounted)
         raise stopped(
             "device-held",
-            f"{device.path} ({volume_id}) is in use by {by}",
-            "a disk that nothing uses",
+            f"{device.path} ({volume_id}) is in use by {by}.",
+            NOT_USED,
             "Unmount it, or stop what holds it. A filesystem does not become part "
             "of an array: correct VolumeSize, or take its tags off.",
         )
@@ -84,10 +85,10 @@ def base(case: Case) -> Base:
     if device.holders:
         raise stopped(
             "device-held",
-            f"{device.path} ({volume_id}) is held by {', '.join(device.holders)}",
-            "a disk that nothing uses",
-            "It belongs to an array or a mapping: set VolumeSize and the tags "
-            "of its set right, or stop what holds it.",
+            f"{device.path} ({volume_id}) is held by {', '.join(device.holders)}.",
+            NOT_USED,
+            "It belongs to an array or a mapping: correct VolumeSize and the tags "
+            "of its set, or stop what holds it.",
         )
     found = look(case, volume_id)
     return Base(target, look=found, members={volume_id: found})
@@ -98,9 +99,9 @@ def look(case: Case, volume_id: str) -> Look:
     if found is None:
         raise stopped(
             "device-unseen",
-            f"{volume_id} could not be looked at yet",
-            "its content",
-            "Run again; if it stays so, see the kernel's log for its disk.",
+            f"{volume_id} could not be looked at yet.",
+            "What it holds must be known first.",
+            "Run again. If it stays so, see the kernel's log for its disk (dmesg).",
             waits=True,
         )
     return answered(found)
@@ -111,9 +112,9 @@ def answered(found: Look) -> Look:
     if isinstance(found.content, Unknown) and found.content.silent:
         raise stopped(
             "device-silent",
-            found.content.reason,
-            "an answer",
-            "See the kernel's log (dmesg) and the volume's status in EC2; the "
+            f"{found.content.reason.rstrip('.')}.",
+            "It must answer before anything is done with it.",
+            "See the kernel's log (dmesg) and the volume's status in EC2. The "
             "other sets do not wait for it.",
             waits=True,
         )

@@ -32,9 +32,9 @@ def steps(
         if foreign not in theirs:
             raise stopped(
                 "fstab-conflict",
-                f"fstab mounts {foreign.spec} at {foreign.path}",
-                f"{line.path} free for the set {case.name}, or a line for "
-                f"its own filesystem ({line.spec})",
+                f"fstab mounts {foreign.spec} at {foreign.path}.",
+                f"Only the filesystem of the set {case.name} ({line.spec}) may be "
+                "mounted there.",
                 "Take that line out of fstab and run again, or choose another "
                 "MountPath.",
             )
@@ -56,14 +56,14 @@ def _says_more(case: Case, one: FstabLine, more: Sequence[str]) -> Stop:
     remedy = "Take that line out of fstab, and the set is mounted without this"
     if kept and len(kept) == len(more):
         remedy = f"To keep this, set MountOptions to {wish}, and ours replaces it"
-        remedy += "; or take that line out of fstab"
+        remedy += ". Or take that line out of fstab"
     elif kept:
-        remedy += f"; to keep {', '.join(kept)}, set MountOptions to {wish} as well"
+        remedy += f". To keep {', '.join(kept)}, set MountOptions to {wish} as well"
     return stopped(
         "fstab-conflict",
         f"fstab has a line of somebody else for the set {case.name}, and it "
-        f"says more than ours: {one.spec} {one.path} {how}",
-        "a line that says no more than the tags of the set",
+        f"says more than ours: {one.spec} {one.path} {how}.",
+        "It may say no more than the tags of the set.",
         f"{remedy}. To mount it by that line alone, set FsType to none.",
     )
 

@@ -16,6 +16,8 @@ from cc_kraken.decide.steps import (
 )
 from cc_kraken.model import Claim, Known
 
+DIRECTORY = "It must be a directory, or not be there."
+
 
 def plan(
     case: Case,
@@ -48,8 +50,8 @@ def plan(
                 raise stopped(
                     "parent-not-mounted",
                     f"{path} lies below the mount path of the set {parent.name}, "
-                    "which is not mounted yet",
-                    f"{parent.name} mounted first",
+                    "which is not mounted yet.",
+                    f"The set {parent.name} must be mounted first.",
                     f"See what {parent.name} waits for (cc-kraken status).",
                     waits=True,
                 )
@@ -117,16 +119,15 @@ def _check_parent(case: Case, path: str, parent: Claim) -> None:
         if mounted.mount.path != parent.wanted.mount_path:
             raise stopped(
                 "parent-moves",
-                f"{below} is still mounted at {mounted.mount.path}",
-                f"{parent.name} at {parent.wanted.mount_path}",
-                f"Reboot: {parent.name} moves then, and {case.name} is mounted "
-                "after it.",
+                f"{below} is still mounted at {mounted.mount.path}.",
+                f"The set {parent.name} must be at {parent.wanted.mount_path} first.",
+                f"Reboot: {parent.name} moves, then {case.name} is mounted.",
             )
     if parent.name in case.world.failed:
         raise stopped(
             "parent-failed",
-            f"{below} has failed",
-            f"{parent.name} mounted first",
+            f"{below} has failed.",
+            f"The set {parent.name} must be mounted first.",
             f"Correct {parent.name}, or choose another MountPath.",
         )
 
@@ -145,15 +146,15 @@ def _check_path(case: Case, noticed: Noticed, path: str, fresh: bool) -> None:
     if state.kind == "unreadable":
         raise stopped(
             "mount-path-kind",
-            f"{path} cannot be looked at",
-            "a directory, or nothing",
+            f"{path} cannot be looked at.",
+            DIRECTORY,
             "See the log for the reason, or choose another MountPath.",
         )
     if state.kind != "directory":
         raise stopped(
             "mount-path-kind",
-            f"{path} is a symbolic link, below one, or not a directory",
-            "a directory, or nothing",
+            f"{path} is a symbolic link, below one, or not a directory.",
+            DIRECTORY,
             "Choose another MountPath, or take away what is there.",
         )
     if not state.entries:
@@ -162,8 +163,8 @@ def _check_path(case: Case, noticed: Noticed, path: str, fresh: bool) -> None:
     if fresh and not case.wanted.mount_over:
         raise stopped(
             "mount-path-files",
-            f"{path} has files in it ({names}), which the new filesystem would hide",
-            "an empty directory",
+            f"{path} has files in it ({names}), which the new filesystem would hide.",
+            "It must be empty.",
             "Move the files away, or set mount_over: true.",
         )
     noticed.warnings.append(f"Mounting at {path} hides what is in it: {names}.")

@@ -85,8 +85,8 @@ def _not_up(
     both = f"{place} {path}" if seen.at(world.mounts, path) else place
     return Trouble(
         "mounted-elsewhere",
-        f"The set {name} is mounted at {place}{theirs}",
-        f"it at {path}",
+        f"The set {name} is mounted at {place}{theirs}.",
+        f"It belongs at {path}.",
         f"{remedy}umount {both} && cc-kraken apply.",
     )
 

@@ -47,9 +47,9 @@ def pending(case: Case, path: str) -> Optional[Trouble]:
         return None
     return Trouble(
         "owner-pending",
-        f"There is no {' and no '.join(unknown)} yet, {path} stays with root",
-        f"the owner that the set {case.name} names",
-        f"Make {' and '.join(unknown)}, or correct Owner and Group; the owner is "
+        f"There is no {' and no '.join(unknown)} yet, so {path} stays with root.",
+        f"The set {case.name} names it in Owner or Group.",
+        f"Make {' and '.join(unknown)}, or correct Owner and Group. The owner is "
         f"set when they exist (cc-kraken wait {case.name} does it right "
         "before a service).",
         waits=True,

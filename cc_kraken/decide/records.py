@@ -38,9 +38,9 @@ def check_own(case: Case, present: Sequence[Record]) -> None:
             raise stopped(
                 "record-foreign",
                 f"{record.volume_id} carries the intent record of another set "
-                "or of other volumes",
-                "a record of this very set, or none",
-                "Look at the volume by hand; to give its content up, see overwrite.",
+                "or of other volumes.",
+                "Only a record of this very set permits anything.",
+                "Look at the volume by hand. To give its content up, see overwrite.",
             )
 
 
@@ -57,8 +57,8 @@ def check_no_copy(case: Case) -> None:
             raise stopped(
                 "snapshot-blank",
                 f"{volume.id} was made from {volume.origin} and shows no "
-                f"{case.wanted.fs_type or 'array'}",
-                "the content that it was copied from",
+                f"{case.wanted.fs_type or 'array'}.",
+                "It must hold what it was copied from.",
                 "A copy is never formatted: use an empty volume, or correct FsType.",
             )
 

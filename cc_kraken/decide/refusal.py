@@ -15,29 +15,29 @@ from cc_kraken.proof.superblock import MD_MEMBER
 def of_content(case: Case, look: Look, target: Target) -> Stop:
     content = look.content
     volume_id = target.volume_id
-    where = volume_id or f"array {target.array_uuid}"
+    where = volume_id or f"Array {target.array_uuid}"
     path = target.device.path if target.device else ""
     path = path or (target.array.path if target.array else "")
     partitioned = isinstance(content, Known) and content.type in TABLES
     remedy = f"Nothing was written. {_way_out(case, content, target)}"
-    give_up = "to give this content up"
+    give_up = "To give this content up"
     if partitioned:
-        give_up = "only to give up all that is in it"
+        give_up = "Only to give up all that is in it"
     if look.fingerprint and volume_id:
-        remedy += f"; {give_up}, set overwrite: {{{volume_id}: {look.fingerprint}}}"
+        remedy += f" {give_up}, set overwrite: {{{volume_id}: {look.fingerprint}}}."
     elif isinstance(content, Unknown) and content.offset is not None and volume_id:
         remedy += (
-            "; to give this content up, set blank_proof: full, and run again for "
-            "a fingerprint of every byte"
+            " To give this content up, set blank_proof: full, and run again for "
+            "a fingerprint of every byte."
         )
-    expected = f"{case.wanted.fs_type}, or a blank volume"
+    wanted = case.wanted.fs_type
     if case.is_array and volume_id:
-        expected = "a member of this set's array, or a blank volume"
+        wanted = "a member of its array"
     return stopped(
         "content-other" if isinstance(content, Known) else "content-unknown",
-        f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}",
-        expected,
-        f"{remedy}.",
+        f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}.",
+        f"The set {case.name} takes {wanted}, or a blank volume.",
+        remedy,
     )
 
 
@@ -45,10 +45,10 @@ def of_record(content: Content, record: Record) -> Stop:
     return stopped(
         "record-unusable",
         f"{record.volume_id} carries the intent record of making "
-        f"{record.fs_type or 'an array'}, but holds {tell(content)}",
-        "nothing but zeros and our own half-made structures",
+        f"{record.fs_type or 'an array'}, but holds {tell(content)}.",
+        "Beside a record only zeros and our own half-made structures may lie.",
         "It is never mounted or made anew like this. Look at the volume by "
-        "hand; to give its content up, see overwrite.",
+        "hand. To give its content up, see overwrite.",
     )
 
 
@@ -56,10 +56,10 @@ def naming(stop: Stop, look: Look, target: Target) -> Stop:
     """The refusal of a record, with what overwrite would have to name."""
     if not target.volume_id:
         return stop
-    how = "For a fingerprint set blank_proof: full, and run again."
+    how = "For a fingerprint, set blank_proof: full, and run again."
     if look.fingerprint:
         named = f"{{{target.volume_id}: {look.fingerprint}}}"
-        how = f"What is there now: overwrite: {named}."
+        how = f"What is there now is overwrite: {named}."
     return Stop(replace(stop.trouble, remedy=f"{stop.trouble.remedy} {how}"))
 
 
@@ -88,11 +88,11 @@ def _way_out(case: Case, content: Content, target: Target) -> str:
         by_hand = "take its tags off" if case.is_array else "set FsType to none"
         return (
             "A set uses whole volumes, partitions are not supported. Use a volume "
-            f"without a partition table, and copy the files to it; or {by_hand}, "
-            "and mount the partition by a line of your own in fstab"
+            "without a partition table, and copy the files to it. Or "
+            f"{by_hand}, and mount the partition by a line of your own in fstab."
         )
     if kind == MD_MEMBER or (case.is_array and target.volume_id):
-        return "Correct VolumeSize, or use another volume"
+        return "Correct VolumeSize, or use another volume."
     if kind in mkfs.TYPES:
-        return "Correct FsType, or use another volume"
-    return "Use another volume"
+        return "Correct FsType, or use another volume."
+    return "Use another volume."

@@ -36,7 +36,7 @@ def test_a_partition_table(table: str, inside: tuple[str, ...]) -> None:
     places = [said.index(way) for way in ways]
     assert places == sorted(places)
     assert f"overwrite: {{{w.volume_id(1)}: {MARK}}}" in said
-    assert "only" in said[places[3] : places[4]]
+    assert "Only to give up all" in said[places[3] : places[4]]
 
 
 def test_a_partition_table_on_one_that_is_to_be_a_member() -> None:
