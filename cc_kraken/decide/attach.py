@@ -9,7 +9,7 @@ from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import Attach, Detach, Step
 from cc_kraken.model import Node, Trouble, Volume
 
-FREE = "It must be free."
+NEVER = "It is never taken away."
 ATTACH_LIMIT_SECONDS = 90
 """Longer in "attaching" is stuck (block-device practice on EC2)."""
 
@@ -120,55 +120,38 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         )
     holder = case.world.holders.get(instance_id)
     state = holder.state if holder else "unknown"
-    attached = f"{volume.id} is attached to {instance_id}"
-    if state in ("shutting-down", "terminated", "gone", "unknown"):
-        return Trouble(
-            "holder-leaving",
-            f"{attached}, which is {state}.",
-            FREE,
-            f"It is attached once EC2 has let it go. If that lasts, see in EC2 why "
-            f"{instance_id} does not end.",
-            waits=True,
-        )
+    attached = f"{volume.id} is attached to {instance_id}, which is {state}"
     going = {
         attachment.state
         for attachment in volume.attachments
         if attachment.instance_id == instance_id
         and attachment.state in ("detaching", "busy")
     }
-    if going:
-        busy = ", whose system has not let go of it (busy)."
-        return Trouble(
-            "holder-detaching",
-            f"{volume.id} is being detached from {instance_id}"
-            + (busy if "busy" in going else "."),
-            FREE,
-            "It is attached once EC2 has let it go. If that lasts, unmount it on "
-            f"{instance_id}.",
-            waits=True,
+    soon = "It is attached once EC2 has let it go. If that lasts,"
+    waits = True
+    if state in ("shutting-down", "terminated", "gone", "unknown"):
+        kind = "holder-leaving"
+        found = f"{attached}."
+        remedy = f"{soon} see in EC2 why {instance_id} does not end."
+    elif going:
+        busy = ", whose system has not let go of it (busy)" if "busy" in going else ""
+        kind = "holder-detaching"
+        found = f"{volume.id} is being detached from {instance_id}{busy}."
+        remedy = f"{soon} unmount it on {instance_id}."
+    elif state in ("stopped", "stopping"):
+        kind = "holder-stopped"
+        found = f"{attached} and keeps it."
+        remedy = f"Terminate {instance_id}, or detach the volume from it. {NEVER}"
+    elif holder and Node(holder.prefix or "", holder.node_id or "") == case.node:
+        kind = "holder-predecessor"
+        found = f"{attached} as the same node {case.node}."
+        remedy = f"Terminate {instance_id} if it is not on its way out."
+    else:
+        kind = "holder-running"
+        waits = False
+        found = f"{attached} and is not this node ({case.node})."
+        remedy = (
+            f"Terminate {instance_id}, detach the volume from it, or correct the "
+            f"tags. {NEVER}"
         )
-    if state in ("stopped", "stopping"):
-        return Trouble(
-            "holder-stopped",
-            f"{attached}, which is {state} and keeps it.",
-            FREE,
-            f"Terminate {instance_id}, or detach the volume from it. It is never "
-            "taken away.",
-            waits=True,
-        )
-    node = case.node
-    if holder and Node(holder.prefix or "", holder.node_id or "") == node:
-        return Trouble(
-            "holder-predecessor",
-            f"{attached}, which is {state} as the same node {node}.",
-            FREE,
-            f"Terminate {instance_id} if it is not on its way out.",
-            waits=True,
-        )
-    return Trouble(
-        "holder-running",
-        f"{attached}, which is {state} and is not this node ({node}).",
-        FREE,
-        f"Terminate {instance_id}, detach the volume from it, or correct the "
-        "tags. It is never taken away.",
-    )
+    return Trouble(kind, found, "It must be free.", remedy, waits)

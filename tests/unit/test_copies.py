@@ -143,7 +143,7 @@ def test_the_members_of_a_copied_array_are_told_together() -> None:
     assert plan.trouble.found == (
         f"{w.volume_id(8)} (/dev/nvme8n1) and {w.volume_id(9)} (/dev/nvme9n1) have "
         f"the same array UUID {w.ARRAY} as {w.volume_id(1)}, {w.volume_id(2)}, the "
-        "set data"
+        "set data."
     )
     assert "--update=uuid /dev/md/copy /dev/nvme8n1 /dev/nvme9n1" in str(plan.trouble)
     assert "give it the set's tags" in plan.trouble.remedy
