@@ -9,11 +9,12 @@ from typing import List, Mapping, Optional, Sequence, Tuple
 from cc_kraken.decide.plan import stopped
 from cc_kraken.decide.steps import Step
 from cc_kraken.decide.world import World
-from cc_kraken.machine.command import PACKAGES
+from cc_kraken.machine.command import package
 from cc_kraken.model import (
     Array,
     Claim,
     Device,
+    Layer,
     Look,
     MdSuperblock,
     Mounted,
@@ -73,7 +74,7 @@ class Case:
                 "program-missing",
                 f"The program {program} is not on this machine.",
                 f"The set {self.name} needs it.",
-                f"Install the package {PACKAGES.get(program, (program,))[0]}.",
+                f"Install the package {package(program)[0] or program}.",
             )
 
 
@@ -101,6 +102,10 @@ class Target:
     device: Optional[Device] = None
     array_uuid: str = ""
     array: Optional[Array] = None
+
+    @property
+    def layer(self) -> Optional[Layer]:
+        return self.device or self.array
 
     @property
     def volume_id(self) -> str:

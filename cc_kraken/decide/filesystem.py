@@ -15,7 +15,7 @@ from cc_kraken.decide.steps import (
     Wipe,
     WriteRecords,
 )
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import fstab
 from cc_kraken.model import Blank, Content, HalfMade, Known, KrakenError, Look, Record
 from cc_kraken.proof.superblock import MD_MEMBER
@@ -51,19 +51,19 @@ def _present(base: Base) -> List[Record]:
 def _mkfs(
     case: Case, intent: Sequence[Record], array_uuid: str = "", permitted: bool = False
 ) -> MakeFilesystem:
-    kind = case.wanted.fs_type or ""
-    case.check_program(f"mkfs.{kind}")
+    kind = registry.of(case.wanted.fs_type or "")
+    case.check_program(kind.mkfs)
     if not array_uuid:
         try:
             size = case.device(intent[0].volume_id).size
-            mkfs.check_room(kind, case.wanted.mkfs_options, size)
+            kind.check_room(case.wanted.mkfs_options, size)
         except KrakenError as error:
             raise Stop(error.trouble) from None
     return MakeFilesystem(
         case.name,
-        type=kind,
+        type=kind.name,
         uuid=case.fs_uuid,
-        label=mkfs.label(kind, case.wanted.label or f"KRKN-{case.name}"),
+        label=kind.label(case.wanted.label or f"KRKN-{case.name}"),
         options=case.wanted.mkfs_options,
         records=tuple(intent),
         array_uuid=array_uuid,

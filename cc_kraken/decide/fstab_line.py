@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from typing import List, Sequence, Tuple
 
-from cc_kraken.config import values
 from cc_kraken.decide import seen
 from cc_kraken.decide.case import Case, Target
 from cc_kraken.decide.plan import Stop, stopped
 from cc_kraken.decide.steps import WriteFstab
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import fstab
 from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.model import FstabLine, Known
@@ -50,8 +49,8 @@ def steps(
 def _says_more(case: Case, one: FstabLine, more: Sequence[str]) -> Stop:
     """Why a line of somebody else's for this filesystem is not replaced."""
     how = f"with {', '.join(more)}" if more else f"as {one.type}"
-    fs_type = case.wanted.fs_type or one.type
-    kept = [option for option in more if values.is_mount_option(option, fs_type)]
+    ours = registry.TYPES.get(case.wanted.fs_type or one.type)
+    kept = [option for option in more if ours and ours.takes(option)]
     wish = ",".join((*case.wanted.mount_options, *kept))
     remedy = "Take that line out of fstab, and the set is mounted without this"
     if kept and len(kept) == len(more):
@@ -74,8 +73,7 @@ def _to_replace(
     """Lines that mount this very filesystem where it belongs or is now,
     and those of a set that has another name today."""
     live = {claim.name for claim in case.claims}
-    device = target.device or target.array
-    devno = device.devno if device else ""
+    devno = target.layer.devno if target.layer else ""
     foreign, resolved = case.world.fstab_foreign, case.world.fstab_devnos
     there = [
         *fstab.on_path(foreign, line.path),
@@ -85,7 +83,8 @@ def _to_replace(
     found = [
         one
         for one in foreign
-        if one in there and fstab.names(one, known, devno, resolved, by_id, mkfs.cut)
+        if one in there
+        and fstab.names(one, known, devno, resolved, by_id, registry.cut)
     ]
     renamed = [
         one

@@ -9,7 +9,7 @@ from cc_kraken.decide.case import Base, Case, Noticed, Target
 from cc_kraken.decide.disks import GIB
 from cc_kraken.decide.plan import MOUNTED, Plan, Stop
 from cc_kraken.decide.steps import Step, WriteFstab
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.model import Known, Mounted, Trouble, gib
 
 
@@ -180,7 +180,7 @@ def _note_label(case: Case, noticed: Noticed, known: Known, path: str) -> None:
     wanted = case.wanted.label
     if not wanted or not known.uuid:
         return
-    meant = mkfs.label(known.type, wanted)
+    meant = registry.cut(known.type, wanted)
     if known.label != meant:
         noticed.notes.append(
             f"Label says {meant!r}, the {known.type} at {path} has "

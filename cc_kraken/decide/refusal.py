@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cc_kraken.decide.case import Case, Target
 from cc_kraken.decide.plan import Stop, stopped
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.machine.partitions import TABLES
 from cc_kraken.model import Blank, Content, HalfMade, Known, Look, Record, Unknown
 from cc_kraken.proof.superblock import MD_MEMBER
@@ -16,8 +16,7 @@ def of_content(case: Case, look: Look, target: Target) -> Stop:
     content = look.content
     volume_id = target.volume_id
     where = volume_id or f"Array {target.array_uuid}"
-    path = target.device.path if target.device else ""
-    path = path or (target.array.path if target.array else "")
+    path = target.layer.path if target.layer else ""
     partitioned = isinstance(content, Known) and content.type in TABLES
     remedy = f"Nothing was written. {_way_out(case, content, target)}"
     give_up = "To give this content up"
@@ -93,6 +92,6 @@ def _way_out(case: Case, content: Content, target: Target) -> str:
         )
     if kind == MD_MEMBER or (case.is_array and target.volume_id):
         return "Correct VolumeSize, or use another volume."
-    if kind in mkfs.TYPES:
+    if kind in registry.TYPES:
         return "Correct FsType, or use another volume."
     return "Use another volume."
