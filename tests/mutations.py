@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("cc_kraken", "tests", "schema", "debian", "docs", "examples")
 FILES = ("pyproject.toml", "setup.cfg", "README.md", "Makefile")
 
-DECISION = "tests/unit/test_decision.py"
+DECISION = "tests/unit/decide"
 PROPERTIES = "tests/unit/test_properties.py"
 WANTED = "tests/unit/test_wanted.py"
 DEVICES = "tests/unit/test_devices.py"
@@ -35,15 +35,11 @@ EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 MOUNTED = "tests/loop/test_mounted.py"
-TAKEOVER = "tests/unit/test_takeover.py"
-ARRAYSTATE = "tests/unit/test_arraystate.py"
-PASTS = "tests/unit/test_array_pasts.py"
 COUNTERS = "tests/unit/test_witness.py"
 AGAIN = "tests/loop/test_again.py"
 USERDATA = "tests/unit/test_userdata.py"
 RUN_EC2 = "tests/unit/test_run_ec2.py"
 LAUNCH = "tests/unit/test_launch.py"
-COPIES = "tests/unit/test_copies.py"
 UDEVRULES = "tests/unit/test_udevrules.py"
 EVER_MOUNTED = "tests/loop/test_ever_mounted.py"
 
@@ -67,14 +63,14 @@ MUTATIONS = (
         "decide/copies",
         "if one.uuid and one.uuid in uuids",
         "if one.uuid and False",
-        COPIES,
+        DECISION,
     ),
     change(
         "an array of copies counts as the set's own",
         "decide/world",
         "key=lambda array: not own & set(array.members)",
         "key=lambda array: 0",
-        COPIES,
+        DECISION,
     ),
     change(
         "udev hides the disk that the machine boots from",
@@ -400,7 +396,7 @@ MUTATIONS = (
         "decide/members",
         "if block.events + EVENT_MARGIN < freshest.events or ",
         "if ",
-        "tests/unit/test_decision.py",
+        DECISION,
         PROPERTIES,
     ),
     change(
@@ -438,21 +434,21 @@ MUTATIONS = (
         "decide/fstab_line",
         "        if not one.set and (more or not fstab.same_type(one, line)):\n",
         "        if False:\n",
-        TAKEOVER,
+        DECISION,
     ),
     change(
         "the line of an ignored array is replaced",
         "machine/mdadm_conf",
         "    if line.device.lower() == _IGNORE:\n",
         "    if False:\n",
-        TAKEOVER,
+        DECISION,
     ),
     change(
         "our ARRAY line is put beside one by devices",
         "machine/mdadm_conf",
         "        return any(_covers(one, path) for path in devices",
         "        return False and any(_covers(one, path) for path in devices",
-        TAKEOVER,
+        DECISION,
     ),
     change(
         "what is used by now is detached",
@@ -695,49 +691,49 @@ MUTATIONS = (
         "decide/members",
         "elif len({block.created for _, block in blocks}) > 1:",
         "elif False:",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "a stale copy of a member is a member that fell out",
         "decide/members",
         "        if other != volume:\n",
         "        if False:\n",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "the half that was used alone is a stale one",
         "decide/members",
         "    if not alone or not fresh:\n",
         "    if True:\n",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "a replacement under way stands in for its original",
         "decide/members",
         "    return bool(block.feature_map & _REPLACEMENT)",
         "    return False",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "a member that is being rebuilt carries the data",
         "decide/members",
         "        return len(self.fresh) - len(self.rebuilt)",
         "        return len(self.fresh)",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "the older half is started although the newer one was seen",
         "decide/array",
         "    if outdated is not None:\n",
         "    if False:\n",
-        PASTS,
+        DECISION,
     ),
     change(
         "a stranger in a second array of the set is overlooked",
         "decide/array_members",
         "        if not mine and (array.uuid != uuid or apart):\n",
         "        if array is not world.array(uuid):\n",
-        PASTS,
+        DECISION,
     ),
     change(
         "a copy that udev adds in the middle is mounted with the set",

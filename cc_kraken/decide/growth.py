@@ -128,12 +128,7 @@ def _redundant(
 
 
 def _filesystem(
-    name: str,
-    mounted: Mounted,
-    size: int,
-    *,
-    array_uuid: str = "",
-    volume_id: str = "",
+    name: str, mounted: Mounted, size: int, *, array_uuid: str = "", volume_id: str = ""
 ) -> Growth:
     """``size``: of what it lies on, once that has grown."""
     if mounted.size is None or size - mounted.size < LEAST:

@@ -7,7 +7,7 @@ import pytest
 from cc_kraken.decide.plan import FAILED
 from cc_kraken.model import Known, Look, Unknown
 from tests.unit import worlds as w
-from tests.unit.test_decision import FS, decide, kind, members, raid_claim, raid_world
+from tests.unit.decide.cases import FS, decide, kind, members, raid_claim, raid_world
 
 MARK = "0123456789abcdef" * 4
 INSIDE = (

@@ -59,10 +59,7 @@ COPIED_ARRAY = Signature((w.volume_id(8), w.volume_id(9)), "/dev/md126", "xfs", 
 
 SINGLE = {
     "nothing but its own volume": (OWN, None),
-    "another filesystem on another disk": (
-        (*OWN, shows(9, "ext4", OTHER_FS)),
-        None,
-    ),
+    "another filesystem on another disk": ((*OWN, shows(9, "ext4", OTHER_FS)), None),
     "a disk without a superblock": ((*OWN, shows(9, "ext4", "")), None),
     "a copy": ((*OWN, shows(9, "ext4", FS)), "filesystem-clone"),
     "a copy that counts as another type": (
@@ -236,9 +233,7 @@ def test_an_array_of_copies_alone_beside_a_set_that_is_up(first: bool) -> None:
 # ------------------------------------------------------------------ looking
 
 
-def test_every_disk_is_asked_its_partitions_and_what_lies_on_it(
-    tmp_path: Path,
-) -> None:
+def test_every_disk_is_asked_its_partitions_and_what_lies_on_it(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     disks = [
         w.device(1),
