@@ -13,12 +13,9 @@ from cc_kraken.machine import fstab
 from cc_kraken.model import Claim, Known, Look, PathState, Record, Volume, WantedSet
 from tests.unit import worlds as w
 
+LOG = w.claim(w.single(), w.attached(1))
 OTHER = "i-00000000000000002"
-
-
 FS = "11111111-2222-3333-4444-555555555555"
-
-
 NEW_XFS = [
     "WriteRecords",
     "CreateArray",
@@ -33,6 +30,12 @@ NEW_XFS = [
 
 def decide(claim: Claim, world: World, *others: Claim) -> Plan:
     return decision.decide(w.NODE, (claim, *others), world)[0]
+
+
+def shown(look: Look, **wanted: object) -> Plan:
+    """The plan of a set of one, whose volume shows this."""
+    claim = w.claim(w.single(**wanted), w.attached(1))
+    return decide(claim, w.world(1, looks={1: look}))
 
 
 def names(steps: Sequence[Step]) -> list[str]:
@@ -105,8 +108,6 @@ def running(looks: dict[int, Look], *inside: int, **kwargs: object) -> World:
 
 
 GOAT_LINE = "LABEL=GOAT-log /krkn_log ext4 defaults 0 1\n"
-
-
 GOAT_FS = Known("ext4", FS, "GOAT-log")
 
 
@@ -118,9 +119,6 @@ def goat(text: str = GOAT_LINE, **kwargs: object) -> World:
 
 def up(*paths: str) -> dict[str, object]:
     return {"mounts": tuple(w.mounted(path, "ext4", 1) for path in paths)}
-
-
-LOG = w.claim(w.single(), w.attached(1))
 
 
 def line_step(plan: Plan) -> WriteFstab:

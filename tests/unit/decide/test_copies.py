@@ -13,6 +13,7 @@ from cc_kraken.decide.world import World
 from cc_kraken.model import Array, Claim, Known, Look, Signature
 from cc_kraken.proof import signatures
 from tests.unit import worlds as w
+from tests.unit.decide.cases import LOG
 from tests.unit.tree import Tree
 
 FS = "0d1f4e0a-6f5d-4cc4-9a43-4f6d1c1b9d11"
@@ -79,7 +80,7 @@ SINGLE = {
 def test_a_set_of_one(case: str, up: bool) -> None:
     seen, kind = SINGLE[case]
     world = one_volume(up=up, signatures=seen)
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     check(plan, kind, up)
 
 
@@ -151,7 +152,7 @@ def test_a_copy_that_is_mounted_where_the_set_belongs() -> None:
     world = one_volume(
         signatures=(shows(9, "ext4", FS),), mounts=(w.mounted("/krkn_log", "ext4", 9),)
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert plan.trouble is not None and plan.trouble.kind == "filesystem-clone"
     assert plan.trouble.found.startswith(
         f"{w.volume_id(9)} (/dev/nvme9n1, mounted at /krkn_log) has the same ext4 UUID"
@@ -164,13 +165,13 @@ def test_the_systems_own_volume_gets_no_new_uuid() -> None:
         signatures=(shows(9, "ext4", FS, "/dev/nvme9n1p1"),),
         system_volumes=frozenset({w.volume_id(9)}),
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert plan.trouble is not None and plan.trouble.kind == "filesystem-clone"
     assert "tune2fs" not in plan.trouble.remedy
 
 
 def test_a_copy_with_the_tags_of_another_set_refuses_both() -> None:
-    first = w.claim(w.single(), w.attached(1))
+    first = LOG
     second = w.claim(w.single(name="old", mount_path="/krkn_old"), w.attached(2))
     known = Look(Known("ext4", FS))
     world = w.world(

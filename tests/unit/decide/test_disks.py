@@ -14,6 +14,7 @@ from tests.unit import worlds as w
 from tests.unit.decide.cases import (
     FS,
     GOAT_FS,
+    LOG,
     blanks,
     decide,
     device_case,
@@ -22,6 +23,7 @@ from tests.unit.decide.cases import (
     raid_claim,
     raid_world,
     records,
+    shown,
     up,
     with_look,
 )
@@ -46,7 +48,7 @@ DEVICES = {
 
 @pytest.mark.parametrize("expected", DEVICES)
 def test_devices_that_are_refused(expected: str) -> None:
-    plan = decide(w.claim(w.single(), w.attached(1)), DEVICES[expected])
+    plan = decide(LOG, DEVICES[expected])
     assert (plan.steps, kind(plan)) == ((), expected)
 
 
@@ -67,7 +69,7 @@ def test_a_disk_that_does_not_answer_is_waited_for(others: str) -> None:
 
 
 def test_a_single_disk_that_does_not_answer_is_waited_for() -> None:
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: SILENT}))
+    plan = shown(SILENT)
     assert (plan.steps, plan.state, kind(plan)) == ((), PENDING, "device-silent")
 
 

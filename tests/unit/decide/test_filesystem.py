@@ -12,6 +12,7 @@ from cc_kraken.model import HalfMade, Known, Look, Trouble, Unknown
 from tests.unit import worlds as w
 from tests.unit.decide.cases import (
     FS,
+    LOG,
     OVERWRITE,
     RECORD,
     decide,
@@ -21,11 +22,12 @@ from tests.unit.decide.cases import (
     raid_claim,
     raid_world,
     records,
+    shown,
 )
 
 
 def test_a_blank_volume_gets_record_filesystem_and_mount_in_this_order() -> None:
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: w.blank()}))
+    plan = shown(w.blank())
     assert names(plan.steps) == [
         "WriteRecords",
         "MakeFilesystem",
@@ -38,7 +40,7 @@ def test_a_blank_volume_gets_record_filesystem_and_mount_in_this_order() -> None
 
 def test_a_known_filesystem_is_used_as_it_is() -> None:
     looks = {1: w.look(Known("ext4", FS, "KRKN-log"))}
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks=looks))
+    plan = decide(LOG, w.world(1, looks=looks))
     assert names(plan.steps) == ["MakeDirectory", "WriteFstab", "MountFilesystem"]
     assert plan.steps[-1].uuid == FS  # type: ignore[attr-defined]
 
@@ -67,21 +69,18 @@ REFUSED_CONTENT = {
 @pytest.mark.parametrize("name", REFUSED_CONTENT)
 def test_content_that_is_refused(name: str) -> None:
     look, expected = REFUSED_CONTENT[name]
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: look}))
+    plan = shown(look)
     assert (plan.steps, plan.state, kind(plan)) == ((), FAILED, expected)
 
 
 def test_a_half_made_filesystem_of_ours_is_made_anew() -> None:
-    plan = decide(
-        w.claim(w.single(), w.attached(1)),
-        w.world(1, looks={1: w.look(HalfMade(), RECORD)}),
-    )
+    plan = shown(w.look(HalfMade(), RECORD))
     assert names(plan.steps)[:2] == ["MakeFilesystem", "EraseRecords"]
 
 
 def test_a_record_on_blank_goes_on_without_a_second_one() -> None:
     look = dataclasses.replace(w.blank(), record=RECORD)
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: look}))
+    plan = shown(look)
     assert names(plan.steps)[:2] == ["MakeFilesystem", "EraseRecords"]
 
 
@@ -102,7 +101,7 @@ def test_overwrite_permits_exactly_that_content() -> None:
 def test_what_is_left_of_an_overwrite_asks_for_a_new_fingerprint() -> None:
     """Nothing is resumed; named once more, it is given up with its record."""
     look = w.look(Unknown("data", 512), RECORD, mark="abc")
-    claim = w.claim(w.single(), w.attached(1))
+    claim = LOG
     plan = decide(claim, w.world(1, looks={1: look}))
     assert (plan.steps, kind(plan)) == ((), "record-unusable")
     assert plan.trouble is not None
@@ -114,7 +113,7 @@ def test_what_is_left_of_an_overwrite_asks_for_a_new_fingerprint() -> None:
 
 def test_where_no_fixed_place_tells_the_way_to_a_fingerprint_is_named() -> None:
     look = w.look(Unknown("data", 512), RECORD)
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: look}))
+    plan = shown(look)
     assert plan.trouble is not None and "blank_proof: full" in plan.trouble.remedy
 
 
@@ -139,10 +138,7 @@ EVER_MOUNTED = {
 @pytest.mark.parametrize("name", EVER_MOUNTED)
 def test_what_was_ever_mounted_is_whole_whatever_its_record(name: str) -> None:
     content, record, expected = EVER_MOUNTED[name]
-    plan = decide(
-        w.claim(w.single(), w.attached(1)),
-        w.world(1, looks={1: w.look(content, record)}),
-    )
+    plan = shown(w.look(content, record))
     assert plan.trouble is None
     before = [one for one in names(plan.steps) if one in (*OVERWRITE, "CreateArray")]
     assert before == expected
@@ -151,7 +147,7 @@ def test_what_was_ever_mounted_is_whole_whatever_its_record(name: str) -> None:
 
 def test_what_was_ever_mounted_and_is_not_what_is_wanted_is_refused() -> None:
     look = w.look(Known("xfs", RECORD.fs_uuid, ever_mounted=True), RECORD)
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: look}))
+    plan = shown(look)
     assert (plan.steps, kind(plan)) == ((), "content-other")
 
 

@@ -62,7 +62,7 @@ def test_fstab_is_put_right_where_kernel_names_were_swapped(
         fstab_devnos=devnos,
     )
     other = w.claim(w.single(name="two", mount_path="/two"), w.attached(2))
-    plan = decide(w.claim(w.single(), w.attached(1)), world, other)
+    plan = decide(LOG, world, other)
     assert kind(plan) == "mounted-elsewhere" and plan.trouble is not None
     assert names(plan.steps) == ["WriteFstab"] * steps
     assert remedy in plan.trouble.remedy
@@ -76,7 +76,7 @@ def test_fstab_is_put_right_where_kernel_names_were_swapped(
 def test_a_foreign_fstab_line_on_the_same_path() -> None:
     foreign = fstab.parse("/dev/sdz /krkn_log ext4 defaults 0 0\n")
     world = w.world(1, looks={1: w.blank()}, fstab_foreign=foreign)
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert (plan.steps, kind(plan)) == ((), "fstab-conflict")
 
 

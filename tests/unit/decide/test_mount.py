@@ -9,7 +9,7 @@ import pytest
 from cc_kraken.decide.plan import FAILED
 from cc_kraken.model import Known, PathState
 from tests.unit import worlds as w
-from tests.unit.decide.cases import FS, decide, kind, names, path_plan
+from tests.unit.decide.cases import FS, LOG, decide, kind, names, path_plan
 
 
 def test_a_directory_with_files_is_a_warning_or_a_refusal() -> None:
@@ -31,7 +31,7 @@ def test_a_path_where_something_else_is_mounted() -> None:
     world = w.world(
         1, looks={1: w.blank()}, mounts=(w.mounted("/krkn_log", "ext4", 5),)
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert (plan.steps, kind(plan)) == ((), "mount-path-busy")
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_mounted_over_mounts(
 ) -> None:
     content = w.look(Known("ext4", FS)) if known else w.blank()
     world = w.world(1, looks={1: content}, mounts=w.stacked(*mounts))
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert kind(plan) == expected
     assert bool(plan.steps) == (expected is None)
     if expected == "mounts-below":

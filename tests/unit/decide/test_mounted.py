@@ -32,7 +32,7 @@ def test_nothing_is_left_to_do_when_mounted_with_its_fstab_line() -> None:
         mounts=(w.mounted("/krkn_log", "ext4", 1),),
         fstab={"log": line},
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert (plan.steps, plan.state, plan.trouble) == ((), MOUNTED, None)
 
 
@@ -43,7 +43,7 @@ def test_a_changed_path_moves_at_the_next_reboot() -> None:
         mounts=(w.mounted("/old", "ext4", 1),),
         former={w.volume_id(1): frozenset({"/old"})},
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert names(plan.steps) == ["WriteFstab"]
     assert "next reboot" in plan.warnings[0]
     assert (plan.state, plan.mount_path) == (MOUNTED, "/old")
@@ -86,7 +86,7 @@ def test_a_mounted_set_is_up_where_one_sees_it(name: str, evidence: str) -> None
         fstab={"log": fstab.entry("log", FS, "/krkn_log", "ext4")},
     )
     two = w.claim(w.single(name="two", mount_path="/two"), w.attached(2))
-    plan = decide(w.claim(w.single(), w.attached(1)), world, two)
+    plan = decide(LOG, world, two)
     assert kind(plan) == expected
     assert plan.state == (FAILED if expected else MOUNTED)
     assert plan.steps == ()  # its line in fstab is right
@@ -104,7 +104,7 @@ def test_no_line_for_a_path_below_which_another_set_is_mounted() -> None:
         mounts=w.stacked(OLD, ("/krkn_log/wal", 2)),
         former={w.volume_id(1): frozenset({"/old"})},
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world, child)
+    plan = decide(LOG, world, child)
     assert (plan.state, plan.steps) == (MOUNTED, ())
     assert any("/krkn_log/wal" in text for text in plan.warnings)
 
@@ -115,7 +115,7 @@ def test_the_table_of_a_mounted_partition_is_no_line_for_fstab() -> None:
         looks={1: w.look(Known("gpt", FS))},
         mounts=(w.mounted("/krkn_log", "ext4", 1),),
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert (plan.steps, plan.state) == ((), MOUNTED)
 
 
