@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("cc_kraken", "tests", "schema", "debian", "docs", "examples")
 FILES = ("pyproject.toml", "setup.cfg", "README.md", "Makefile")
 
-DECISION = "tests/unit/test_decision.py"
+DECISION = "tests/unit/decide"
 PROPERTIES = "tests/unit/test_properties.py"
 WANTED = "tests/unit/test_wanted.py"
 DEVICES = "tests/unit/test_devices.py"
@@ -35,15 +35,11 @@ EARLY = "tests/loop/test_early.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 MOUNTED = "tests/loop/test_mounted.py"
-TAKEOVER = "tests/unit/test_takeover.py"
-ARRAYSTATE = "tests/unit/test_arraystate.py"
-PASTS = "tests/unit/test_array_pasts.py"
 COUNTERS = "tests/unit/test_witness.py"
 AGAIN = "tests/loop/test_again.py"
 USERDATA = "tests/unit/test_userdata.py"
 RUN_EC2 = "tests/unit/test_run_ec2.py"
 LAUNCH = "tests/unit/test_launch.py"
-COPIES = "tests/unit/test_copies.py"
 UDEVRULES = "tests/unit/test_udevrules.py"
 EVER_MOUNTED = "tests/loop/test_ever_mounted.py"
 
@@ -67,14 +63,14 @@ MUTATIONS = (
         "decide/copies",
         "if one.uuid and one.uuid in uuids",
         "if one.uuid and False",
-        COPIES,
+        DECISION,
     ),
     change(
         "an array of copies counts as the set's own",
         "decide/world",
         "key=lambda array: not own & set(array.members)",
         "key=lambda array: 0",
-        COPIES,
+        DECISION,
     ),
     change(
         "udev hides the disk that the machine boots from",
@@ -176,25 +172,19 @@ MUTATIONS = (
     Mutation(
         "mkfs comes before the intent record",
         (
-            (
-                "decide/steps",
-                'Write and flush the intent record on every volume of the set.\n\n'
-                '    ``permitted``: volumes that ``overwrite`` has just wiped.\n'
-                '    """\n\n    phase: ClassVar[str] = ASSEMBLE',
-                'Late."""\n\n    phase: ClassVar[str] = MKFS',
-            ),
+            ("decide/steps", "class WriteRecords(Step, phase=ASSEMBLE):",
+             "class WriteRecords(Step, phase=MKFS):"),
             ("decide/filesystem",
-             "return [write, make, erase], made\n        elif isinstance("
-             "content, Known) and", "return [make, write, erase], made\n        elif "
-             "isinstance(content, Known) and"),
+             "return [write, _mkfs(case, intent, uuid), _erase(case, intent)]",
+             "return [_mkfs(case, intent, uuid), write, _erase(case, intent)]"),
         ),
         (PROPERTIES,),
     ),
     change(
         "the record is erased before mkfs",
         "decide/filesystem",
-        "return [make, erase], made",
-        "return [erase, make], made",
+        "return [_mkfs(case, present, uuid), _erase(case, present)]",
+        "return [_erase(case, present), _mkfs(case, present, uuid)]",
         PROPERTIES,
     ),
     change(
@@ -270,9 +260,9 @@ MUTATIONS = (
     ),
     change(
         "a volume made of a snapshot may be formatted",
-        "decide/filesystem",
-        "            if volume.origin:\n",
-        "            if False:\n",
+        "decide/records",
+        "        if volume.origin:\n",
+        "        if False:\n",
         DECISION,
         PROPERTIES,
     ),
@@ -293,8 +283,8 @@ MUTATIONS = (
     change(
         "volumes are attached although a member is held",
         "decide/attach",
-        "        if troubles:\n            troubles.sort",
-        "        if troubles and not free:\n            troubles.sort",
+        "    if troubles:\n        troubles.sort",
+        "    if troubles and not free:\n        troubles.sort",
         DECISION,
         PROPERTIES,
     ),
@@ -335,7 +325,7 @@ MUTATIONS = (
     ),
     change(
         "overwrite permits any content",
-        "decide/filesystem",
+        "decide/records",
         "and given == look.fingerprint",
         "and bool(given)",
         DECISION,
@@ -357,17 +347,17 @@ MUTATIONS = (
     ),
     change(
         "the record of another set is a licence",
-        "decide/filesystem",
-        "            if record.identity != self.identity:\n",
-        "            if False:\n",
+        "decide/records",
+        "        if record.identity != case.identity:\n",
+        "        if False:\n",
         DECISION,
         PROPERTIES,
     ),
     change(
         "a filesystem is mounted with its intent record",
         "decide/filesystem",
-        "        if present:\n            try:",
-        "        if not isinstance(content, Known) and present:\n            try:",
+        "    if present:\n        try:",
+        "    if not isinstance(content, Known) and present:\n        try:",
         DECISION,
         PROPERTIES,
     ),
@@ -406,7 +396,7 @@ MUTATIONS = (
         "decide/members",
         "if block.events + EVENT_MARGIN < freshest.events or ",
         "if ",
-        "tests/unit/test_decision.py",
+        DECISION,
         PROPERTIES,
     ),
     change(
@@ -419,17 +409,17 @@ MUTATIONS = (
     ),
     change(
         "an array starts without members, unasked",
-        "decide/array",
-        "            state.redundant\n            and self.wanted.allow_degraded\n",
-        "            state.redundant\n",
+        "decide/array_members",
+        "state.redundant and case.wanted.allow_degraded and",
+        "state.redundant and",
         DECISION,
         PROPERTIES,
     ),
     change(
         "the volume behind / is no exception",
-        "decide/attach",
-        "            if volume in self.world.system_volumes:\n",
-        "            if False:\n",
+        "decide/disks",
+        "        if volume in case.world.system_volumes:\n",
+        "        if False:\n",
         DECISION,
     ),
     change(
@@ -441,24 +431,24 @@ MUTATIONS = (
     ),
     change(
         "a line of fstab that says more than ours is replaced",
-        "decide/mount",
-        "            if not one.set and (more or not fstab.same_type(one, line)):\n",
-        "            if False:\n",
-        TAKEOVER,
+        "decide/fstab_line",
+        "        if not one.set and (more or not fstab.same_type(one, line)):\n",
+        "        if False:\n",
+        DECISION,
     ),
     change(
         "the line of an ignored array is replaced",
         "machine/mdadm_conf",
         "    if line.device.lower() == _IGNORE:\n",
         "    if False:\n",
-        TAKEOVER,
+        DECISION,
     ),
     change(
         "our ARRAY line is put beside one by devices",
         "machine/mdadm_conf",
         "        return any(_covers(one, path) for path in devices",
         "        return False and any(_covers(one, path) for path in devices",
-        TAKEOVER,
+        DECISION,
     ),
     change(
         "what is used by now is detached",
@@ -476,9 +466,9 @@ MUTATIONS = (
     ),
     change(
         "a mirror with an empty member is created anew",
-        "decide/array",
-        "        if len(records) != len(looks):\n            return None\n",
-        "",
+        "decide/new_array",
+        "if len(blocks) == len(looks) or len(intent) != len(looks):",
+        "if len(blocks) == len(looks):",
         DECISION,
         PROPERTIES,
     ),
@@ -540,8 +530,8 @@ MUTATIONS = (
     change(
         "a user's copy of a record keeps the set from being mounted",
         "decide/filesystem",
-        "tuple(one for one in present if self._is_of(one, content))",
-        "tuple(present)",
+        "[one for one in present if records.is_of(case, one, content)]",
+        "present",
         DECISION,
     ),
     change(
@@ -590,16 +580,16 @@ MUTATIONS = (
     ),
     change(
         "a set is up at the path of another set",
-        "decide/mount",
-        "        if not whose and any(",
-        "        if any(",
+        "decide/mounted",
+        "    if not whose and any(",
+        "    if any(",
         DECISION,
     ),
     change(
         "a set is mounted over what is mounted below its path",
         "decide/mount",
-        "        if below:\n",
-        "        if False:\n",
+        "    if below:\n",
+        "    if False:\n",
         DECISION,
     ),
     change(
@@ -678,24 +668,22 @@ MUTATIONS = (
     change(
         "a copy with a record of its own is formatted",
         "decide/filesystem",
-        "        if isinstance(content, (Blank, HalfMade)):\n"
-        "            self._check_origin()\n",
-        "        if isinstance(content, (Blank, HalfMade)):\n",
+        "    records.check_no_copy(case)\n    return _go_on",
+        "    return _go_on",
         f"{PROPERTIES}::test_a_record_does_not_permit_to_format_a_copy",
     ),
     change(
         "an array is made of copies with records of their own",
-        "decide/array",
-        "        self._check_origin()\n        stale =",
-        "        stale =",
+        "decide/new_array",
+        "    records.check_no_copy(case)\n    if any(",
+        "    if any(",
         f"{PROPERTIES}::test_a_record_does_not_permit_to_format_a_copy",
     ),
     change(
         "what was finished for an older wish is mounted",
         "decide/filesystem",
-        "            if content.type != self.wanted.fs_type:\n"
-        "                # The wish",
-        "            if False:\n                # The wish",
+        "        if content.type != case.wanted.fs_type:\n            # The wish",
+        "        if False:\n            # The wish",
         f"{PROPERTIES}::test_what_was_finished_for_an_older_wish",
     ),
     change(
@@ -703,51 +691,49 @@ MUTATIONS = (
         "decide/members",
         "elif len({block.created for _, block in blocks}) > 1:",
         "elif False:",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "a stale copy of a member is a member that fell out",
         "decide/members",
         "        if other != volume:\n",
         "        if False:\n",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "the half that was used alone is a stale one",
         "decide/members",
         "    if not alone or not fresh:\n",
         "    if True:\n",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "a replacement under way stands in for its original",
         "decide/members",
         "    return bool(block.feature_map & _REPLACEMENT)",
         "    return False",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "a member that is being rebuilt carries the data",
         "decide/members",
         "        return len(self.fresh) - len(self.rebuilt)",
         "        return len(self.fresh)",
-        ARRAYSTATE,
+        DECISION,
     ),
     change(
         "the older half is started although the newer one was seen",
         "decide/array",
-        "        if outdated is not None:\n",
-        "        if False:\n",
-        PASTS,
+        "    if outdated is not None:\n",
+        "    if False:\n",
+        DECISION,
     ),
     change(
         "a stranger in a second array of the set is overlooked",
-        "decide/array",
-        "            if not mine and (array.uuid != uuid or apart):\n"
-        "                continue\n",
-        "            if array is not self.world.array(uuid):\n"
-        "                continue\n",
-        PASTS,
+        "decide/array_members",
+        "        if not mine and (array.uuid != uuid or apart):\n",
+        "        if array is not world.array(uuid):\n",
+        DECISION,
     ),
     change(
         "a copy that udev adds in the middle is mounted with the set",

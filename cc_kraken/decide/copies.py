@@ -7,11 +7,13 @@ member for the member, and btrfs the copy of a device for the device.
 
 from __future__ import annotations
 
-from typing import Collection, List, Optional, Sequence, Tuple
+from typing import Collection, List, Sequence, Tuple
 
+from cc_kraken.decide.case import Case
+from cc_kraken.decide.plan import stopped
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
-from cc_kraken.model import Signature, Trouble
+from cc_kraken.model import Signature
 from cc_kraken.proof.superblock import MD_MEMBER
 
 _OWN_ARRAY = "mdadm --assemble --update=uuid /dev/md/copy {0}"
@@ -29,19 +31,17 @@ def beside(
     )
 
 
-def trouble(
-    world: World, name: str, volumes: Sequence[str], *uuids: str
-) -> Optional[Trouble]:
-    """Why a set must not be mounted by its UUID: another disk shows it too."""
-    found = _alike(beside(world, volumes, uuids))
-    if not found:
-        return None
-    return Trouble(
-        "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
-        _tell(world, name, volumes, found),
-        "each UUID once among the disks of this machine",
-        f"{_detach(world, found)}, and run again.{_keep(world, found)}",
-    )
+def check(case: Case, *uuids: str) -> None:
+    """A set must not be mounted by its UUID where another disk shows it too."""
+    world = case.world
+    found = _alike(beside(world, case.volume_ids, uuids))
+    if found:
+        raise stopped(
+            "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
+            f"{_tell(world, case.name, case.volume_ids, found)}.",
+            "The disks of this machine may show each UUID once.",
+            f"{_detach(world, found)}, and run again.{_keep(world, found)}",
+        )
 
 
 def warnings(world: World, name: str, volumes: Sequence[str], *uuids: str) -> List[str]:

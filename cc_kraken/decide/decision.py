@@ -1,15 +1,16 @@
 """What is to be done: a pure function of what is wanted and what is found.
 
-No I/O here.  Every rule of the design's sections 4 to 8 is one small function
-that either returns nothing (go on), a :class:`Trouble` (stop here), or steps.
+One module a question, asked in the order of :func:`_plan`.  Each returns what it
+found (steps, a value), or ends the decision with :class:`Stop`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Sequence, Tuple
 
-from cc_kraken.decide.array import Assembling
-from cc_kraken.decide.attach import Attaching
+from cc_kraken.decide import array, attach, disks, filesystem, mount, mounted
+from cc_kraken.decide.case import Case, Noticed, case_of
 from cc_kraken.decide.plan import (
     ATTACHED,
     FAILED,
@@ -19,19 +20,10 @@ from cc_kraken.decide.plan import (
     Again,
     Plan,
     Stop,
-    Target,
-    stopped,
 )
-from cc_kraken.decide.steps import (
-    RemoveFstab,
-    WriteFstab,
-)
+from cc_kraken.decide.steps import RemoveFstab, WriteFstab
 from cc_kraken.decide.world import World
-from cc_kraken.model import (
-    Claim,
-    Known,
-    Node,
-)
+from cc_kraken.model import Claim, Node
 
 
 def decide(node: Node, claims: Sequence[Claim], world: World) -> Tuple[Plan, ...]:
@@ -46,43 +38,66 @@ def decide(node: Node, claims: Sequence[Claim], world: World) -> Tuple[Plan, ...
         if isinstance(step, WriteFstab)
         for line in step.instead_of
     }
-    for name in sorted(set(world.fstab) - names - renamed):
-        plans.append(_decide_gone(name, world))
-    return tuple(plans)
+    gone = sorted(set(world.fstab) - names - renamed)
+    return (*plans, *(_decide_gone(name, world) for name in gone))
 
 
 def _decide_gone(name: str, world: World) -> Plan:
     path = world.fstab[name].path
-    if any(mounted.mount.path == path for mounted in world.mounts):
-        return Plan(
-            name,
-            MOUNTED,
-            warnings=(
-                f"The set {name} is no longer among this node's volumes, but "
-                f"{path} is still mounted: its fstab line stays until it is not.",
-            ),
+    if any(one.mount.path == path for one in world.mounts):
+        warning = (
+            f"The set {name} is no longer among this node's volumes, but "
+            f"{path} is still mounted: its fstab line stays until it is not."
         )
-    return Plan(name, ATTACHED, steps=(RemoveFstab(name),))
+        return Plan(name, MOUNTED, warnings=(warning,))
+    return Plan(name, ATTACHED, (RemoveFstab(name),))
 
 
 def _decide_set(
     node: Node, claim: Claim, claims: Sequence[Claim], world: World
 ) -> Plan:
-    warnings = list(claim.warnings)
+    noticed = Noticed(list(claim.warnings))
     try:
         if claim.trouble is not None and not _existing_may_do(claim, world):
             raise Stop(claim.trouble)
-        plan = _SetDecision(node, claim, claims, world, warnings).plan()
-    except Stop as stop:
-        state = PENDING if stop.trouble.waits else FAILED
-        return Plan(
+        plan = _plan(case_of(node, claim, claims, world), noticed)
+    except Again as again:
+        plan = Plan(
             claim.name,
-            state,
-            steps=stop.steps,
-            trouble=stop.trouble,
-            warnings=tuple(warnings),
+            PLANNED,
+            again.steps,
+            outcomes=again.outcomes,
+            array_uuid=again.array_uuid,
         )
-    return plan
+    except Stop as stop:
+        noticed.notes.clear()
+        state = PENDING if stop.trouble.waits else FAILED
+        plan = Plan(claim.name, state, stop.steps, stop.trouble)
+    return replace(plan, warnings=tuple(noticed.warnings), notes=tuple(noticed.notes))
+
+
+def _plan(case: Case, noticed: Noticed) -> Plan:
+    """Question after question, from the volumes of a set to its mount point."""
+    disks.check_own(case)
+    to_attach = attach.steps(case)
+    if case.is_array:
+        case.check_program("mdadm")
+    if to_attach:
+        raise Again(to_attach, *_outcomes(case))
+    attach.warn_of_termination(case, noticed)
+    up = case.mounted()
+    if not case.is_array and case.wanted.fs_type is None:
+        # Attached and left alone, whoever uses it.
+        return Plan(case.name, MOUNTED if up else ATTACHED)
+    disks.check_fit(case)
+    base = array.base(case, noticed) if case.is_array else disks.base(case)
+    if base is None:
+        # Nobody asks for an array: attached and left alone.
+        return Plan(case.name, ATTACHED)
+    if up is not None and not base.created:
+        return mounted.plan(case, noticed, base, up)
+    steps, known = filesystem.steps(case, base)
+    return mount.plan(case, noticed, base.target, steps, known)
 
 
 def _existing_may_do(claim: Claim, world: World) -> bool:
@@ -96,45 +111,20 @@ def _existing_may_do(claim: Claim, world: World) -> bool:
     return claim.trouble.kind == "sizes-differ"
 
 
-class _SetDecision(Attaching, Assembling):
-    """The decision on one set, from its volumes to its mount point."""
-
-    def plan(self) -> Plan:
-        self._check_not_system()
-        self._check_duplicates()
-        attach = self._attach_step()
-        self._check_programs(("mdadm",) if self.is_array else ())
-        if attach is not None:
-            return self._finish(PLANNED, [attach], outcomes=self._outcomes())
-        self._warn_of_termination()
-        if not self.is_array and self.wanted.fs_type is None:
-            # Attached and left alone, whoever uses it.
-            return self._finish(MOUNTED if self._mounted() else ATTACHED, [])
-        self._check_devices()
-        try:
-            return self._plan_array() if self.is_array else self._plan_single()
-        except Again as again:
-            return self._finish(
-                PLANNED,
-                again.steps,
-                outcomes=("what follows is decided when the older intent is gone",),
-            )
-
-    def _plan_single(self) -> Plan:
-        volume_id = self.volume_ids[0]
-        device = self._device(volume_id)
-        target = Target(device=device)
-        mounted = self._mounted()
-        if mounted is not None:
-            return self._plan_mounted(target, mounted, Known(mounted.mount.type))
-        if device.holders:
-            raise stopped(
-                "device-held",
-                f"{device.path} ({volume_id}) is held by {', '.join(device.holders)}",
-                "a disk that nothing uses",
-                "It belongs to an array or a mapping: set VolumeSize and the tags "
-                "of its set right, or stop what holds it.",
-            )
-        look = self._look(volume_id)
-        steps, known = self._filesystem_steps(look, target, {volume_id: look})
-        return self._plan_mount(target, steps, known)
+def _outcomes(case: Case) -> Tuple[str, ...]:
+    """What may follow once the volumes are attached and can be looked at."""
+    wanted = case.wanted
+    out = []
+    if case.is_array:
+        made = f", {wanted.fs_type} made" if wanted.fs_type else ""
+        level = wanted.raid_level
+        out.append(f"where all volumes are blank: RAID {level} is created{made}")
+        out.append("where they carry one array: it is assembled and used")
+    elif wanted.fs_type:
+        out.append(f"where the volume is blank: {wanted.fs_type} is made")
+        out.append(f"where it holds {wanted.fs_type}: it is used as it is")
+    if wanted.fs_type:
+        out.append("where anything else is found: the set is refused")
+        if wanted.mount_path:
+            out.append(f"then it is mounted at {wanted.mount_path}")
+    return tuple(out)

@@ -1,18 +1,13 @@
-"""Which filesystem there is, or is to be made (design, section 6).  Pure."""
+"""Which filesystem is there, or is to be made (design, section 6)?"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Collection, List, Mapping, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from cc_kraken.decide.plan import (
-    Again,
-    SetDecision,
-    Stop,
-    Target,
-    stopped,
-    tell,
-)
+from cc_kraken.decide import records, refusal
+from cc_kraken.decide.case import Base, Case
+from cc_kraken.decide.disks import answered
+from cc_kraken.decide.plan import Again, Stop
 from cc_kraken.decide.steps import (
     EraseRecords,
     MakeFilesystem,
@@ -21,270 +16,182 @@ from cc_kraken.decide.steps import (
     WriteRecords,
 )
 from cc_kraken.filesystems import registry
-from cc_kraken.machine.partitions import TABLES
-from cc_kraken.model import (
-    Blank,
-    Content,
-    HalfMade,
-    Known,
-    KrakenError,
-    Look,
-    Record,
-    Unknown,
-)
+from cc_kraken.machine import fstab
+from cc_kraken.model import Blank, Content, HalfMade, Known, KrakenError, Look, Record
 from cc_kraken.proof.superblock import MD_MEMBER
 
+Found = Tuple[List[Step], Optional[Known]]
+OLDER = "what follows is decided when the older intent is gone"
 
-class Formatting(SetDecision):
-    """From a content to the filesystem that is wanted, or a refusal."""
 
-    def _records(
-        self,
-        array_uuid: str = "",
-        level: int = -1,
-        volume_ids: Optional[Collection[str]] = None,
-    ) -> Tuple[Record, ...]:
-        """The intent on every volume (or these).  ``level`` -1: the array is
-        there already, and the record is no licence to take it back."""
-        return tuple(
-            Record(
-                identity=self.identity,
-                volume_id=volume_id,
-                fs_type=self.wanted.fs_type or "",
-                fs_uuid=self.fs_uuid if self.wanted.fs_type else "",
-                array_uuid=array_uuid,
-                level=level,
-                members=self.wanted.members,
-            )
-            for volume_id in self.volume_ids
-            if volume_ids is None or volume_id in volume_ids
-        )
+def steps(case: Case, base: Base) -> Found:
+    """What is to be done until the wanted filesystem is there, and which it is."""
+    if base.created:
+        return _on_new_array(case, base)
+    if case.wanted.fs_type is None:
+        return [*base.steps, *_leftovers(case, base)], None
+    if base.look is None:
+        return _on_unseen_array(case, base)
+    more, known = _on(case, base, answered(base.look))
+    return [*base.steps, *more], known
 
-    def _mkfs(
-        self,
-        records: Tuple[Record, ...],
-        *,
-        array_uuid: str = "",
-        permitted: bool = False,
-    ) -> MakeFilesystem:
-        kind = self.wanted.fs_type or ""
-        filesystem = registry.of(kind)
-        self._check_programs((filesystem.mkfs,))
-        if not array_uuid:
-            try:
-                size = self._device(records[0].volume_id).size
-                filesystem.check_room(self.wanted.mkfs_options, size)
-            except KrakenError as error:
-                raise Stop(error.trouble) from None
-        return MakeFilesystem(
-            self.claim.name,
-            type=kind,
-            uuid=self.fs_uuid,
-            label=filesystem.label(self.wanted.label or f"KRKN-{self.claim.name}"),
-            options=self.wanted.mkfs_options,
-            records=records,
-            array_uuid=array_uuid,
-            permitted=permitted,
-        )
 
-    def _filesystem_steps(
-        self, look: Look, target: Target, members: Mapping[str, Look]
-    ) -> Tuple[List[Step], Known]:
-        """What is to be done until the wanted filesystem is there.
+def _made(case: Case) -> Known:
+    return Known(case.wanted.fs_type or "", case.fs_uuid)
 
-        ``look`` is of where the filesystem belongs, ``members`` of the
-        volumes below it (the same one in a set of one), which may carry
-        records.
-        """
-        records = self._records(target.array_uuid, volume_ids=members)
-        made = Known(self.wanted.fs_type or "", self.fs_uuid)
-        content = look.content
-        present = [one.record for one in members.values() if one.record is not None]
-        if isinstance(content, Known) and content.ever_mounted:
-            # Whole: a record that speaks of something else is its users' data.
-            stale = tuple(one for one in present if self._is_of(one, content))
-            erase = EraseRecords(self.claim.name, stale, member=self.is_array)
-            if content.type == self.wanted.fs_type:
-                return [erase] if stale else [], content
-            if stale:
-                raise Again(erase)
-            present = []
-        missing = self.claim.trouble
-        if missing is not None and (present or isinstance(content, Blank)):
-            # Made only where all volumes are there that the record is to name.
-            if missing.kind == "members-missing":
-                raise Stop(missing)
-        permitted = not self.is_array and self._permitted(target.volume_id, look)
-        if present:
-            try:
-                if look.moved is not None and not isinstance(content, Known):
-                    # Enlarged since: what it may explain lies elsewhere now.
-                    raise self._refuse_record(content, present[0])
-                return self._filesystem_of_record(content, present, records, target)
-            except Stop as stop:
-                # Named with its record, it may be given up like anything else.
-                if not permitted:
-                    raise self._naming(stop, look, target) from None
-        elif isinstance(content, Blank):
-            self._check_origin()
-            erase = EraseRecords(self.claim.name, records, member=self.is_array)
-            write = WriteRecords(self.claim.name, records, member=self.is_array)
-            make = self._mkfs(records, array_uuid=target.array_uuid)
-            return [write, make, erase], made
-        elif isinstance(content, Known) and content.type == self.wanted.fs_type:
-            return [], content
-        if permitted:
-            self._check_origin()
-            return self._overwrite_steps(look.fingerprint), made
-        raise self._refuse_content(content, look, target)
 
-    def _is_of(self, record: Record, content: Known) -> bool:
-        """Whether it is this set's record of making this very filesystem."""
-        meant = (record.fs_type, record.fs_uuid) == (content.type, content.uuid)
-        return meant and record.identity == self.identity
+def _erase(case: Case, those: Sequence[Record]) -> EraseRecords:
+    return EraseRecords(case.name, tuple(those), member=case.is_array)
 
-    def _overwrite_steps(self, fingerprint: str) -> List[Step]:
-        """From a content that was given up to the filesystem, on one volume."""
-        records = self._records()
-        name, volume_ids = self.claim.name, (records[0].volume_id,)
-        return [
-            Wipe(name, volume_ids[0], fingerprint),
-            WriteRecords(name, records, member=False, permitted=volume_ids),
-            self._mkfs(records, permitted=True),
-            EraseRecords(name, records, member=False),
-        ]
 
-    def _filesystem_of_record(
-        self,
-        content: Content,
-        present: Sequence[Record],
-        records: Tuple[Record, ...],
-        target: Target,
-    ) -> Tuple[List[Step], Known]:
-        self._check_records(present)
-        erase = EraseRecords(
-            self.claim.name, tuple(present), member=bool(target.array_uuid)
-        )
-        first = present[0]
-        if isinstance(content, Known):
-            if (content.type, content.uuid) != (first.fs_type, first.fs_uuid):
-                raise self._refuse_record(content, first)
-            if content.type != self.wanted.fs_type:
-                # The wish has changed: it is judged without its record.
-                raise Again(erase)
-            return [erase], content
-        if isinstance(content, (Blank, HalfMade)):
-            self._check_origin()
-            meant = (self.wanted.fs_type, self.fs_uuid)
-            if any((one.fs_type, one.fs_uuid) != meant for one in present):
-                if isinstance(content, Blank):
-                    # Nothing was begun: the wish has changed meanwhile.
-                    raise Again(erase)
-                raise self._refuse_record(content, first)
-            made = Known(first.fs_type, first.fs_uuid)
-            make = self._mkfs(tuple(present), array_uuid=target.array_uuid)
-            if len(present) == len(records):
-                return [make, erase], made
-            if isinstance(content, Blank) and set(present) <= set(records):
-                write = WriteRecords(self.claim.name, records, member=self.is_array)
-                make = self._mkfs(records, array_uuid=target.array_uuid)
-                erase = replace(erase, records=records)
-                return [write, make, erase], made
-            if isinstance(content, Blank):
-                raise Again(erase)
-            raise self._refuse_record(content, first)
-        raise self._refuse_record(content, first)
+def _present(base: Base) -> List[Record]:
+    return [one.record for one in base.members.values() if one.record is not None]
 
-    def _check_records(self, present: Sequence[Record]) -> None:
-        for record in present:
-            if record.identity != self.identity:
-                raise stopped(
-                    "record-foreign",
-                    f"{record.volume_id} carries the intent record of another set "
-                    "or of other volumes",
-                    "a record of this very set, or none",
-                    "Look at the volume by hand; to give its content up, see "
-                    "overwrite.",
-                )
 
-    def _refuse_record(self, content: Content, record: Record) -> Stop:
-        return stopped(
-            "record-unusable",
-            f"{record.volume_id} carries the intent record of making "
-            f"{record.fs_type or 'an array'}, but holds {tell(content)}",
-            "nothing but zeros and our own half-made structures",
-            "It is never mounted or made anew like this. Look at the volume by "
-            "hand; to give its content up, see overwrite.",
-        )
+def _mkfs(
+    case: Case, intent: Sequence[Record], array_uuid: str = "", permitted: bool = False
+) -> MakeFilesystem:
+    kind = registry.of(case.wanted.fs_type or "")
+    case.check_program(kind.mkfs)
+    if not array_uuid:
+        try:
+            size = case.device(intent[0].volume_id).size
+            kind.check_room(case.wanted.mkfs_options, size)
+        except KrakenError as error:
+            raise Stop(error.trouble) from None
+    return MakeFilesystem(
+        case.name,
+        type=kind.name,
+        uuid=case.fs_uuid,
+        label=kind.label(case.wanted.label or f"KRKN-{case.name}"),
+        options=case.wanted.mkfs_options,
+        records=tuple(intent),
+        array_uuid=array_uuid,
+        permitted=permitted,
+    )
 
-    def _check_origin(self) -> None:
-        for volume in self.claim.volumes:
-            if volume.origin:
-                raise stopped(
-                    "snapshot-blank",
-                    f"{volume.id} was made from {volume.origin} and shows no "
-                    f"{self.wanted.fs_type or 'array'}",
-                    "the content that it was copied from",
-                    "A copy is never formatted: use an empty volume, or correct "
-                    "FsType.",
-                )
 
-    def _naming(self, stop: Stop, look: Look, target: Target) -> Stop:
-        """The refusal of a record, with what overwrite would have to name."""
-        if not target.volume_id:
-            return stop
-        remedy = f"{stop.trouble.remedy} " + (
-            f"What is there now: overwrite: {{{target.volume_id}: {look.fingerprint}}}."
-            if look.fingerprint
-            else "For a fingerprint set blank_proof: full, and run again."
-        )
-        return Stop(replace(stop.trouble, remedy=remedy))
+def _on_new_array(case: Case, base: Base) -> Found:
+    out = list(base.steps)
+    if case.wanted.fs_type:
+        uuid = base.target.array_uuid
+        out.append(_mkfs(case, base.created, uuid, permitted=bool(base.wiped)))
+    return [*out, _erase(case, base.created)], _made(case)
 
-    def _permitted(self, volume_id: str, look: Look) -> bool:
-        given = self.wanted.overwrite.get(volume_id, "")
-        return bool(given) and bool(look.fingerprint) and given == look.fingerprint
 
-    def _refuse_content(
-        self, content: Content, look: Look, target: Target, expected: str = ""
-    ) -> Stop:
-        where = target.volume_id or f"array {target.array_uuid}"
-        path = target.layer.path if target.layer else ""
-        partitioned = isinstance(content, Known) and content.type in TABLES
-        found = f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}"
-        remedy = f"Nothing was written. {self._way_out(content, target)}"
-        offset = content.offset if isinstance(content, Unknown) else None
-        give_up = "to give this content up"
-        if partitioned:
-            give_up = "only to give up all that is in it"
-        if look.fingerprint and target.volume_id:
-            named = f"{{{target.volume_id}: {look.fingerprint}}}"
-            remedy += f"; {give_up}, set overwrite: {named}"
-        elif offset is not None and target.volume_id:
-            remedy += (
-                "; to give this content up, set blank_proof: full, and run again for "
-                "a fingerprint of every byte"
-            )
-        kind = "content-other" if isinstance(content, Known) else "content-unknown"
-        return stopped(
-            kind,
-            found,
-            expected or f"{self.wanted.fs_type}, or a blank volume",
-            remedy + ".",
-        )
+def _leftovers(case: Case, base: Base) -> List[Step]:
+    """No filesystem is wanted on the array: only a record may still lie there."""
+    present = _present(base)
+    records.check_own(case, present)
+    if any(record.fs_type for record in present):
+        raise refusal.of_record(Known(MD_MEMBER), present[0])
+    return [_erase(case, present)] if present else []
 
-    def _way_out(self, content: Content, target: Target) -> str:
-        """What helps against this content, and destroys nothing."""
-        kind = content.type if isinstance(content, Known) else ""
-        member = self.is_array and bool(target.volume_id)
-        if kind in TABLES:
-            by_hand = "take its tags off" if self.is_array else "set FsType to none"
-            return (
-                "A set uses whole volumes, partitions are not supported. Use a volume "
-                f"without a partition table, and copy the files to it; or {by_hand}, "
-                "and mount the partition by a line of your own in fstab"
-            )
-        if member or kind == MD_MEMBER:
-            return "Correct VolumeSize, or use another volume"
-        if kind in registry.TYPES:
-            return "Correct FsType, or use another volume"
-        return "Use another volume"
+
+def _on_unseen_array(case: Case, base: Base) -> Found:
+    """The array does not run: its first chunk, read through the member
+    that holds it, tells what it will show."""
+    wanted, world, uuid = case.wanted, case.world, base.target.array_uuid
+    head = world.heads.get(uuid)
+    # Whether a line of somebody else's names it shows when the array runs.
+    theirs = fstab.on_path(world.fstab_foreign, wanted.mount_path or "")
+    if not _present(base) and not theirs:
+        if isinstance(head, Known) and head.type == wanted.fs_type:
+            return list(base.steps), head
+    raise Again(
+        base.steps,
+        f"where the array holds {wanted.fs_type}: it is mounted",
+        "where it holds anything else: it is refused",
+        array_uuid=uuid,
+    )
+
+
+def _on(case: Case, base: Base, look: Look) -> Found:
+    """On a volume, or on an array that runs, where this look was taken."""
+    content, present, target = look.content, _present(base), base.target
+    if isinstance(content, Known) and content.ever_mounted:
+        # Whole: a record that speaks of something else is its users' data.
+        stale = [one for one in present if records.is_of(case, one, content)]
+        if content.type == case.wanted.fs_type:
+            return [_erase(case, stale)] if stale else [], content
+        if stale:
+            raise Again([_erase(case, stale)], OLDER)
+        present = []
+    missing = case.claim.trouble
+    if missing is not None and (present or isinstance(content, Blank)):
+        # Made only where all volumes are there that the record is to name.
+        if missing.kind == "members-missing":
+            raise Stop(missing)
+    given_up = not case.is_array and records.permitted(case, target.volume_id, look)
+    if present:
+        try:
+            return _of_record(case, base, look, present)
+        except Stop as stop:
+            # Named with its record, it may be given up like anything else.
+            if not given_up:
+                raise refusal.naming(stop, look, target) from None
+    elif isinstance(content, Blank):
+        return _on_blank(case, base), _made(case)
+    elif isinstance(content, Known) and content.type == case.wanted.fs_type:
+        return [], content
+    if given_up:
+        return _over(case, target.volume_id, look.fingerprint), _made(case)
+    raise refusal.of_content(case, look, target)
+
+
+def _on_blank(case: Case, base: Base) -> List[Step]:
+    records.check_no_copy(case)
+    uuid = base.target.array_uuid
+    intent = records.of_set(case, uuid, volume_ids=base.members)
+    write = WriteRecords(case.name, intent, member=case.is_array)
+    return [write, _mkfs(case, intent, uuid), _erase(case, intent)]
+
+
+def _over(case: Case, volume_id: str, fingerprint: str) -> List[Step]:
+    """From a content that was given up to the filesystem, on one volume."""
+    records.check_no_copy(case)
+    intent = records.of_set(case)
+    return [
+        Wipe(case.name, volume_id, fingerprint),
+        WriteRecords(case.name, intent, member=False, permitted=(volume_id,)),
+        _mkfs(case, intent, permitted=True),
+        _erase(case, intent),
+    ]
+
+
+def _of_record(case: Case, base: Base, look: Look, present: List[Record]) -> Found:
+    """What a record of ours permits: to go on with what it names, or nothing."""
+    content, first = look.content, present[0]
+    if look.moved is not None and not isinstance(content, Known):
+        # Enlarged since: what it may explain lies elsewhere now.
+        raise refusal.of_record(content, first)
+    records.check_own(case, present)
+    if isinstance(content, Known):
+        if (content.type, content.uuid) != (first.fs_type, first.fs_uuid):
+            raise refusal.of_record(content, first)
+        if content.type != case.wanted.fs_type:
+            # The wish has changed: it is judged without its record.
+            raise Again([_erase(case, present)], OLDER)
+        return [_erase(case, present)], content
+    if not isinstance(content, (Blank, HalfMade)):
+        raise refusal.of_record(content, first)
+    records.check_no_copy(case)
+    return _go_on(case, base, content, present), Known(first.fs_type, first.fs_uuid)
+
+
+def _go_on(
+    case: Case, base: Base, content: Content, present: List[Record]
+) -> List[Step]:
+    """Make what the records name, where nothing else lies."""
+    uuid = base.target.array_uuid
+    intent = records.of_set(case, uuid, volume_ids=base.members)
+    meant = (case.wanted.fs_type, case.fs_uuid)
+    same = all((one.fs_type, one.fs_uuid) == meant for one in present)
+    if same and len(present) == len(intent):
+        return [_mkfs(case, present, uuid), _erase(case, present)]
+    if not isinstance(content, Blank):
+        raise refusal.of_record(content, present[0])
+    if same and set(present) <= set(intent):
+        return _on_blank(case, base)
+    # Nothing was begun: the wish has changed meanwhile.
+    raise Again([_erase(case, present)], OLDER)

@@ -107,8 +107,8 @@ def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
         return Trouble(
             "array-metadata",
             f"Array {freshest.uuid} has its superblock in version "
-            f"1.{freshest.minor if freshest.minor >= 0 else 'x'}",
-            "md metadata 1.2",
+            f"1.{freshest.minor if freshest.minor >= 0 else 'x'}.",
+            "It must have md metadata 1.2.",
             "Assemble and mount this array by hand, or copy it to a new set.",
         )
     taken: Dict[Tuple[Optional[int], bool], str] = {}
@@ -183,8 +183,8 @@ def _not_one_array(superblocks: Mapping[str, MdSuperblock]) -> Optional[Trouble]
         return None
     return Trouble(
         "array-foreign-member",
-        found,
-        "members of one array",
+        f"{found}.",
+        "They must be members of one array.",
         "Pin the volumes that belong together with volume_ids, or take the "
         "tags off the foreign one.",
     )
@@ -204,8 +204,8 @@ def _clone(one: str, other: str, block: MdSuperblock) -> Trouble:
     return Trouble(
         "array-clone",
         f"{one} and {other} both say that they are the same member of array "
-        f"{block.uuid}: one is a copy of the other",
-        "each member once",
+        f"{block.uuid}: one is a copy of the other.",
+        "Each member must be there once.",
         "Pin the original volumes with volume_ids.",
     )
 
@@ -224,18 +224,15 @@ def _parted(
     return Trouble(
         "array-diverged",
         f"{', '.join(alone)} and {others} were used without each other as array "
-        f"{superblocks[alone[0]].uuid}: each has data that the other has not",
-        "members that were used together",
+        f"{superblocks[alone[0]].uuid}: each has data that the other has not.",
+        "All members must have been used together.",
         "Decide whose data you want to keep, and take the tags off the other. "
         "Until you have looked at both, add neither to the array and wipe neither.",
     )
 
 
 def wrong_members(
-    array: Array,
-    volumes: Mapping[str, Optional[str]],
-    name: str,
-    ours: Collection[str],
+    array: Array, volumes: Mapping[str, Optional[str]], name: str, ours: Collection[str]
 ) -> Optional[Trouble]:
     """What is wrong with the members that the kernel has in ``array``, of the
     set ``name``, whose volumes are ``ours``.
@@ -254,8 +251,8 @@ def wrong_members(
         "array-stranger",
         f"Array {array.name} ({array.uuid or 'without a UUID'}) has "
         f"{', '.join(told)} in it, which {'is' if len(told) == 1 else 'are'} not "
-        f"among the volumes of {name}",
-        "only the volumes of this set in its array",
+        f"among the volumes of {name}.",
+        "Only the volumes of this set may be in its array.",
         f"{first if array.mounted else ''}mdadm --stop {array.path}, detach "
         f"{', '.join(away)}, and run again.",
     )
@@ -273,8 +270,8 @@ def outdated(state: ArrayState, seen: Optional[Seen]) -> Optional[Trouble]:
         "array-stale",
         f"Array {state.uuid} is at event {state.events} on "
         f"{', '.join(state.fresh)}, and this instance has seen it at event "
-        f"{seen.events}: the newer data is on {', '.join(absent) or 'neither'}",
-        "the members that were used last",
+        f"{seen.events}: the newer data is on {', '.join(absent) or 'neither'}.",
+        "The members that were used last must be here.",
         "Bring the newer members back. To use the older data for good, remove "
         "/var/lib/cc-kraken/arrays.json.",
     )

@@ -61,8 +61,8 @@ def hides(path: str, name: str, mounts: Sequence[Mount]) -> Trouble:
     paths = " ".join(mount.path for mount in mounts)
     return Trouble(
         "mounts-below",
-        f"{there}, below {path}: the set {name} would hide it",
-        f"nothing mounted below {path}",
+        f"{there}, below {path}: the set {name} would hide it.",
+        f"Nothing may be mounted below {path}.",
         f"Stop what uses it, then: umount {paths} && cc-kraken apply. A set that "
         f"belongs there is mounted again, inside {name}. Or choose another MountPath.",
     )
@@ -72,8 +72,8 @@ def busy(path: str, name: str, mount: Mount) -> Trouble:
     """Why the set ``name`` is not mounted at ``path``: something else is."""
     return Trouble(
         "mount-path-busy",
-        f"{brief(mount)} is mounted at {path}",
-        f"{path} free for the set {name}",
+        f"{brief(mount)} is mounted at {path}.",
+        f"{path} must be free for the set {name}.",
         "Unmount it, or choose another MountPath.",
     )
 
@@ -87,8 +87,8 @@ def hidden(name: str, mounts: Sequence[Mounted], own: Mounted) -> Trouble:
     return Trouble(
         "mount-hidden",
         f"The set {name} is mounted at {path}, but {brief(over)}, mounted at "
-        f"{over.path}, hides it",
-        f"the set's own volumes at {path}",
+        f"{over.path}, hides it.",
+        f"One must see the set's own volumes at {path}.",
         f"What was written to {path} since then is on {over.source}: copy it first. "
         f"Stop what uses both, then: umount {paths} && cc-kraken apply.",
     )

@@ -1,14 +1,14 @@
 """The steps that a plan is made of: every change that a run can make.
 
 A step says what is to be done, in a sentence (``str``), and nothing of how.
-The executor has one function for each class here; ``CHANGES`` lists them, so
-that a test can enumerate the points at which a run may be cut off.
+The executor has one function for each class here.  ``CHANGES`` are all of them:
+the points at which a run may be cut off.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Optional, Tuple, Type
+from typing import ClassVar, List, Optional, Tuple, Type
 
 from cc_kraken.model import ArrayLine, FstabLine, Record, gib
 
@@ -18,21 +18,29 @@ MKFS = "mkfs"
 MOUNT = "mount"
 GROW = "grow"
 PHASES = (ATTACH, ASSEMBLE, MKFS, MOUNT, GROW)
+CHANGES: List[Type[Step]] = []
 
 
 @dataclass(frozen=True)
 class Step:
     """One change to one set; ``phase`` orders the steps of all sets."""
 
-    phase: ClassVar[str] = ""
+    phase: ClassVar[str]
     set: str
+
+    def __init_subclass__(cls, phase: str) -> None:
+        cls.phase = phase
+        CHANGES.append(cls)
+
+
+def _volumes(records: Tuple[Record, ...]) -> str:
+    return ", ".join(record.volume_id for record in records)
 
 
 @dataclass(frozen=True)
-class Attach(Step):
+class Attach(Step, phase=ATTACH):
     """AttachVolume: the first volume alone, then the others side by side."""
 
-    phase: ClassVar[str] = ATTACH
     volume_ids: Tuple[str, ...]
 
     def __str__(self) -> str:
@@ -40,11 +48,10 @@ class Attach(Step):
 
 
 @dataclass(frozen=True)
-class Detach(Step):
+class Detach(Step, phase=ATTACH):
     """DetachVolume of what this run attached and nothing has used, because
     a rival holds another member of the set."""
 
-    phase: ClassVar[str] = ATTACH
     volume_ids: Tuple[str, ...]
 
     def __str__(self) -> str:
@@ -52,10 +59,9 @@ class Detach(Step):
 
 
 @dataclass(frozen=True)
-class Wipe(Step):
+class Wipe(Step, phase=ASSEMBLE):
     """Zero the places that the proof reads, as ``overwrite`` permits."""
 
-    phase: ClassVar[str] = ASSEMBLE
     volume_id: str
     fingerprint: str
 
@@ -67,27 +73,24 @@ class Wipe(Step):
 
 
 @dataclass(frozen=True)
-class WriteRecords(Step):
+class WriteRecords(Step, phase=ASSEMBLE):
     """Write and flush the intent record on every volume of the set.
 
     ``permitted``: volumes that ``overwrite`` has just wiped.
     """
 
-    phase: ClassVar[str] = ASSEMBLE
     records: Tuple[Record, ...]
     member: bool
     permitted: Tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        volumes = ", ".join(record.volume_id for record in self.records)
-        return f"write the intent record on {volumes}"
+        return f"write the intent record on {_volumes(self.records)}"
 
 
 @dataclass(frozen=True)
-class StopArray(Step):
+class StopArray(Step, phase=ASSEMBLE):
     """``mdadm --stop`` of what udev put together of a half-made array."""
 
-    phase: ClassVar[str] = ASSEMBLE
     uuid: str
     records: Tuple[Record, ...]
 
@@ -96,22 +99,20 @@ class StopArray(Step):
 
 
 @dataclass(frozen=True)
-class ZeroSuperblocks(Step):
+class ZeroSuperblocks(Step, phase=ASSEMBLE):
     """Take back the md superblocks of an array that was half made."""
 
-    phase: ClassVar[str] = ASSEMBLE
     records: Tuple[Record, ...]
 
     def __str__(self) -> str:
-        volumes = ", ".join(record.volume_id for record in self.records)
+        volumes = _volumes(self.records)
         return f"zero the superblocks of the half-made array on {volumes}"
 
 
 @dataclass(frozen=True)
-class CreateArray(Step):
+class CreateArray(Step, phase=ASSEMBLE):
     """``mdadm --create`` over members that carry our record and are blank."""
 
-    phase: ClassVar[str] = ASSEMBLE
     uuid: str
     name: str
     level: int
@@ -127,10 +128,9 @@ class CreateArray(Step):
 
 
 @dataclass(frozen=True)
-class AssembleArray(Step):
+class AssembleArray(Step, phase=ASSEMBLE):
     """``mdadm --assemble`` by UUID."""
 
-    phase: ClassVar[str] = ASSEMBLE
     uuid: str
     name: str
     volume_ids: Tuple[str, ...]
@@ -142,10 +142,9 @@ class AssembleArray(Step):
 
 
 @dataclass(frozen=True)
-class AddMember(Step):
+class AddMember(Step, phase=ASSEMBLE):
     """``mdadm --add`` of a blank volume into a free slot."""
 
-    phase: ClassVar[str] = ASSEMBLE
     uuid: str
     volume_id: str
 
@@ -154,11 +153,10 @@ class AddMember(Step):
 
 
 @dataclass(frozen=True)
-class WriteArrayLine(Step):
+class WriteArrayLine(Step, phase=ASSEMBLE):
     """An ``ARRAY`` line for mdadm, by UUID only; those of somebody else's in
     ``instead_of`` go."""
 
-    phase: ClassVar[str] = ASSEMBLE
     uuid: str
     instead_of: Tuple[ArrayLine, ...] = ()
 
@@ -171,11 +169,10 @@ class WriteArrayLine(Step):
 
 
 @dataclass(frozen=True)
-class MakeFilesystem(Step):
+class MakeFilesystem(Step, phase=MKFS):
     """mkfs on a volume, or on an array (``array_uuid``), that is blank or
     that our own record says was half made."""
 
-    phase: ClassVar[str] = MKFS
     type: str
     uuid: str
     label: str
@@ -191,23 +188,20 @@ class MakeFilesystem(Step):
 
 
 @dataclass(frozen=True)
-class EraseRecords(Step):
+class EraseRecords(Step, phase=MKFS):
     """Erase and flush the intent records: what was meant is made."""
 
-    phase: ClassVar[str] = MKFS
     records: Tuple[Record, ...]
     member: bool
 
     def __str__(self) -> str:
-        volumes = ", ".join(record.volume_id for record in self.records)
-        return f"erase the intent record on {volumes}"
+        return f"erase the intent record on {_volumes(self.records)}"
 
 
 @dataclass(frozen=True)
-class MakeDirectory(Step):
+class MakeDirectory(Step, phase=MOUNT):
     """Make the mount point."""
 
-    phase: ClassVar[str] = MOUNT
     path: str
 
     def __str__(self) -> str:
@@ -215,11 +209,10 @@ class MakeDirectory(Step):
 
 
 @dataclass(frozen=True)
-class WriteFstab(Step):
+class WriteFstab(Step, phase=MOUNT):
     """Write or replace the set's line in fstab.  ``instead_of``: lines for the
     same filesystem that go, of somebody else's or of a set's former name."""
 
-    phase: ClassVar[str] = MOUNT
     line: FstabLine
     instead_of: Tuple[FstabLine, ...] = ()
 
@@ -238,10 +231,9 @@ class WriteFstab(Step):
 
 
 @dataclass(frozen=True)
-class CheckFilesystem(Step):
+class CheckFilesystem(Step, phase=MOUNT):
     """What fsck does by itself, on a filesystem that says it needs it."""
 
-    phase: ClassVar[str] = MOUNT
     type: str
     uuid: str
     array_uuid: str = ""
@@ -253,14 +245,13 @@ class CheckFilesystem(Step):
 
 
 @dataclass(frozen=True)
-class MountFilesystem(Step):
+class MountFilesystem(Step, phase=MOUNT):
     """Mount, and verify that it is the right device that is mounted.
 
     ``fresh``: this run makes the filesystem, so that what the directory
     holds is looked at once more before it is covered.
     """
 
-    phase: ClassVar[str] = MOUNT
     path: str
     type: str
     uuid: str
@@ -274,10 +265,9 @@ class MountFilesystem(Step):
 
 
 @dataclass(frozen=True)
-class SetOwner(Step):
+class SetOwner(Step, phase=MOUNT):
     """Owner, group and mode of a filesystem that is as mkfs left it."""
 
-    phase: ClassVar[str] = MOUNT
     path: str
     owner: Optional[str]
     group: Optional[str]
@@ -293,13 +283,12 @@ class SetOwner(Step):
 
 
 @dataclass(frozen=True)
-class GrowArray(Step):
+class GrowArray(Step, phase=GROW):
     """``mdadm --grow --size=max``: all members have more than it uses.
 
     ``before`` and ``after``: bytes of each member, as seen and at most.
     """
 
-    phase: ClassVar[str] = GROW
     uuid: str
     before: int
     after: int
@@ -312,13 +301,12 @@ class GrowArray(Step):
 
 
 @dataclass(frozen=True)
-class GrowFilesystem(Step):
+class GrowFilesystem(Step, phase=GROW):
     """Let the filesystem mounted at ``path`` fill its device.
 
     ``before`` and ``after``: bytes of the filesystem as seen, and at most.
     """
 
-    phase: ClassVar[str] = GROW
     path: str
     type: str
     before: int
@@ -334,37 +322,11 @@ class GrowFilesystem(Step):
 
 
 @dataclass(frozen=True)
-class RemoveFstab(Step):
+class RemoveFstab(Step, phase=MOUNT):
     """Take out the line of a set that this node no longer has."""
-
-    phase: ClassVar[str] = MOUNT
 
     def __str__(self) -> str:
         return f"take the line of the set {self.set}, which is gone, out of fstab"
-
-
-CHANGES: Tuple[Type[Step], ...] = (
-    Attach,
-    Detach,
-    Wipe,
-    WriteRecords,
-    StopArray,
-    ZeroSuperblocks,
-    CreateArray,
-    AssembleArray,
-    AddMember,
-    WriteArrayLine,
-    MakeFilesystem,
-    EraseRecords,
-    MakeDirectory,
-    WriteFstab,
-    CheckFilesystem,
-    MountFilesystem,
-    SetOwner,
-    GrowArray,
-    GrowFilesystem,
-    RemoveFstab,
-)
 
 
 #: What a set does to files before it is mounted: systemd reads once what all

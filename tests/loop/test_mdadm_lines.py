@@ -18,8 +18,9 @@ import pytest
 
 from tests import crafted
 from tests.conftest import attach
-from tests.unit import test_mdadmconf, test_takeover
+from tests.unit import test_mdadmconf
 from tests.unit import worlds as w
+from tests.unit.decide import test_array_line
 
 pytestmark = [
     pytest.mark.long,
@@ -99,18 +100,18 @@ def said(members: list[str], tmp_path: Path, text: str, *disks: str) -> str:
 
 
 def test_ours_alone_is_no_obstacle(members: list[str], tmp_path: Path) -> None:
-    alone = said(members, tmp_path, f"ARRAY UUID={test_takeover.MD}\n", "1", "2", "3")
+    alone = said(members, tmp_path, f"ARRAY UUID={test_array_line.MD}\n", "1", "2", "3")
     assert alone.count("disk ") == 3
     for word in ("multiple lines", "cannot decide", "ignored", "not permitted"):
         assert word not in alone, alone
 
 
-@pytest.mark.parametrize("name", test_takeover.ARRAY_LINES)
+@pytest.mark.parametrize("name", test_array_line.ARRAY_LINES)
 def test_what_mdadm_makes_of_a_line_beside_ours(
     members: list[str], tmp_path: Path, name: str
 ) -> None:
-    text, becomes = test_takeover.ARRAY_LINES[name]
-    both = f"{text}\nARRAY UUID={test_takeover.MD}\n"
+    text, becomes = test_array_line.ARRAY_LINES[name]
+    both = f"{text}\nARRAY UUID={test_array_line.MD}\n"
     told = said(members, tmp_path, both, "1", "2", "3")
     refused = "multiple lines" in told or "cannot decide" in told
     if name in BROADER:

@@ -30,7 +30,8 @@ from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.run import Run
 from cc_kraken.boot import cloud_init, stage
-from cc_kraken.decide.plan import NAMESPACE, Plan
+from cc_kraken.decide.case import NAMESPACE
+from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import (
     Attach,
     EraseRecords,

@@ -13,6 +13,7 @@ from cc_kraken.decide.world import World
 from cc_kraken.model import Array, Claim, Known, Look, Signature
 from cc_kraken.proof import signatures
 from tests.unit import worlds as w
+from tests.unit.decide.cases import LOG
 from tests.unit.tree import Tree
 
 FS = "0d1f4e0a-6f5d-4cc4-9a43-4f6d1c1b9d11"
@@ -59,10 +60,7 @@ COPIED_ARRAY = Signature((w.volume_id(8), w.volume_id(9)), "/dev/md126", "xfs", 
 
 SINGLE = {
     "nothing but its own volume": (OWN, None),
-    "another filesystem on another disk": (
-        (*OWN, shows(9, "ext4", OTHER_FS)),
-        None,
-    ),
+    "another filesystem on another disk": ((*OWN, shows(9, "ext4", OTHER_FS)), None),
     "a disk without a superblock": ((*OWN, shows(9, "ext4", "")), None),
     "a copy": ((*OWN, shows(9, "ext4", FS)), "filesystem-clone"),
     "a copy that counts as another type": (
@@ -82,7 +80,7 @@ SINGLE = {
 def test_a_set_of_one(case: str, up: bool) -> None:
     seen, kind = SINGLE[case]
     world = one_volume(up=up, signatures=seen)
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     check(plan, kind, up)
 
 
@@ -143,7 +141,7 @@ def test_the_members_of_a_copied_array_are_told_together() -> None:
     assert plan.trouble.found == (
         f"{w.volume_id(8)} (/dev/nvme8n1) and {w.volume_id(9)} (/dev/nvme9n1) have "
         f"the same array UUID {w.ARRAY} as {w.volume_id(1)}, {w.volume_id(2)}, the "
-        "set data"
+        "set data."
     )
     assert "--update=uuid /dev/md/copy /dev/nvme8n1 /dev/nvme9n1" in str(plan.trouble)
     assert "give it the set's tags" in plan.trouble.remedy
@@ -154,7 +152,7 @@ def test_a_copy_that_is_mounted_where_the_set_belongs() -> None:
     world = one_volume(
         signatures=(shows(9, "ext4", FS),), mounts=(w.mounted("/krkn_log", "ext4", 9),)
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert plan.trouble is not None and plan.trouble.kind == "filesystem-clone"
     assert plan.trouble.found.startswith(
         f"{w.volume_id(9)} (/dev/nvme9n1, mounted at /krkn_log) has the same ext4 UUID"
@@ -167,13 +165,13 @@ def test_the_systems_own_volume_gets_no_new_uuid() -> None:
         signatures=(shows(9, "ext4", FS, "/dev/nvme9n1p1"),),
         system_volumes=frozenset({w.volume_id(9)}),
     )
-    plan = decide(w.claim(w.single(), w.attached(1)), world)
+    plan = decide(LOG, world)
     assert plan.trouble is not None and plan.trouble.kind == "filesystem-clone"
     assert "tune2fs" not in plan.trouble.remedy
 
 
 def test_a_copy_with_the_tags_of_another_set_refuses_both() -> None:
-    first = w.claim(w.single(), w.attached(1))
+    first = LOG
     second = w.claim(w.single(name="old", mount_path="/krkn_old"), w.attached(2))
     known = Look(Known("ext4", FS))
     world = w.world(
@@ -236,9 +234,7 @@ def test_an_array_of_copies_alone_beside_a_set_that_is_up(first: bool) -> None:
 # ------------------------------------------------------------------ looking
 
 
-def test_every_disk_is_asked_its_partitions_and_what_lies_on_it(
-    tmp_path: Path,
-) -> None:
+def test_every_disk_is_asked_its_partitions_and_what_lies_on_it(tmp_path: Path) -> None:
     tree = Tree(tmp_path)
     disks = [
         w.device(1),

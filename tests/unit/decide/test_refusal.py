@@ -7,7 +7,15 @@ import pytest
 from cc_kraken.decide.plan import FAILED
 from cc_kraken.model import Known, Look, Unknown
 from tests.unit import worlds as w
-from tests.unit.test_decision import FS, decide, kind, members, raid_claim, raid_world
+from tests.unit.decide.cases import (
+    FS,
+    decide,
+    kind,
+    members,
+    raid_claim,
+    raid_world,
+    shown,
+)
 
 MARK = "0123456789abcdef" * 4
 INSIDE = (
@@ -17,7 +25,7 @@ INSIDE = (
 
 
 def refusal(look: Look) -> str:
-    plan = decide(w.claim(w.single(), w.attached(1)), w.world(1, looks={1: look}))
+    plan = shown(look)
     assert (plan.steps, plan.state) == ((), FAILED)
     assert kind(plan) in ("content-other", "content-unknown")
     return str(plan.trouble)
@@ -36,7 +44,7 @@ def test_a_partition_table(table: str, inside: tuple[str, ...]) -> None:
     places = [said.index(way) for way in ways]
     assert places == sorted(places)
     assert f"overwrite: {{{w.volume_id(1)}: {MARK}}}" in said
-    assert "only" in said[places[3] : places[4]]
+    assert "Only to give up all" in said[places[3] : places[4]]
 
 
 def test_a_partition_table_on_one_that_is_to_be_a_member() -> None:

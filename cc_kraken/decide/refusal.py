@@ -1,0 +1,97 @@
+"""Why a content is refused, and what helps against it without destroying it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cc_kraken.decide.case import Case, Target
+from cc_kraken.decide.plan import Stop, stopped
+from cc_kraken.filesystems import registry
+from cc_kraken.machine.partitions import TABLES
+from cc_kraken.model import Blank, Content, HalfMade, Known, Look, Record, Unknown
+from cc_kraken.proof.superblock import MD_MEMBER
+
+
+def of_content(case: Case, look: Look, target: Target) -> Stop:
+    content = look.content
+    volume_id = target.volume_id
+    where = volume_id or f"Array {target.array_uuid}"
+    path = target.layer.path if target.layer else ""
+    partitioned = isinstance(content, Known) and content.type in TABLES
+    remedy = f"Nothing was written. {_way_out(case, content, target)}"
+    give_up = "To give this content up"
+    if partitioned:
+        give_up = "Only to give up all that is in it"
+    if look.fingerprint and volume_id:
+        remedy += f" {give_up}, set overwrite: {{{volume_id}: {look.fingerprint}}}."
+    elif isinstance(content, Unknown) and content.offset is not None and volume_id:
+        remedy += (
+            " To give this content up, set blank_proof: full, and run again for "
+            "a fingerprint of every byte."
+        )
+    wanted = case.wanted.fs_type
+    if case.is_array and volume_id:
+        wanted = "a member of its array"
+    return stopped(
+        "content-other" if isinstance(content, Known) else "content-unknown",
+        f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}.",
+        f"The set {case.name} takes {wanted}, or a blank volume.",
+        remedy,
+    )
+
+
+def of_record(content: Content, record: Record) -> Stop:
+    return stopped(
+        "record-unusable",
+        f"{record.volume_id} carries the intent record of making "
+        f"{record.fs_type or 'an array'}, but holds {tell(content)}.",
+        "Beside a record only zeros and our own half-made structures may lie.",
+        "It is never mounted or made anew like this. Look at the volume by "
+        "hand. To give its content up, see overwrite.",
+    )
+
+
+def naming(stop: Stop, look: Look, target: Target) -> Stop:
+    """The refusal of a record, with what overwrite would have to name."""
+    if not target.volume_id:
+        return stop
+    how = "For a fingerprint, set blank_proof: full, and run again."
+    if look.fingerprint:
+        named = f"{{{target.volume_id}: {look.fingerprint}}}"
+        how = f"What is there now is overwrite: {named}."
+    return Stop(replace(stop.trouble, remedy=f"{stop.trouble.remedy} {how}"))
+
+
+def tell(content: Content) -> str:
+    """What a content is, in words."""
+    if isinstance(content, Blank):
+        return "nothing but zeros"
+    if isinstance(content, HalfMade):
+        return "a half-made filesystem of ours"
+    if isinstance(content, Unknown):
+        where = (
+            f", first at byte {content.offset}" if content.offset is not None else ""
+        )
+        return f"unknown content: {content.reason.rstrip('.')}{where}"
+    if content.type in TABLES:
+        parts = "; ".join(content.inside) or "no partition that the kernel shows"
+        return f"a partition table ({content.type}), and in it {parts}"
+    name = f" (UUID {content.uuid})" if content.uuid else ""
+    label = f", label {content.label!r}" if content.label else ""
+    return f"{content.type}{name}{label}"
+
+
+def _way_out(case: Case, content: Content, target: Target) -> str:
+    kind = content.type if isinstance(content, Known) else ""
+    if kind in TABLES:
+        by_hand = "take its tags off" if case.is_array else "set FsType to none"
+        return (
+            "A set uses whole volumes, partitions are not supported. Use a volume "
+            "without a partition table, and copy the files to it. Or "
+            f"{by_hand}, and mount the partition by a line of your own in fstab."
+        )
+    if kind == MD_MEMBER or (case.is_array and target.volume_id):
+        return "Correct VolumeSize, or use another volume."
+    if kind in registry.TYPES:
+        return "Correct FsType, or use another volume."
+    return "Use another volume."

@@ -1,0 +1,34 @@
+"""What holds for a set as a whole, and for one that is gone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cc_kraken.decide import decision
+from cc_kraken.decide.plan import ATTACHED, PENDING
+from cc_kraken.machine import fstab
+from cc_kraken.model import Trouble
+from tests.unit import worlds as w
+from tests.unit.decide.cases import FS, blanks, decide, names, raid_claim, raid_world
+
+
+def test_without_fs_type_a_volume_is_attached_and_left_alone() -> None:
+    plan = decide(w.claim(w.single(fs_type=None), w.attached(1)), w.world(1))
+    assert (plan.steps, plan.state) == ((), ATTACHED)
+
+
+def test_the_line_of_a_set_that_is_gone_is_taken_out_unless_mounted() -> None:
+    line = fstab.entry("old", FS, "/old", "ext4")
+    world = w.world(fstab={"old": line})
+    (plan,) = decision.decide(w.NODE, (), world)
+    assert names(plan.steps) == ["RemoveFstab"]
+    up = dataclasses.replace(world, mounts=(w.mounted("/old", "ext4", 4),))
+    (plan,) = decision.decide(w.NODE, (), up)
+    assert plan.steps == () and "still mounted" in plan.warnings[0]
+
+
+def test_the_trouble_of_a_claim_ends_its_plan() -> None:
+    late = Trouble("members-missing", "2 of 3", "3", "Tag it.", waits=True)
+    claim = dataclasses.replace(raid_claim(w.raid()), trouble=late)
+    plan = decide(claim, raid_world(blanks()))
+    assert (plan.steps, plan.state, plan.trouble) == ((), PENDING, late)

@@ -1,0 +1,32 @@
+"""Whose is the root of a filesystem?"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from cc_kraken.decide.plan import MOUNTED
+from cc_kraken.machine import fstab
+from cc_kraken.model import Known
+from tests.unit import worlds as w
+from tests.unit.decide.cases import FS, decide, kind, names
+
+
+def test_the_owner_is_set_on_a_new_filesystem_and_pending_without_the_user() -> None:
+    claim = w.claim(w.single(owner="kafka"), w.attached(1))
+    there = w.world(1, looks={1: w.blank()}, accounts={"user:kafka": 1001})
+    assert names(decide(claim, there).steps)[-1] == "SetOwner"
+    absent = w.world(1, looks={1: w.blank()}, accounts={"user:kafka": None})
+    assert names(decide(claim, absent).steps)[-1] == "MountFilesystem"
+    line = fstab.entry("log", FS, "/krkn_log", "ext4")
+    up = w.world(
+        1,
+        looks={1: w.look(Known("ext4", FS))},
+        mounts=(w.mounted("/krkn_log", "ext4", 1),),
+        paths={"/krkn_log": w.directory()},
+        fstab={"log": line},
+        accounts={"user:kafka": None},
+    )
+    plan = decide(claim, up)
+    assert (plan.state, kind(plan)) == (MOUNTED, "owner-pending")
+    used = dataclasses.replace(up, paths={"/krkn_log": w.directory("data")})
+    assert decide(claim, used).trouble is None
