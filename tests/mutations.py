@@ -153,10 +153,12 @@ MUTATIONS = (
         DEVICES,
     ),
     change(
-        "systemd reads fstab late although it has a unit of the path",
+        "what is mounted is mounted before systemd has read fstab",
         "act/executor",
-        "late = self.hands_on and self._unheard_of(by_fstab)",
-        "late = self.hands_on",
+        "                self._reload(self._unfailed(_of(steps, BY_FSTAB)))\n"
+        "                self._side_by_side(phase, _of(steps, AFTER_FSTAB))\n",
+        "                self._side_by_side(phase, _of(steps, AFTER_FSTAB))\n"
+        "                self._reload(self._unfailed(_of(steps, BY_FSTAB)))\n",
         EXECUTOR,
     ),
     change(

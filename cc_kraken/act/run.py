@@ -155,7 +155,6 @@ class Run:
             told,
             self._enter,
             self.clock,
-            hands_on=not limits.final,
         )
         self.begun = self.clock.now()
         self.known = _Knowledge()

@@ -367,8 +367,5 @@ CHANGES: Tuple[Type[Step], ...] = (
 )
 
 
-#: What a set does to files before it is mounted: systemd reads once what all
-#: sets have written.
-FILES: Tuple[Type[Step], ...] = (MakeDirectory, WriteFstab, RemoveFstab)
 #: What is still done for a set that has failed.
 LAST = (Detach, WriteFstab)

@@ -26,31 +26,11 @@ from cc_kraken.model import KrakenError, Mount, PathState, Trouble
 ENTRIES_SHOWN = 10
 #: Names that a new filesystem holds by itself.
 OWN_ENTRIES = frozenset({"lost+found"})
-#: Where systemd has units from (systemd.unit(5), "Unit File Search Path").
-UNITS = (
-    "/run/systemd/generator.early",
-    "/run/systemd/generator",
-    "/run/systemd/generator.late",
-    "/run/systemd/transient",
-    "/run/systemd/system",
-    "/run/systemd/system.attached",
-    "/run/systemd/system.control",
-    "/etc/systemd/system",
-    "/etc/systemd/system.attached",
-    "/etc/systemd/system.control",
-    "/usr/local/lib/systemd/system",
-    "/usr/lib/systemd/system",
-    "/lib/systemd/system",
-)
-#: Of a unit's name, without what is behind its dot; file names have 255 bytes.
-LONGEST_UNIT = 240
 #: Exists where systemd is the init (sd_booted(3)).
 SYSTEMD_BOOTED = "/run/systemd/system"
 #: The largest user or group number; the next one means "no change".
 MAX_ID = 2**32 - 2
 
-#: A leading dot would hide the unit.
-_NOT_IN_UNITS = re.compile(rb"^\.|[^0-9A-Za-z:_./]")
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -518,27 +498,6 @@ def read_fstab(paths: Paths) -> None:
     except BaseException:
         files.write_atomic(paths.unread, b"", 0o644)
         raise
-
-
-def has_unit(path: str, directories: Sequence[str] = UNITS) -> bool:
-    """Whether systemd may hold a unit for ``path``, of fstab or another file:
-    one that could contradict what is mounted there."""
-    name = unit_name(path)
-    if len(name) > LONGEST_UNIT:
-        return True  # systemd has another name for it
-    return any(
-        os.path.lexists(os.path.join(directory, name + kind))
-        for directory in directories
-        for kind in (".mount", ".automount")
-    )
-
-
-def unit_name(path: str) -> str:
-    """The name of the units of a normal path, without what is behind its dot:
-    ``/srv/my-data`` is ``srv-my\\x2ddata`` (systemd.unit(5), "String Escaping")."""
-    data = files.encode(path.strip("/"))
-    escaped = _NOT_IN_UNITS.sub(lambda match: b"\\x%02x" % match.group()[0], data)
-    return escaped.decode("ascii").replace("/", "-") or "-"
 
 
 def verify(paths: Paths, path: str, devno: str) -> Mount:

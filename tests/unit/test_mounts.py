@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken.machine import command, mounts
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Mount, PathState
-from tests.conftest import MORE
 from tests.unit.tree import Tree
 
 
@@ -284,54 +281,6 @@ def test_ids(text: str, number) -> None:
 
 def test_reload_where_systemd_is_not_the_init(tmp_path: Path) -> None:
     assert not mounts.reload(booted=str(tmp_path / "absent"))
-
-
-@pytest.mark.parametrize(
-    ("path", "expected"),
-    [  # what systemd-escape --path says
-        ("/", "-"),
-        ("/srv/data", "srv-data"),
-        ("/srv/my-data", "srv-my\\x2ddata"),
-        ("/.data", "\\x2edata"),
-        ("/srv/.data", "srv-.data"),
-        ("/a b:c_d.e", "a\\x20b:c_d.e"),
-        ("/\u00e9\\", "\\xc3\\xa9\\x5c"),
-        ("/\udcff", "\\xff"),
-    ],
-)
-def test_unit_names(path: str, expected: str) -> None:
-    assert mounts.unit_name(path) == expected
-
-
-@pytest.mark.skipif(not shutil.which("systemd-escape"), reason="no systemd-escape")
-@settings(max_examples=25 * MORE)
-@given(
-    st.lists(st.text(st.sampled_from("aZ09._-:\\ @\u00e9\"'$"), min_size=1), min_size=1)
-)
-def test_unit_names_as_systemd_has_them(parts: list[str]) -> None:
-    assume(not {".", ".."} & set(parts))
-    path = "/" + "/".join(parts)
-    told = ["systemd-escape", "--path", "--", path]
-    done = subprocess.run(told, capture_output=True, text=True, check=True)
-    assert mounts.unit_name(path) == done.stdout.rstrip("\n")
-
-
-@pytest.mark.parametrize("kind", ["mount", "automount"])
-def test_a_unit_that_systemd_may_hold(tmp_path: Path, kind: str) -> None:
-    folders = [tmp_path / "generator", tmp_path / "etc"]
-    for folder in folders:
-        folder.mkdir()
-    (folders[0] / "srv.mount").touch()
-
-    def has(path: str) -> bool:
-        return mounts.has_unit(path, [*map(str, folders), str(tmp_path / "absent")])
-
-    assert has("/srv") and not has("/srv/a-b")
-    # a mask is a link to /dev/null; one that leads nowhere counts, too
-    (folders[1] / f"srv-a\\x2db.{kind}").symlink_to("nowhere")
-    assert has("/srv/a-b") and not has("/srv/a")
-    # systemd gives what is too long for a file another name
-    assert has("/" + "a" * 241) and not has("/" + "a" * 200)
 
 
 def test_relabel_without_selinux(tree: Tree) -> None:
