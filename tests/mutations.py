@@ -139,13 +139,6 @@ MUTATIONS = (
         EARLY,
     ),
     change(
-        "a disk that comes under the name of another has its serial",
-        "machine/devices",
-        "if known is None or known[0] != inode:",
-        "if known is None:",
-        DEVICES,
-    ),
-    change(
         "of the disk itself the serial is believed that was read before",
         "machine/devices",
         "return device if serial_of(paths, name) == volume else None",
@@ -651,8 +644,8 @@ MUTATIONS = (
     change(
         "the filesystem that is grown need not be the one that was seen",
         "act/grow",
-        "    mount = mounts.verify(paths, path, target.devno)\n",
-        "    mount = mounts.at(paths, path)\n    assert mount is not None\n",
+        "    mount = mountinfo.verify(paths, path, target.devno)\n",
+        "    mount = mountinfo.at(paths, path)\n    assert mount is not None\n",
         GROWTH,
     ),
     # ---- arrays that udev put together

@@ -60,7 +60,16 @@ from cc_kraken.decide.steps import (
 )
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import check
-from cc_kraken.machine import devices, files, fstab, md, mdadm_conf, mounts
+from cc_kraken.machine import (
+    devices,
+    files,
+    fstab,
+    md,
+    mdadm_conf,
+    mount_points,
+    mountinfo,
+    systemd,
+)
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -204,7 +213,7 @@ class Executor:
             return
         for _ in range(RELOADS):
             try:
-                mounts.read_fstab(self.paths)
+                systemd.read_fstab(self.paths)
                 return
             except KrakenError as error:
                 trouble = error.trouble
@@ -463,7 +472,7 @@ class Executor:
 
     def _make_directory(self, step: Step) -> None:
         assert isinstance(step, MakeDirectory)
-        mounts.make_directory(step.path)
+        mount_points.make_directory(step.path)
 
     def _write_fstab(self, step: Step) -> None:
         """The first step writes the lines of all sets: a write waits for the disk."""
@@ -508,14 +517,14 @@ class Executor:
             step.set, step.path, step.type, step.options, step.covers
         )
         with guard.held(target):
-            if mounts.at(self.paths, step.path) is None:
+            if mountinfo.at(self.paths, step.path) is None:
                 self._check_shown(target, step.type, step.uuid)
                 mount_point.mount(self.paths, target, volumes, wish)
             else:
                 # Somebody was faster: nothing is mounted over another mount.
                 mount_point.verify(self.paths, target, volumes, step.path)
-        if mounts.path_state(step.path).as_made:
-            mounts.relabel(self.paths, step.path)
+        if mount_points.path_state(step.path).as_made:
+            mount_points.relabel(self.paths, step.path)
 
     def _check_shown(self, target: "Device | Array", kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
@@ -559,9 +568,9 @@ class Executor:
 
     def _set_owner(self, step: Step) -> None:
         assert isinstance(step, SetOwner)
-        uid = mounts.user_id(step.owner) if step.owner is not None else None
-        gid = mounts.group_id(step.group) if step.group is not None else None
-        mounts.set_owner(step.path, uid, gid, step.mode)
+        uid = mount_points.user_id(step.owner) if step.owner is not None else None
+        gid = mount_points.group_id(step.group) if step.group is not None else None
+        mount_points.set_owner(step.path, uid, gid, step.mode)
 
     # ---- growth
 

@@ -19,7 +19,7 @@ from typing import Iterator, Mapping, Optional, Sequence, Tuple, Union
 
 from cc_kraken.act import guard
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
-from cc_kraken.machine import command, md, mounts
+from cc_kraken.machine import command, md, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble, gib
 from cc_kraken.proof import superblock
@@ -176,7 +176,7 @@ def filesystem(
     ``grow-refused`` or ``grow-failed``.
     """
     _check_members(paths, target, members)
-    mount = mounts.verify(paths, path, target.devno)
+    mount = mountinfo.verify(paths, path, target.devno)
     before = state(paths, mount, target.path)
     if mount.type != kind or before is None or before.errors or read_only(mount):
         raise _refused(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Dict, FrozenSet, List, Sequence, Tuple, Union
 
 from cc_kraken.decide import seen
-from cc_kraken.machine import command, devices, mounts
+from cc_kraken.machine import command, devices, mount_points, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
 
@@ -49,9 +49,9 @@ def mount(
     ``mounts-below``, ``mount-failed``, ``mount-differs`` or ``device-changed``.  It
     is not mounted then, unless the text says so.
     """
-    with mounts.opened(wish.path) as descriptor:
+    with mount_points.opened(wish.path) as descriptor:
         directory = _Directory(paths, descriptor)
-        _check_files(mounts.entries(descriptor), wish)
+        _check_files(mount_points.entries(descriptor), wish)
         _check_place(directory.look(), wish)
         _mount(target.path, directory, wish)
         try:
@@ -70,7 +70,7 @@ def verify(
 
     Raises KrakenError ``mount-differs`` or ``device-changed``.
     """
-    mounts.verify(paths, path, target.devno)
+    mountinfo.verify(paths, path, target.devno)
     now = devices.mounts_now(paths, {path})
     if seen.up_at(now, path, volumes) is None:
         found = seen.at(now, path)
@@ -103,8 +103,8 @@ class _Directory:
     def look(self) -> _Look:
         link = os.path.join(self.paths.proc, "self/fd", str(self.descriptor))
         place = os.readlink(link)
-        inside = mounts.mount_number(self.paths, self.descriptor)
-        tree = mounts.tree(self.paths)
+        inside = mountinfo.mount_number(self.paths, self.descriptor)
+        tree = mountinfo.tree(self.paths)
         # Its own root, where something was mounted before it was opened.
         upon: List[Mount] = [
             line.mount

@@ -15,7 +15,7 @@ import time
 import uuid as uuids
 from typing import Callable, Iterable, Optional, Sequence, Tuple
 
-from cc_kraken.machine import command, mounts, sysfs
+from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, KrakenError, Trouble
 
@@ -36,11 +36,11 @@ def scan(paths: Paths) -> Tuple[Array, ...]:
     ``uuid`` is "" where the kernel does not tell it; ``level`` is "" and
     ``raid_disks`` 0 before an array was started.
     """
-    by_path = mounts.mounted(paths)
+    by_path = mountinfo.mounted(paths)
     arrays = []
     for name in sysfs.names(os.path.join(paths.sys, "block")):
-        state = _read(paths, name, "md", "array_state")
-        devno = _read(paths, name, "dev")
+        state = sysfs.disk(paths, name, "md", "array_state")
+        devno = sysfs.disk(paths, name, "dev")
         if state is not None and devno:
             arrays.append(_array(paths, name, state, devno, by_path.get(devno, ())))
     return tuple(arrays)
@@ -160,7 +160,7 @@ def start_degraded(paths: Paths, name: str) -> None:
     starts read-only until first written to.  Raises :class:`KrakenError`
     ``start-degraded``.
     """
-    state = _read(paths, name, "md", "array_state")
+    state = sysfs.disk(paths, name, "md", "array_state")
     if state != "inactive":
         raise _not_started(name, f"its state is {state or 'unknown'}")
     path = os.path.join(paths.sys, "block", name, "md", "array_state")
@@ -243,7 +243,7 @@ def wait_running(
 def _array(
     paths: Paths, name: str, state: str, devno: str, mounted: Tuple[str, ...]
 ) -> Array:
-    md_uuid = _read(paths, name, "md", "uuid") or ""
+    md_uuid = sysfs.disk(paths, name, "md", "uuid") or ""
     try:
         md_uuid = canonical_uuid(md_uuid)
     except ValueError:
@@ -253,17 +253,17 @@ def _array(
         path=os.path.join(paths.dev, name),
         devno=devno,
         uuid="" if not md_uuid.strip("0-") else md_uuid,
-        level=_level(_read(paths, name, "md", "level")),
+        level=_level(sysfs.disk(paths, name, "md", "level")),
         # While it is reshaped both counts are shown: "4 (3)".
-        raid_disks=_number(_read(paths, name, "md", "raid_disks")),
+        raid_disks=_number(sysfs.disk(paths, name, "md", "raid_disks")),
         members=_members(paths, name),
         state=state,
-        degraded=_number(_read(paths, name, "md", "degraded")),
-        size=_number(_read(paths, name, "size")) * SECTOR,
-        read_only=_read(paths, name, "ro") != "0",
+        degraded=_number(sysfs.disk(paths, name, "md", "degraded")),
+        size=_number(sysfs.disk(paths, name, "size")) * SECTOR,
+        read_only=sysfs.disk(paths, name, "ro") != "0",
         mounted=mounted,
-        component=_number(_read(paths, name, "md", "component_size")) * 1024,
-        action=_read(paths, name, "md", "sync_action") or "",
+        component=_number(sysfs.disk(paths, name, "md", "component_size")) * 1024,
+        action=sysfs.disk(paths, name, "md", "sync_action") or "",
     )
 
 
@@ -344,7 +344,3 @@ def _not_running(
             waits=True,
         )
     )
-
-
-def _read(paths: Paths, *parts: str) -> Optional[str]:
-    return sysfs.attribute(paths.sys, "block", *parts)

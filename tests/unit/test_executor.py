@@ -37,7 +37,7 @@ from cc_kraken.decide.steps import (
     WriteRecords,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.machine import command, devices, fstab, mounts
+from cc_kraken.machine import command, devices, fstab, mount_points, systemd
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Record, Trouble
@@ -196,7 +196,7 @@ def failed(kind: str) -> KrakenError:
 @pytest.fixture
 def reload(mocker: MockerFixture) -> MagicMock:
     """systemd's reload, which must not run on the machine of the tests."""
-    return mocker.patch.object(mounts, "reload", autospec=True, return_value=True)
+    return mocker.patch.object(systemd, "reload", autospec=True, return_value=True)
 
 
 def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
@@ -218,7 +218,7 @@ def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
         return SetOwner(name, str(tree.base / name), None, None, 0o700)
 
     reload.side_effect = read
-    mocker.patch.object(mounts, "set_owner", autospec=True, side_effect=own)
+    mocker.patch.object(mount_points, "set_owner", autospec=True, side_effect=own)
     names = [f"s{number}" for number in range(12)]
     outcome = bench.carry_out(
         *(plan(name, line(tree, name), own_it(name)) for name in names),
@@ -267,29 +267,6 @@ def test_a_fault_of_ours_is_no_reading_of_fstab(
     assert outcome.troubles["a"].kind == "internal-error"
     assert reload.call_count == 2
     assert os.path.exists(bench.tree.paths.unread)
-
-
-def test_what_changes_while_systemd_reads_fstab_is_read_once_more(
-    tmp_path: Path, reload: MagicMock
-) -> None:
-    paths = Tree(tmp_path).paths
-    Path(paths.run).mkdir()
-    Path(paths.unread).touch()
-
-    def read() -> bool:
-        if reload.call_count == 1:
-            Path(paths.unread).touch()
-        if reload.call_count == 2:
-            raise failed("command-timeout")
-        return True
-
-    reload.side_effect = read
-    mounts.read_fstab(paths)
-    with pytest.raises(KrakenError):
-        mounts.read_fstab(paths)
-    for _ in range(2):
-        mounts.read_fstab(paths)
-    assert reload.call_count == 3
 
 
 @pytest.mark.parametrize("full", [0, 1, 12])
@@ -363,7 +340,7 @@ def test_a_fault_of_ours_is_the_set_s_error_too(
     bench: Bench, mocker: MockerFixture
 ) -> None:
     oops = ZeroDivisionError("oops")
-    mocker.patch.object(mounts, "make_directory", autospec=True, side_effect=oops)
+    mocker.patch.object(mount_points, "make_directory", autospec=True, side_effect=oops)
     outcome = bench.carry_out(plan("data", MakeDirectory("data", "/x")))
     assert outcome.troubles["data"].kind == "internal-error"
     assert "ZeroDivisionError: oops" in str(outcome.troubles["data"])

@@ -24,7 +24,7 @@ from cc_kraken.act import layout, lock, report, run
 from cc_kraken.act.report import Report
 from cc_kraken.boot import cloud_init, configured, stage
 from cc_kraken.config import loading
-from cc_kraken.machine import mounts
+from cc_kraken.machine import systemd
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Trouble
 from tests.unit.program import Program, go
@@ -617,7 +617,7 @@ def test_what_a_run_could_not_make_systemd_read_the_next_one_does(
             raise KrakenError(Trouble("command-failed", "systemctl failed", "", ""))
         return True
 
-    monkeypatch.setattr(mounts, "reload", reload)
+    monkeypatch.setattr(systemd, "reload", reload)
     monkeypatch.setattr(run.Run, "go", lambda self: seen.append("run"))
     section = stage.loading.load(ON, tree.paths)
     assert section is not None
