@@ -159,7 +159,7 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
         return
     repair = _REPAIR.get(wish.type)
     further = f" Damaged? Take a snapshot, then {repair}." if repair else ""
-    said = _said(finished).replace(there, wish.path)
+    said = finished.said.replace(there, wish.path)
     raise KrakenError(
         Trouble(
             kind="mount-failed",
@@ -189,9 +189,5 @@ def _take_back(source: str, directory: _Directory, wish: Wish) -> str:
     )
     if finished.code == 0:
         return ""
-    said = _said(finished).replace(there, here.place)
+    said = finished.said.replace(there, here.place)
     return f" ({source} stays mounted at {here.place}: {said})"
-
-
-def _said(finished: command.Finished) -> str:
-    return " ".join(finished.err.split()) or f"exit status {finished.code}"

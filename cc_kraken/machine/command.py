@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, Iterator, Optional, Sequence, Tuple
@@ -45,8 +43,6 @@ PACKAGES: Dict[str, Tuple[str, str]] = {
     "btrfs": ("btrfs-progs", "btrfs-progs"),
     "dumpe2fs": ("e2fsprogs", "e2fsprogs"),
     "e2fsck": ("e2fsprogs", "e2fsprogs"),
-    "findmnt": ("util-linux", "util-linux"),
-    "lsblk": ("util-linux", "util-linux"),
     "mdadm": ("mdadm", "mdadm"),
     "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
     "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
@@ -73,12 +69,16 @@ class Finished:
     out: str
     err: str
 
+    @property
+    def said(self) -> str:
+        """Why it failed, in one line."""
+        return " ".join(self.err.split()) or f"exit status {self.code}"
+
 
 def run(
     argv: Sequence[str],
     *,
     timeout: Optional[float] = 60,
-    input: Optional[bytes] = None,
     pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run ``argv`` to its end and return what it said, whatever its code.
@@ -92,11 +92,11 @@ def run(
     """
     words = tuple(argv)
     program = _find(words)
-    with memory(b"") as out, memory(b"") as err, memory(input or b"") as source:
+    with memory(b"") as out, memory(b"") as err:
         process = subprocess.Popen(
             words,
             executable=program,
-            stdin=source if input is not None else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             env=ENVIRONMENT,
@@ -152,22 +152,21 @@ def _find(words: Tuple[str, ...]) -> str:
             )
         )
     program = shutil.which(words[0], path=PATH)
-    if program is None:
-        raise KrakenError(_missing(os.path.basename(words[0])))
-    return program
-
-
-def _missing(program: str) -> Trouble:
+    if program is not None:
+        return program
+    name = os.path.basename(words[0])
     remedy = "Install it in the image."
-    if program in PACKAGES:
-        debian, rhel = PACKAGES[program]
+    if name in PACKAGES:
+        debian, rhel = PACKAGES[name]
         names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
         remedy = f"Install the package {names} in the image."
-    return Trouble(
-        kind="program-missing",
-        found=f"the program {program} is not installed",
-        expected=f"it in one of {PATH}",
-        remedy=remedy,
+    raise KrakenError(
+        Trouble(
+            kind="program-missing",
+            found=f"the program {name} is not installed",
+            expected=f"it in one of {PATH}",
+            remedy=remedy,
+        )
     )
 
 
@@ -189,9 +188,7 @@ def _wait(
     timeout: Optional[float],
 ) -> int:
     try:
-        if timeout is None:
-            return process.wait()
-        return process.wait(timeout - _until_ended(process.pid, timeout))
+        return process.wait(timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
     except BaseException:
@@ -208,27 +205,6 @@ def _wait(
             remedy="See the kernel's log for a device that does not answer.",
         )
     )
-
-
-def _until_ended(pid: int, seconds: float) -> float:
-    """Sleep until this child has ended, for ``seconds`` at most; returns how
-    long that was.  Popen.wait asks again and again instead, with longer and
-    longer pauses: most of the time of a program that takes a few ms.
-
-    Source: pidfd_open(2), of Linux 5.3 and Python 3.9; without it at once.
-    """
-    begun = time.monotonic()
-    try:
-        descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return 0.0
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll(seconds * 1000)
-    finally:
-        os.close(descriptor)
-    return min(seconds, time.monotonic() - begun)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.machine import last_resort
+from cc_kraken.act import last_resort
 from cc_kraken.machine.paths import Paths
 from tests.unit import worlds as w
 
