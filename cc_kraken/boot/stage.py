@@ -30,7 +30,7 @@ from cc_kraken.act.report import DONE, FAILED, OFF, PENDING, RUNNING, UP, Report
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
-from cc_kraken.machine import command, systemd
+from cc_kraken.machine import command
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
@@ -185,6 +185,8 @@ def carry_out(
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
     """What a run before could not make systemd read: no reason to leave volumes
     unmounted."""
+    from cc_kraken.machine import systemd  # not at every reboot
+
     try:
         systemd.read_fstab(paths)
     except KrakenError as error:

@@ -17,7 +17,7 @@ import subprocess
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, Iterator, Optional, Sequence, Tuple
+from typing import Iterator, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken.model import KrakenError, Trouble
 
@@ -37,25 +37,18 @@ KILL_WAIT = 5.0
 STARTED: Counter[str] = Counter()
 _COUNTING = threading.Lock()
 
-#: Program: package on Debian, package on RHEL and its relatives.
-PACKAGES: Dict[str, Tuple[str, str]] = {
+#: Package on Debian, package on RHEL and its relatives; those of filesystems are
+#: said by their types.
+_PACKAGES: Mapping[str, Tuple[str, str]] = {
     "blkid": ("util-linux", "util-linux"),
-    "btrfs": ("btrfs-progs", "btrfs-progs"),
-    "dumpe2fs": ("e2fsprogs", "e2fsprogs"),
-    "e2fsck": ("e2fsprogs", "e2fsprogs"),
     "mdadm": ("mdadm", "mdadm"),
-    "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
-    "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
-    "mkfs.xfs": ("xfsprogs", "xfsprogs"),
     "mount": ("mount", "util-linux"),
-    "resize2fs": ("e2fsprogs", "e2fsprogs"),
     "restorecon": ("policycoreutils", "policycoreutils"),
     "systemctl": ("systemd", "systemd"),
     "umount": ("mount", "util-linux"),
     "udevadm": ("udev", "systemd-udev"),
     "update-initramfs": ("initramfs-tools", "dracut"),
     "wipefs": ("util-linux", "util-linux"),
-    "xfs_growfs": ("xfsprogs", "xfsprogs"),
 }
 
 
@@ -156,8 +149,8 @@ def _find(words: Tuple[str, ...]) -> str:
         return program
     name = os.path.basename(words[0])
     remedy = "Install it in the image."
-    if name in PACKAGES:
-        debian, rhel = PACKAGES[name]
+    debian, rhel = package(name)
+    if debian:
         names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
         remedy = f"Install the package {names} in the image."
     raise KrakenError(
@@ -168,6 +161,13 @@ def _find(words: Tuple[str, ...]) -> str:
             remedy=remedy,
         )
     )
+
+
+def package(program: str) -> Tuple[str, str]:
+    """Where a program comes from on Debian, and on RHEL; ("", "") where unknown."""
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    return {**_PACKAGES, **registry.PACKAGES}.get(program, ("", ""))
 
 
 @contextlib.contextmanager

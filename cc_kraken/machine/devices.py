@@ -198,8 +198,12 @@ def root_volumes(paths: Paths) -> FrozenSet[str]:
 
 def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
     number = mountinfo.device_number(paths, mount)
-    if mount.type == "btrfs":
-        groups = mountinfo.btrfs_groups(paths)
+    if number == mount.devno:
+        return frozenset({mount.devno})
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    if mount.type in registry.SEVERAL:
+        groups = mountinfo.groups(paths)
         if number is None:
             # The source says nothing (``/dev/root``): any of them may be it.
             return frozenset(each for group in groups for each in group)

@@ -6,6 +6,7 @@ proc_swaps(5).
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import stat
@@ -174,28 +175,34 @@ def node_number(paths: Paths, node: str) -> Optional[str]:
 
 
 def mounted(paths: Paths) -> Dict[str, Tuple[str, ...]]:
-    """Mount paths by device number; every device of a mounted btrfs counts."""
+    """Mount paths by device number; of a mounted filesystem over several devices each
+    of them counts."""
     found: Dict[str, List[str]] = {}
+    several = False
     for mount in scan(paths):
         number = device_number(paths, mount)
         if number is not None:
             found.setdefault(number, []).append(mount.path)
-    for group in btrfs_groups(paths):
+            several = several or number != mount.devno
+    for group in groups(paths) if several else ():
         seen = [path for number in sorted(group) for path in found.get(number, [])]
         if seen:
             found.update(dict.fromkeys(group, seen))
     return {number: tuple(dict.fromkeys(seen)) for number, seen in found.items()}
 
 
-def btrfs_groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
-    """The device numbers of each mounted btrfs (``/sys/fs/btrfs``)."""
-    base = os.path.join(paths.sys, "fs", "btrfs")
-    groups = []
-    for name in sysfs.names(base):
-        members = sysfs.names(os.path.join(base, name, "devices"))
-        numbers = (sysfs.number(paths, member) for member in members)
-        groups.append(frozenset(number for number in numbers if number))
-    return tuple(group for group in groups if group)
+def groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
+    """The device numbers of each mounted filesystem of a type that can lie on several
+    devices."""
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    found: List[FrozenSet[str]] = []
+    for pattern in registry.SEVERAL.values():
+        where = os.path.join(glob.escape(paths.sys), pattern)
+        for directory in sorted(glob.glob(where)):
+            numbers = (sysfs.number(paths, name) for name in sysfs.names(directory))
+            found.append(frozenset(number for number in numbers if number))
+    return tuple(found)
 
 
 def swaps(paths: Paths) -> FrozenSet[str]:

@@ -72,9 +72,7 @@ class Copied:
             for name, volumes in self.own.items()
         }
         self.write(node, "today")
-        # An emulated machine takes its time to find its disks.
-        slow = "s/device-timeout=30s/device-timeout=900s/"
-        node.run(["sed", "-i", slow, "/etc/fstab"], check=True)
+        nodes.patient(node)
         for place in places:
             take_away(node, place)
         return node
