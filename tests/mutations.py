@@ -24,7 +24,7 @@ FILES = ("pyproject.toml", "setup.cfg", "README.md", "Makefile")
 DECISION = "tests/unit/test_decision.py"
 PROPERTIES = "tests/unit/test_properties.py"
 WANTED = "tests/unit/test_wanted.py"
-DEVICES = "tests/unit/test_devices.py"
+DEVICES = "tests/unit/machine/test_devices.py"
 EXECUTOR = "tests/unit/test_executor.py"
 EC2 = "tests/unit/test_ec2.py"
 CONTENT = "tests/loop/test_content.py"
@@ -44,7 +44,7 @@ USERDATA = "tests/unit/test_userdata.py"
 RUN_EC2 = "tests/unit/test_run_ec2.py"
 LAUNCH = "tests/unit/test_launch.py"
 COPIES = "tests/unit/test_copies.py"
-UDEVRULES = "tests/unit/test_udevrules.py"
+UDEVRULES = "tests/unit/act/test_udev_rules.py"
 EVER_MOUNTED = "tests/loop/test_ever_mounted.py"
 
 
@@ -460,7 +460,7 @@ MUTATIONS = (
         "act/release",
         "    guard.check_unused(paths, device, partitions=True)\n",
         "",
-        "tests/unit/test_release.py",
+        "tests/unit/act/test_release.py",
     ),
     change(
         "a volume is not held while it is detached",
