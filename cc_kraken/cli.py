@@ -19,7 +19,7 @@ from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.decide import seen
-from cc_kraken.machine import devices, mounts
+from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
@@ -349,12 +349,12 @@ def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
     pending = entry.get("owner")
     if not pending or not entry["mount_path"] or os.geteuid() != 0:
         return
-    state = mounts.path_state(entry["mount_path"])
+    state = mount_points.path_state(entry["mount_path"])
     if state.entries or (state.uid, state.gid, state.mode) != (0, 0, 0o755):
         return
     owner, group, mode = pending["owner"], pending["group"], pending["mode"]
-    uid = mounts.user_id(owner) if owner is not None else None
-    gid = mounts.group_id(group) if group is not None else None
+    uid = mount_points.user_id(owner) if owner is not None else None
+    gid = mount_points.group_id(group) if group is not None else None
     if (owner is not None and uid is None) or (group is not None and gid is None):
         raise KrakenError(
             Trouble(
@@ -365,7 +365,7 @@ def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
                 "Make the user before the service starts.",
             )
         )
-    mounts.set_owner(entry["mount_path"], uid, gid, mode)
+    mount_points.set_owner(entry["mount_path"], uid, gid, mode)
 
 
 # ------------------------------------------------------------------ the rest

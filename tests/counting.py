@@ -265,9 +265,6 @@ def main() -> None:
         # call, and is counted as modules.
         do()
         before = set(sys.modules)
-        if "cc_kraken.machine.devices" in before:
-            # what is read once in a process, a boot reads
-            sys.modules["cc_kraken.machine.devices"]._SERIALS.clear()
     print(json.dumps(asdict(_measured(ear, do, before, job.get("deaf", False)))))
 
 

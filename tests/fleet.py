@@ -45,6 +45,7 @@ from typing import (
 )
 
 from cc_kraken.act import executor as executor_module
+from cc_kraken.act import last_resort
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Limits, Run
@@ -64,7 +65,6 @@ from cc_kraken.decide.steps import (
     WriteRecords,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.machine import last_resort
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (

@@ -24,7 +24,7 @@ FILES = ("pyproject.toml", "setup.cfg", "README.md", "Makefile")
 DECISION = "tests/unit/decide"
 PROPERTIES = "tests/unit/test_properties.py"
 WANTED = "tests/unit/test_wanted.py"
-DEVICES = "tests/unit/test_devices.py"
+DEVICES = "tests/unit/machine/test_devices.py"
 EXECUTOR = "tests/unit/test_executor.py"
 EC2 = "tests/unit/test_ec2.py"
 CONTENT = "tests/loop/test_content.py"
@@ -40,7 +40,7 @@ AGAIN = "tests/loop/test_again.py"
 USERDATA = "tests/unit/test_userdata.py"
 RUN_EC2 = "tests/unit/test_run_ec2.py"
 LAUNCH = "tests/unit/test_launch.py"
-UDEVRULES = "tests/unit/test_udevrules.py"
+UDEVRULES = "tests/unit/act/test_udev_rules.py"
 EVER_MOUNTED = "tests/loop/test_ever_mounted.py"
 
 
@@ -135,13 +135,6 @@ MUTATIONS = (
         EARLY,
     ),
     change(
-        "a disk that comes under the name of another has its serial",
-        "machine/devices",
-        "if known is None or known[0] != inode:",
-        "if known is None:",
-        DEVICES,
-    ),
-    change(
         "of the disk itself the serial is believed that was read before",
         "machine/devices",
         "return device if serial_of(paths, name) == volume else None",
@@ -149,10 +142,12 @@ MUTATIONS = (
         DEVICES,
     ),
     change(
-        "systemd reads fstab late although it has a unit of the path",
+        "what is mounted is mounted before systemd has read fstab",
         "act/executor",
-        "late = self.hands_on and self._unheard_of(by_fstab)",
-        "late = self.hands_on",
+        "                self._reload(self._unfailed(_of(steps, BY_FSTAB)))\n"
+        "                self._side_by_side(phase, _of(steps, AFTER_FSTAB))\n",
+        "                self._side_by_side(phase, _of(steps, AFTER_FSTAB))\n"
+        "                self._reload(self._unfailed(_of(steps, BY_FSTAB)))\n",
         EXECUTOR,
     ),
     change(
@@ -455,7 +450,7 @@ MUTATIONS = (
         "act/release",
         "    guard.check_unused(paths, device, partitions=True)\n",
         "",
-        "tests/unit/test_release.py",
+        "tests/unit/act/test_release.py",
     ),
     change(
         "a volume is not held while it is detached",
@@ -639,8 +634,8 @@ MUTATIONS = (
     change(
         "the filesystem that is grown need not be the one that was seen",
         "act/grow",
-        "    mount = mounts.verify(paths, path, target.devno)\n",
-        "    mount = mounts.at(paths, path)\n    assert mount is not None\n",
+        "    mount = mountinfo.verify(paths, path, target.devno)\n",
+        "    mount = mountinfo.at(paths, path)\n    assert mount is not None\n",
         GROWTH,
     ),
     # ---- arrays that udev put together

@@ -1,10 +1,8 @@
 """Carry out the steps of the plans: the only place where a plan becomes fact.
 
 Phase by phase over all sets, the sets of a phase side by side, the steps of a
-set in their order.  Nothing is mounted before systemd has read the fstab of all,
-where it holds units that could contradict it; where it has never heard of any of
-the mount points, the next run makes it read fstab (:mod:`cc_kraken.boot.stage`).
-A step that fails ends its own set only.
+set in their order.  The lines of all sets go into fstab in one write, then systemd
+reads it, and only then is anything mounted.  A step that fails ends its own set only.
 """
 
 from __future__ import annotations
@@ -12,12 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import (
     Callable,
-    Deque,
+    Collection,
     Dict,
     List,
     Mapping,
@@ -36,7 +33,6 @@ from cc_kraken.decide import members as arraystate
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import (
     CHANGES,
-    FILES,
     GROW,
     MOUNT,
     PHASES,
@@ -63,13 +59,21 @@ from cc_kraken.decide.steps import (
     ZeroSuperblocks,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.machine import devices, files, fstab, md, mdadm_conf, mounts
+from cc_kraken.machine import (
+    devices,
+    files,
+    fstab,
+    md,
+    mdadm_conf,
+    mount_points,
+    mountinfo,
+    systemd,
+)
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     Array,
     Device,
-    FstabLine,
     Known,
     KrakenError,
     Layer,
@@ -83,12 +87,10 @@ LOG = logging.getLogger(__name__)
 WORKERS = 32
 RELOADS = 2
 """How often systemd is asked to read fstab before the sets fail."""
-BY_FSTAB = (WriteFstab, RemoveFstab, MountFilesystem)
+FSTAB = (WriteFstab, RemoveFstab)
+BY_FSTAB = (*FSTAB, MountFilesystem)
 """Steps after or before which systemd must have read it."""
-OTHERS = tuple(step for step in CHANGES if step not in FILES)
-
-_Change = Tuple[str, Optional[FstabLine], Sequence[FstabLine], "Future[None]"]
-"""A set, its line in fstab (None: none), the lines that go, and who waits."""
+AFTER_FSTAB = (CheckFilesystem, MountFilesystem, SetOwner)
 
 
 @dataclass
@@ -121,24 +123,20 @@ class Executor:
         report: Report,
         enter: Callable[[Optional[str]], None],
         clock: Clock,
-        *,
-        hands_on: bool = False,
     ) -> None:
-        """``hands_on``: cc-kraken.service carries on after this run."""
         self.paths = paths
         self.instance_id = instance_id
         self.ec2 = ec2
         self.report = report
         self.enter = enter
         self.clock = clock
-        self.hands_on = hands_on
         self._names: Optional[Names] = None
         self._chosen: Dict[str, str] = {}
         self._files = threading.Lock()
         self._begun: Set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
-        self._changes: Deque[_Change] = deque()
-        """Of fstab, asked for and not yet begun."""
+        self._lines: Sequence[Step] = ()
+        """What is to be written into fstab."""
         self._world: World
         self._carried: Carried
         self._do: Mapping[Type[Step], Callable[[Step], None]] = {
@@ -161,7 +159,7 @@ class Executor:
             SetOwner: self._set_owner,
             GrowArray: self._grow_array,
             GrowFilesystem: self._grow_filesystem,
-            RemoveFstab: self._remove_fstab,
+            RemoveFstab: self._write_fstab,
         }
         assert set(self._do) == set(CHANGES)
 
@@ -175,25 +173,29 @@ class Executor:
                 for plan in plans
             }
             if phase == MOUNT:
-                self._side_by_side(phase, _of(steps, FILES))
-                by_fstab = _of(steps, BY_FSTAB)
-                late = self.hands_on and self._unheard_of(by_fstab)
-                if not late:
-                    self._reload(by_fstab)
-                self._side_by_side(phase, _of(steps, OTHERS))
-                if late and any(by_fstab[name] for name in self._carried.troubles):
-                    self._reload_late()
+                self._side_by_side(phase, _of(steps, (MakeDirectory,)))
+                lines = self._unfailed(_of(steps, FSTAB))
+                self._lines = [step for some in lines.values() for step in some]
+                self._side_by_side(phase, lines)
+                self._reload(self._unfailed(_of(steps, BY_FSTAB)))
+                self._side_by_side(phase, _of(steps, AFTER_FSTAB))
             else:
                 self._side_by_side(phase, steps)
         return self._carried
 
-    def _side_by_side(self, phase: str, steps: Mapping[str, Sequence[Step]]) -> None:
-        """The steps of each set that has not failed."""
-        work = {
+    def _unfailed(
+        self, steps: Mapping[str, Sequence[Step]]
+    ) -> Dict[str, Sequence[Step]]:
+        """The sets that have steps left, and have not failed."""
+        return {
             name: some
             for name, some in steps.items()
             if some and name not in self._carried.troubles
         }
+
+    def _side_by_side(self, phase: str, steps: Mapping[str, Sequence[Step]]) -> None:
+        """The steps of each set that has not failed."""
+        work = self._unfailed(steps)
         if not work:
             return
         self.enter(phase)
@@ -204,19 +206,14 @@ class Executor:
         for job in jobs:
             job.result()
 
-    def _reload(self, steps: Mapping[str, Sequence[Step]]) -> None:
-        """systemd reads fstab where it was changed, now or by a run before,
-        and one of these sets goes by it."""
-        names = [
-            name
-            for name, some in steps.items()
-            if some and name not in self._carried.troubles
-        ]
+    def _reload(self, names: Collection[str]) -> None:
+        """systemd reads fstab, where this run or one before has changed it, and one
+        of these sets goes by it."""
         if not names:
             return
         for _ in range(RELOADS):
             try:
-                mounts.read_fstab(self.paths)
+                systemd.read_fstab(self.paths)
                 return
             except KrakenError as error:
                 trouble = error.trouble
@@ -225,29 +222,6 @@ class Executor:
                 LOG.exception("cannot make systemd read fstab")
                 trouble = _fault("make systemd read fstab", error)
         self._carried.troubles.update(dict.fromkeys(names, trouble))
-
-    def _unheard_of(self, steps: Mapping[str, Sequence[Step]]) -> bool:
-        """Whether systemd knows nothing of where these steps mount, and no line of
-        fstab goes that it may know."""
-        where = set()
-        for step in (step for some in steps.values() for step in some):
-            if isinstance(step, MountFilesystem):
-                where.add(step.path)
-            elif isinstance(step, WriteFstab) and not step.instead_of:
-                if step.set in self._world.fstab:
-                    return False
-                where.add(step.line.path)
-            else:
-                return False
-        return not any(mounts.has_unit(path) for path in where)
-
-    def _reload_late(self) -> None:
-        """A set whose line is in fstab is not mounted: whoever asks systemd for
-        its path must wait for it in vain, and not write below it."""
-        try:
-            mounts.read_fstab(self.paths)
-        except KrakenError as error:
-            LOG.warning("%s", error)
 
     def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
         for step in steps:
@@ -498,51 +472,25 @@ class Executor:
 
     def _make_directory(self, step: Step) -> None:
         assert isinstance(step, MakeDirectory)
-        mounts.make_directory(step.path)
+        mount_points.make_directory(step.path)
 
     def _write_fstab(self, step: Step) -> None:
-        assert isinstance(step, WriteFstab)
-        self._change_fstab(step.set, step.line, step.instead_of)
-
-    def _remove_fstab(self, step: Step) -> None:
-        assert isinstance(step, RemoveFstab)
-        self._change_fstab(step.set, None)
+        """The first step writes the lines of all sets: a write waits for the disk."""
         with self._files:
-            mdadm_conf.drop(self.paths, step.set)
-
-    def _change_fstab(
-        self,
-        name: str,
-        line: Optional[FstabLine],
-        instead_of: Sequence[FstabLine] = (),
-    ) -> None:
-        """A write waits for the disk; what other sets want by then comes with
-        the next one, all at once."""
-        done: "Future[None]" = Future()
-        self._changes.append((name, line, instead_of, done))
-        with self._files:
-            self._write_changes()
-        done.result()
-
-    def _write_changes(self) -> None:
-        changes = []
-        while self._changes:
-            changes.append(self._changes.popleft())
-        if not changes:
-            return
-        try:
-            text = fstab.read(self.paths)
-            for name, line, instead_of, _ in changes:
-                text = fstab.replace(text, {name: line}, instead_of)
-            os.makedirs(self.paths.run, mode=0o755, exist_ok=True)
-            files.write_atomic(self.paths.unread, b"", 0o644)
-            fstab.write(self.paths, text)
-        except Exception as error:
-            for *_, done in changes:
-                done.set_exception(error)
-        else:
-            for *_, done in changes:
-                done.set_result(None)
+            if self._lines:
+                text = fstab.read(self.paths)
+                for one in self._lines:
+                    if isinstance(one, WriteFstab):
+                        new = {one.set: one.line}
+                        text = fstab.replace(text, new, one.instead_of)
+                    else:
+                        text = fstab.replace(text, {one.set: None})
+                os.makedirs(self.paths.run, mode=0o755, exist_ok=True)
+                files.write_atomic(self.paths.unread, b"", 0o644)
+                fstab.write(self.paths, text)
+                self._lines = ()
+            if isinstance(step, RemoveFstab):
+                mdadm_conf.drop(self.paths, step.set)
 
     def _check_filesystem(self, step: Step) -> None:
         """As systemd does it at a boot, for what no boot has mounted yet."""
@@ -569,14 +517,14 @@ class Executor:
             step.set, step.path, step.type, step.options, step.covers
         )
         with guard.held(target):
-            if mounts.at(self.paths, step.path) is None:
+            if mountinfo.at(self.paths, step.path) is None:
                 self._check_shown(target, step.type, step.uuid)
                 mount_point.mount(self.paths, target, volumes, wish)
             else:
                 # Somebody was faster: nothing is mounted over another mount.
                 mount_point.verify(self.paths, target, volumes, step.path)
-        if mounts.path_state(step.path).as_made:
-            mounts.relabel(self.paths, step.path)
+        if mount_points.path_state(step.path).as_made:
+            mount_points.relabel(self.paths, step.path)
 
     def _check_shown(self, target: Layer, kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
@@ -619,9 +567,9 @@ class Executor:
 
     def _set_owner(self, step: Step) -> None:
         assert isinstance(step, SetOwner)
-        uid = mounts.user_id(step.owner) if step.owner is not None else None
-        gid = mounts.group_id(step.group) if step.group is not None else None
-        mounts.set_owner(step.path, uid, gid, step.mode)
+        uid = mount_points.user_id(step.owner) if step.owner is not None else None
+        gid = mount_points.group_id(step.group) if step.group is not None else None
+        mount_points.set_owner(step.path, uid, gid, step.mode)
 
     # ---- growth
 

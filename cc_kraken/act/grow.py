@@ -16,7 +16,7 @@ from cc_kraken.act import guard
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State, opened
-from cc_kraken.machine import command, md, mounts
+from cc_kraken.machine import command, md, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, Trouble, gib
 
@@ -97,7 +97,7 @@ def filesystem(
     ``grow-refused`` or ``grow-failed``.
     """
     _check_members(paths, target, members)
-    mount = mounts.verify(paths, path, target.devno)
+    mount = mountinfo.verify(paths, path, target.devno)
     before = state(mount, target.path)
     if mount.type != kind or before is None or before.errors or read_only(mount):
         sound = f"a sound {kind} that can be written"

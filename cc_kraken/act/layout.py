@@ -139,12 +139,14 @@ def former(paths: Paths, instance_id: str) -> Dict[str, Set[str]]:
 
 def enlarged(paths: Paths, layout: Mapping[str, Any]) -> bool:
     """Whether any recorded volume has another size by now (sysfs only)."""
-    found = devices.scan(paths).by_volume
-    return any(
-        entry["sizes"].get(volume) != found[volume].size
+    sizes = {
+        volume: entry["sizes"].get(volume)
         for entry in layout["sets"].values()
         for volume in entry["volumes"]
-        if volume in found
+    }
+    return any(
+        volume in sizes and sizes[volume] != int(sectors or 0) * devices.SECTOR
+        for _, volume, sectors in devices.present(paths)
     )
 
 

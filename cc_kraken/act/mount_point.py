@@ -17,7 +17,7 @@ from typing import FrozenSet, List, Sequence, Tuple
 
 from cc_kraken.decide import seen
 from cc_kraken.filesystems import registry
-from cc_kraken.machine import command, devices, mounts
+from cc_kraken.machine import command, devices, mount_points, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Layer, Mount, Trouble
 
@@ -41,9 +41,9 @@ def mount(paths: Paths, target: Layer, volumes: FrozenSet[str], wish: Wish) -> N
     ``mounts-below``, ``mount-failed``, ``mount-differs`` or ``device-changed``.  It
     is not mounted then, unless the text says so.
     """
-    with mounts.opened(wish.path) as descriptor:
+    with mount_points.opened(wish.path) as descriptor:
         directory = _Directory(paths, descriptor)
-        _check_files(mounts.entries(descriptor), wish)
+        _check_files(mount_points.entries(descriptor), wish)
         _check_place(directory.look(), wish)
         _mount(target.path, directory, wish)
         try:
@@ -60,7 +60,7 @@ def verify(paths: Paths, target: Layer, volumes: FrozenSet[str], path: str) -> N
 
     Raises KrakenError ``mount-differs`` or ``device-changed``.
     """
-    mounts.verify(paths, path, target.devno)
+    mountinfo.verify(paths, path, target.devno)
     now = devices.mounts_now(paths, {path})
     if seen.up_at(now, path, volumes) is None:
         found = seen.at(now, path)
@@ -93,8 +93,8 @@ class _Directory:
     def look(self) -> _Look:
         link = os.path.join(self.paths.proc, "self/fd", str(self.descriptor))
         place = os.readlink(link)
-        inside = mounts.mount_number(self.paths, self.descriptor)
-        tree = mounts.tree(self.paths)
+        inside = mountinfo.mount_number(self.paths, self.descriptor)
+        tree = mountinfo.tree(self.paths)
         # Its own root, where something was mounted before it was opened.
         upon: List[Mount] = [
             line.mount
@@ -148,7 +148,7 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
     if finished.code == 0:
         return
     repair = registry.of(wish.type).repair
-    said = _said(finished).replace(there, wish.path)
+    said = finished.said.replace(there, wish.path)
     raise KrakenError(
         Trouble(
             kind="mount-failed",
@@ -180,9 +180,5 @@ def _take_back(source: str, directory: _Directory, wish: Wish) -> str:
     )
     if finished.code == 0:
         return ""
-    said = _said(finished).replace(there, here.place)
+    said = finished.said.replace(there, here.place)
     return f" ({source} stays mounted at {here.place}: {said})"
-
-
-def _said(finished: command.Finished) -> str:
-    return " ".join(finished.err.split()) or f"exit status {finished.code}"

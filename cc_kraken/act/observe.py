@@ -34,7 +34,8 @@ from cc_kraken.machine import (
     fstab,
     md,
     mdadm_conf,
-    mounts,
+    mount_points,
+    mountinfo,
     partitions,
 )
 from cc_kraken.machine.paths import Paths
@@ -138,7 +139,7 @@ class Observer:
 
     def _mounted(self, mounted: Mounted, ours: FrozenSet[str]) -> Mounted:
         mount, volumes = mounted.mount, mounted.volumes
-        number = mounts.device_number(self.paths, mount)
+        number = mountinfo.device_number(self.paths, mount)
         if not volumes or not volumes <= ours or number is None:
             return mounted
         if not mounted.seen:
@@ -403,7 +404,7 @@ def _devnos(paths: Paths, lines: Sequence[FstabLine]) -> Dict[str, str]:
     found: Dict[str, str] = {}
     for line in lines:
         node = "" if line.set else fstab.node(line.spec)
-        number = mounts.node_number(paths, node) if node else None
+        number = mountinfo.node_number(paths, node) if node else None
         if number is not None:
             found[line.spec] = number
     return found
@@ -412,7 +413,11 @@ def _devnos(paths: Paths, lines: Sequence[FstabLine]) -> Dict[str, str]:
 def account_number(name: str) -> Optional[int]:
     """The number of ``user:NAME`` or ``group:NAME``, None: no such account."""
     kind, _, account = name.partition(":")
-    return mounts.user_id(account) if kind == "user" else mounts.group_id(account)
+    return (
+        mount_points.user_id(account)
+        if kind == "user"
+        else mount_points.group_id(account)
+    )
 
 
 def _accounts(claims: Sequence[Claim]) -> Dict[str, Optional[int]]:
@@ -441,7 +446,7 @@ def _paths(claims: Sequence[Claim]) -> Dict[str, PathState]:
         if path is None:
             continue
         try:
-            found[path] = mounts.path_state(path)
+            found[path] = mount_points.path_state(path)
         except KrakenError as error:
             LOG.info("%s", error)
             found[path] = PathState(kind="unreadable")

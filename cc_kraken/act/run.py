@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import array_history, report, udev_rules
+from cc_kraken.act import array_history, last_resort, report, udev_rules
 from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.observe import Observer, account_number
 from cc_kraken.act.pacing import Backoff, PutOff
@@ -32,7 +32,7 @@ from cc_kraken.decide import decision
 from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.decide.steps import GROW, LAST, Detach
 from cc_kraken.decide.world import World
-from cc_kraken.machine import command, devices, last_resort
+from cc_kraken.machine import command, devices
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -155,7 +155,6 @@ class Run:
             told,
             self._enter,
             self.clock,
-            hands_on=not limits.final,
         )
         self.begun = self.clock.now()
         self.known = _Knowledge()

@@ -142,20 +142,23 @@ def text(entries: Mapping[str, Entry]) -> str:
 
 
 def _copy(name: str, entry: Entry) -> List[str]:
+    """First a comment that :func:`current` reads back; no name can end the line."""
+    volumes = ",".join(entry.volumes)
+    filesystem, array = entry.filesystem or "-", entry.array or "-"
+    quoted = quote(name, safe="", errors="surrogateescape")
     uuids = "|".join(uuid for uuid in (entry.filesystem, entry.array) if uuid)
     return [
-        _comment(name, entry),
-        f'ENV{{ID_FS_UUID}}=="{uuids}", ENV{{CC_KRAKEN}}="copy"',
+        f"# set {quoted} {volumes} {filesystem} {array} {entry.members}",
+        f'{_shows(uuids)}, ENV{{CC_KRAKEN}}="copy"',
     ]
 
 
 def _own(entry: Entry) -> List[str]:
-    of_disks = f'ENV{{ID_FS_UUID}}=="{entry.array or entry.filesystem}"'
     own = 'ENV{CC_KRAKEN}="own"'
-    lines = [f'{of_disks}, ATTRS{{serial}}=="{_serials(entry)}", {own}']
+    disk = _shows(entry.array or entry.filesystem)
+    lines = [f'{disk}, ATTRS{{serial}}=="{_serials(entry)}", {own}']
     if entry.array and entry.filesystem:
-        shown = f'ENV{{ID_FS_UUID}}=="{entry.filesystem}"'
-        lines.append(f"{shown}, {_array(entry)}, {own}")
+        lines.append(f"{_shows(entry.filesystem)}, {_array(entry)}, {own}")
     return lines
 
 
@@ -167,29 +170,18 @@ def _mixed(entry: Entry) -> List[str]:
     ]
 
 
+def _shows(uuids: str) -> str:
+    return f'ENV{{ID_FS_UUID}}=="{uuids}"'
+
+
 def _array(entry: Entry) -> str:
     return f'ENV{{MD_UUID}}=="{mdadm_uuid(entry.array)}"'
 
 
 def _serials(entry: Entry) -> str:
     """A pattern: a serial may have its volume's dash, or not."""
-    return "|".join(
-        serial
-        for volume in entry.volumes
-        for serial in (volume.replace("-", ""), volume)
-    )
-
-
-def _comment(name: str, entry: Entry) -> str:
-    """What :func:`current` reads back; no name can end the line."""
-    words = (
-        quote(name, safe="", errors="surrogateescape"),
-        ",".join(entry.volumes),
-        entry.filesystem or "-",
-        entry.array or "-",
-        str(entry.members),
-    )
-    return f"# set {' '.join(words)}"
+    both = ((volume.replace("-", ""), volume) for volume in entry.volumes)
+    return "|".join(serial for two in both for serial in two)
 
 
 def current(paths: Paths) -> Dict[str, Entry]:
@@ -199,13 +191,9 @@ def current(paths: Paths) -> Dict[str, Entry]:
         words = line.split(" ")
         if words[:2] != ["#", "set"] or len(words) != 7 or not words[6].isdigit():
             continue
-        name, volumes, filesystem, array, members = words[2:]
-        entry = Entry(
-            volumes=tuple(volumes.split(",")),
-            filesystem="" if filesystem == "-" else filesystem,
-            array="" if array == "-" else array,
-            members=int(members),
-        )
+        name, volumes, *uuids = words[2:6]
+        filesystem, array = ("" if uuid == "-" else uuid for uuid in uuids)
+        entry = Entry(tuple(volumes.split(",")), filesystem, array, int(words[6]))
         if entry.fit:
             found[unquote(name, errors="surrogateescape")] = entry
     return found
@@ -224,28 +212,24 @@ def keep(
     configuration has a line for it.  udev reads a changed file by itself, before
     the next disk comes.  A fault here leaves no volume unmounted.
     """
+    new = wanted(claims, plans, world)
+    lasting = {*world.fstab, *world.array_lines.values()}
     try:
-        _keep(paths, wanted(claims, plans, world), world)
+        old = {name: one for name, one in current(paths).items() if name in lasting}
+        for name, entry in new.items():
+            before = old.get(name)
+            if before and before.array == entry.array and not entry.filesystem:
+                # Its filesystem has not been seen this time.
+                new[name] = replace(entry, filesystem=before.filesystem)
+        content = text({**old, **new})
+        if not content:
+            remove(paths)
+            return
+        files.make_directories(os.path.dirname(location(paths)))
+        if files.write_atomic(location(paths), files.encode(content), 0o644):
+            _show_again(paths, {one for entry in new.values() for one in entry.volumes})
     except (KrakenError, OSError) as error:
         warn(f"At the next reboot a copy could be mounted for a set: {error}")
-
-
-def _keep(paths: Paths, new: Dict[str, Entry], world: World) -> None:
-    lasting = {*world.fstab, *world.array_lines.values()}
-    old = {name: one for name, one in current(paths).items() if name in lasting}
-    for name, entry in new.items():
-        before = old.get(name)
-        if not entry.filesystem and before is not None and before.array == entry.array:
-            new[name] = replace(entry, filesystem=before.filesystem)  # unseen now
-    content = text({**old, **new})
-    path = location(paths)
-    if not content:
-        remove(paths)
-        return
-    files.make_directories(os.path.dirname(path))
-    if files.write_atomic(path, files.encode(content), 0o644):
-        volumes = {volume for entry in new.values() for volume in entry.volumes}
-        _show_again(paths, volumes)
 
 
 def remove(paths: Paths) -> bool:
@@ -253,22 +237,14 @@ def remove(paths: Paths) -> bool:
     return files.remove(location(paths))
 
 
-# ---------------------------------------------------------------- what udev says
-
-
 def properties(paths: Paths, devno: str) -> Dict[str, str]:
     """What udev has noted of a block device; nothing where it has not seen it."""
-    found: Dict[str, str] = {}
-    path = os.path.join(paths.udev, "data", f"b{devno}")
     try:
-        data = files.decode(sysfs.read(path))
-    except OSError:
+        text = files.read_text(os.path.join(paths.udev, "data", f"b{devno}")) or ""
+    except KrakenError:
         return {}
-    for line in data.split("\n"):
-        if line.startswith("E:"):
-            key, _, value = line[2:].partition("=")
-            found[key] = value
-    return found
+    lines = [line[2:] for line in text.split("\n") if line.startswith("E:")]
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
 
 
 def shown(paths: Paths, disks: Mapping[str, str]) -> Tuple[Signature, ...]:
@@ -277,8 +253,8 @@ def shown(paths: Paths, disks: Mapping[str, str]) -> Tuple[Signature, ...]:
     found: Dict[str, Signature] = {}
     for disk, volume in disks.items():
         for name in (disk, *devices.partitions(paths, disk), *_holders(paths, disk)):
-            said = properties(paths, _number(paths, disk, name))
-            path = os.path.join(paths.dev, name.replace("!", "/"))
+            said = properties(paths, sysfs.number(paths, name) or "")
+            path = devices.node_of(paths, name)
             kind, uuid = said.get("ID_FS_TYPE", ""), said.get("ID_FS_UUID", "")
             kind = MD_MEMBER if kind == MEMBER_COPY else kind
             if uuid:
@@ -308,25 +284,11 @@ def _show_again(paths: Paths, volumes: Collection[str]) -> None:
 def _hidden(paths: Paths, volumes: Collection[str]) -> List[str]:
     """The kernel names of those disks of these volumes, and of what lies on them,
     that udev takes for copies."""
-    names = [
-        name
-        for disk, volume in devices.claimed(paths).items()
-        if volume in volumes
-        for name in (disk, *_holders(paths, disk))
-    ]
-    return [
-        name
-        for name in names
-        if properties(paths, _number(paths, name, name)).get("CC_KRAKEN") == "copy"
-    ]
+    mine = [disk for disk, one in devices.claimed(paths).items() if one in volumes]
+    names = [name for disk in mine for name in (disk, *_holders(paths, disk))]
+    said = {name: properties(paths, sysfs.number(paths, name) or "") for name in names}
+    return [name for name in names if said[name].get("CC_KRAKEN") == "copy"]
 
 
 def _holders(paths: Paths, disk: str) -> List[str]:
     return sysfs.names(os.path.join(paths.sys, "block", disk, "holders"))
-
-
-def _number(paths: Paths, disk: str, name: str) -> str:
-    """The device number of a disk, an array, or a partition of this disk."""
-    block = os.path.join(paths.sys, "block")
-    where = sysfs.attribute(block, name, "dev")
-    return where or sysfs.attribute(block, disk, name, "dev") or ""

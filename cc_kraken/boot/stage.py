@@ -30,7 +30,7 @@ from cc_kraken.act.report import DONE, FAILED, OFF, PENDING, RUNNING, UP, Report
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
-from cc_kraken.machine import command, mounts
+from cc_kraken.machine import command
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
@@ -171,7 +171,7 @@ def carry_out(
         for text in notes:
             told.warn(text)
         try:
-            if final and not dry_run:
+            if not dry_run:
                 _read_fstab(paths, told.warn)
             run.go()
         except BaseException:
@@ -183,23 +183,14 @@ def carry_out(
 
 
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
-    """What the network stage has left: nothing but the boot waits for it, for
-    what is mounted is mounted."""
+    """What a run before could not make systemd read: no reason to leave volumes
+    unmounted."""
+    from cc_kraken.machine import systemd  # not at every reboot
+
     try:
-        mounts.read_fstab(paths)
+        systemd.read_fstab(paths)
     except KrakenError as error:
         warn(str(error))
-
-
-def _read_fstab_alone(paths: Paths) -> None:
-    """Where nothing carries on after the network stage; a run that is left behind
-    does it itself, or the next one."""
-    if not os.path.exists(paths.unread):
-        return
-    from cc_kraken.act import lock
-
-    with contextlib.suppress(KrakenError), lock.held(paths, 0):
-        _read_fstab(paths, LOG.warning)
 
 
 def failures(status: Mapping[str, Any], *, pending: bool) -> Optional[str]:
@@ -253,17 +244,12 @@ def _network(
     cloud: Any,
 ) -> None:
     kept = None if section.dry_run else _kept(paths, section, identity)
-    started = False
-    try:
-        if kept is not None:
-            status = _report_kept(paths, identity, kept)
-        else:
-            cloud_init.wait_for_network(cloud)
-            status = _bring_up(section, identity, paths, events)
-        started = not section.dry_run and _start_background()
-    finally:
-        if not started:
-            _read_fstab_alone(paths)
+    if kept is not None:
+        status = _report_kept(paths, identity, kept)
+    else:
+        cloud_init.wait_for_network(cloud)
+        status = _bring_up(section, identity, paths, events)
+    started = not section.dry_run and _start_background()
     text = failures(status, pending=not (started or section.dry_run))
     if text and not (started and cloud_init.final_entry(cfg)):
         raise RuntimeError(text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import FrozenSet, Iterable, Optional, Sequence, Tuple
 
-from cc_kraken.machine.mounts import is_within
+from cc_kraken.machine.mountinfo import is_within
 from cc_kraken.model import Mount, Mounted, Trouble
 
 

@@ -329,8 +329,5 @@ class RemoveFstab(Step, phase=MOUNT):
         return f"take the line of the set {self.set}, which is gone, out of fstab"
 
 
-#: What a set does to files before it is mounted: systemd reads once what all
-#: sets have written.
-FILES: Tuple[Type[Step], ...] = (MakeDirectory, WriteFstab, RemoveFstab)
 #: What is still done for a set that has failed.
 LAST = (Detach, WriteFstab)

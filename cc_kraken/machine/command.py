@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional, Sequence, Tuple
@@ -43,8 +41,6 @@ _COUNTING = threading.Lock()
 #: said by their types.
 _PACKAGES: Mapping[str, Tuple[str, str]] = {
     "blkid": ("util-linux", "util-linux"),
-    "findmnt": ("util-linux", "util-linux"),
-    "lsblk": ("util-linux", "util-linux"),
     "mdadm": ("mdadm", "mdadm"),
     "mount": ("mount", "util-linux"),
     "restorecon": ("policycoreutils", "policycoreutils"),
@@ -66,12 +62,16 @@ class Finished:
     out: str
     err: str
 
+    @property
+    def said(self) -> str:
+        """Why it failed, in one line."""
+        return " ".join(self.err.split()) or f"exit status {self.code}"
+
 
 def run(
     argv: Sequence[str],
     *,
     timeout: Optional[float] = 60,
-    input: Optional[bytes] = None,
     pass_fds: Sequence[int] = (),
 ) -> Finished:
     """Run ``argv`` to its end and return what it said, whatever its code.
@@ -85,11 +85,11 @@ def run(
     """
     words = tuple(argv)
     program = _find(words)
-    with memory(b"") as out, memory(b"") as err, memory(input or b"") as source:
+    with memory(b"") as out, memory(b"") as err:
         process = subprocess.Popen(
             words,
             executable=program,
-            stdin=source if input is not None else subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             env=ENVIRONMENT,
@@ -145,9 +145,22 @@ def _find(words: Tuple[str, ...]) -> str:
             )
         )
     program = shutil.which(words[0], path=PATH)
-    if program is None:
-        raise KrakenError(_missing(os.path.basename(words[0])))
-    return program
+    if program is not None:
+        return program
+    name = os.path.basename(words[0])
+    remedy = "Install it in the image."
+    debian, rhel = package(name)
+    if debian:
+        names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
+        remedy = f"Install the package {names} in the image."
+    raise KrakenError(
+        Trouble(
+            kind="program-missing",
+            found=f"the program {name} is not installed",
+            expected=f"it in one of {PATH}",
+            remedy=remedy,
+        )
+    )
 
 
 def package(program: str) -> Tuple[str, str]:
@@ -155,20 +168,6 @@ def package(program: str) -> Tuple[str, str]:
     from cc_kraken.filesystems import registry  # not at every reboot
 
     return {**_PACKAGES, **registry.PACKAGES}.get(program, ("", ""))
-
-
-def _missing(program: str) -> Trouble:
-    remedy = "Install it in the image."
-    debian, rhel = package(program)
-    if debian:
-        names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
-        remedy = f"Install the package {names} in the image."
-    return Trouble(
-        kind="program-missing",
-        found=f"the program {program} is not installed",
-        expected=f"it in one of {PATH}",
-        remedy=remedy,
-    )
 
 
 @contextlib.contextmanager
@@ -189,9 +188,7 @@ def _wait(
     timeout: Optional[float],
 ) -> int:
     try:
-        if timeout is None:
-            return process.wait()
-        return process.wait(timeout - _until_ended(process.pid, timeout))
+        return process.wait(timeout)
     except subprocess.TimeoutExpired:
         _kill(process)
     except BaseException:
@@ -208,27 +205,6 @@ def _wait(
             remedy="See the kernel's log for a device that does not answer.",
         )
     )
-
-
-def _until_ended(pid: int, seconds: float) -> float:
-    """Sleep until this child has ended, for ``seconds`` at most; returns how
-    long that was.  Popen.wait asks again and again instead, with longer and
-    longer pauses: most of the time of a program that takes a few ms.
-
-    Source: pidfd_open(2), of Linux 5.3 and Python 3.9; without it at once.
-    """
-    begun = time.monotonic()
-    try:
-        descriptor = os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return 0.0
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.poll(seconds * 1000)
-    finally:
-        os.close(descriptor)
-    return min(seconds, time.monotonic() - begun)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:

@@ -15,7 +15,6 @@ from typing import (
     Container,
     Dict,
     FrozenSet,
-    Iterator,
     List,
     Mapping,
     Optional,
@@ -23,7 +22,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.machine import mounts, sysfs
+from cc_kraken.machine import mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Mount, Mounted
 
@@ -33,9 +32,6 @@ SECTOR = 512
 SYSTEM_PATHS = ("/", "/boot", "/boot/efi", "/efi", "/usr")
 
 _SERIAL = re.compile(r"vol-?([0-9a-f]{17}|[0-9a-f]{8})")
-
-_SERIALS: Dict[str, Tuple[int, str]] = {}
-"""By the path of a disk in sysfs: the inode of that entry, and its serial."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +48,17 @@ class Devices:
 
 def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
     """Every disk whose serial names an EBS volume; one of ``volume_ids``, where
-    they are given: of other disks little more than the serial is read then.
+    they are given: of other disks nothing but the serial is read then.
 
     Raises :class:`KrakenError` ``cannot-read`` when /proc cannot be read.
     """
     found: Dict[str, List[Device]] = {}
-    for device in _devices(paths, volume_ids):
-        found.setdefault(device.volume_id, []).append(device)
+    by_path, swaps = mountinfo.mounted(paths), mountinfo.swaps(paths)
+    for name, volume in claimed(paths).items():
+        if volume_ids is None or volume in volume_ids:
+            device = _device(paths, name, volume, by_path, swaps)
+            if device is not None:
+                found.setdefault(volume, []).append(device)
     return Devices(
         by_volume={key: one[0] for key, one in found.items() if len(one) == 1},
         duplicates={key: tuple(all) for key, all in found.items() if len(all) > 1},
@@ -66,38 +66,26 @@ def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
 
 
 def of_volume(paths: Paths, volume_id: str) -> Tuple[Device, ...]:
-    """The disks that claim to be this volume; of the others only the serials
-    are read.  Raises as :func:`scan` does."""
-    return tuple(_devices(paths, (volume_id,)))
+    """The disks that claim to be this volume.  Raises as :func:`scan` does."""
+    found = scan(paths, (volume_id,))
+    return (*found.by_volume.values(), *found.duplicates.get(volume_id, ()))
 
 
 def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
     """Kernel name, volume id and size (in sectors) of each disk that claims to
     be a volume, twins and all: little is read, and any change shows."""
     return frozenset(
-        (name, volume, _read(paths, name, "size") or "")
+        (name, volume, sysfs.disk(paths, name, "size") or "")
         for name, volume in claimed(paths).items()
     )
 
 
 def claimed(paths: Paths) -> Dict[str, str]:
     """The volume id that its serial spells, by the kernel name of each disk, twins
-    and all; of disks that were there before nothing is read.
-
-    A disk keeps its serial as long as it is there (drivers/nvme/host/core.c,
-    nvme_init_subsystem), and one that comes later under its name is another
-    entry of sysfs.
-    """
+    and all."""
     found = {}
-    for name, inode in sysfs.entries(_block(paths)).items():
-        path = _block(paths, name)
-        known = _SERIALS.get(path)
-        if known is None or known[0] != inode:
-            serial = _read(paths, name, "device", "serial")
-            if serial is None:
-                continue  # it has none, or cannot be asked now
-            known = _SERIALS[path] = inode, serial
-        volume = volume_of_serial(known[1])
+    for name in sysfs.names(_block(paths)):
+        volume = volume_of_serial(sysfs.disk(paths, name, "device", "serial") or "")
         if volume is not None:
             found[name] = volume
     return found
@@ -114,17 +102,20 @@ def serial_of(paths: Paths, name: str) -> Optional[str]:
 
     None: no such disk, or its serial is not one of EBS.
     """
-    serial = _read(paths, name, "device", "serial")
-    volume = None if serial is None else volume_of_serial(serial)
-    if volume is None or _read(paths, name, "hidden") == "1":
+    if sysfs.disk(paths, name, "hidden") == "1":
         return None
-    return volume
+    return volume_of_serial(sysfs.disk(paths, name, "device", "serial") or "")
 
 
 def node(paths: Paths, devno: str) -> Optional[str]:
     """The path of the disk, array or partition with this number."""
     name = _name_of(paths, devno)
-    return None if name is None else os.path.join(paths.dev, name.replace("!", "/"))
+    return None if name is None else node_of(paths, name)
+
+
+def node_of(paths: Paths, name: str) -> str:
+    """The path of the disk, array or partition with this kernel name."""
+    return os.path.join(paths.dev, name.replace("!", "/"))
 
 
 def partitions(paths: Paths, name: str) -> Tuple[str, ...]:
@@ -132,9 +123,7 @@ def partitions(paths: Paths, name: str) -> Tuple[str, ...]:
     return tuple(
         entry
         for entry in sysfs.names(_block(paths, name))
-        # the other entries, some forty, are none by their names
-        if entry.startswith(name)
-        and os.path.exists(_block(paths, name, entry, "partition"))
+        if os.path.exists(_block(paths, name, entry, "partition"))
     )
 
 
@@ -180,7 +169,7 @@ def mounts_now(
 
     Raises :class:`KrakenError` ``cannot-read``.
     """
-    tree = mounts.tree(paths)
+    tree = mountinfo.tree(paths)
     return tuple(
         Mounted(
             line.mount, volumes_behind_mount(paths, line.mount), seen=tree.seen(line)
@@ -196,7 +185,7 @@ def root_volumes(paths: Paths) -> FrozenSet[str]:
     Every mount on such a path counts, hidden ones too.
     """
     found = set()
-    for mount in mounts.scan(paths):
+    for mount in mountinfo.scan(paths):
         if mount.path not in SYSTEM_PATHS:
             continue
         for number in _numbers_behind(paths, mount):
@@ -208,13 +197,13 @@ def root_volumes(paths: Paths) -> FrozenSet[str]:
 
 
 def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
-    number = mounts.device_number(paths, mount)
+    number = mountinfo.device_number(paths, mount)
     if number == mount.devno:
         return frozenset({mount.devno})
     from cc_kraken.filesystems import registry  # not at every reboot
 
     if mount.type in registry.SEVERAL:
-        groups = mounts.groups(paths)
+        groups = mountinfo.groups(paths)
         if number is None:
             # The source says nothing (``/dev/root``): any of them may be it.
             return frozenset(each for group in groups for each in group)
@@ -224,20 +213,6 @@ def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
     return frozenset() if number is None else frozenset({number})
 
 
-def _devices(
-    paths: Paths, volume_ids: Optional[Container[str]] = None
-) -> Iterator[Device]:
-    """The disks that are EBS volumes: of these, or any."""
-    disks = claimed(paths)
-    by_path = mounts.mounted(paths)
-    swaps = mounts.swaps(paths)
-    for name, volume in disks.items():
-        if volume_ids is None or volume in volume_ids:
-            device = _device(paths, name, volume, by_path, swaps)
-            if device is not None:
-                yield device
-
-
 def _device(
     paths: Paths,
     name: str,
@@ -245,23 +220,23 @@ def _device(
     by_path: Mapping[str, Tuple[str, ...]],
     swaps: FrozenSet[str],
 ) -> Optional[Device]:
-    devno = _read(paths, name, "dev")
-    sectors = _read(paths, name, "size")
+    devno = sysfs.disk(paths, name, "dev")
+    sectors = sysfs.disk(paths, name, "size")
     if not devno or sectors is None or not sectors.isdigit():
         return None
     parts = partitions(paths, name)
-    numbers = [devno]
-    holders = set(sysfs.names(_block(paths, name, "holders")))
-    for partition in parts:
-        numbers.append(_read(paths, name, partition, "dev") or "")
-        holders |= set(sysfs.names(_block(paths, name, partition, "holders")))
+    numbers = [devno, *(sysfs.disk(paths, name, one, "dev") or "" for one in parts)]
+    places = ("holders", *(os.path.join(one, "holders") for one in parts))
+    holders = {
+        one for place in places for one in sysfs.names(_block(paths, name, place))
+    }
     device = Device(
         name=name,
-        path=os.path.join(paths.dev, name.replace("!", "/")),
+        path=node_of(paths, name),
         devno=devno,
         volume_id=volume,
         size=int(sectors) * SECTOR,
-        read_only=_read(paths, name, "ro") != "0",
+        read_only=sysfs.disk(paths, name, "ro") != "0",
         partitions=parts,
         holders=tuple(sorted(holders)),
         mounted=tuple(path for number in numbers for path in by_path.get(number, ())),
@@ -272,21 +247,12 @@ def _device(
 
 
 def _name_of(paths: Paths, devno: str) -> Optional[str]:
+    """From the kernel's own index (Documentation/ABI/stable/sysfs-dev)."""
     try:
-        # The kernel's own index (Documentation/ABI/stable/sysfs-dev).
         link = os.readlink(os.path.join(paths.sys, "dev", "block", devno))
-        return os.path.basename(link)
     except OSError:
-        pass  # a number of no block device, or a /sys without it
-    for name in sysfs.names(_block(paths)):
-        if _read(paths, name, "hidden") == "1":
-            continue
-        if _read(paths, name, "dev") == devno:
-            return name
-        for partition in partitions(paths, name):
-            if _read(paths, name, partition, "dev") == devno:
-                return partition
-    return None
+        return None  # a number of no block device
+    return os.path.basename(link)
 
 
 def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> None:
@@ -294,7 +260,9 @@ def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> Non
         return
     seen.add(name)
     if not os.path.isdir(_block(paths, name)):
-        name = _disk_of(paths, name) or name
+        # A partition's directory lies in that of its disk.
+        path = os.path.realpath(os.path.join(paths.sys, "class", "block", name))
+        name = os.path.basename(os.path.dirname(path))
     below = sysfs.names(_block(paths, name, "slaves"))
     for slave in below:
         _add_leaves(paths, slave, found, seen)
@@ -302,16 +270,5 @@ def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> Non
         found.add(name)
 
 
-def _disk_of(paths: Paths, partition: str) -> Optional[str]:
-    for disk in sysfs.names(_block(paths)):
-        if os.path.exists(_block(paths, disk, partition, "partition")):
-            return disk
-    return None
-
-
 def _block(paths: Paths, *parts: str) -> str:
-    return "/".join((paths.sys, "block", *parts))
-
-
-def _read(paths: Paths, *parts: str) -> Optional[str]:
-    return sysfs.attribute(paths.sys, "block", *parts)
+    return os.path.join(paths.sys, "block", *parts)

@@ -6,16 +6,17 @@ bytes survive (``surrogateescape``).  Sources: rename(2), fsync(2), xattr(7).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import secrets
 import stat
+import tempfile
 from typing import Optional
 
+from cc_kraken.machine import sysfs
 from cc_kraken.model import KrakenError, Trouble
 
 NEW_FILE_MODE = 0o644
-_MARK = ".kraken-"
 
 # Attributes that a copy may not be able to carry over; losing one of them
 # must not keep the file from being written.
@@ -93,42 +94,49 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def unusable(kind: str, path: str, error: OSError, expected: str) -> KrakenError:
+    """The error for a path that leads to something else than ``expected``."""
+    return KrakenError(
+        Trouble(
+            kind=kind,
+            found=f"cannot use {path!r}: {error.strerror or error}",
+            expected=expected,
+            remedy="Correct this or choose another path, and run again.",
+        )
+    )
+
+
 def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
-    old = _status(path)
+    old: Optional[os.stat_result] = None
+    with contextlib.suppress(FileNotFoundError):
+        old = os.stat(path)
     if old is not None and not stat.S_ISREG(old.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
-    _remove_leftovers(path)
+    directory, base = os.path.split(path)
+    prefix = f".{base}.kraken-"
+    _remove_leftovers(directory, prefix)
     if old is not None and _same_content(path, old, data):
         if mode is None or stat.S_IMODE(old.st_mode) == mode:
             return False
         os.chmod(path, mode)
         return True
-    temporary = _temporary(path)
-    descriptor = os.open(
-        temporary,
-        os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-        0o600,
-    )
+    descriptor, temporary = tempfile.mkstemp("", f"{prefix}{os.getpid()}-", directory)
     try:
         try:
-            _write_all(descriptor, data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
             _keep_attributes(path, old, descriptor, mode)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
     except BaseException:
-        _unlink_quietly(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise
-    _sync_directory(os.path.dirname(path))
+    _sync_directory(directory)
     return True
-
-
-def _status(path: str) -> Optional[os.stat_result]:
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return None
 
 
 def _same_content(path: str, status: os.stat_result, data: bytes) -> bool:
@@ -136,12 +144,6 @@ def _same_content(path: str, status: os.stat_result, data: bytes) -> bool:
         return False
     with open(path, "rb") as stream:
         return stream.read() == data
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _keep_attributes(
@@ -166,43 +168,14 @@ def _keep_attributes(
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode) if mode is None else mode)
 
 
-def _temporary(path: str) -> str:
-    directory, base = os.path.split(path)
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    return os.path.join(directory, f".{base}{_MARK}{unique}")
-
-
-def _remove_leftovers(path: str) -> None:
+def _remove_leftovers(directory: str, prefix: str) -> None:
     """Remove what a run left behind that was killed while it wrote."""
-    directory, base = os.path.split(path)
-    prefix = f".{base}{_MARK}"
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return
-    for name in names:
-        if not name.startswith(prefix):
-            continue
+    for name in sysfs.names(directory):
         pid = name[len(prefix) :].partition("-")[0]
-        if pid.isdigit() and not _is_running(int(pid)):
-            _unlink_quietly(os.path.join(directory, name))
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
-
-
-def _unlink_quietly(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
+        gone = pid.isdigit() and not os.path.exists(f"/proc/{pid}")
+        if name.startswith(prefix) and gone:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
 
 
 def _sync_directory(path: str) -> None:
@@ -225,14 +198,12 @@ _REMEDIES = {
 
 
 def _cannot(verb: str, path: str, error: Exception) -> KrakenError:
-    number = error.errno if isinstance(error, OSError) else None
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    adjective = "writable" if verb == "write" else "readable"
+    number = getattr(error, "errno", None) or 0
     return KrakenError(
         Trouble(
             kind=f"cannot-{verb}",
-            found=f"cannot {verb} {path!r}: {reason}",
-            expected=f"a {adjective} file",
-            remedy=_REMEDIES.get(number or 0, "Correct this and run again."),
+            found=f"cannot {verb} {path!r}: {getattr(error, 'strerror', '') or error}",
+            expected=f"a {'writable' if verb == 'write' else 'readable'} file",
+            remedy=_REMEDIES.get(number, "Correct this and run again."),
         )
     )

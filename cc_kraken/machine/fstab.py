@@ -23,7 +23,7 @@ from typing import (
 from urllib.parse import quote, unquote
 
 from cc_kraken.machine import files
-from cc_kraken.machine.mounts import unescape
+from cc_kraken.machine.mountinfo import unescape
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import FstabLine, Known
 

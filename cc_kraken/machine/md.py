@@ -13,9 +13,9 @@ import os
 import re
 import time
 import uuid as uuids
-from typing import Callable, Iterable, Optional, Sequence, Tuple
+from typing import Iterable, Optional, Sequence, Tuple
 
-from cc_kraken.machine import command, mounts, sysfs
+from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, KrakenError, Trouble
 
@@ -23,8 +23,8 @@ SECTOR = 512
 #: Longest name that md 1.2 stores together with the homehost ``any:``.
 NAME_MAX = 27
 NAME_PREFIX = "KRKN-"
-#: Seconds between two looks at an array that is starting.
-POLL = 0.1
+#: Seconds that an array has to start, and between two looks at it.
+STARTS, POLL = 30.0, 0.1
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 _HASH_LENGTH = 5
@@ -36,11 +36,11 @@ def scan(paths: Paths) -> Tuple[Array, ...]:
     ``uuid`` is "" where the kernel does not tell it; ``level`` is "" and
     ``raid_disks`` 0 before an array was started.
     """
-    by_path = mounts.mounted(paths)
+    by_path = mountinfo.mounted(paths)
     arrays = []
     for name in sysfs.names(os.path.join(paths.sys, "block")):
-        state = _read(paths, name, "md", "array_state")
-        devno = _read(paths, name, "dev")
+        state = sysfs.disk(paths, name, "md", "array_state")
+        devno = sysfs.disk(paths, name, "dev")
         if state is not None and devno:
             arrays.append(_array(paths, name, state, devno, by_path.get(devno, ())))
     return tuple(arrays)
@@ -136,7 +136,7 @@ def assemble(
     names = [os.path.basename(member) for member in members]
     if any(array.running for array in holding(scan(paths), names)):
         return
-    raise _not_assembled(uuid, members, _said(finished))
+    raise _not_assembled(uuid, members, finished.said)
 
 
 def _gather(paths: Paths, uuid: str, members: Sequence[str]) -> None:
@@ -145,7 +145,7 @@ def _gather(paths: Paths, uuid: str, members: Sequence[str]) -> None:
         if not holding(scan(paths), [os.path.basename(member)]):
             # No configuration: its AUTO line could forbid this.
             argv = ["mdadm", "--incremental", "--config=none", member]
-            said.append(_said(command.run(argv, timeout=None)))
+            said.append(command.run(argv, timeout=None).said)
     names = {os.path.basename(member) for member in members}
     if not any(names <= set(array.members) for array in scan(paths)):
         raise _not_assembled(uuid, members, " ".join(said))
@@ -160,54 +160,42 @@ def start_degraded(paths: Paths, name: str) -> None:
     starts read-only until first written to.  Raises :class:`KrakenError`
     ``start-degraded``.
     """
-    state = _read(paths, name, "md", "array_state")
+    state = sysfs.disk(paths, name, "md", "array_state")
     if state != "inactive":
         raise _not_started(name, f"its state is {state or 'unknown'}")
     path = os.path.join(paths.sys, "block", name, "md", "array_state")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(descriptor, b"read-auto")
-        finally:
-            os.close(descriptor)
+        with open(path, "r+b", buffering=0) as file:
+            file.write(b"read-auto")
     except OSError as error:
         raise _not_started(name, f"the kernel says: {error.strerror}") from error
 
 
 def add_member(array: Array, device_path: str) -> None:
-    """Add a proved blank device to a running array with a free slot.
-
-    Raises :class:`KrakenError` ``command-failed``.
-    """
-    command.check(
-        command.run(
-            ["mdadm", "--manage", array.path, "--add", device_path], timeout=None
-        ),
-        f"adding {device_path} to {array.path}",
-    )
+    """Add a proved blank device to a running array with a free slot."""
+    _manage(array, f"adding {device_path} to", "--manage", "--add", device_path)
 
 
 def read_write(array: Array) -> None:
     """End the state ``read-auto`` of a running array, as its first write does.
 
-    A resync that is due begins.  Raises :class:`KrakenError` ``command-failed``.
+    A resync that is due begins.
     """
-    command.check(
-        command.run(["mdadm", "--readwrite", array.path], timeout=None),
-        f"allowing writes to {array.path}",
-    )
+    _manage(array, "allowing writes to", "--readwrite")
 
 
 def grow(array: Array) -> None:
     """Let a running array use all that its members have now.
 
     md makes the bitmap fit by itself, and brings the new room in step.
-    Raises :class:`KrakenError` ``command-failed``.
     """
-    command.check(
-        command.run(["mdadm", "--grow", array.path, "--size=max"], timeout=None),
-        f"growing {array.path}",
-    )
+    _manage(array, "growing", "--grow", "--size=max")
+
+
+def _manage(array: Array, doing: str, mode: str, *options: str) -> None:
+    """Raises :class:`KrakenError` ``command-failed``."""
+    argv = ["mdadm", mode, array.path, *options]
+    command.check(command.run(argv, timeout=None), f"{doing} {array.path}")
 
 
 def holding(arrays: Iterable[Array], members: Iterable[str]) -> Tuple[Array, ...]:
@@ -216,34 +204,26 @@ def holding(arrays: Iterable[Array], members: Iterable[str]) -> Tuple[Array, ...
     return tuple(array for array in arrays if wanted & set(array.members))
 
 
-def wait_running(
-    paths: Paths,
-    members: Sequence[str],
-    *,
-    timeout: float = 30.0,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Array:
+def wait_running(paths: Paths, members: Sequence[str]) -> Array:
     """The one running array that holds these disks (kernel names).
 
-    It is waited for until it runs and has a size, ``timeout`` seconds at
-    most; a resync is not waited for.  Raises :class:`KrakenError`
-    ``array-not-running`` (it waits) or ``array-split``.
+    It is waited for until it runs and has a size; a resync is not waited for.
+    Raises :class:`KrakenError` ``array-not-running`` (it waits) or ``array-split``.
     """
-    end = clock() + timeout
+    end = time.monotonic() + STARTS
     while True:
         arrays = holding(scan(paths), members)
         if len(arrays) == 1 and arrays[0].running and arrays[0].size:
             return arrays[0]
-        if clock() >= end:
-            raise _not_running(arrays, members, timeout)
-        sleep(POLL)
+        if time.monotonic() >= end:
+            raise _not_running(arrays, members)
+        time.sleep(POLL)
 
 
 def _array(
     paths: Paths, name: str, state: str, devno: str, mounted: Tuple[str, ...]
 ) -> Array:
-    md_uuid = _read(paths, name, "md", "uuid") or ""
+    md_uuid = sysfs.disk(paths, name, "md", "uuid") or ""
     try:
         md_uuid = canonical_uuid(md_uuid)
     except ValueError:
@@ -253,17 +233,17 @@ def _array(
         path=os.path.join(paths.dev, name),
         devno=devno,
         uuid="" if not md_uuid.strip("0-") else md_uuid,
-        level=_level(_read(paths, name, "md", "level")),
+        level=_level(sysfs.disk(paths, name, "md", "level")),
         # While it is reshaped both counts are shown: "4 (3)".
-        raid_disks=_number(_read(paths, name, "md", "raid_disks")),
+        raid_disks=_number(sysfs.disk(paths, name, "md", "raid_disks")),
         members=_members(paths, name),
         state=state,
-        degraded=_number(_read(paths, name, "md", "degraded")),
-        size=_number(_read(paths, name, "size")) * SECTOR,
-        read_only=_read(paths, name, "ro") != "0",
+        degraded=_number(sysfs.disk(paths, name, "md", "degraded")),
+        size=_number(sysfs.disk(paths, name, "size")) * SECTOR,
+        read_only=sysfs.disk(paths, name, "ro") != "0",
         mounted=mounted,
-        component=_number(_read(paths, name, "md", "component_size")) * 1024,
-        action=_read(paths, name, "md", "sync_action") or "",
+        component=_number(sysfs.disk(paths, name, "md", "component_size")) * 1024,
+        action=sysfs.disk(paths, name, "md", "sync_action") or "",
     )
 
 
@@ -290,10 +270,6 @@ def _letters(text: str) -> str:
     return "".join(chr(ord("a") + byte % 26) for byte in digest[:_HASH_LENGTH])
 
 
-def _said(finished: command.Finished) -> str:
-    return " ".join(finished.err.split()) or f"exit status {finished.code}"
-
-
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
     return KrakenError(
         Trouble(
@@ -317,9 +293,7 @@ def _not_started(name: str, why: str) -> KrakenError:
     )
 
 
-def _not_running(
-    arrays: Sequence[Array], members: Sequence[str], timeout: float
-) -> KrakenError:
+def _not_running(arrays: Sequence[Array], members: Sequence[str]) -> KrakenError:
     disks = ", ".join(members)
     if len(arrays) > 1:
         return KrakenError(
@@ -338,13 +312,9 @@ def _not_running(
     return KrakenError(
         Trouble(
             kind="array-not-running",
-            found=f"after {timeout:g} s the disks {disks} are {found}",
+            found=f"after {STARTS:g} s the disks {disks} are {found}",
             expected="a running array",
             remedy="See the kernel's log (dmesg) for what md says.",
             waits=True,
         )
     )
-
-
-def _read(paths: Paths, *parts: str) -> Optional[str]:
-    return sysfs.attribute(paths.sys, "block", *parts)

@@ -19,6 +19,8 @@ STATUS = "status.json"
 #: What an older botocore does not know of EC2, where its loader looks for it.
 EC2 = "ec2/2016-11-15/service-2.kraken-extras.json"
 
+REMEDY = "Install the package cloud-init-kraken again."
+
 
 def path(name: str) -> str:
     """Path of the schema file ``name``; KrakenError when there is none."""
@@ -36,7 +38,7 @@ def path(name: str) -> str:
             "schema-missing",
             f"the schema file {name} is in none of {', '.join(places)}",
             "an installation with all its files",
-            "Install the package cloud-init-kraken again.",
+            REMEDY,
         )
     )
 
@@ -48,22 +50,16 @@ def load(name: str) -> Dict[str, Any]:
     try:
         with open(place, encoding="utf-8") as file:
             document = json.load(file)
+        if isinstance(document, dict):
+            return document
+        why = "it holds no JSON object"
     except (OSError, ValueError) as error:
-        raise KrakenError(
-            Trouble(
-                "schema-unreadable",
-                f"the schema file {place} cannot be read ({error})",
-                "the file as it was installed",
-                "Install the package cloud-init-kraken again.",
-            )
-        ) from error
-    if not isinstance(document, dict):
-        raise KrakenError(
-            Trouble(
-                "schema-unreadable",
-                f"the schema file {place} does not hold a JSON object",
-                "the file as it was installed",
-                "Install the package cloud-init-kraken again.",
-            )
+        why = str(error)
+    raise KrakenError(
+        Trouble(
+            "schema-unreadable",
+            f"the schema file {place} cannot be read ({why})",
+            "the file as it was installed",
+            REMEDY,
         )
-    return document
+    )

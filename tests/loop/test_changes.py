@@ -368,7 +368,7 @@ def test_a_user_that_comes_is_seen_soon_without_whole_looks(
         return 4711 if asked > 4 else None
 
     monkeypatch.setattr(observe.Observer, "look", counted)
-    monkeypatch.setattr(observe.mounts, "user_id", user_id)
+    monkeypatch.setattr(observe.mount_points, "user_id", user_id)
     status = machine.run("background", wait=60)
     assert states(status) == {"log": "mounted"} and status["state"] == "done"
     assert os.stat(machine.path("log")).st_uid == 4711

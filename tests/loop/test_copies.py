@@ -17,6 +17,7 @@ from cc_kraken.proof import signatures
 from tests.conftest import attach
 from tests.crafted import md1
 from tests.loop.test_run import MIB, ZONE, Machine, machine, states
+from tests.unit.tree import index
 
 __all__ = ["machine"]  # a fixture
 
@@ -157,6 +158,7 @@ def test_a_copy_in_a_partition(machine: Machine) -> None:
     below.mkdir()
     (below / "partition").write_text("1\n")
     (below / "dev").write_text(f"{os.major(inner)}:{os.minor(inner)}\n")
+    index(machine.base / "sys", f"{disk}/{disk}p1")
     error = machine.run()["sets"]["log"]["error"]
     assert error["kind"] == "filesystem-clone"
     assert f"{outer} ({node}) has the same ext4 UUID" in error["found"]

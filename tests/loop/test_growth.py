@@ -14,7 +14,7 @@ import pytest
 from cc_kraken.act import grow, layout
 from cc_kraken.decide import growth
 from cc_kraken.filesystems import registry
-from cc_kraken.machine import devices, md, mounts
+from cc_kraken.machine import devices, md, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Known, KrakenError
 from cc_kraken.proof import content, record
@@ -61,7 +61,7 @@ def enlarge(machine: Machine, volume: str, gib: int, *, ec2: bool = True) -> Non
 
 
 def size(path: str, node: str) -> int:
-    mount = mounts.at(Paths(), path)
+    mount = mountinfo.at(Paths(), path)
     assert mount is not None
     found = grow.state(mount, node)
     assert found is not None

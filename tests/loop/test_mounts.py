@@ -13,11 +13,11 @@ from typing import Callable, Iterator
 import pytest
 
 from cc_kraken.act import mount_point
-from cc_kraken.machine import files, fstab, mounts
+from cc_kraken.machine import files, fstab, mount_points, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, FstabLine, KrakenError
 from tests.conftest import umount
-from tests.unit.tree import Tree
+from tests.unit.tree import Tree, index
 
 MIB = 1 << 20
 MKFS = {
@@ -74,25 +74,25 @@ def test_fstab_mount_verify_owner(
     make_filesystem(fs_type, device)
     line = line_for(device, target, fs_type, "noatime")
     assert fstab.write(paths, fstab.replace(fstab.read(paths), {"data": line}))
-    assert mounts.make_directory(target)
-    assert mounts.at(paths, target) is None
+    mount_points.make_directory(target)
+    assert mountinfo.at(paths, target) is None
     by_fstab(paths, target)
 
-    mount = mounts.verify(paths, target, number_of(device))
+    mount = mountinfo.verify(paths, target, number_of(device))
     assert (mount.path, mount.type, mount.source) == (target, fs_type, device)
     assert mount.devno.startswith("0:") == (fs_type == "btrfs")
-    assert mounts.mounted(paths)[number_of(device)] == (target,)
+    assert mountinfo.mounted(paths)[number_of(device)] == (target,)
     with pytest.raises(KrakenError, match="expected the device 1:1"):
-        mounts.verify(paths, target, "1:1")
+        mountinfo.verify(paths, target, "1:1")
 
-    assert mounts.path_state(target).entries == ()
-    assert mounts.set_owner(target, 1234, 4321, 0o2750)
-    state = mounts.path_state(target)
+    assert mount_points.path_state(target).entries == ()
+    assert mount_points.set_owner(target, 1234, 4321, 0o2750)
+    state = mount_points.path_state(target)
     assert (state.uid, state.gid, state.mode) == (1234, 4321, 0o2750)
     umount(target)
     assert stat.S_IMODE(os.stat(target).st_mode) == 0o755
     by_fstab(paths, target)
-    assert mounts.path_state(target) == state
+    assert mount_points.path_state(target) == state
 
 
 def test_findmnt_finds_no_fault(
@@ -102,7 +102,7 @@ def test_findmnt_finds_no_fault(
     device = loop_device(64 * MIB)
     make_filesystem("ext4", device)
     fstab.write(paths, fstab.replace("", {"data": line_for(device, target, "ext4")}))
-    mounts.make_directory(target)
+    mount_points.make_directory(target)
     argv = ["findmnt", "--verify", "--tab-file", paths.fstab]
     assert subprocess.run(argv, stdout=subprocess.DEVNULL).returncode == 0
 
@@ -112,15 +112,16 @@ def test_mount_by_uuid(paths: Paths, target: str, loop_device: MakeDevice) -> No
     device = loop_device(64 * MIB)
     line = fstab.entry("data", make_filesystem("ext4", device), target, "ext4")
     fstab.write(paths, fstab.replace("", {"data": line}))
-    mounts.make_directory(target)
+    mount_points.make_directory(target)
     by_fstab(paths, target)
-    mounts.verify(paths, target, number_of(device))
+    mountinfo.verify(paths, target, number_of(device))
 
 
 def disk(machine: Tree, device: str, volume: str) -> Device:
     """A loop device as the disk of this volume."""
     name = os.path.basename(device)
     machine.write(f"sys/block/{name}/dev", f"{number_of(device)}\n")
+    index(machine.base / "sys", name)
     serial = volume.replace("-", "")
     machine.write(f"sys/block/{name}/device/serial", f"{serial}\n")
     return Device(name, device, number_of(device), volume, 64 * MIB)
@@ -153,13 +154,13 @@ def test_mount_of_the_very_device(
     option = f"uuid={same}" if fs_type == "xfs" else same
     if fs_type != "btrfs":  # of btrfs the kernel knows one at a time
         subprocess.run([*MKFS[fs_type], option, copy], check=True)
-    mounts.make_directory(target)
+    mount_points.make_directory(target)
     own = disk(machine, device, "vol-00000000000000001")
     disk(machine, copy, "vol-00000000000000002")
     wish = mount_point.Wish("data", target, fs_type, OPTIONS[fs_type])
     volumes = frozenset({own.volume_id})
     mount_point.mount(machine.paths, own, volumes, wish)
-    mounts.verify(machine.paths, target, number_of(device))
+    mountinfo.verify(machine.paths, target, number_of(device))
     shown = subprocess.check_output(
         ["findmnt", "--mountpoint", target, "-n", "-o", "OPTIONS"], text=True
     )
@@ -178,14 +179,14 @@ def test_a_second_mount_over_it_is_seen(
     paths: Paths, target: str, loop_device: MakeDevice
 ) -> None:
     first, second = loop_device(64 * MIB), loop_device(64 * MIB)
-    mounts.make_directory(target)
+    mount_points.make_directory(target)
     for device in (first, second):
         make_filesystem("ext4", device)
         subprocess.run(["mount", device, target], check=True)
-    mounts.verify(paths, target, number_of(second))
+    mountinfo.verify(paths, target, number_of(second))
     with pytest.raises(KrakenError, match="after mounting"):
-        mounts.verify(paths, target, number_of(first))
-    assert mounts.mounted(paths)[number_of(first)] == (target,)
+        mountinfo.verify(paths, target, number_of(first))
+    assert mountinfo.mounted(paths)[number_of(first)] == (target,)
 
 
 def test_btrfs_of_two_devices(
@@ -194,9 +195,9 @@ def test_btrfs_of_two_devices(
     devices = [loop_device(256 * MIB), loop_device(256 * MIB)]
     subprocess.run(["mkfs.btrfs", "-q", *devices], check=True)
     subprocess.run(["btrfs", "device", "scan", *devices], check=True)
-    mounts.make_directory(target)
+    mount_points.make_directory(target)
     subprocess.run(["mount", devices[0], target], check=True)
-    found = mounts.mounted(paths)
+    found = mountinfo.mounted(paths)
     assert [found[number_of(device)] for device in devices] == [(target,), (target,)]
 
 
@@ -211,7 +212,7 @@ def test_mount_that_fails_is_a_sentence(
     if case == "no device":
         own = replace(own, path="/dev/no-such-node")
     if case != "no directory":
-        mounts.make_directory(target)
+        mount_points.make_directory(target)
     options = ("nonsense=1",) if case == "option" else ()
     wish = mount_point.Wish("data", target, "ext4", options)
     with pytest.raises(KrakenError) as caught:
@@ -219,7 +220,7 @@ def test_mount_that_fails_is_a_sentence(
     kind = "mount-point" if case == "no directory" else "mount-failed"
     assert caught.value.trouble.kind == kind
     assert target in str(caught.value) and "/proc/" not in str(caught.value)
-    assert mounts.at(machine.paths, target) is None
+    assert mountinfo.at(machine.paths, target) is None
 
 
 @pytest.mark.parametrize("obstacle", ["full", "read-only"])
@@ -228,7 +229,7 @@ def test_fstab_on_a_disk_that_takes_nothing(
 ) -> None:
     device = loop_device(16 * MIB)
     make_filesystem("ext4", device)
-    mounts.make_directory(target)
+    mount_points.make_directory(target)
     subprocess.run(["mount", device, target], check=True)
     paths = Paths(etc=target)
     old = "UUID=aaaa / ext4 defaults 0 1\n"

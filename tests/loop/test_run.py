@@ -46,7 +46,7 @@ from cc_kraken.decide.steps import (
 )
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
-from cc_kraken.machine import files, mounts
+from cc_kraken.machine import files, mount_points, systemd
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -65,6 +65,7 @@ from cc_kraken.proof import content, directio, record, rehearsal
 from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
 from tests.loop.test_destroy import FS
+from tests.unit.tree import index
 
 pytest.importorskip("boto3")
 pytestmark = pytest.mark.long
@@ -130,6 +131,7 @@ class Machine:
         ):
             (below / entry).write_text(f"{text}\n")
         below.rename(self.base / "sys" / "block" / name)
+        index(self.base / "sys", name)
         return path
 
     def disk(self, volume_id: str) -> str:
@@ -750,7 +752,7 @@ def test_nothing_is_mounted_over_what_somebody_else_just_mounted(
         subprocess.run(["mount", "-t", "tmpfs", "other", path], check=True)
         return True
 
-    monkeypatch.setattr(mounts, "reload", reload)
+    monkeypatch.setattr(systemd, "reload", reload)
     status = machine.run()
     assert error_of(status, "data") == "mount-differs"
     assert machine.mounted() == {machine.path("data"): "other"}
@@ -764,14 +766,14 @@ def test_a_path_that_cannot_be_looked_at_concerns_its_set_alone(
     volume = machine.volume("data")
     machine.volume("log")
     before = machine.digest(volume)
-    path_state = mounts.path_state
+    path_state = mount_points.path_state
 
     def look(path: str) -> PathState:
         if path == machine.path("data"):
             raise KrakenError(Trouble("cannot-read", "an I/O error", "", ""))
         return path_state(path)
 
-    monkeypatch.setattr(mounts, "path_state", look)
+    monkeypatch.setattr(mount_points, "path_state", look)
     status = machine.run()
     assert states(status) == {"data": "failed", "log": "mounted"}
     assert error_of(status, "data") == "mount-path-kind"

@@ -56,7 +56,7 @@ from cc_kraken.decide.steps import (
     ZeroSuperblocks,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.machine.mounts import is_within
+from cc_kraken.machine.mountinfo import is_within
 from cc_kraken.model import (
     Array,
     Attachment,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -38,7 +37,7 @@ from cc_kraken.decide.steps import (
     WriteRecords,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.machine import command, devices, fstab, mounts
+from cc_kraken.machine import command, devices, fstab, mount_points, systemd
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Record, Trouble
@@ -197,7 +196,7 @@ def failed(kind: str) -> KrakenError:
 @pytest.fixture
 def reload(mocker: MockerFixture) -> MagicMock:
     """systemd's reload, which must not run on the machine of the tests."""
-    return mocker.patch.object(mounts, "reload", autospec=True, return_value=True)
+    return mocker.patch.object(systemd, "reload", autospec=True, return_value=True)
 
 
 def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
@@ -219,7 +218,7 @@ def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
         return SetOwner(name, str(tree.base / name), None, None, 0o700)
 
     reload.side_effect = read
-    mocker.patch.object(mounts, "set_owner", autospec=True, side_effect=own)
+    mocker.patch.object(mount_points, "set_owner", autospec=True, side_effect=own)
     names = [f"s{number}" for number in range(12)]
     outcome = bench.carry_out(
         *(plan(name, line(tree, name), own_it(name)) for name in names),
@@ -233,81 +232,31 @@ def test_systemd_reads_fstab_once_and_before_anything_is_mounted(
     assert [one for one in seen if isinstance(one, int)] == [12]
 
 
-STRANGE = FstabLine("UUID=1", "/former", "ext4", ("defaults",))
-
-
-@pytest.mark.parametrize(
-    ("hands_on", "held", "former", "expected"),
-    [
-        (True, (), "moves", ["reload", "mount", "mount"]),
-        (True, (), "fails", ["mount", "reload"]),
-        (True, (), (), ["mount", "mount"]),
-        (False, (), (), ["reload", "mount", "mount"]),
-        (True, ("b",), (), ["reload", "mount", "mount"]),
-        (True, (), (STRANGE,), ["reload", "mount", "mount"]),
-        (True, (), "dropped", ["reload", "mount", "mount"]),
-    ],
-)
-def test_who_makes_systemd_read_fstab(
-    bench: Bench,
-    reload: MagicMock,
-    mocker: MockerFixture,
-    hands_on: bool,
-    held: tuple[str, ...],
-    former: tuple[FstabLine, ...] | str,
-    expected: list[str],
+def test_systemd_has_read_fstab_before_anything_is_mounted(
+    bench: Bench, reload: MagicMock
 ) -> None:
-    """The next run, when systemd knows nothing that could contradict; else this
-    one, before anything is mounted."""
-    tree = bench.tree
+    """Its units of an older fstab could unmount what contradicts them."""
     seen: list[str] = []
-
-    def read() -> bool:
-        seen.append("reload")
-        return True
-
-    reload.side_effect = read
-    has_unit = mocker.patch.object(mounts, "has_unit", autospec=True)
-    has_unit.side_effect = lambda path: os.path.basename(path) in held
-
-    def mount(executor: Executor, step: Step) -> None:
-        if former == "fails" and step.set == "a":
-            raise KrakenError(Trouble("mount-failed", "it cannot be mounted", "", ""))
-        seen.append("mount")
-
-    mocker.patch.object(Executor, "_mount", mount)
-    bench.executor = Executor(
-        tree.paths,
-        bench.instance,
-        bench.executor.ec2,
-        bench.report,
-        bench.phases.append,
-        bench.clock,
-        hands_on=hands_on,
+    reload.side_effect = lambda: seen.append("reload")
+    mount = {MountFilesystem: lambda step: seen.append(step.set)}
+    bench.executor._do = {**bench.executor._do, **mount}
+    names = ("a", "b")
+    outcome = bench.carry_out(
+        *(
+            plan(name, line(bench.tree, name), mounting(name, str(bench.tree.base)))
+            for name in names
+        ),
+        plan("gone", RemoveFstab("gone")),
     )
+    assert outcome.troubles == {}
+    assert seen[0] == "reload" and sorted(seen[1:]) == ["a", "b"]
+    assert not os.path.exists(bench.tree.paths.unread)
 
-    def steps_of(name: str) -> tuple[Step, ...]:
-        write = line(tree, name)
-        if name == "a" and isinstance(former, tuple):
-            write = replace(write, instead_of=former)
-        path = str(tree.base / name)
-        mount = MountFilesystem(
-            name, path=path, type="ext4", uuid="1", options=(), volume_id="vol-1"
-        )
-        return write, mount
 
-    plans = [plan(name, *steps_of(name)) for name in ("a", "b")]
-    if former == "dropped":
-        plans.append(plan("c", RemoveFstab("c")))
-    own = {"a": line(tree, "a").line} if former == "moves" else {}
-    troubles = bench.carry_out(*plans, fstab=own).troubles
-    assert set(troubles) == ({"a"} if former == "fails" else set())
-    assert seen == expected
-    assert os.path.exists(tree.paths.unread) is ("reload" not in expected)
-    # whoever comes next: once
-    mounts.read_fstab(tree.paths)
-    mounts.read_fstab(tree.paths)
-    assert seen.count("reload") == 1
+def mounting(name: str, path: str) -> MountFilesystem:
+    return MountFilesystem(
+        name, path=path, type="ext4", uuid="1", options=(), volume_id="vol-1"
+    )
 
 
 def test_a_fault_of_ours_is_no_reading_of_fstab(
@@ -320,58 +269,29 @@ def test_a_fault_of_ours_is_no_reading_of_fstab(
     assert os.path.exists(bench.tree.paths.unread)
 
 
-def test_what_changes_while_systemd_reads_fstab_is_read_once_more(
-    tmp_path: Path, reload: MagicMock
-) -> None:
-    paths = Tree(tmp_path).paths
-    Path(paths.run).mkdir()
-    Path(paths.unread).touch()
-
-    def read() -> bool:
-        if reload.call_count == 1:
-            Path(paths.unread).touch()
-        if reload.call_count == 2:
-            raise failed("command-timeout")
-        return True
-
-    reload.side_effect = read
-    mounts.read_fstab(paths)
-    with pytest.raises(KrakenError):
-        mounts.read_fstab(paths)
-    for _ in range(2):
-        mounts.read_fstab(paths)
-    assert reload.call_count == 3
-
-
-@pytest.mark.parametrize("full", [False, True])
-def test_lines_that_wait_for_another_are_written_together(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, full: bool
+@pytest.mark.parametrize("full", [0, 1, 12])
+def test_the_lines_of_all_sets_are_written_together(
+    bench: Bench, mocker: MockerFixture, full: int
 ) -> None:
     """A write waits for the disk: 24 of them took as long as 24 mkfs.  What is
-    not written is nobody's."""
-    tree, writes = bench.tree, []
-    write = fstab.write
-    queue = bench.executor._changes
+    not written is nobody's, and the next set tries again."""
+    tree = bench.tree
+    real = fstab.write
+    write = mocker.patch.object(fstab, "write", autospec=True)
 
-    def slow(paths: Paths, text: str) -> None:
-        writes.append(text)
-        end = time.monotonic() + 20
-        while len(writes) == 1 and len(queue) < 11 and time.monotonic() < end:
-            time.sleep(0.01)
-        if full and len(writes) == 2:
+    def fill_up(paths: Paths, text: str) -> bool:
+        if write.call_count <= full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(paths, text)
+        return real(paths, text)
 
-    monkeypatch.setattr(fstab, "write", slow)
+    write.side_effect = fill_up
     names = [f"s{number}" for number in range(12)]
     outcome = bench.carry_out(*(plan(name, line(tree, name)) for name in names))
-    assert len(writes) == 2
-    text = Path(tree.paths.fstab).read_text()
-    there = {name for name in names if f"X-kraken.set={name} " in text}
-    assert len(there) == (1 if full else 12)
-    assert set(outcome.troubles) == set(names) - there
+    assert write.call_count == min(full + 1, 12)
+    text = Path(tree.paths.fstab).read_text() if full < 12 else ""
+    assert re.findall("X-kraken.set=(s[0-9]+) ", text) == (names if full < 12 else [])
     done = {name for name in names if bench.report.sets[name]["done"]}
-    assert done == there
+    assert len(done) == 12 - full and set(outcome.troubles) == set(names) - done
 
 
 def test_nothing_is_mounted_when_systemd_cannot_read_fstab(
@@ -411,11 +331,8 @@ def test_a_line_that_systemd_has_not_read_is_read_by_the_next_run(
     first = bench.carry_out(plan("a", line(bench.tree, "a")))
     assert first.troubles["a"].kind == "command-failed"
     assert reload.call_count == 2
-    mount = MountFilesystem(
-        "a", path="/nowhere", type="ext4", uuid="1", options=(), volume_id="vol-1"
-    )
-    bench.carry_out(plan("a", mount))
-    bench.carry_out(plan("a", mount))
+    for _ in range(2):
+        bench.carry_out(plan("a", mounting("a", "/nowhere")))
     assert reload.call_count == 3
 
 
@@ -423,7 +340,7 @@ def test_a_fault_of_ours_is_the_set_s_error_too(
     bench: Bench, mocker: MockerFixture
 ) -> None:
     oops = ZeroDivisionError("oops")
-    mocker.patch.object(mounts, "make_directory", autospec=True, side_effect=oops)
+    mocker.patch.object(mount_points, "make_directory", autospec=True, side_effect=oops)
     outcome = bench.carry_out(plan("data", MakeDirectory("data", "/x")))
     assert outcome.troubles["data"].kind == "internal-error"
     assert "ZeroDivisionError: oops" in str(outcome.troubles["data"])

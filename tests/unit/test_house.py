@@ -107,4 +107,4 @@ def test_a_package_says_what_it_knows_and_holds_no_code(package: Path) -> None:
 def test_an_import_upwards_is_seen() -> None:
     (found,) = imports("def f():\n    from cc_kraken.boot.stage import run_stage\n")
     assert found == "boot.stage"
-    assert FLOORS.index(floor(found)) < FLOORS.index(floor("machine.mounts"))
+    assert FLOORS.index(floor(found)) < FLOORS.index(floor("machine.mountinfo"))

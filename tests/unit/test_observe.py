@@ -15,7 +15,7 @@ from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import Report
 from cc_kraken.decide import seen
 from cc_kraken.decide.world import World
-from cc_kraken.machine import mounts
+from cc_kraken.machine import mount_points
 from cc_kraken.model import KrakenError, Look, Section, Trouble, Unknown
 from cc_kraken.proof import content
 from tests.unit import worlds as w
@@ -185,7 +185,7 @@ def test_a_path_that_cannot_be_looked_at(
     def fail(path: str) -> object:
         raise KrakenError(Trouble("cannot-read", path, "", ""))
 
-    monkeypatch.setattr(mounts, "path_state", fail)
+    monkeypatch.setattr(mount_points, "path_state", fail)
     world = look(tree, w.claim(w.single(), w.attached(1)))
     assert world.paths["/krkn_log"].kind == "unreadable"
 

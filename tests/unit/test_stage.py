@@ -24,7 +24,7 @@ from cc_kraken.act import layout, lock, report, run
 from cc_kraken.act.report import Report
 from cc_kraken.boot import cloud_init, configured, stage
 from cc_kraken.config import loading
-from cc_kraken.machine import mounts
+from cc_kraken.machine import systemd
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Trouble
 from tests.unit.program import Program, go
@@ -605,10 +605,10 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("name", ["network", "single", "background"])
-def test_whoever_comes_after_the_network_stage_makes_systemd_read_fstab(
+def test_what_a_run_could_not_make_systemd_read_the_next_one_does(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, name: str, fails: bool
 ) -> None:
-    """Before anything else: what the network stage has left."""
+    """Before anything else, whatever there is to do."""
     seen: list[str] = []
 
     def reload() -> bool:
@@ -617,7 +617,7 @@ def test_whoever_comes_after_the_network_stage_makes_systemd_read_fstab(
             raise KrakenError(Trouble("command-failed", "systemctl failed", "", ""))
         return True
 
-    monkeypatch.setattr(mounts, "reload", reload)
+    monkeypatch.setattr(systemd, "reload", reload)
     monkeypatch.setattr(run.Run, "go", lambda self: seen.append("run"))
     section = stage.loading.load(ON, tree.paths)
     assert section is not None
@@ -627,53 +627,14 @@ def test_whoever_comes_after_the_network_stage_makes_systemd_read_fstab(
     Path(tree.paths.unread).touch()
     for _ in range(2):
         status = stage.carry_out(
-            section,
-            identity,
-            tree.paths,
-            events,
-            name,
-            seconds=1,
-            final=name != "network",
+            section, identity, tree.paths, events, name, seconds=1, final=True
         )
-    if name == "network":
-        assert seen == ["run", "run"]
-    elif fails:
+    if fails:
         # it is no reason not to look after the volumes, and is tried again
         assert seen == ["reload", "run"] * 2
         assert "systemctl failed" in str(status["warnings"])
     else:
         assert seen == ["reload", "run", "run"]
-
-
-@pytest.mark.parametrize("ends", ["background", "no systemd", "fault", "left behind"])
-def test_where_no_background_follows_the_stage_does_it_itself(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, ends: str
-) -> None:
-    seen: list[str] = []
-
-    def reload() -> bool:
-        seen.append("reload")
-        return True
-
-    def bring_up(*_: Any) -> dict[str, Any]:
-        write(tree, "network", "done", data="mounted")
-        Path(tree.paths.unread).touch()
-        if ends == "fault":
-            raise ZeroDivisionError
-        return told(tree)
-
-    monkeypatch.setattr(mounts, "reload", reload)
-    monkeypatch.setattr(cloud_init, "wait_for_network", lambda _: None)
-    monkeypatch.setattr(stage, "_bring_up", bring_up)
-    monkeypatch.setattr(stage, "_start_background", lambda: ends == "background")
-    with contextlib.ExitStack() as stack:
-        if ends == "left behind":
-            # it has the lock, and may write more into fstab
-            stack.enter_context(lock.held(tree.paths, 0))
-        if ends == "fault":
-            stack.enter_context(pytest.raises(RuntimeError))
-        handle("kraken", ON, cloud(), None, [])
-    assert seen == (["reload"] if ends in ("no systemd", "fault") else [])
 
 
 def test_who_has_the_lock_and_what_that_one_waits_for(

@@ -18,6 +18,18 @@ EBS_MODEL = "Amazon Elastic Block Store"
 GIB = 1 << 30
 
 
+def index(sys: Path, name: str) -> None:
+    """The kernel's own links to ``block/NAME``, by name and by number."""
+    number = (sys / "block" / name / "dev").read_text().strip()
+    for link in (
+        sys / "class/block" / os.path.basename(name),
+        sys / "dev/block" / number,
+    ):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"../../block/{name}")
+
+
 class Tree:
     """One machine; each method adds something to it."""
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Mapping, Optional
 
 from cc_kraken.decide.world import World
-from cc_kraken.machine.mounts import is_within
+from cc_kraken.machine.mountinfo import is_within
 from cc_kraken.model import (
     Array,
     Attachment,

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest_mock import MockerFixture
 
-from cc_kraken.machine import devices, mounts, sysfs
+from cc_kraken.machine import devices, mountinfo
 from cc_kraken.model import Device
 from tests.unit.tree import GIB, Tree
 
@@ -143,7 +142,7 @@ def test_btrfs_is_mounted_on_all_its_devices(tree: Tree) -> None:
     tree.mount("/b", "0:44", "btrfs", "/dev/nvme1n1")
     found = devices.scan(tree.paths).by_volume
     assert {device.mounted for device in found.values()} == {("/b",)}
-    (mount,) = [one for one in mounts.scan(tree.paths) if one.path == "/b"]
+    (mount,) = [one for one in mountinfo.scan(tree.paths) if one.path == "/b"]
     assert devices.volumes_behind_mount(tree.paths, mount) == {LONG_ID, OTHER_ID}
 
 
@@ -257,30 +256,6 @@ def test_any_change_of_the_disks_shows(tree: Tree) -> None:
         (tree.base / "sys/block" / name).unlink()
         seen.append(devices.present(tree.paths))
     assert len(set(seen[1:-1])) == 4 and seen[-1] == frozenset()
-
-
-def test_a_serial_is_read_once_for_each_disk(tree: Tree, mocker: MockerFixture) -> None:
-    read = mocker.spy(sysfs, "attribute")
-    tree.disk(1, LONG)
-    block = tree.base / "sys/block"
-    serial = block / "nvme1n1/device/serial"
-    text = serial.read_bytes()
-    serial.unlink()
-    serial.symlink_to("nothing")
-    assert devices.claimed(tree.paths) == {}
-    # what could not be read is read again, and what was read is not
-    serial.unlink()
-    serial.write_bytes(text)
-    for _ in range(3):
-        assert devices.claimed(tree.paths) == {"nvme1n1": LONG_ID}
-    assert [call.args[-1] for call in read.call_args_list].count("serial") == 2
-    # the kernel gives no entry of sysfs the number of one that is gone
-    (block / "nvme1n1").rename(tree.base / "gone")
-    assert devices.claimed(tree.paths) == {}
-    tree.disk(2, OTHER)
-    (block / "nvme2n1").rename(block / "nvme1n1")
-    assert devices.claimed(tree.paths) == {"nvme1n1": OTHER_ID}
-    assert devices.of_volume(tree.paths, LONG_ID) == ()
 
 
 def test_the_disk_itself_is_asked_each_time(tree: Tree) -> None:

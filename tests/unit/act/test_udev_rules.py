@@ -259,7 +259,7 @@ def test_two_sets_with_one_uuid_keep_both_of_their_volumes() -> None:
 
 # ------------------------------------------------------------- in the initramfs
 
-HOOK = Path(__file__).parents[2] / "debian/cloud-init-kraken.initramfs-hook"
+HOOK = Path(__file__).parents[3] / "debian/cloud-init-kraken.initramfs-hook"
 
 
 def named(event: Event, label: str) -> Event:

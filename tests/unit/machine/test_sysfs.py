@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cc_kraken.machine import sysfs
+from tests.unit.tree import Tree
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,6 @@ from cc_kraken.machine import sysfs
         (b"vol0123456789abcdef0 \0\n", "vol0123456789abcdef0"),
         (b"", ""),
         (b"\xff\n", "\ufffd"),
-        (b"x" * 5000, "x" * 4096),
     ],
 )
 def test_an_attribute_is_its_text(tmp_path: Path, data: bytes, text: str) -> None:
@@ -58,3 +58,13 @@ def test_names_are_sorted(tmp_path: Path) -> None:
     assert sysfs.names(str(tmp_path)) == ["a", "b", "c"]
     assert sysfs.names(str(tmp_path / "a")) == []
     assert sysfs.names(str(tmp_path / "absent")) == []
+
+
+def test_attributes_and_numbers_of_disks(tmp_path: Path) -> None:
+    tree = Tree(tmp_path)
+    tree.disk(1, "vol1234abcd", partitions=["nvme1n1p1"])
+    assert sysfs.disk(tree.paths, "nvme1n1", "device", "serial") == "vol1234abcd"
+    for name in ("nvme1n1", "nvme1n1p1"):
+        assert sysfs.number(tree.paths, name) == tree.number(name)
+    for name in ("", ".", "..", "nvme2n1", "a\0b"):
+        assert sysfs.number(tree.paths, name) is None

@@ -235,7 +235,7 @@ class Clock:
         self.now = 0.0
         self.happening = happening or {}
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -244,7 +244,7 @@ class Clock:
             self.happening.pop(when)()
 
 
-def test_wait_running(tree: Tree) -> None:
+def test_wait_running(tree: Tree, mocker: MockerFixture) -> None:
     directory = tree.array("md127", ["nvme1n1"], state="inactive", size=0)
     clock = Clock(
         {
@@ -252,27 +252,26 @@ def test_wait_running(tree: Tree) -> None:
             2.0: lambda: (directory / "size").write_text("2048\n"),
         }
     )
-    found = arrays.wait_running(tree.paths, ["nvme1n1"], clock=clock, sleep=clock.sleep)
+    mocker.patch.object(arrays, "time", clock)
+    found = arrays.wait_running(tree.paths, ["nvme1n1"])
     assert found.size == 2048 * 512
     assert 2.0 <= clock.now < 3.0
 
 
-def test_wait_running_in_vain(tree: Tree) -> None:
-    clock = Clock()
+def test_wait_running_in_vain(tree: Tree, mocker: MockerFixture) -> None:
+    mocker.patch.object(arrays, "time", Clock())
     with pytest.raises(KrakenError, match="in no array") as caught:
-        arrays.wait_running(tree.paths, ["nvme1n1"], clock=clock, sleep=clock.sleep)
+        arrays.wait_running(tree.paths, ["nvme1n1"])
     assert caught.value.trouble.waits
     tree.array("md127", ["nvme1n1"], state="inactive")
     with pytest.raises(KrakenError, match="inactive"):
-        arrays.wait_running(tree.paths, ["nvme1n1"], clock=clock, sleep=clock.sleep)
+        arrays.wait_running(tree.paths, ["nvme1n1"])
 
 
-def test_wait_running_split(tree: Tree) -> None:
+def test_wait_running_split(tree: Tree, mocker: MockerFixture) -> None:
     tree.array("md127", ["nvme1n1"])
     tree.array("md126", ["nvme2n1"])
-    clock = Clock()
+    mocker.patch.object(arrays, "time", Clock())
     with pytest.raises(KrakenError, match="md126, md127") as caught:
-        arrays.wait_running(
-            tree.paths, ["nvme1n1", "nvme2n1"], clock=clock, sleep=clock.sleep
-        )
+        arrays.wait_running(tree.paths, ["nvme1n1", "nvme2n1"])
     assert caught.value.trouble.kind == "array-split"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.machine import last_resort
+from cc_kraken.act import last_resort
 from cc_kraken.machine.paths import Paths
 from tests.unit import worlds as w
 
-SCRIPT = Path(__file__).parents[2] / "debian" / "last-resort"
+SCRIPT = Path(__file__).parents[3] / "debian" / "last-resort"
 MINE = w.volume_id(1)
 
 

@@ -1,0 +1,43 @@
+"""Which volumes udev's last-resort timer must leave alone.
+
+Thirty seconds after the first member of an array has come, mdadm's units
+(mdadm-last-resort@.timer) start it without the others, where its level can do
+without them: members that come later are then out of date.  Only
+``allow_degraded`` permits that for a set of this node.  So the members of its
+arrays are listed in a file, and a condition of that unit (installed with the
+package) keeps it from them; also at a reboot, long before the first run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Iterable
+
+from cc_kraken.machine import files
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Claim, KrakenError
+
+LOG = logging.getLogger(__name__)
+
+
+def location(paths: Paths) -> str:
+    return os.path.join(paths.state, "members")
+
+
+def write(paths: Paths, instance_id: str, claims: Iterable[Claim]) -> bool:
+    """Write the file where it is not as it should be; True when it was.
+
+    It names the instance that it is meant for, then the volumes of every set of
+    several.  A disk that cannot be written is no reason to leave volumes unmounted.
+    """
+    several = [claim for claim in claims if claim.wanted.members > 1]
+    volumes = sorted(volume.id for claim in several for volume in claim.volumes)
+    lines = (f"instance {instance_id}", *volumes)
+    try:
+        os.makedirs(paths.state, mode=0o755, exist_ok=True)
+        data = files.encode("".join(f"{line}\n" for line in lines))
+        return files.write_atomic(location(paths), data)
+    except (KrakenError, OSError) as error:
+        LOG.warning("udev may start arrays degraded: %s", error)
+        return False

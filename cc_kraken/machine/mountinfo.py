@@ -1,0 +1,253 @@
+"""What is mounted, where one sees it, and on which devices.
+
+Device numbers are text, ``major:minor``.  Sources: proc_pid_mountinfo(5),
+proc_swaps(5).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from dataclasses import dataclass
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+from cc_kraken.machine import sysfs
+from cc_kraken.machine.files import decode, unusable
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import KrakenError, Mount, Trouble
+
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of mountinfo: a mount, its number and that of the one it is in."""
+
+    id: int
+    parent: int
+    mount: Mount
+
+
+class Tree:
+    """The mounts as they were at one moment, and which of them one sees."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = tuple(lines)
+        self._inside: Dict[int, List[Line]] = {}
+        ids = {line.id for line in lines}
+        self._root: Optional[Line] = None
+        for line in lines:
+            top = line.parent not in ids or line.parent == line.id
+            if top and line.mount.path == "/":
+                self._root = line
+            self._inside.setdefault(line.parent, []).append(line)
+
+    def at(self, path: str) -> Optional[Mount]:
+        """The mount that one sees at exactly ``path``, None where there is none.
+
+        Follows the tree as a path lookup does: of several mounts on one path the
+        topmost counts, and one that is hidden below another does not.
+        """
+        line = self._line_at(path)
+        return None if line is None else line.mount
+
+    def seen(self, line: Line) -> bool:
+        """Whether nothing hides this one."""
+        return self._line_at(line.mount.path) is line
+
+    def stack(self, inside: int, path: str) -> List[Line]:
+        """What is mounted on the directory ``path`` of the mount with the number
+        ``inside``, one upon the other."""
+        found: List[Line] = []
+        while True:
+            upon = [one for one in self._inside.get(inside, ()) if one not in found]
+            here = [line for line in upon if line.mount.path == path]
+            if not here:
+                return found
+            found.append(here[-1])
+            inside = here[-1].id
+
+    def below(self, inside: int, path: str) -> Tuple[Mount, ...]:
+        """What a mount on that directory hides (:meth:`stack`), or would."""
+        return tuple(
+            line.mount
+            for line in self._inside.get(inside, ())
+            if is_within(line.mount.path, path) and line.mount.path != path
+        )
+
+    def _line_at(self, path: str) -> Optional[Line]:
+        if self._root is None:
+            # In a chroot that is no mount itself nothing ties the mounts together.
+            same = [line for line in self.lines if line.mount.path == path]
+            return same[-1] if same else None
+        here = self._root
+        visited = {here.id}
+        while True:
+            ways = [
+                line
+                for line in self._inside.get(here.id, ())
+                if line.id not in visited and is_within(path, line.mount.path)
+            ]
+            if not ways:
+                return here if here.mount.path == path else None
+            here = min(ways, key=lambda line: len(line.mount.path))
+            visited.add(here.id)
+
+
+def tree(paths: Paths) -> Tree:
+    """The mounts as they are now.  Raises :class:`KrakenError` ``cannot-read``."""
+    return Tree(parse(_read(paths, "self/mountinfo")))
+
+
+def at(paths: Paths, path: str) -> Optional[Mount]:
+    """:meth:`Tree.at`, now."""
+    return tree(paths).at(path)
+
+
+def scan(paths: Paths) -> Tuple[Mount, ...]:
+    """Every mount that this process sees, in the kernel's order.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    return tuple(line.mount for line in tree(paths).lines)
+
+
+def parse(data: bytes) -> List[Line]:
+    """The lines of a mountinfo text; those that make no sense are left out."""
+    lines = (_parse_line(line) for line in data.split(b"\n"))
+    return [line for line in lines if line is not None]
+
+
+def mount_number(paths: Paths, descriptor: int) -> int:
+    """The number of the mount that an open file or directory lies in."""
+    data = _read(paths, f"self/fdinfo/{descriptor}")
+    found = re.search(rb"^mnt_id:\s*(\d+)", data, re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
+def verify(paths: Paths, path: str, devno: str) -> Mount:
+    """The mount at ``path``, if the device ``devno`` is what is mounted there.
+
+    Raises :class:`KrakenError` ``mount-differs``.
+    """
+    found = at(paths, path)
+    if found is not None and device_number(paths, found) == devno:
+        return found
+    what = "nothing" if found is None else f"{found.source!r} ({found.devno})"
+    raise KrakenError(
+        Trouble(
+            kind="mount-differs",
+            found=f"after mounting, {what} is mounted at {path!r}",
+            expected=f"the device {devno}",
+            remedy="Look for a second fstab line or systemd unit for this path.",
+        )
+    )
+
+
+def device_number(paths: Paths, mount: Mount) -> Optional[str]:
+    """The device behind a mount; None for a filesystem without one.
+
+    btrfs shows a number of no device, so there the source is asked.
+    """
+    if not mount.devno.startswith("0:"):
+        return mount.devno
+    return node_number(paths, mount.source) if mount.source.startswith("/") else None
+
+
+def node_number(paths: Paths, node: str) -> Optional[str]:
+    """The number of the block device that ``node`` (``/dev/…``) names."""
+    path = node
+    if node.startswith("/dev/"):
+        path = os.path.join(paths.dev, node[len("/dev/") :])
+    try:
+        status = os.stat(path)
+        if stat.S_ISBLK(status.st_mode):
+            return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    except OSError:
+        pass
+    except ValueError:
+        return None
+    # A node that is gone (or not made yet) still has its kernel name.
+    name = os.path.relpath(os.path.realpath(path), os.path.realpath(paths.dev))
+    return sysfs.number(paths, name.replace("/", "!"))
+
+
+def mounted(paths: Paths) -> Dict[str, Tuple[str, ...]]:
+    """Mount paths by device number; of a mounted filesystem over several devices each
+    of them counts."""
+    found: Dict[str, List[str]] = {}
+    several = False
+    for mount in scan(paths):
+        number = device_number(paths, mount)
+        if number is not None:
+            found.setdefault(number, []).append(mount.path)
+            several = several or number != mount.devno
+    for group in groups(paths) if several else ():
+        seen = [path for number in sorted(group) for path in found.get(number, [])]
+        if seen:
+            found.update(dict.fromkeys(group, seen))
+    return {number: tuple(dict.fromkeys(seen)) for number, seen in found.items()}
+
+
+def groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
+    """The device numbers of each mounted filesystem of a type that can lie on several
+    devices."""
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    found: List[FrozenSet[str]] = []
+    for pattern in registry.SEVERAL.values():
+        where = os.path.join(glob.escape(paths.sys), pattern)
+        for directory in sorted(glob.glob(where)):
+            numbers = (sysfs.number(paths, name) for name in sysfs.names(directory))
+            found.append(frozenset(number for number in numbers if number))
+    return tuple(found)
+
+
+def swaps(paths: Paths) -> FrozenSet[str]:
+    """The numbers of the devices in use as swap.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    lines = [line.split() for line in _read(paths, "swaps").split(b"\n")[1:]]
+    nodes = (node_number(paths, unescape(words[0])) for words in lines if words)
+    return frozenset(number for number in nodes if number is not None)
+
+
+def is_within(path: str, directory: str) -> bool:
+    """Whether ``path`` is this directory or lies below it, both normal."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def unescape(field: bytes) -> str:
+    """Text of a mountinfo, swaps or fstab field (``\\040`` is a space)."""
+    return decode(_OCTAL.sub(lambda m: bytes([int(m.group(1), 8)]), field))
+
+
+def _read(paths: Paths, name: str) -> bytes:
+    path = os.path.join(paths.proc, name)
+    try:
+        return sysfs.read(path)
+    except OSError as error:
+        raise unusable("cannot-read", path, error, "a mounted /proc") from error
+
+
+def _parse_line(line: bytes) -> Optional[Line]:
+    fields = line.split(b" ")
+    try:
+        separator = fields.index(b"-", 6)
+        kind, source = fields[separator + 1 : separator + 3]
+        number, parent = int(fields[0]), int(fields[1])
+    except ValueError:
+        return None
+    if not re.fullmatch(rb"\d+:\d+", fields[2]):
+        return None
+    mount = Mount(
+        path=unescape(fields[4]),
+        devno=fields[2].decode("ascii"),
+        type=unescape(kind),
+        source=unescape(source),
+        root=unescape(fields[3]),
+    )
+    return Line(number, parent, mount)
