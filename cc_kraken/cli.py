@@ -19,6 +19,7 @@ from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.decide import seen
+from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import devices, mounts
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
@@ -78,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="as JSON")
     status.set_defaults(call=_status)
 
-    wait = commands.add_parser("wait", help="wait until a set is up")
+    wait = commands.add_parser("wait", help="wait until a set is mounted")
+    wait.add_argument(
+        "--attached",
+        action="store_true",
+        help="a set that has no mount path is enough",
+    )
     wait.add_argument("set", metavar="SET")
     wait.set_defaults(call=_wait)
 
@@ -274,7 +280,7 @@ def _wait(options: argparse.Namespace) -> int:
             raise _not_up(name, "the module never ran in this boot")
         name = _set_name(options.set, status)
         entry = status["sets"].get(name)
-        if entry is not None and report.is_up(entry, paths):
+        if entry is not None and _is_there(entry, paths, options.attached):
             _settle(name, entry, paths)
             return 0
         over = status["stage"] != "network" and status["state"] != report.RUNNING
@@ -285,9 +291,14 @@ def _wait(options: argparse.Namespace) -> int:
             if not stage.at_work(paths) and not stage.background_alive():
                 status = report.read(paths) or status
                 entry = status["sets"].get(name)
-                if entry is None or not report.is_up(entry, paths):
+                if entry is None or not _is_there(entry, paths, options.attached):
                     raise _not_up(name, _why(name, status, entry, paths))
         time.sleep(WAIT_EVERY)
+
+
+def _is_there(entry: Mapping[str, Any], paths: Paths, attached: bool) -> bool:
+    wanted = report.UP if attached else (MOUNTED,)
+    return entry["state"] in wanted and report.is_up(entry, paths)
 
 
 def _set_name(given: str, status: Mapping[str, Any]) -> str:
@@ -320,15 +331,20 @@ def _why(
 ) -> str:
     if entry is not None and entry["error"]:
         return str(entry["error"]["message"])
-    if entry is not None and entry["reason"] and entry["state"] != "mounted":
+    if entry is not None and entry["reason"] and entry["state"] != MOUNTED:
         return str(entry["reason"])
     if status["errors"]:
         return str(status["errors"][0]["message"])
-    if entry is not None and entry["state"] == "mounted":
+    if entry is not None and entry["state"] == MOUNTED:
         return _not_seen(name, entry, paths)
     if entry is None:
         known = ", ".join(sorted(status["sets"])) or "none"
         return f"this node has no such set (it has: {known})"
+    if entry["state"] in report.UP:
+        return (
+            f"it is {entry['state']}, not mounted (cc-kraken wait --attached is "
+            "content with that)"
+        )
     return f"it is {entry['state']}"
 
 

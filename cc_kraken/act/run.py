@@ -301,9 +301,7 @@ class Run:
                         self._say_waiting({"": trouble})
                         self.clock.sleep(self._pause())
                         continue
-            claims, warnings, notes = self._claims(node)
-            for text in warnings:
-                self.report.warn(text)
+            claims, notes = self._claims(node)
             self.report.notes("", notes)
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)

@@ -77,6 +77,20 @@ def test_a_set_that_is_mounted_is_up_whatever_the_rest_does(
     assert cli.main(["wait", "data"]) == 0
 
 
+@pytest.mark.parametrize("state", ["attached", "assembled"])
+def test_a_set_that_is_not_mounted_is_up_only_where_that_is_asked_for(
+    tree: Tree, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    write(tree, "background", "done", data={"state": state})
+    assert cli.main(["wait", "data"]) == 1
+    assert (
+        f"it is {state}, not mounted" in (told := said(capsys)) and "--attached" in told
+    )
+    assert cli.main(["wait", "--attached", "data"]) == 0
+    write(tree, "background", "done", data=mounted(tree))
+    assert cli.main(["wait", "--attached", "data"]) == 0
+
+
 def test_the_name_as_a_unit_writes_it(tree: Tree) -> None:
     write(tree, "background", "done", **{"my-set": mounted(tree)})
     assert cli.main(["wait", "--", "my\\x2dset"]) == 0
