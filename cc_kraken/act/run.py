@@ -241,7 +241,7 @@ class Run:
         trouble = self._node_trouble
         assert trouble is not None
         if trouble.waits and not self.limits.final:
-            self.report.status["waiting_for"] = str(trouble)
+            self.report.waiting(str(trouble), quiet=True)
             LOG.info("Not up yet, goes on in the background: %s", trouble)
             return PENDING
         raise KrakenError(self._over(trouble))

@@ -293,7 +293,7 @@ class _Judge:
                 f"the set {self._shown} has {there} of {wanted} volumes "
                 f"({_ids(self._volumes)}){self._also_there()}",
                 expected,
-                "Create or tag the missing ones.",
+                f"Create or tag the missing ones.{self._wish.no_size}",
                 waits=True,
             )
         copies = [one for one in self._volumes if one.origin]
@@ -433,12 +433,7 @@ def _unshared(found: Sequence[Claim]) -> Tuple[Claim, ...]:
         path = claim.wanted.mount_path
         names = by_path.get(path, []) if path is not None else []
         if len(names) > 1 and (claim.trouble is None or claim.trouble.waits):
-            trouble = Trouble(
-                "mount-path-shared",
-                f"the sets {' and '.join(names)} have the same mount path {path}",
-                "a mount path of its own for each set",
-                "Give all but one of them another path.",
-            )
-            claim = replace(claim, trouble=trouble)
+            shared = wish.mount_path_shared(names, str(path))
+            claim = replace(claim, trouble=shared)
         judged.append(claim)
     return tuple(judged)

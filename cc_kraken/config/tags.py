@@ -24,8 +24,8 @@ MEMBERS = "Members"
 # Keys of a set that may stand in a volume's tags, by the name of the tag.
 # overwrite, allow_degraded, mount_over and volume_ids are never among them.
 SET_TAGS: Mapping[str, str] = {
-    VOLUME_SIZE: "members",
     MEMBERS: "members",
+    VOLUME_SIZE: "members",  # the older name
     "RaidLevel": "raid_level",
     "MountPath": "mount_path",
     "FsType": "fs_type",
@@ -53,7 +53,7 @@ def name(namespace: str, tag: str) -> str:
 
 
 def tag_of(key: str) -> str:
-    """The tag that a key of a set is read from (``members``: VolumeSize)."""
+    """The tag that a key of a set is read from (``members``: Members)."""
     for tag, known in NAMES.items():
         if known == key:
             return tag
@@ -95,7 +95,7 @@ def read(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
         if not value:
             continue
         if key in found and found[key] != value:
-            value = f"{found[key]} ({VOLUME_SIZE}) and {value} ({tag})"
+            value = f"{found[key]} ({MEMBERS}) and {value} ({tag})"
         found[key] = value
     return found
 

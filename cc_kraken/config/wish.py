@@ -65,6 +65,8 @@ class Wish:
             volume.id: tags.read(volume.tags, section.tag_namespace)
             for volume in volumes
         }
+        old = tags.name(section.tag_namespace, tags.VOLUME_SIZE)
+        self._old = any(old in volume.tags for volume in volumes)
         self._pins = pins(section, name)
         shown = name if _fits(name) else ascii(name)
         self.wanted = WantedSet(name=shown, declared=declared)
@@ -76,8 +78,14 @@ class Wish:
         self._options()
 
     def tag(self, key: str) -> str:
-        """The tag of a key, for an error."""
-        return tags.name(self._section.tag_namespace, tags.tag_of(key))
+        """The tag of a key, for an error: of two names the one that is in use."""
+        tag = tags.VOLUME_SIZE if key == "members" and self._old else tags.tag_of(key)
+        return tags.name(self._section.tag_namespace, tag)
+
+    @property
+    def no_size(self) -> str:
+        """For who took the older name of Members for a size."""
+        return f" {tags.VOLUME_SIZE} counts volumes, it is no size in GiB." * self._old
 
     # -------------------------------------------------------------- the values
 
@@ -186,7 +194,8 @@ class Wish:
             "tag-value" if said.by_tag else "config-value",
             f"{said.where}, {quoted(said.value)}, {unfit}",
             unfit.expected,
-            "Correct the tag." if said.by_tag else "Correct the configuration.",
+            ("Correct the tag." if said.by_tag else "Correct the configuration.")
+            + (self.no_size if key == "members" else ""),
         )
 
     def _wrong(
@@ -219,7 +228,8 @@ class Wish:
                 f"the set {wanted.name} has {wanted.members} members and no "
                 f"{self.tag('raid_level')}",
                 "a RAID level where a filesystem goes over several volumes",
-                f"Tag the volumes, or set kraken.volumes.{self._name}.raid_level.",
+                f"Tag the volumes, or set kraken.volumes.{self._name}.raid_level."
+                f"{self.no_size}",
             )
         fewest = values.FEWEST_MEMBERS[wanted.raid_level]
         if wanted.members >= fewest:
@@ -259,6 +269,52 @@ class Wish:
             f"Tag the volumes with {self.tag(missing)}, or set "
             f"kraken.volumes.{self._name}.{missing}.",
         )
+
+
+# ------------------------------------------------------- a section by itself
+
+
+def wrong(section: Section) -> List[Tuple[str, Trouble]]:
+    """What no tag can put right in a section, each with the key that it is about."""
+    found: List[Tuple[str, Trouble]] = []
+    paths: Dict[str, str] = {}
+    for name in section.volumes or ("",):
+        place = f"kraken.volumes.{name}" if name else "kraken.defaults"
+        wish = Wish(section, name or "any", (), True)
+        if wish.wanted.fs_type is None and "fs_type" not in wish._said:
+            wish = min(
+                (_with_type(section, name or "any", kind) for kind in values.FS_TYPES),
+                key=lambda one: len(one.troubles),
+            )
+        troubles = [*wish.troubles, wish.pin_count(), wish.levels()]
+        if not {"fs_type", "mount_path"} & set(section.volumes.get(name, {})):
+            # The level may be in the tags, as the filesystem and the path are.
+            troubles = [one for one in troubles if not _level_may_come(one)]
+        path = wish.wanted.mount_path
+        other = paths.setdefault(path, name) if path is not None else name
+        if other != name:
+            troubles.append(mount_path_shared((other, name), str(path)))
+        found += [(place, one) for one in troubles if one is not None]
+    return found
+
+
+def _with_type(section: Section, name: str, fs_type: str) -> Wish:
+    settings = {**section.volumes.get(name, {}), "fs_type": fs_type}
+    sets = {**section.volumes, name: settings}
+    return Wish(replace(section, volumes=sets), name, (), True)
+
+
+def _level_may_come(trouble: Optional[Trouble]) -> bool:
+    return trouble is not None and trouble.kind == "raid-level-missing"
+
+
+def mount_path_shared(names: Sequence[str], path: str) -> Trouble:
+    return Trouble(
+        "mount-path-shared",
+        f"the sets {' and '.join(names)} have the same mount path {path}",
+        "a mount path of its own for each set",
+        "Give all but one of them another path.",
+    )
 
 
 def _fits(name: str) -> bool:

@@ -430,6 +430,13 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
     }
     for path in (ROOT / "schema").rglob("*.json"):
         expected[f"{SITE}/schemas/{path.relative_to(ROOT / 'schema')}"] = path
+    expected[f"{SITE}/docs/operations.md"] = ROOT / "docs/operations.md"
+    for path in (
+        "bash-completion/completions/cc-kraken",
+        "zsh/site-functions/_cc-kraken",
+    ):
+        name = "_cc-kraken" if "zsh" in path else "cc-kraken.bash"
+        expected[f"/usr/share/{path}"] = ROOT / "packaging/completion" / name
     debian = ROOT / "debian"
     units = "/usr/lib/systemd/system"
     expected[f"{units}/cc-kraken.service"] = (

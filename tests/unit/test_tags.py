@@ -41,11 +41,11 @@ def test_the_tags_of_the_deck() -> None:
 
 
 def test_every_tag_has_its_key() -> None:
-    every = {name: f" {name} " for name in tags.NAMES if name != "Members"}
+    every = {name: f" {name} " for name in tags.NAMES if name != "VolumeSize"}
     read = tags.read(tagged(**every), NS)
-    assert read.pop("members") == "VolumeSize"
+    assert read.pop("members") == "Members"
     assert {key: tags.tag_of(key) for key in read} == read
-    assert tags.tag_of("members") == "VolumeSize"
+    assert tags.tag_of("members") == "Members"
 
 
 @pytest.mark.parametrize("key", ["overwrite", "allow_degraded", "mount_over"])
@@ -61,7 +61,7 @@ def test_what_only_the_configuration_may_say(key: str) -> None:
         ({"Members": "3"}, "3"),
         ({"VolumeSize": "3", "Members": " 3 "}, "3"),
         ({"VolumeSize": "3", "Members": ""}, "3"),
-        ({"VolumeSize": "3", "Members": "2"}, "3 (VolumeSize) and 2 (Members)"),
+        ({"VolumeSize": "3", "Members": "2"}, "2 (Members) and 3 (VolumeSize)"),
     ],
 )
 def test_members_is_an_alias(given: dict, members: str) -> None:

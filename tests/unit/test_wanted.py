@@ -314,6 +314,20 @@ def test_fewer_members() -> None:
     assert "KRKN-IN:VolumeSize" in trouble.expected
 
 
+NO_SIZE = "VolumeSize counts volumes, it is no size in GiB"
+
+
+def test_a_size_in_gib_is_answered_with_what_the_tag_counts() -> None:
+    own = {"FsType": "xfs", "MountPath": "/data"}
+    refused(one([volume(1, VolumeSize="20", **own)]), "raid-level-missing", NO_SIZE)
+    given = {"RaidLevel": "0", **own}
+    missing = one([volume(1, VolumeSize="20", **given)])
+    refused(missing, "members-missing", NO_SIZE, waits=True)
+    refused(one([volume(1, VolumeSize="500", **own)]), "tag-value", NO_SIZE)
+    trouble = one([volume(1, Members="3", **given)]).trouble
+    assert "KRKN-IN:Members" in str(trouble) and "GiB" not in str(trouble)
+
+
 def test_more_members() -> None:
     some = [*raid(1, 2, 3), *raid(4, 5, 6, origin="snap-1")]
     words = ("6 volumes instead of 3", "kraken.volumes.data.volume_ids")
@@ -382,7 +396,7 @@ def test_a_tag_that_only_some_have_is_a_disagreement() -> None:
 
 def test_members_and_volume_size_that_differ() -> None:
     claim = one([volume(1, VolumeSize="3", Members="2")])
-    refused(claim, "tag-value", "3 (VolumeSize) and 2 (Members)")
+    refused(claim, "tag-value", "2 (Members) and 3 (VolumeSize)")
 
 
 # -------------------------------------------------------------------- places
