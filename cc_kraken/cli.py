@@ -75,7 +75,7 @@ def _said(level: int, debug: bool) -> Iterator[None]:
     and its own details are none of ours.
     """
     logger = logging.getLogger("cc_kraken")
-    before = logger.level, logger.propagate
+    level_before, propagate_before = logger.level, logger.propagate
     handler = logging.StreamHandler()
     if debug:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -86,8 +86,8 @@ def _said(level: int, debug: bool) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
-        logger.setLevel(before[0])
+        logger.setLevel(level_before)
+        logger.propagate = propagate_before
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 from typing import Dict, Sequence
 
 from cc_kraken.machine import schema_files
@@ -53,4 +54,16 @@ def _plain(entry: str) -> str:
     """Markdown as a terminal shows it."""
     entry = re.sub(r"\s*\*\*(See|Why|Do)\*\*", r"\n\1:", entry)
     entry = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", entry)
-    return re.sub(r" *\n\n+", "\n\n", entry.replace("**", "").replace("\\*", "*"))
+    entry = entry.replace("**", "").replace("\\*", "*")
+    parts = re.split(r"\n(?=\n|See:|Why:|Do:)", entry)
+    return "\n".join(map(_wrapped, parts))
+
+
+def _wrapped(part: str) -> str:
+    """A paragraph anew in lines; lists, tables and commands as they are."""
+    if re.search(r"^ *([-|]|```)", part, re.M):
+        return part
+    text = textwrap.fill(
+        part.strip(), 79, break_on_hyphens=False, break_long_words=False
+    )
+    return f"\n{text}" if part.startswith("\n") else text

@@ -304,7 +304,7 @@ def test_the_command_is_not_mute(machine: Machines) -> None:
     booted(made)
     made.api_in_image()
     made.volume("data", FsType="ext4", MountPath="/data")
-    for words in (["apply"], ["apply", "--background"], ["--debug", "apply"]):
+    for words in (["--debug", "apply"], ["apply"], ["apply", "--background"]):
         done = made.node.run("cc-kraken", *words)
         print(done)
         assert done.code == 0, done

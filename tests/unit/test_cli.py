@@ -425,7 +425,7 @@ def test_check_of_several_files_and_of_standard_input(
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "zone-other", "[members-missing]"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("zone-other\n\nSee: ") and "\nDo: Launch" in out
+    assert out.startswith("zone-other\n\nSee: ") and "\nDo: Launch the" in out
     assert "\nmembers-missing\n" in out
     assert not re.search(r"\*\*|\]\(", out)
     assert cli.main(["explain"]) == 0
