@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken.config import tags, values
 from cc_kraken.config.values import Unfit, quoted
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.model import KrakenError, Section, Trouble, Volume, WantedSet
 
 
@@ -166,7 +166,7 @@ class Wish:
             except Unfit as unfit:
                 self._unfit("mount_options", unfit)
         try:
-            mkfs.parse(fs_type, self.wanted.mkfs_options)
+            registry.of(fs_type).parse(self.wanted.mkfs_options)
         except KrakenError as error:
             found = f"{error.trouble.found} ({self._said['mkfs_options'].where})"
             self.troubles.append(
@@ -283,7 +283,7 @@ def wrong(section: Section) -> List[Tuple[str, Trouble]]:
         wish = Wish(section, name or "any", (), True)
         if wish.wanted.fs_type is None and "fs_type" not in wish._said:
             wish = min(
-                (_with_type(section, name or "any", kind) for kind in values.FS_TYPES),
+                (_with_type(section, name or "any", kind) for kind in registry.TYPES),
                 key=lambda one: len(one.troubles),
             )
         troubles = [*wish.troubles, wish.pin_count(), wish.levels()]
