@@ -1,99 +1,155 @@
 """The command ``cc-kraken``, for people and for units.
 
 Exit status: 0 all is well, 1 something is not (said on standard error),
-2 wrong usage.
+2 wrong usage, and 3 of ``status``: not finished, or switched off.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import math
 import os
 import re
 import sys
 import time
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.decide import seen
+from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Trouble
-
-LOG = logging.getLogger("cc_kraken")
+from cc_kraken.model import VERSION, KrakenError, Trouble
 
 WAIT_EVERY = 0.5
 ALIVE_EVERY = 5.0
+NOT_FINISHED = 3
+
+DESCRIPTION = """\
+The EBS volumes of this EC2 instance, attached, formatted where blank, and mounted.
+
+Tags say which volumes belong to it and where they go. At boot cloud-init brings
+them up; this command shows what came of that, and does the same by hand.
+"""
+EPILOG = """\
+First look:      cc-kraken status
+What would run:  cc-kraken plan
+An error:        cc-kraken explain zone-other
+Before a boot:   cc-kraken check user-data.yaml
+
+Exit status: 0 all is well, 1 something is not, 2 wrong usage;
+of status also 3: not finished, or switched off. See cc-kraken(8).
+"""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if options.debug else logging.INFO,
-        format="%(levelname)s: %(message)s" if options.debug else "%(message)s",
-        stream=sys.stderr,
-    )
+    with _said(logging.DEBUG if options.debug else options.level, options.debug):
+        try:
+            code: int = options.call(options)
+            return code
+        except KrakenError as error:
+            print(f"cc-kraken: {error}{report.more(str(error))}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            words = "interrupted; the next run goes on from here"
+            print(f"cc-kraken: {words}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+@contextlib.contextmanager
+def _said(level: int, debug: bool) -> Iterator[None]:
+    """What the program logs goes to standard error.
+
+    By our own logger: the import of cloud-init 22.4 takes away the root's handlers,
+    and its own details are none of ours.
+    """
+    logger = logging.getLogger("cc_kraken")
+    level_before, propagate_before = logger.level, logger.propagate
+    handler = logging.StreamHandler()
+    if debug:
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
     try:
-        code: int = options.call(options)
-        return code
-    except KrakenError as error:
-        print(f"cc-kraken: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("cc-kraken: interrupted; the next run goes on from here", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level_before)
+        logger.propagate = propagate_before
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cc-kraken",
-        description="Bring up the EBS volumes of this node, as the kraken section "
-        "and the tags say.",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--debug", action="store_true", help="say every detail")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    parser.set_defaults(level=logging.INFO)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    plan = commands.add_parser("plan", help="look at everything, change nothing")
-    plan.add_argument("--json", action="store_true", help="the status as JSON")
-    plan.set_defaults(call=_plan)
+    def add(name: str, call: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
+        made.set_defaults(call=call)
+        return made
 
-    apply = commands.add_parser("apply", help="bring the volumes up")
+    status = add("status", _status, "show each set as the last run left it")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    plan = add("plan", _plan, "say what a run would do now, and change nothing")
+    plan.add_argument("--json", action="store_true", help="the status as JSON")
+    plan.set_defaults(level=logging.WARNING)
+    apply = add("apply", _apply, "bring up what is not up")
     apply.add_argument(
         "--background", action="store_true", help="as cc-kraken.service does"
     )
     apply.add_argument(
-        "--wait", type=float, metavar="SECONDS", help="how long to wait (boot_wait)"
+        "--wait",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for what is late (default: boot_wait of the section, 90)",
     )
-    apply.set_defaults(call=_apply)
-
-    status = commands.add_parser("status", help="what the last run left")
-    status.add_argument("--json", action="store_true", help="as JSON")
-    status.set_defaults(call=_status)
-
-    wait = commands.add_parser("wait", help="wait until a set is up")
-    wait.add_argument("set", metavar="SET")
-    wait.set_defaults(call=_wait)
-
-    check = commands.add_parser("check", help="check user-data before a boot")
-    check.add_argument("file", metavar="FILE")
-    check.set_defaults(call=_check)
-
-    enable = commands.add_parser("enable", help="list the module in cloud-init")
+    wait = add("wait", _wait, "wait until a set is mounted, or fail")
+    wait.add_argument("set", metavar="SET", help="its VolumeName")
+    wait.add_argument(
+        "--attached",
+        action="store_true",
+        help="a set that has nothing to mount is enough",
+    )
+    explain = add("explain", _explain, "say what an error means and what to do")
+    explain.add_argument(
+        "kind", metavar="KIND", nargs="*", help="as in brackets: zone-other; none: list"
+    )
+    check = add("check", _check, "check user-data or a file of ours before a boot")
+    check.add_argument("file", metavar="FILE", nargs="+", help="- is standard input")
+    enable = add("enable", _enable, "put the module into cloud-init's lists")
     enable.add_argument(
         "--no-schema", action="store_true", help="leave cloud-init's schema alone"
     )
-    enable.set_defaults(call=_enable)
-    disable = commands.add_parser("disable", help="take that back")
-    disable.set_defaults(call=_disable)
+    add("disable", _disable, "take that back")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return seconds
 
 
 def _need_root() -> None:
@@ -128,7 +184,8 @@ def _run(
         )
         return None
     if not section.enabled:
-        print("cc-kraken: switched off by enabled: false", file=sys.stderr)
+        words = "switched off by enabled: false; the strongest source decides"
+        print(f"cc-kraken: {words}", file=sys.stderr)
         return None
     background = name == "background"
     seconds = wait if wait is not None else float(section.boot_wait)
@@ -161,7 +218,6 @@ def _notes() -> Sequence[str]:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    logging.getLogger().setLevel(logging.DEBUG if options.debug else logging.WARNING)
     status = _run("plan", wait=0.0, dry_run=True)
     if status is None:
         return 0
@@ -174,11 +230,26 @@ def _apply(options: argparse.Namespace) -> int:
     status = _run(name, wait=options.wait, dry_run=False)
     if status is None:
         return 0
+    if status["dry_run"]:
+        print(plan_text(status))
     text = stage.failures(status, pending=True)
     if text:
         print(f"cc-kraken: {text}", file=sys.stderr)
         return 1
+    print(f"cc-kraken: {_summary(status)}")
     return 0
+
+
+def _summary(status: Mapping[str, Any]) -> str:
+    """A run that went well, in one line."""
+    if status["dry_run"]:
+        return "nothing was changed, because the section says dry_run: true"
+    places = [
+        f"{name} is {entry['state']}"
+        + (f" at {entry['mount_path']}" if entry["mount_path"] else "")
+        for name, entry in status["sets"].items()
+    ]
+    return f"{status['state']}: {', '.join(places)}"
 
 
 def plan_text(status: Mapping[str, Any]) -> str:
@@ -207,12 +278,23 @@ def plan_text(status: Mapping[str, Any]) -> str:
 
 
 def _status(options: argparse.Namespace) -> int:
-    status = report.read(Paths())
+    paths = Paths()
+    status = report.read(paths)
     if status is None:
         print("cc-kraken: no run has left a status in this boot", file=sys.stderr)
-        return 1
+        return NOT_FINISHED
     print(json.dumps(status, indent=2) if options.json else status_text(status))
-    return 1 if status["state"] == report.FAILED else 0
+    lost = [
+        f"{name} is not up now: {_not_seen(name, entry, paths)}"
+        for name, entry in status["sets"].items()
+        if entry["state"] == MOUNTED and not report.is_up(entry, paths)
+    ]
+    for text in lost:
+        print(f"cc-kraken: {text}", file=sys.stderr)
+    if lost or status["state"] == report.FAILED:
+        return 1
+    finished = status["state"] == report.DONE and not status["dry_run"]
+    return 0 if finished else NOT_FINISHED
 
 
 def status_text(status: Mapping[str, Any]) -> str:
@@ -223,8 +305,10 @@ def status_text(status: Mapping[str, Any]) -> str:
     if instance:
         who += f" on {instance['id']} in {instance['zone']}"
     lines = [f"{status['state']}: {who} (stage {status['stage']})"]
+    if status["state"] == report.OFF:
+        lines.append("enabled: false; user-data with enabled: true switches it on")
     if status["waiting_for"]:
-        lines.append(f"waiting: {status['waiting_for']}")
+        lines.append(f"waiting: {status['waiting_for']} ({report.awaited(status)})")
     rows = [("SET", "STATE", "MOUNT PATH", "TYPE", "DEVICE", "VOLUMES")]
     for name, entry in status["sets"].items():
         array, filesystem = entry["array"], entry["filesystem"]
@@ -258,7 +342,8 @@ def status_text(status: Mapping[str, Any]) -> str:
     lines += [f"error: {entry['message']}" for entry in status["errors"]]
     lines += [f"note: {text}" for text in status.get("notes", ())]
     lines += [f"warning: {text}" for text in status["warnings"]]
-    return "\n".join(lines)
+    hint = report.more("\n".join(lines).replace("\n", " "))
+    return "\n".join([*lines, hint.strip()] if hint else lines)
 
 
 # ---------------------------------------------------------------------- wait
@@ -274,7 +359,7 @@ def _wait(options: argparse.Namespace) -> int:
             raise _not_up(name, "the module never ran in this boot")
         name = _set_name(options.set, status)
         entry = status["sets"].get(name)
-        if entry is not None and report.is_up(entry, paths):
+        if entry is not None and _is_there(entry, paths, options.attached):
             _settle(name, entry, paths)
             return 0
         over = status["stage"] != "network" and status["state"] != report.RUNNING
@@ -285,9 +370,14 @@ def _wait(options: argparse.Namespace) -> int:
             if not stage.at_work(paths) and not stage.background_alive():
                 status = report.read(paths) or status
                 entry = status["sets"].get(name)
-                if entry is None or not report.is_up(entry, paths):
+                if entry is None or not _is_there(entry, paths, options.attached):
                     raise _not_up(name, _why(name, status, entry, paths))
         time.sleep(WAIT_EVERY)
+
+
+def _is_there(entry: Mapping[str, Any], paths: Paths, attached: bool) -> bool:
+    wanted = report.UP if attached else (MOUNTED,)
+    return entry["state"] in wanted and report.is_up(entry, paths)
 
 
 def _set_name(given: str, status: Mapping[str, Any]) -> str:
@@ -320,15 +410,20 @@ def _why(
 ) -> str:
     if entry is not None and entry["error"]:
         return str(entry["error"]["message"])
-    if entry is not None and entry["reason"] and entry["state"] != "mounted":
+    if entry is not None and entry["reason"] and entry["state"] != MOUNTED:
         return str(entry["reason"])
     if status["errors"]:
         return str(status["errors"][0]["message"])
-    if entry is not None and entry["state"] == "mounted":
+    if entry is not None and entry["state"] == MOUNTED:
         return _not_seen(name, entry, paths)
     if entry is None:
         known = ", ".join(sorted(status["sets"])) or "none"
         return f"this node has no such set (it has: {known})"
+    if entry["state"] in report.UP:
+        return (
+            f"it is {entry['state']}, not mounted (cc-kraken wait --attached is "
+            "content with that)"
+        )
     return f"it is {entry['state']}"
 
 
@@ -372,29 +467,46 @@ def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    return max([_check_file(name) for name in options.file])
+
+
+def _check_file(name: str) -> int:
     from cc_kraken.boot import userdata
 
+    shown = "standard input" if name == "-" else name
     try:
-        with open(options.file, "rb") as stream:
-            data = stream.read()
+        with contextlib.ExitStack() as stack:
+            stream = sys.stdin.buffer
+            if name != "-":
+                stream = stack.enter_context(open(name, "rb"))
+            checked = userdata.check(stream.read(), shown)
     except OSError as error:
         raise KrakenError(
             Trouble(
                 "cannot-read",
-                f"{options.file} cannot be read: {error.strerror}",
+                f"{name} cannot be read: {error.strerror}",
                 "a cloud-config file",
                 "Name another file.",
             )
         ) from None
-    checked = userdata.check(data, options.file)
+    except KrakenError as error:
+        print(f"cc-kraken: {error}", file=sys.stderr)
+        return 1
     for finding in checked.findings:
         print(finding, file=sys.stderr)
     if not checked.findings:
         right = "the kraken section is right" if checked.sections else ""
-        print(f"{options.file}: {right or 'no kraken section'}")
+        print(f"{shown}: {right or 'no kraken section'}")
     for note in checked.notes:
-        print(f"{options.file}: {note}")
+        print(f"{shown}: {note}")
     return 1 if checked.findings else 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from cc_kraken.boot import explain
+
+    print(explain.text(options.kind) if options.kind else explain.listed())
+    return 0
 
 
 def _enable(options: argparse.Namespace) -> int:

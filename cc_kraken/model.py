@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import FrozenSet, Iterable, Mapping, Optional, Tuple, Union
 
+VERSION = "0.1.0"
+
 # --------------------------------------------------------------- who we are
 
 
@@ -62,7 +64,7 @@ class Trouble:
             text += f"; expected {self.expected}"
         if not text.endswith("."):
             text += "."
-        return f"{text} {self.remedy}".rstrip()
+        return f"[{self.kind}] {text} {self.remedy}".rstrip()
 
 
 class KrakenError(Exception):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("cc_kraken", "tests", "schema", "debian", "docs", "examples")
+COPIED = ("cc_kraken", "tests", "schema", "debian", "docs", "examples", "packaging")
 FILES = ("pyproject.toml", "setup.cfg", "README.md", "Makefile")
 
 DECISION = "tests/unit/decide"
@@ -266,6 +266,20 @@ MUTATIONS = (
         "config/sets",
         "        if there == wanted:\n",
         "        if there <= wanted:\n",
+        WANTED,
+    ),
+    change(
+        "a misspelt tag is passed over",
+        "config/wish",
+        "            if lost:\n",
+        "            if False:\n",
+        WANTED,
+    ),
+    change(
+        "a set that would not be mounted comes up",
+        "config/sets",
+        "            or self._wish.unmountable()\n",
+        "",
         WANTED,
     ),
     change(

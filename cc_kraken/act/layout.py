@@ -36,11 +36,8 @@ def save(
     """
     sets = status["sets"]
     whole = sets and all(
-        entry["state"] in ("mounted", "assembled", "attached")
-        and not entry["error"]
-        and not entry["reason"]
-        and not entry["plan"]
-        and not entry["outcomes"]
+        entry["state"] == "mounted"
+        and not any(entry[key] for key in ("error", "reason", "plan", "outcomes"))
         for entry in sets.values()
     )
     kept = {
@@ -54,9 +51,8 @@ def save(
             "array": entry["array"],
         }
         for name, entry in sets.items()
-        if entry["state"] == "mounted"
     }
-    if not whole or len(kept) != len(sets) or not mounted(paths, {"sets": kept}):
+    if not whole or not mounted(paths, {"sets": kept}):
         return files.remove(paths.layout)
     content = {
         "version": 1,

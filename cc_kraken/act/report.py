@@ -12,6 +12,7 @@ import datetime
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -31,16 +32,17 @@ from typing import (
 from cc_kraken.decide import seen
 from cc_kraken.machine import devices, files
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Claim, Device, Identity, Node, Trouble
+from cc_kraken.model import VERSION, Array, Claim, Device, Identity, Node, Trouble
 
 LOG = logging.getLogger(__name__)
 
 RUNNING, DONE, PENDING, FAILED, OFF = "running", "done", "pending", "failed", "off"
 
 
-def now() -> str:
-    """The time of day in UTC, ISO 8601, whole seconds."""
+def now(later: float = 0.0) -> str:
+    """The time of day in UTC, ISO 8601, whole seconds; ``later`` seconds on."""
     moment = datetime.datetime.now(datetime.timezone.utc)
+    moment += datetime.timedelta(seconds=min(later, 10**9))
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -65,6 +67,20 @@ def error(trouble: Trouble) -> Dict[str, str]:
         "expected": trouble.expected,
         "remedy": trouble.remedy,
     }
+
+
+def more(text: str) -> str:
+    """Where to read more about the errors in a text (``[zone-other] …``)."""
+    if "cc-kraken explain" in text:
+        return ""
+    kinds = dict.fromkeys(re.findall(r"(?:^| )\[([a-z][a-z0-9-]+)\] ", text))
+    return f" More: cc-kraken explain {' '.join(kinds)}" if kinds else ""
+
+
+def awaited(status: Mapping[str, Any]) -> str:
+    """Since when and until when a run waits for what it waits for."""
+    until = f" until {status['until']}" if status["until"] else ""
+    return f"awaited since {status['waiting_since']}{until}"
 
 
 EARLIER_KEPT = 5
@@ -140,9 +156,11 @@ class Report:
         dry_run: bool = False,
         earlier: Optional[Mapping[str, Any]] = None,
         kept: bool = True,
+        until: Optional[float] = None,
     ) -> None:
         """``earlier``: the status of the run before, kept in short form, its
-        sets that are up as they are.  ``kept`` False: no file is written."""
+        sets that are up as they are.  ``kept`` False: no file is written.
+        ``until``: seconds from now for which what is late is awaited."""
         self._paths = paths
         self._kept = kept
         self._lock = threading.Lock()
@@ -152,15 +170,18 @@ class Report:
         self._noted: Set[Tuple[str, str]] = set()
         self._status: Dict[str, Any] = {
             "version": 1,
+            "cc_kraken": VERSION,
             "instance": None,
             "node": None,
             "stage": stage,
             "state": RUNNING,
             "dry_run": dry_run,
             "started": now(),
+            "until": None if until is None else now(until),
             "updated": now(),
             "finished": None,
             "waiting_for": None,
+            "waiting_since": None,
             "sets": _still_up(earlier, paths),
             "phases": [],
             "calls": {},
@@ -307,6 +328,7 @@ class Report:
         if reason == self._status["waiting_for"]:
             return
         self._status["waiting_for"] = reason
+        self._status["waiting_since"] = now() if reason else None
         if reason and not quiet:
             LOG.info("Waiting: %s", reason)
         self.write()
@@ -319,7 +341,7 @@ class Report:
         self.phase(None)
         self._status["state"] = state
         if state != PENDING:
-            self._status["waiting_for"] = None
+            self._status["waiting_for"] = self._status["waiting_since"] = None
         self._status["finished"] = now()
         self.write()
 

@@ -240,7 +240,7 @@ class Run:
         trouble = self._node_trouble
         assert trouble is not None
         if trouble.waits and not self.limits.final:
-            self.report.status["waiting_for"] = str(trouble)
+            self.report.waiting(str(trouble), quiet=True)
             LOG.info("Not up yet, goes on in the background: %s", trouble)
             return PENDING
         raise KrakenError(self._over(trouble))
@@ -300,9 +300,7 @@ class Run:
                         self._say_waiting({"": trouble})
                         self.clock.sleep(self._pause())
                         continue
-            claims, warnings, notes = self._claims(node)
-            for text in warnings:
-                self.report.warn(text)
+            claims, notes = self._claims(node)
             self.report.notes("", notes)
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)

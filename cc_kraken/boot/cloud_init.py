@@ -174,27 +174,31 @@ def wait_for_network(cloud: object) -> bool:
     return True
 
 
-def final_entry(cfg: Mapping[str, Any], module: str = "kraken") -> bool:
-    """Whether ``module`` is listed in the final stage of ``cfg``."""
+MODULE = "cc_kraken"
+
+
+def final_entry(cfg: Mapping[str, Any]) -> bool:
+    """Whether the module is listed in the final stage of ``cfg``."""
     listed = cfg.get("cloud_final_modules")
     if not isinstance(listed, (list, tuple)):
         return False
-    return any(_canonical(_entry(item)) == _canonical(module) for item in listed)
+    return any(module_name(item) == MODULE for item in listed)
 
 
-def _entry(item: object) -> str:
-    """The module's name in one item of a list: a name, a list that begins
-    with it, or a mapping that has it as ``name`` (config/modules.py)."""
+def module_name(item: object) -> str:
+    """The Python module that cloud-init makes of an entry of a list ("" if
+    it makes none): ``write-files`` is ``cc_write_files``.
+
+    An entry is a name, a list that begins with it, or a mapping that has it as
+    ``name`` (config/modules.py).
+    """
     if isinstance(item, Mapping):
         item = item.get("name")
     elif isinstance(item, (list, tuple)):
         item = item[0] if item else None
-    return item if isinstance(item, str) else ""
-
-
-def _canonical(name: str) -> str:
-    """A module's name as cloud-init compares it (``form_module_name``)."""
-    plain = name.replace("-", "_")
+    if not isinstance(item, str):
+        return ""
+    plain = item.replace("-", "_")
     if plain.lower().endswith(".py"):
         plain = plain[:-3]
     plain = plain.strip()

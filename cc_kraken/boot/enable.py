@@ -24,12 +24,12 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import Diversion
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
 
 ENTRY = ["kraken", "always"]
-MODULE = "cc_kraken"
 
 # Where the entry goes in each list: after the first of the names that is
 # there, else before the first of the others.
@@ -91,6 +91,9 @@ def disable(paths: Optional[Paths] = None) -> List[str]:
     """Take back what :func:`enable` did, and remember that it is not wanted,
     so that no upgrade brings it back."""
     paths = paths or Paths()
+    configuration = os.path.join(paths.etc, "cloud", "cloud.cfg")
+    if not os.path.exists(configuration) and not os.path.exists(drop_in(paths)):
+        return [f"There is no cloud-init here ({configuration}): nothing to do."]
     choice = chosen(paths)
     remember(Choice(modules=False, schema=choice.schema), paths)
     return withdraw(paths)
@@ -141,21 +144,6 @@ def stale(paths: Optional[Paths] = None) -> Optional[str]:
 
 
 # ------------------------------------------------------------- the decision
-
-
-def module_name(item: object) -> str:
-    """The Python module that cloud-init makes of an entry of a list ("" if
-    it makes none): ``write-files`` is ``cc_write_files``."""
-    if isinstance(item, Mapping):
-        item = item.get("name")
-    elif isinstance(item, (list, tuple)):
-        item = item[0] if item else None
-    if not isinstance(item, str):
-        return ""
-    name = item.strip().replace("-", "_")
-    if name.lower().endswith(".py"):
-        name = name[:-3]
-    return name if name.startswith("cc_") else f"cc_{name}"
 
 
 def with_entry(

@@ -127,6 +127,9 @@ def _lines(source: int, end: float) -> Iterator[bytes]:
 
 def _log(told: Mapping[str, Any]) -> None:
     record = logging.makeLogRecord(told)
+    if record.levelno >= logging.ERROR:
+        # cloud-init's status lists it, and the exception that follows, too.
+        record.levelno, record.levelname = logging.INFO, "INFO"
     logger = logging.getLogger(record.name)
     if not logger.isEnabledFor(record.levelno):
         return

@@ -48,6 +48,12 @@ MOUNT_GRACE = 10.0
 """Seconds that systemd has at a reboot to mount what fstab names."""
 
 
+class Failed(RuntimeError):
+    """What cloud-init shows of a boot that failed: it prints the ``repr``."""
+
+    __repr__ = RuntimeError.__str__
+
+
 def run_stage(*args: Any, **kwargs: Any) -> None:
     """cloud-init's ``handle``, in every calling convention of 20.4 to 26.2.
 
@@ -59,13 +65,10 @@ def run_stage(*args: Any, **kwargs: Any) -> None:
     umask = os.umask(0o022)  # what is written here is for everybody to read
     try:
         _handle(str(given["name"]), given["cfg"], given["cloud"])
-    except RuntimeError:
-        raise
-    except KrakenError as error:
-        raise RuntimeError(str(error)) from None
+    except (RuntimeError, KrakenError) as error:
+        raise Failed(str(error) + report.more(str(error))) from None
     except BaseException as error:  # SystemExit too: cloud-init lets it through
-        LOG.exception("cc_kraken failed")
-        raise RuntimeError(f"cc_kraken failed: {error!r}") from error
+        raise Failed(f"cc_kraken failed: {error!r}") from error
     finally:
         os.umask(umask)
 
@@ -84,7 +87,7 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     except KrakenError as error:
         _refused(paths, stage, error.trouble)
         if stage == "network" and cloud_init.final_entry(cfg):
-            LOG.error("%s", error)
+            LOG.info("%s", error)  # the final stage fails with it
             return
         raise
     if section is None:
@@ -141,12 +144,17 @@ def carry_out(
         try:
             stack.enter_context(lock.held(paths, seconds))
         except KrakenError as error:
-            if stage == "background":
+            if stage == "plan" and section.blank_proof != "full" and _waits(paths):
+                # It only reads, each disk under its own lock, and not for long.
+                LOG.info("%s", error.trouble.found)
+            elif stage == "background":
                 # Nobody carries on after it: who waits for a set must know.
                 told = Report(paths, stage, earlier=report.read(paths))
                 told.fail(error.trouble)
                 told.finish(FAILED)
-            raise
+                raise
+            else:
+                raise
         told = Report(
             paths,
             stage,
@@ -154,6 +162,7 @@ def carry_out(
             earlier=report.read(paths),
             # What a person asks for is no run of this boot.
             kept=stage != "plan",
+            until=seconds if final else float(section.wait),
         )
         told.write()
         limits = Limits(seconds, final, settle_owners=stage == "background")
@@ -180,6 +189,12 @@ def carry_out(
         if not dry_run and not told.status["errors"]:
             layout.save(paths, section, identity, told.status)
         return told.status
+
+
+def _waits(paths: Paths) -> bool:
+    """Whether the run that is under way does nothing but wait."""
+    status = report.read(paths)
+    return status is not None and bool(status["waiting_for"])
 
 
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
@@ -212,7 +227,10 @@ def failures(status: Mapping[str, Any], *, pending: bool) -> Optional[str]:
             texts.append(f"not finished yet: {status['waiting_for']}")
     if not texts and status["state"] == FAILED:
         texts.append("the run failed")
-    return " ".join(texts) or None
+    if texts and pending and status["waiting_since"]:
+        texts.append(f"({report.awaited(status)})")
+    text = " ".join(texts)
+    return text + report.more(text) if text else None
 
 
 def _all_settled(status: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ right.  Nothing is fetched (``#include``), nothing is run.
 from __future__ import annotations
 
 import base64
+import difflib
 import gzip
 import os
 import re
@@ -231,7 +232,11 @@ class _Check:
 
     def _find(self, text: _Text, line: int, sentence: str) -> None:
         at = text.at if text.at is not None else text.line + line
-        self.checked.findings.append(Finding(text.name, at, sentence))
+        if not sentence.startswith("["):
+            sentence = f"[user-data-form] {sentence}"
+        finding = Finding(text.name, at, sentence)
+        if finding not in self.checked.findings:
+            self.checked.findings.append(finding)
 
     # ---- what is in them
 
@@ -240,7 +245,7 @@ class _Check:
         try:
             yaml = _Yaml(_neutral(text.text) if text.template else text.text)
         except _Syntax as error:
-            self._find(text, error.line, str(error))
+            self._find(text, error.line, f"[config-syntax] {error}")
             return
         content = yaml.content
         if not isinstance(content, dict):
@@ -256,6 +261,12 @@ class _Check:
             self._written(text, yaml)
         if KEY in content:
             self._section(text, yaml)
+        elif not text.own:
+            for key in difflib.get_close_matches(KEY, map(str, content), cutoff=0.8):
+                sentence = f"[config-unknown-key] {key} is an unknown key; expected "
+                self._find(
+                    text, yaml.line(key), f"{sentence}{KEY}. Did you mean {KEY}?"
+                )
 
     def _section(self, text: _Text, yaml: "_Yaml") -> None:
         self.checked.sections.append(text.name)
@@ -265,9 +276,8 @@ class _Check:
         values = [yaml.content[KEY]]
         if text.template:  # both branches of an if
             values = list(yaml.values(KEY)) or values
-        for mistake in (one for each in values for one in loading.check(each)):
-            if not (text.template and UNKNOWN in mistake.found):
-                self._find(text, yaml.line(mistake.path), _sentence(mistake))
+        for each in values:
+            self._value(text, yaml, each)
         if text.own:
             return
         merges = text.merges or {"merge_how", "merge_type"} & set(yaml.content)
@@ -275,6 +285,17 @@ class _Check:
             sentence = f"this section replaces that of {self._arrived[-1]} as a whole"
             self._find(text, yaml.line(KEY), f"{sentence}; merge_how merges them")
         self._arrived.append(text.name)
+
+    def _value(self, text: _Text, yaml: "_Yaml", value: object) -> None:
+        mistakes = loading.check(value)
+        for mistake in mistakes:
+            if not (text.template and UNKNOWN in mistake.found):
+                self._find(text, yaml.line(mistake.path), _sentence(mistake))
+        for place, trouble in () if mistakes else loading.wrong(value):
+            key = re.search(r"kraken\.(volumes|defaults)\.[^\s,)]+", trouble.found)
+            if not (text.template and UNKNOWN in trouble.found):
+                line = yaml.line(key.group(0) if key else place)
+                self._find(text, line, str(trouble))
 
     def _written(self, text: _Text, yaml: "_Yaml") -> None:
         entries = yaml.content["write_files"]
@@ -309,8 +330,7 @@ class _Check:
 
 def _sentence(mistake: Mistake) -> str:
     trouble = loading.trouble("it", [mistake])
-    sentence = f"{mistake.path} is {mistake.found}; expected {trouble.expected}."
-    return f"{sentence} {trouble.remedy}"
+    return str(replace(trouble, found=f"{mistake.path} is {mistake.found}"))
 
 
 def _first(text: str) -> str:

@@ -96,6 +96,14 @@ def check(value: object) -> List[Mistake]:
     return found or _odd_characters(value, KEY)
 
 
+def wrong(value: object) -> List[Tuple[str, Trouble]]:
+    """What is right by the schema and fails all the same, with its key: values that
+    are unfit, sets that contradict themselves or one another."""
+    from cc_kraken.config import wish
+
+    return wish.wrong(_section(_without_nothing(value)))
+
+
 def trouble(name: str, found: Sequence[Mistake]) -> Trouble:
     """The mistakes of one source, in sentences."""
     first, others = found[0], found[1:]

@@ -6,27 +6,23 @@ come out.  Nothing here looks at the machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import (
-    Any,
-    Callable,
     Collection,
     Dict,
     Iterable,
     List,
-    Mapping,
     NamedTuple,
     Optional,
     Sequence,
     Tuple,
 )
 
-from cc_kraken.config import tags, values
+from cc_kraken.config import tags, values, wish
 from cc_kraken.config.values import Unfit, quoted
-from cc_kraken.filesystems import registry
+from cc_kraken.config.wish import Wish
 from cc_kraken.model import (
     Claim,
-    KrakenError,
     Node,
     Section,
     Trouble,
@@ -39,11 +35,9 @@ LEAVING = ("deleting", "deleted")
 
 
 class Claims(NamedTuple):
-    """The claims by name, and what concerns no single one of them: what a person
-    must see, and what one may want to know."""
+    """The claims by name, and what a person may want to know of no single one."""
 
     claims: Tuple[Claim, ...]
-    warnings: Tuple[str, ...] = ()
     notes: Tuple[str, ...] = ()
 
 
@@ -80,7 +74,8 @@ def claims(
 
     Kinds of trouble.  Awaited: set-absent, members-missing, members-surplus,
     tags-disagree, pinned-missing, volume-creating, zone-mixed.  Refused at
-    once: volume-name, tag-value, config-value, pin-count, system-volume, zone-other,
+    once: volume-name, volume-name-missing, tag-misspelt, tag-value, config-value,
+    mount-incomplete, pin-count, system-volume, zone-other,
     volume-state, multi-attach, managed, raid-level-missing, members-too-few,
     sizes-differ, snapshot-mixed, mount-path-shared, mkfs-options.
     """
@@ -90,11 +85,8 @@ def claims(
     aside = tuple(volume for volume in every if volume.id in system)
     groups: Dict[str, List[Volume]] = {name: [] for name in names}
     nameless: List[Volume] = []
-    warnings: List[str] = []
     for volume in mine:
         own = tags.read(volume.tags, section.tag_namespace)
-        for sentence in tags.near_misses(volume.tags, section.tag_namespace):
-            warnings.append(f"{volume.id}: {sentence}")
         if "volume_name" in own:
             groups.setdefault(own["volume_name"], []).append(volume)
         elif volume.state not in LEAVING:
@@ -105,13 +97,13 @@ def claims(
         # The last volume of a set that nobody asks for is being deleted.
         if name in names or any(volume.state not in LEAVING for volume in group)
     ]
-    found += [_left_alone(volume, zone) for volume in nameless]
+    found += [_left_alone(volume, zone, section.tag_namespace) for volume in nameless]
     notes = tuple(
         f"{one.id} is the volume behind / or /boot of this instance: it is left alone, "
         f"though it has the tags of the node {node}."
         for one in aside
     )
-    return Claims(_unshared(found), tuple(warnings), notes)
+    return Claims(_unshared(found), notes)
 
 
 def _mine(
@@ -138,29 +130,6 @@ def _ids(volumes: Iterable[Volume]) -> str:
 # --------------------------------------------------------------- one wish
 
 
-@dataclass(frozen=True)
-class _Said:
-    """A value and where it was said, for an error."""
-
-    value: object
-    where: str
-    by_tag: bool
-
-
-_PARSERS: Mapping[str, Callable[[object], Any]] = {
-    "members": values.members,
-    "raid_level": values.raid_level,
-    "fs_type": values.fs_type,
-    "mount_path": values.mount_path,
-    "mkfs_options": values.mkfs_options,
-    "owner": values.account,
-    "group": values.account,
-    "mode": values.mode,
-    "label": values.label,
-}
-_SWITCHES = ("required", "grow", "allow_degraded", "mount_over")
-
-
 class _Judge:
     """Judges one set: what is wished for, then whether it is complete."""
 
@@ -179,35 +148,32 @@ class _Judge:
         self._node = node
         self._zone = zone
         self._name = name
-        self._shown = name if _fits(name) else ascii(name)
-        self._settings = section.volumes.get(name, {})
-        self._pins = tuple(dict.fromkeys(_strings(self._settings.get("volume_ids"))))
+        pins = wish.pins(section, name)
         self._leaving = [volume for volume in group if volume.state in LEAVING]
         self._all = [volume for volume in group if volume.state not in LEAVING]
         self._volumes = [
-            volume for volume in self._all if not self._pins or volume.id in self._pins
+            volume for volume in self._all if not pins or volume.id in pins
         ]
-        self._members = len(self._pins) or 1
         self._mine = mine
         self._aside = aside
-        self._wanted = WantedSet(name=self._shown, declared=declared)
-        self._warnings: List[str] = []
+        self._wish = Wish(section, name, self._volumes, declared)
+        self._wanted = self._wish.wanted
+        self._pins = pins
+        self._shown = self._wanted.name
+        self._tag = self._wish.tag
 
     def claim(self) -> Claim:
-        trouble = self._trouble()
         return Claim(
             self._shown,
             self._wanted,
             tuple(self._volumes),
-            trouble,
-            tuple(self._warnings),
+            self._trouble(),
+            tuple(self._wish.warnings),
         )
 
     def _trouble(self) -> Optional[Trouble]:
-        # The wish is read as far as it can be even where the name is refused,
-        # so that a report can tell what was meant.
-        wish = self._wish()
-        return self._named() or wish or self._complete()
+        wrong = next(iter(self._wish.troubles), None)
+        return self._named() or wrong or self._complete()
 
     def _named(self) -> Optional[Trouble]:
         try:
@@ -223,139 +189,15 @@ class _Judge:
             )
         return None
 
-    # ------------------------------------------------------------- the wish
-
-    def _wish(self) -> Optional[Trouble]:
-        disagreement, said = self._said()
-        chosen: Dict[str, Any] = {}
-        refused: List[Trouble] = []
-        for key, one in said.items():
-            # RaidLevel means nothing in a set of one, not even a mistake.
-            single = chosen.get("members", self._members) == 1
-            if key == "mount_options" or (key == "raid_level" and single):
-                continue
-            try:
-                chosen[key] = _PARSERS[key](one.value)
-            except Unfit as unfit:
-                refused.append(self._unfit(key, one, unfit))
-        self._fill(chosen, said)
-        refused += self._options(said)
-        if disagreement:
-            return disagreement
-        return refused[0] if refused else None
-
-    def _said(self) -> Tuple[Optional[Trouble], Dict[str, _Said]]:
-        """Each key's value, the configuration above the tags above the
-        defaults, and the first key whose tags disagree."""
-        disagreement: Optional[Trouble] = None
-        said: Dict[str, _Said] = {}
-        tagged = {
-            volume.id: tags.read(volume.tags, self._section.tag_namespace)
-            for volume in self._volumes
-        }
-        for key in (*_PARSERS, "mount_options"):
-            if key in self._settings:
-                where = f"kraken.volumes.{self._name}.{key}"
-                said[key] = _Said(self._settings[key], where, False)
-                continue
-            by_volume = {one: own.get(key) for one, own in tagged.items()}
-            different = set(by_volume.values())
-            if len(different) > 1:
-                disagreement = disagreement or self._disagree(key, by_volume)
-                continue
-            value = next(iter(different), None)
-            if value is not None:
-                where = f"{self._tag(key)} of {', '.join(by_volume)}"
-                said[key] = _Said(value, where, True)
-            elif key in self._section.defaults:
-                where = f"kraken.defaults.{key}"
-                said[key] = _Said(self._section.defaults[key], where, False)
-        return disagreement, said
-
-    def _fill(self, chosen: Mapping[str, Any], said: Mapping[str, _Said]) -> None:
-        path, fs_type = chosen.get("mount_path"), chosen.get("fs_type")
-        if path is not None and fs_type is None and "fs_type" not in said:
-            self._warnings.append(
-                f"{said['mount_path'].where} is ignored: no "
-                f"{self._tag('fs_type')} says which filesystem is meant"
-            )
-        switches: Dict[str, Any] = {}
-        for key in _SWITCHES:
-            for settings in (self._section.defaults, self._settings):
-                if key in settings:
-                    switches[key] = bool(settings[key])
-        overwrite = self._settings.get("overwrite")
-        self._wanted = replace(
-            self._wanted,
-            members=chosen.get("members", self._members),
-            raid_level=chosen.get("raid_level"),
-            fs_type=fs_type,
-            mount_path=path if fs_type is not None else None,
-            mkfs_options=chosen.get("mkfs_options", ()) if fs_type else (),
-            owner=chosen.get("owner"),
-            group=chosen.get("group"),
-            mode=chosen.get("mode"),
-            label=chosen.get("label"),
-            volume_ids=self._pins,
-            overwrite=dict(overwrite) if isinstance(overwrite, Mapping) else {},
-            **switches,
-        )
-
-    def _options(self, said: Mapping[str, _Said]) -> List[Trouble]:
-        """What is wrong with the options that depend on the filesystem."""
-        fs_type = self._wanted.fs_type
-        if fs_type is None:
-            return []
-        refused: List[Trouble] = []
-        if "mount_options" in said:
-            one = said["mount_options"]
-            try:
-                options = values.mount_options(one.value, fs_type)
-                self._wanted = replace(self._wanted, mount_options=options)
-            except Unfit as unfit:
-                refused.append(self._unfit("mount_options", one, unfit))
-        try:
-            registry.of(fs_type).parse(self._wanted.mkfs_options)
-        except KrakenError as error:
-            where = said["mkfs_options"].where
-            found = f"{error.trouble.found} ({where})"
-            refused.append(replace(error.trouble, kind="mkfs-options", found=found))
-        return refused
-
-    def _disagree(self, key: str, by_volume: Mapping[str, Optional[str]]) -> Trouble:
-        words = [
-            f"{one} has {quoted(value)}" if value is not None else f"{one} has none"
-            for one, value in by_volume.items()
-        ]
-        return Trouble(
-            "tags-disagree",
-            f"the volumes of the set {self._shown} disagree about "
-            f"{self._tag(key)}: {', '.join(words)}",
-            "the same value on every volume of a set",
-            f"Tag them alike, set kraken.volumes.{self._name}.{key}, or choose the "
-            f"right ones with kraken.volumes.{self._name}.volume_ids.",
-            waits=True,
-        )
-
-    def _unfit(self, key: str, said: _Said, unfit: Unfit) -> Trouble:
-        return Trouble(
-            "tag-value" if said.by_tag else "config-value",
-            f"{said.where}, {quoted(said.value)}, {unfit}",
-            unfit.expected,
-            "Correct the tag." if said.by_tag else "Correct the configuration.",
-        )
-
-    def _tag(self, key: str) -> str:
-        return tags.name(self._section.tag_namespace, tags.tag_of(key))
-
     # -------------------------------------------------------- completeness
 
     def _complete(self) -> Optional[Trouble]:
         return (
             self._pinned_system()
-            or self._pin_count()
-            or self._levels()
+            or self._wish.pin_count()
+            or self._wish.levels()
             or self._present()
+            or self._wish.unmountable()
             or _refused_volume(self._volumes)
             or self._zones()
             or self._counted()
@@ -374,42 +216,6 @@ class _Judge:
                     "Take it out of volume_ids.",
                 )
         return None
-
-    def _pin_count(self) -> Optional[Trouble]:
-        if not self._pins or len(self._pins) == self._wanted.members:
-            return None
-        return Trouble(
-            "pin-count",
-            f"kraken.volumes.{self._name}.volume_ids names {len(self._pins)} "
-            f"volume(s), the set {self._shown} has {self._wanted.members}",
-            "as many volume ids as the set has members",
-            f"Correct volume_ids, or members (the tag {self._tag('members')}).",
-        )
-
-    def _levels(self) -> Optional[Trouble]:
-        wanted = self._wanted
-        if wanted.members == 1:
-            return None
-        if wanted.raid_level is None:
-            if wanted.fs_type is None:
-                return None
-            return Trouble(
-                "raid-level-missing",
-                f"the set {self._shown} has {wanted.members} members and no "
-                f"{self._tag('raid_level')}",
-                "a RAID level where a filesystem goes over several volumes",
-                f"Tag the volumes, or set kraken.volumes.{self._name}.raid_level.",
-            )
-        fewest = values.FEWEST_MEMBERS[wanted.raid_level]
-        if wanted.members >= fewest:
-            return None
-        return Trouble(
-            "members-too-few",
-            f"the set {self._shown} has {wanted.members} members and RAID level "
-            f"{wanted.raid_level}",
-            f"at least {fewest} members for that level",
-            f"Correct {self._tag('members')} or {self._tag('raid_level')}.",
-        )
 
     def _present(self) -> Optional[Trouble]:
         missing = [pin for pin in self._pins if not self._has(pin)]
@@ -487,7 +293,7 @@ class _Judge:
                 f"the set {self._shown} has {there} of {wanted} volumes "
                 f"({_ids(self._volumes)}){self._also_there()}",
                 expected,
-                "Create or tag the missing ones.",
+                f"Create or tag the missing ones.{self._wish.no_size}",
                 waits=True,
             )
         copies = [one for one in self._volumes if one.origin]
@@ -536,17 +342,6 @@ class _Judge:
         return None
 
 
-def _fits(name: str) -> bool:
-    try:
-        return bool(values.set_name(name))
-    except Unfit:
-        return False
-
-
-def _strings(value: object) -> Tuple[str, ...]:
-    return tuple(str(one) for one in value) if isinstance(value, list) else ()
-
-
 # ------------------------------------------------------------- one volume
 
 
@@ -589,8 +384,12 @@ def _creating(volumes: Iterable[Volume]) -> Optional[Trouble]:
     )
 
 
-def _left_alone(volume: Volume, zone: str) -> Claim:
-    trouble = _refused_volume((volume,)) or _creating((volume,))
+def _left_alone(volume: Volume, zone: str, namespace: str) -> Claim:
+    trouble = (
+        _no_name(volume, namespace)
+        or _refused_volume((volume,))
+        or _creating((volume,))
+    )
     if trouble is None and volume.zone != zone:
         trouble = Trouble(
             "zone-other",
@@ -599,6 +398,24 @@ def _left_alone(volume: Volume, zone: str) -> Claim:
             f"Launch the instance in {volume.zone}, or take the tags off the volume.",
         )
     return Claim(volume.id, WantedSet(name=volume.id), (volume,), trouble)
+
+
+def _no_name(volume: Volume, namespace: str) -> Optional[Trouble]:
+    """That a volume says what its set is to be, and not which set it is of."""
+    own = tags.read(volume.tags, namespace)
+    meant = tags.misspelt(volume.tags, namespace)
+    lost = {one: tag for one, tag in meant.items() if tags.NAMES[tag] not in own}
+    words = [tags.name(namespace, t) for t, key in tags.SET_TAGS.items() if key in own]
+    words += [tags.in_words(lost, namespace)] if lost else []
+    if not words:
+        return None
+    wanted = tags.name(namespace, tags.VOLUME_NAME)
+    return Trouble(
+        "volume-name-missing",
+        f"{volume.id} has {', '.join(words)}, and no {wanted}",
+        f"the name of a set in {wanted}, or no tag of a set",
+        f"Tag the volume with {wanted}.",
+    )
 
 
 # --------------------------------------------------------------- all sets
@@ -616,12 +433,7 @@ def _unshared(found: Sequence[Claim]) -> Tuple[Claim, ...]:
         path = claim.wanted.mount_path
         names = by_path.get(path, []) if path is not None else []
         if len(names) > 1 and (claim.trouble is None or claim.trouble.waits):
-            trouble = Trouble(
-                "mount-path-shared",
-                f"the sets {' and '.join(names)} have the same mount path {path}",
-                "a mount path of its own for each set",
-                "Give all but one of them another path.",
-            )
-            claim = replace(claim, trouble=trouble)
+            shared = wish.mount_path_shared(names, str(path))
+            claim = replace(claim, trouble=shared)
         judged.append(claim)
     return tuple(judged)

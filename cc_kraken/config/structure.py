@@ -124,7 +124,8 @@ def _odd_key(key: object, path: str, schema: Schema) -> Mistake:
     allowed = ", ".join(known)
     for pattern in schema.get("patternProperties", ()):
         allowed += f"{' or ' if allowed else ''}a name {_in_words(pattern)}"
-    near = difflib.get_close_matches(_plain(key), known, n=1, cutoff=0.6)
+    plain = _OLDER_NAMES.get(_plain(key), _plain(key))
+    near = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
     found = "an unknown key" if known else f"the name {_key(key)}"
     return Mistake("unknown-key", path, found, allowed, near[0] if near else "")
 
@@ -160,10 +161,13 @@ PATTERN_WORDS: Mapping[str, str] = {
     "prints it",
     "^(?!vol-[0-9a-f]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": f"of 1 to 64 {_PLAIN}, "
     "which begins with a letter or a digit and is no volume id",
-    "^(?!aws:)[A-Za-z0-9][A-Za-z0-9 +=._:/@-]{0,99}$": "of 1 to 100 letters, digits, "
-    "spaces and + = . _ : / @ -, which begins with a letter or a digit and not with "
-    "aws:",
+    "^(?!aws:)[A-Za-z0-9]([A-Za-z0-9 +=._:/@-]{0,98}[A-Za-z0-9 +=._/@-])?$": "of 1 "
+    "to 100 letters, digits, spaces and + = . _ : / @ -, which begins with a letter or "
+    "a digit, not with aws:, and ends without the colon",
 }
+
+
+_OLDER_NAMES = {"volume_size": "members", "volumesize": "members"}
 
 
 def _in_words(pattern: str) -> str:

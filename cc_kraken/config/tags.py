@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import Dict, Mapping, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Tuple, Union
 
 from cc_kraken.config.values import odd_character, quoted
 from cc_kraken.model import Node, Section, Trouble
@@ -24,8 +24,8 @@ MEMBERS = "Members"
 # Keys of a set that may stand in a volume's tags, by the name of the tag.
 # overwrite, allow_degraded, mount_over and volume_ids are never among them.
 SET_TAGS: Mapping[str, str] = {
-    VOLUME_SIZE: "members",
     MEMBERS: "members",
+    VOLUME_SIZE: "members",  # the older name
     "RaidLevel": "raid_level",
     "MountPath": "mount_path",
     "FsType": "fs_type",
@@ -53,7 +53,7 @@ def name(namespace: str, tag: str) -> str:
 
 
 def tag_of(key: str) -> str:
-    """The tag that a key of a set is read from (``members``: VolumeSize)."""
+    """The tag that a key of a set is read from (``members``: Members)."""
     for tag, known in NAMES.items():
         if known == key:
             return tag
@@ -95,27 +95,46 @@ def read(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
         if not value:
             continue
         if key in found and found[key] != value:
-            value = f"{found[key]} ({VOLUME_SIZE}) and {value} ({tag})"
+            value = f"{found[key]} ({MEMBERS}) and {value} ({tag})"
         found[key] = value
     return found
 
 
-def near_misses(tags: Mapping[str, object], namespace: str) -> Tuple[str, ...]:
-    """Sentences about tags in our namespace that are none of ours, but look
-    like one of them (``KRKN-IN:Mountpath``)."""
+def misspelt(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
+    """Tags that are none of ours but look like one (``KRKN-IN:Mountpath``), each
+    with the name that was probably meant (``MountPath``)."""
     plain = {known.lower(): known for known in NAMES}
-    sentences = []
-    for whole in sorted(tags, key=str):
-        space, colon, tag = str(whole).rpartition(":")
-        if not colon or space.lower() != namespace.lower():
-            continue
-        if tag in NAMES and space == namespace:
-            continue
-        near = difflib.get_close_matches(tag.lower(), list(plain), n=1, cutoff=0.8)
+    found = {}
+    for whole in unknown(tags, namespace):
+        tag = whole.rpartition(":")[2].lower()
+        near = difflib.get_close_matches(tag, list(plain), n=1, cutoff=0.8)
         if near:
-            meant = name(namespace, plain[near[0]])
-            sentences.append(f"the tag {quoted(str(whole))} is ignored ({meant}?)")
-    return tuple(sentences)
+            found[whole] = plain[near[0]]
+    return found
+
+
+def unknown(tags: Mapping[str, object], namespace: str) -> List[str]:
+    """The tags with a value that are in our namespace, or in one that looks like
+    it, and none of ours."""
+    return [
+        whole
+        for whole in sorted(map(str, tags))
+        if _alike(whole.rpartition(":")[0], namespace)
+        and whole not in {name(namespace, tag) for tag in NAMES}
+        and text(tags.get(whole)).strip()
+    ]
+
+
+def _alike(one: str, other: str) -> bool:
+    matcher = difflib.SequenceMatcher(None, one.lower(), other.lower())
+    return matcher.ratio() >= 0.85
+
+
+def in_words(meant: Mapping[str, str], namespace: str) -> str:
+    """Misspelt tags, each with the one that was probably meant."""
+    return " and ".join(
+        f"{quoted(whole)} ({name(namespace, tag)}?)" for whole, tag in meant.items()
+    )
 
 
 def names_of_sets(value: str) -> Tuple[str, ...]:
@@ -144,15 +163,28 @@ def node(
         for tag, value in ((PREFIX, prefix), (NODE_ID, node_id))
         if not value
     ]
+    odd_tags = {
+        whole: tag
+        for whole, tag in misspelt(instance_tags or {}, namespace).items()
+        if tag in (PREFIX, NODE_ID, VOLUMES) and NAMES[tag] not in own
+    }
+    also = f", but {in_words(odd_tags, namespace)}" if odd_tags else ""
     if missing:
         keys = {name(namespace, PREFIX): "prefix", name(namespace, NODE_ID): "node_id"}
         settings = " and ".join(f"kraken.{keys[one]}" for one in missing)
         return Trouble(
             "identity-missing",
-            f"{instance_id} has no tag {' and no tag '.join(missing)}",
+            f"{instance_id} has no tag {' and no tag '.join(missing)}{also}",
             "tags that say which node this instance is",
             f"Tag the instance, or set {settings} in the configuration.",
             waits=True,
+        )
+    if VOLUMES in odd_tags.values():
+        return Trouble(
+            "tag-misspelt",
+            f"{instance_id} has the tag {in_words(odd_tags, namespace)}",
+            "tags of this namespace that cc_kraken knows",
+            "Correct the tag's name.",
         )
     for tag, value in ((PREFIX, prefix), (NODE_ID, node_id)):
         odd = odd_character(value)

@@ -1,8 +1,8 @@
-"""The JSON schema files: where they are, and their content.
+"""The JSON schema files and the page of operations: where they are.
 
-In a checkout they lie in ``schema/`` beside the package, installed in
-``cc_kraken/schemas/``.  The package must never get an attribute ``schema``:
-cloud-init refuses a module that has one.
+In a checkout they lie in ``schema/`` and ``docs/`` beside the package, installed in
+``cc_kraken/schemas/`` and ``cc_kraken/docs/``.  The package must never get an
+attribute ``schema``: cloud-init refuses a module that has one.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ EC2 = "ec2/2016-11-15/service-2.kraken-extras.json"
 REMEDY = "Install the package cloud-init-kraken again."
 
 
+OPERATIONS = "operations.md"
+
+
 def path(name: str) -> str:
-    """Path of the schema file ``name``; KrakenError when there is none."""
+    """Path of a file; KrakenError when there is none."""
+    installed, checkout = ("schemas", "schema")
+    if name == OPERATIONS:
+        installed = checkout = "docs"
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     places = (
-        os.path.join(package, "schemas"),
-        os.path.join(os.path.dirname(package), "schema"),
+        os.path.join(package, installed),
+        os.path.join(os.path.dirname(package), checkout),
     )
     for place in places:
         candidate = os.path.join(place, name)
@@ -36,7 +42,7 @@ def path(name: str) -> str:
     raise KrakenError(
         Trouble(
             "schema-missing",
-            f"the schema file {name} is in none of {', '.join(places)}",
+            f"the file {name} is in none of {', '.join(places)}",
             "an installation with all its files",
             REMEDY,
         )

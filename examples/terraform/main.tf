@@ -47,7 +47,7 @@ resource "aws_ebs_volume" "log" {
     "KRKN-IN:Prefix"     = var.prefix
     "KRKN-IN:NodeId"     = each.key
     "KRKN-IN:VolumeName" = "log"
-    "KRKN-IN:VolumeSize" = "1"
+    "KRKN-IN:Members"    = "1"
     "KRKN-IN:FsType"     = "ext4"
     "KRKN-IN:MountPath"  = "/krkn_log"
   }
@@ -69,7 +69,7 @@ resource "aws_ebs_volume" "data" {
     "KRKN-IN:Prefix"     = var.prefix
     "KRKN-IN:NodeId"     = each.value.node
     "KRKN-IN:VolumeName" = "data"
-    "KRKN-IN:VolumeSize" = "3"
+    "KRKN-IN:Members"    = "3"
     "KRKN-IN:RaidLevel"  = "0"
     "KRKN-IN:FsType"     = "ext4"
     "KRKN-IN:MountPath"  = "/krkn_data"

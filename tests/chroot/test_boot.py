@@ -120,6 +120,9 @@ def test_a_wrong_section_is_refused_before_anything_is_touched(
     assert status["status"] == "error" and status["code"] == 1
     (error,) = status["errors"]
     assert name in str(error) and "Traceback" not in str(error)
+    assert "RuntimeError" not in status["text"]
+    assert status["text"].count("[config-") == 1, "said once"
+    assert "More: cc-kraken explain config-" in str(error)
     lines = [line for line in made.node.log.splitlines() if name in line]
     assert any("kraken" in line for line in lines)
     system = made.node.run("cloud-init", "schema", "--system")
@@ -289,9 +292,26 @@ def test_a_late_instance_profile_is_awaited_and_named(machine: Machines) -> None
     booted(made)
     person.join()
     assert states(made) == {"data": "mounted"}
-    assert "waiting: there are no AWS credentials: this instance has no" in seen[0]
+    assert "waiting: [credentials-missing] there are no AWS credentials" in seen[0]
     assert "Give the instance a profile" in seen[0]
+    assert "(awaited since " in seen[0] and " until " in seen[0]
     print(seen[0])
+
+
+def test_the_command_is_not_mute(machine: Machines) -> None:
+    """The import of cloud-init 22.4 takes the handlers of logging away."""
+    made = machine("#cloud-config\n{}\n")
+    booted(made)
+    made.api_in_image()
+    made.volume("data", FsType="ext4", MountPath="/data")
+    for words in (["--debug", "apply"], ["apply"], ["apply", "--background"]):
+        done = made.node.run("cc-kraken", *words)
+        print(done)
+        assert done.code == 0, done
+        assert done.out == "cc-kraken: done: data is mounted at /data\n"
+        assert "node kafka/0" in done.err
+        assert ("DEBUG: " in done.err) is ("--debug" in words)
+        assert "yaml" not in done.err.lower()
 
 
 @pytest.mark.parametrize("name", soon(["kraken"], ["kraken", "cc_kraken"]))

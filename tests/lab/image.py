@@ -279,7 +279,7 @@ def package_files(source: Path) -> Iterator[Path]:
 def _documents(source: Path) -> Iterator[Path]:
     """What the package has besides: no instance of the lab behaves otherwise."""
     yield from source.glob("CHANGELOG*")
-    for name in ("docs", "examples"):
+    for name in ("docs", "examples", "packaging/completion"):
         yield from (path for path in (source / name).rglob("*") if path.is_file())
 
 

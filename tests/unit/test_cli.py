@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,8 @@ from cc_kraken import cli
 from cc_kraken.act import lock, report
 from cc_kraken.act.report import Report
 from cc_kraken.boot import stage
+from cc_kraken.model import VERSION, Section
+from tests.unit.test_stage import SOURCE
 from tests.unit.tree import Tree
 
 
@@ -75,6 +80,20 @@ def test_a_set_that_is_mounted_is_up_whatever_the_rest_does(
 ) -> None:
     write(tree, name, state, data=mounted(tree), log={"state": "pending"})
     assert cli.main(["wait", "data"]) == 0
+
+
+@pytest.mark.parametrize("state", ["attached", "assembled"])
+def test_a_set_that_is_not_mounted_is_up_only_where_that_is_asked_for(
+    tree: Tree, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    write(tree, "background", "done", data={"state": state})
+    assert cli.main(["wait", "data"]) == 1
+    assert (
+        f"it is {state}, not mounted" in (told := said(capsys)) and "--attached" in told
+    )
+    assert cli.main(["wait", "--attached", "data"]) == 0
+    write(tree, "background", "done", data=mounted(tree))
+    assert cli.main(["wait", "--attached", "data"]) == 0
 
 
 def test_the_name_as_a_unit_writes_it(tree: Tree) -> None:
@@ -198,17 +217,60 @@ def test_the_owner_is_settled_before_the_service(
 # ------------------------------------------------------------------ status
 
 
-def test_status(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["status"]) == 1
+@pytest.mark.parametrize(
+    ("state", "entry", "code", "words"),
+    [
+        ("done", {"state": "attached"}, 0, "attached"),
+        (
+            "failed",
+            {"state": "failed", "error": {"message": "No."}},
+            1,
+            "error: data: No.",
+        ),
+        ("done", {"state": "mounted", "mount_path": "/gone"}, 1, "data is not up now"),
+        ("running", {"state": "pending"}, 3, "pending"),
+        ("pending", {"state": "pending", "reason": "Late."}, 3, "data: Late."),
+        ("off", None, 3, "enabled: true"),
+    ],
+)
+def test_status_ends_with_0_only_when_all_is_well(
+    tree: Tree,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    entry: dict[str, Any] | None,
+    code: int,
+    words: str,
+) -> None:
+    write(tree, "background", state, **({"data": entry} if entry else {}))
+    assert cli.main(["status"]) == code
+    told = capsys.readouterr()
+    assert words in told.out + told.err
+    assert cli.main(["status", "--json"]) == code
+    assert f'"state": "{state}"' in capsys.readouterr().out
+
+
+def test_status_of_a_mounted_set_and_where_nothing_ran(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status"]) == 3
     write(tree, "background", "done", data=mounted(tree))
     assert cli.main(["status"]) == 0
     assert "/data" in capsys.readouterr().out
-    failed = {"state": "failed", "error": {"message": "refused"}}
-    write(tree, "background", "failed", data=failed)
-    assert cli.main(["status"]) == 1
-    assert "error: data: refused" in capsys.readouterr().out
-    assert cli.main(["status", "--json"]) == 1
-    assert '"state": "failed"' in capsys.readouterr().out
+    made = Report(tree.paths, "network", dry_run=True)
+    made.finish(report.DONE)
+    assert cli.main(["status"]) == 3
+
+
+def test_status_says_what_is_awaited_since_when_and_until_when(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Report(tree.paths, "background", until=3600)
+    made.waiting("data: [zone-mixed] the volumes are in several zones.")
+    assert cli.main(["status"]) == 3
+    out = capsys.readouterr().out
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    assert re.search(rf"zones. \(awaited since {time} until {time}\)", out), out
+    assert out.endswith("More: cc-kraken explain zone-mixed\n")
 
 
 def test_status_tells_what_comes_later_and_the_notes(
@@ -219,6 +281,80 @@ def test_status_tells_what_comes_later_and_the_notes(
     assert cli.main(["status"]) == 0
     out = capsys.readouterr().out
     assert "data: later: the array grows\ndata: a label differs\n" in out
+
+
+# -------------------------------------------------------------------- runs
+
+
+@pytest.fixture
+def runs(tree: Tree, mocker: MockerFixture) -> Callable[..., None]:
+    """Runs that log something and end with these sets.  cloud-init is as 22.4: its
+    import takes the root logger's handlers away."""
+    mocker.patch("os.geteuid", return_value=0)
+
+    def end(state: str = "done", dry_run: bool = False, **sets: dict[str, Any]) -> None:
+        def load(_paths: object) -> Any:
+            del logging.getLogger().handlers[:]
+            logging.getLogger().warning("cloud-init's own")
+            return Section(dry_run=dry_run), SOURCE
+
+        def carry_out(*_: object, dry_run: bool, **_more: object) -> Any:
+            logging.getLogger("cc_kraken.act.run").info("attaching")
+            logging.getLogger("cc_kraken.act.run").debug("a detail")
+            logging.getLogger("cloudinit.util").debug("reading yaml")
+            made = Report(tree.paths, "apply", dry_run=dry_run, until=90)
+            for key, changes in sets.items():
+                made.set(key).update(changes)
+            made.status["state"] = state
+            return made.status
+
+        mocker.patch.object(stage, "load_by_hand", load)
+        mocker.patch.object(stage, "carry_out", carry_out)
+
+    return end
+
+
+@pytest.mark.parametrize("words", [["apply"], ["apply", "--background"]])
+def test_a_run_is_not_mute(
+    runs: Callable[..., None], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    before = list(logging.getLogger("cc_kraken").handlers)
+    runs(data={"state": "mounted", "mount_path": "/data"})
+    assert cli.main(words) == 0
+    told = capsys.readouterr()
+    assert told.out == "cc-kraken: done: data is mounted at /data\n"
+    assert "attaching\n" in told.err and "detail" not in told.err
+    assert cli.main(["--debug", *words]) == 0
+    told = capsys.readouterr()
+    assert "DEBUG: a detail\n" in told.err and "yaml" not in told.err
+    assert logging.getLogger("cc_kraken").handlers == before
+
+
+def test_a_run_that_fails_says_the_kind_and_where_to_read(
+    runs: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs("failed", data={"state": "failed", "error": {"message": "[zone-other] No."}})
+    assert cli.main(["apply"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    more = "More: cc-kraken explain zone-other"
+    assert last == f"cc-kraken: data: [zone-other] No. {more}"
+
+
+def test_a_dry_run_says_so(
+    runs: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs(dry_run=True, data={"state": "planned", "plan": ["attach vol-1"]})
+    assert cli.main(["apply"]) == 0
+    out = capsys.readouterr().out
+    assert "1. attach vol-1" in out
+    assert "nothing was changed, because the section says dry_run: true" in out
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
+def test_a_time_that_is_none_is_refused(seconds: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["apply", f"--wait={seconds}"])
+    assert caught.value.code == 2
 
 
 Fill = Callable[[Report], None]
@@ -269,6 +405,68 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "volumez" in captured.out + captured.err
     assert cli.main(["check", str(tmp_path / "none")]) == 1
     assert "none" in said(capsys)
+
+
+def test_check_of_several_files_and_of_standard_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text("#cloud-config\nkraken: {}\n")
+    bad.write_text("nothing that is known\n")
+    assert cli.main(["check", str(bad), str(good)]) == 1
+    told = capsys.readouterr()
+    assert f"{good}: the kraken section is right" in told.out
+    assert "[user-data-form]" in told.err
+    mocker.patch("sys.stdin").buffer.read.return_value = good.read_bytes()
+    assert cli.main(["check", "-"]) == 0
+    assert "standard input: the kraken section is right" in capsys.readouterr().out
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["explain", "zone-other", "[members-missing]"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("zone-other\n\nSee: ") and "\nDo: Launch the" in out
+    assert "\nmembers-missing\n" in out
+    assert not re.search(r"\*\*|\]\(", out)
+    assert cli.main(["explain"]) == 0
+    kinds = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    assert kinds == re.findall(r"^### (.+)$", page, re.M)
+    assert cli.main(["explain", "zone-othr"]) == 1
+    assert "[kind-unknown]" in (told := said(capsys)) and "zone-other?" in told
+
+
+def test_version(capsys: pytest.CaptureFixture[str], tree: Tree) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"cc-kraken {VERSION}\n"
+    assert Report(tree.paths, "apply").status["cc_kraken"] == VERSION
+
+
+def test_completion_knows_every_command_and_option() -> None:
+    """By bash itself; the words of zsh by the file."""
+    folder = Path(__file__).parents[2] / "packaging/completion"
+    zsh = (folder / "_cc-kraken").read_text()
+    parser = cli._parser()
+    (commands,) = [one for one in parser._actions if one.choices]
+    assert isinstance(commands.choices, dict)
+    for name, command in {"": parser, **commands.choices}.items():
+        options = {one for each in command._actions for one in each.option_strings}
+        wanted = {one for one in options if one.startswith("--")}
+        words = f"cc-kraken {name} --".split()
+        script = (
+            f". {folder}/cc-kraken.bash; COMP_WORDS=({' '.join(words)}); "
+            f"COMP_CWORD={len(words) - 1}; _cc_kraken; echo ${{COMPREPLY[@]}}"
+        )
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        assert set(done.stdout.split()) == wanted, (name, done)
+        for word in (name, *wanted - {"--help"}):
+            assert word in zsh, word
+    script = f". {folder}/cc-kraken.bash; COMP_WORDS=(cc-kraken ''); COMP_CWORD=1; "
+    script += "_cc_kraken; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert set(commands.choices) <= set(done.stdout.split())
 
 
 def test_wrong_usage() -> None:

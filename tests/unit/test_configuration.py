@@ -357,7 +357,8 @@ def test_all_mistakes_are_named(paths: Paths) -> None:
     cfg = {"kraken": {"wait": "1", "prefx": "a", "volumes": {"d": {"mode": 1}}}}
     error = refusal(cfg, paths)
     assert str(error) == (
-        "kraken.prefx is an unknown key in cloud-init's configuration (user-data or "
+        "[config-unknown-key] kraken.prefx is an unknown key in cloud-init's "
+        "configuration (user-data or "
         "/etc/cloud); expected enabled, tag_namespace, prefix, node_id, dry_run, "
         "boot_wait, wait, final_wait, blank_proof, ec2, defaults, volumes. Did you "
         "mean prefix? Also wrong: kraken.wait is the string '1'; expected a whole "

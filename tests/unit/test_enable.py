@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken.act import udev_rules
-from cc_kraken.boot import enable
+from cc_kraken.boot import cloud_init, enable
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
 
@@ -88,7 +88,7 @@ def effective(paths: Paths) -> dict[str, list[object]]:
     ],
 )
 def test_names_are_read_as_cloud_init_reads_them(item: object, name: str) -> None:
-    assert enable.module_name(item) == name
+    assert cloud_init.module_name(item) == name
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,13 @@ def test_a_second_enable_changes_nothing_and_says_so(paths: Paths) -> None:
     assert "already" in enable.enable(paths=paths)[0]
     assert tree(paths) == before
     assert cloud(paths, "cloud.cfg.d/zzz-cc-kraken.cfg").stat().st_mtime_ns == stamp
+
+
+def test_disable_without_cloud_init_has_nothing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (told,) = enable.disable(Paths(etc=str(tmp_path / "etc")))
+    assert "nothing to do" in told
+    assert list((tmp_path / "etc").iterdir()) == []
 
 
 def test_disable_takes_back_exactly_that(paths: Paths) -> None:

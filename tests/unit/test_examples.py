@@ -215,10 +215,9 @@ def check_sets(volumes: List[Dict[str, str]], expected: Dict[str, int]) -> None:
         for number, one in enumerate(volumes)
     ]
     found = sets.claims(Section(), Node(*ident), ZONE, described, ("log", "data"))
-    assert found.warnings == ()
     sizes = {}
     for claim in found.claims:
-        assert claim.trouble is None, claim.trouble
+        assert (claim.trouble, claim.warnings) == (None, ())
         assert claim.wanted.fs_type and claim.wanted.mount_path
         sizes[claim.name] = len(claim.volumes)
     assert sizes == expected
@@ -270,7 +269,7 @@ def check_instance(own: Dict[str, str]) -> None:
     node = tags.node(Section(), own)
     assert isinstance(node, Node)
     assert tags.declared(Section(), own) == ("log", "data")
-    assert tags.near_misses(own, "KRKN-IN") == ()
+    assert tags.misspelt(own, "KRKN-IN") == {}
 
 
 def references(document: str, kind: str) -> Set[str]:
@@ -431,6 +430,13 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
     }
     for path in (ROOT / "schema").rglob("*.json"):
         expected[f"{SITE}/schemas/{path.relative_to(ROOT / 'schema')}"] = path
+    expected[f"{SITE}/docs/operations.md"] = ROOT / "docs/operations.md"
+    for path in (
+        "bash-completion/completions/cc-kraken",
+        "zsh/site-functions/_cc-kraken",
+    ):
+        name = "_cc-kraken" if "zsh" in path else "cc-kraken.bash"
+        expected[f"/usr/share/{path}"] = ROOT / "packaging/completion" / name
     debian = ROOT / "debian"
     units = "/usr/lib/systemd/system"
     expected[f"{units}/cc-kraken.service"] = (

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from cc_kraken.model import VERSION
 from tests.lab import image
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,7 @@ def test_one_version_everywhere() -> None:
     config.read(ROOT / "setup.cfg")
     first = (ROOT / "debian" / "changelog").read_text().splitlines()[0]
     version = config["metadata"]["version"]
+    assert version == VERSION
     assert re.fullmatch(rf"cloud-init-kraken \({re.escape(version)}\) .*", first)
     assert f"cloud-init-kraken_{version}_all.deb" in (ROOT / "README.md").read_text()
 
@@ -109,6 +111,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("cc_kraken", "schema"):
         shutil.copytree(ROOT / name, tree / name, ignore=ignore)
+    (tree / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "operations.md", tree / "docs")
     for name in ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
     done = subprocess.run(
@@ -128,6 +132,8 @@ def test_the_wheel_holds_every_module_and_schema(built: Path) -> None:
         for name in SCHEMAS:
             content = archive.read(f"cc_kraken/schemas/{name}")
             assert content == (ROOT / "schema" / name).read_bytes()
+        page = archive.read("cc_kraken/docs/operations.md")
+        assert page == (ROOT / "docs" / "operations.md").read_bytes()
     assert SCHEMAS
     assert {str(path.relative_to(ROOT)) for path in SOURCES} <= names
     assert not [name for name in names if name.startswith(("tests", "schema/"))]
@@ -140,6 +146,7 @@ def test_the_source_archive_holds_what_a_build_needs(built: Path) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"setup.cfg", "pyproject.toml", "LICENSE", "README.md"} <= names
     assert {f"schema/{name}" for name in SCHEMAS} <= names
+    assert "docs/operations.md" in names
 
 
 @pytest.mark.long

@@ -212,7 +212,7 @@ def _intent(name: str, ids: Sequence[str]) -> Tuple[Record, ...]:
     disks = [
         Disk(
             one,
-            tags(name, count, RaidLevel=level, FsType="ext4"),
+            tags(name, count, RaidLevel=level, FsType="ext4", MountPath="/data"),
             holder=w.ME,
             arrived=True,
         )
@@ -361,8 +361,8 @@ def machines(draw: st.DrawFn, quiet: bool = False) -> Simulation:
             first=10 * (number + 1),
             RaidLevel=level,
             FsType=kind,
-            MountPath=paths[number] if kind and draw(st.integers(0, 4)) else None,
-            Owner=draw(st.sampled_from([None, "app", "late"])),
+            MountPath=paths[number] if kind and draw(st.integers(0, 19)) else None,
+            Owner=draw(st.sampled_from([None, "app", "late"])) if kind else None,
         )
         found = draw(pasts(made, name, kind or "ext4"))
         if draw(st.integers(0, 7)) == 0:
@@ -716,7 +716,7 @@ def test_no_filesystem_on_an_array_whose_volumes_are_not_all_there() -> None:
 )
 def test_an_array_that_has_lost_too_much(level: int, count: int, left: int) -> None:
     """Recorded as lost by the array itself: told, and not tried."""
-    disks = blank_set("data", count, RaidLevel=level, FsType="ext4")
+    disks = blank_set("data", count, RaidLevel=level, FsType="ext4", MountPath="/d")
     simulation = Simulation(Section(), disks, udev=False)
     for role, disk in enumerate(disks[:left]):
         active = tuple(range(left))

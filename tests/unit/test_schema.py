@@ -131,7 +131,7 @@ def test_found_when_installed(tmp_path: Any) -> None:
 
 
 def test_a_missing_file_is_a_sentence() -> None:
-    with pytest.raises(schema_files.KrakenError, match="the schema file no.json"):
+    with pytest.raises(schema_files.KrakenError, match="the file no.json"):
         schema_files.path("no.json")
 
 
@@ -329,15 +329,18 @@ def test_describe(value: Any, text: str) -> None:
 def status(**changes: Any) -> dict:
     done = {
         "version": 1,
+        "cc_kraken": "0.1.0",
         "instance": {"id": "i-1", "region": "us-east-1", "zone": "us-east-1a"},
         "node": {"prefix": "kafka", "node_id": "0"},
         "stage": "network",
         "state": "failed",
         "dry_run": False,
         "started": "2024-05-01T10:00:00Z",
+        "until": "2024-05-01T11:00:00Z",
         "updated": "2024-05-01T10:00:01.250Z",
         "finished": None,
         "waiting_for": None,
+        "waiting_since": None,
         "sets": {
             "data": {
                 "state": "failed",

@@ -41,11 +41,11 @@ def test_the_tags_of_the_deck() -> None:
 
 
 def test_every_tag_has_its_key() -> None:
-    every = {name: f" {name} " for name in tags.NAMES if name != "Members"}
+    every = {name: f" {name} " for name in tags.NAMES if name != "VolumeSize"}
     read = tags.read(tagged(**every), NS)
-    assert read.pop("members") == "VolumeSize"
+    assert read.pop("members") == "Members"
     assert {key: tags.tag_of(key) for key in read} == read
-    assert tags.tag_of("members") == "VolumeSize"
+    assert tags.tag_of("members") == "Members"
 
 
 @pytest.mark.parametrize("key", ["overwrite", "allow_degraded", "mount_over"])
@@ -61,7 +61,7 @@ def test_what_only_the_configuration_may_say(key: str) -> None:
         ({"Members": "3"}, "3"),
         ({"VolumeSize": "3", "Members": " 3 "}, "3"),
         ({"VolumeSize": "3", "Members": ""}, "3"),
-        ({"VolumeSize": "3", "Members": "2"}, "3 (VolumeSize) and 2 (Members)"),
+        ({"VolumeSize": "3", "Members": "2"}, "2 (Members) and 3 (VolumeSize)"),
     ],
 )
 def test_members_is_an_alias(given: dict, members: str) -> None:
@@ -106,29 +106,30 @@ def test_any_tags_are_read(some: Dict[str, object]) -> None:
     read = tags.read(some, NS)
     assert set(read) <= set(tags.NAMES.values())
     assert all(value and value == value.strip() for value in read.values())
-    assert all(isinstance(one, str) for one in tags.near_misses(some, NS))
+    assert set(tags.misspelt(some, NS).values()) <= set(tags.NAMES)
 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("KRKN-IN:Mountpath", "KRKN-IN:MountPath"),
-        ("KRKN-IN:MountPth", "KRKN-IN:MountPath"),
-        ("krkn-in:RaidLevel", "KRKN-IN:RaidLevel"),
-        ("KRKN-IN:FSType", "KRKN-IN:FsType"),
+        ("KRKN-IN:Mountpath", "MountPath"),
+        ("KRKN-IN:MountPth", "MountPath"),
+        ("KRKN-IN:FSType", "FsType"),
+        ("krkn-in:RaidLevel", "RaidLevel"),
+        ("KRKN_IN:FsType", "FsType"),
+        ("KRNK-IN:FsTyp", "FsType"),
         ("KRKN-IN:Team", None),
         ("KRKN-IN:Name", None),
+        ("KRKN-IN:VolumeType", None),
         ("KRKN-IN:MountPath", None),
+        ("GOAT-IN:MountPath", None),
         ("Team:MountPth", None),
         ("MountPath", None),
     ],
 )
-def test_near_misses(name: str, meant: Optional[str]) -> None:
-    sentences = tags.near_misses({name: "x"}, NS)
-    if meant is None:
-        assert sentences == ()
-    else:
-        assert sentences == (f"the tag {name!r} is ignored ({meant}?)",)
+def test_misspelt_tags(name: str, meant: Optional[str]) -> None:
+    assert tags.misspelt({name: "x"}, NS) == ({name: meant} if meant else {})
+    assert tags.misspelt({name: " "}, NS) == {}
 
 
 # ------------------------------------------------------------------ the node
@@ -164,6 +165,23 @@ def test_missing_tags_are_awaited(section: Section, instance: Any, words: list) 
     assert found.waits
     for word in words:
         assert word in str(found)
+
+
+@pytest.mark.parametrize(
+    ("own", "kind"),
+    [
+        (tagged(Prefx="a", NodeId="0"), "identity-missing"),
+        (tagged(Prefix="a", nodeid="0"), "identity-missing"),
+        (tagged(Prefix="a", NodeId="0", Volume="log"), "tag-misspelt"),
+        (tagged(Prefix="a", NodeId="0", Volume="log", Volumes="log"), ""),
+        (tagged(Prefix="a", NodeId="0", Node="0", MountPth="/log"), ""),
+    ],
+)
+def test_misspelt_tags_of_the_instance(own: Any, kind: str) -> None:
+    found = tags.node(Section(), own, "i-1")
+    assert (found.kind if isinstance(found, Trouble) else "") == kind
+    if isinstance(found, Trouble):
+        assert "(KRKN-IN:" in str(found) and "?)" in str(found)
 
 
 @pytest.mark.parametrize("value", ["a\tb", "a\u202eb", "a\0", "x" * 257, ["a", "b"]])

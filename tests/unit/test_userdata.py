@@ -62,7 +62,9 @@ def test_what_is_right(data: bytes) -> None:
 
 def test_a_mistake_has_its_file_and_line() -> None:
     (found,) = findings(WRONG.encode())
-    assert found.startswith("ud:7: kraken.volumes.data.mount_pth is an unknown key")
+    assert found.startswith(
+        "ud:7: [config-unknown-key] kraken.volumes.data.mount_pth is an unknown key"
+    )
     assert "Did you mean mount_path?" in found
 
 
@@ -106,13 +108,13 @@ kraken:
 
 def test_what_a_template_fills_in_is_not_judged() -> None:
     (found,) = findings(JINJA.encode())
-    assert found.startswith("ud:9: kraken.volumes.data.mount_pth")
+    assert found.startswith("ud:9: [config-unknown-key] kraken.volumes.data.mount_pth")
     assert findings(JINJA.replace("mount_pth", "mount_path").encode()) == []
 
 
 def test_broken_yaml_is_a_finding_with_its_line() -> None:
     (found,) = findings(b"#cloud-config\nkraken:\n  a: [\n")
-    assert found.startswith("ud:4: not valid YAML")
+    assert found.startswith("ud:4: [config-syntax] not valid YAML")
 
 
 @pytest.mark.parametrize("data", [b"#!/bin/sh\necho\n", b"\xff\xfe", b"\x1f\x8bjunk"])
@@ -214,3 +216,65 @@ def test_files_that_need_no_header(
 def test_yaml_that_never_ends(text: str) -> None:
     (found,) = findings(f"#cloud-config\nkraken: {text}\n".encode())
     assert found.startswith("ud:")
+
+
+# ------------------------------------------ what the schema alone lets through
+
+FAILS: list[tuple[str, str, str]] = [
+    ("volumes: {data: {mount_path: /etc}}", "config-value", "system's own"),
+    ("volumes: {data: {owner: 'a b'}}", "config-value", "data.owner"),
+    ("defaults: {owner: 'a b'}", "config-value", "kraken.defaults.owner"),
+    ("tag_namespace: 'KRKN-IN:'", "config-value", "without the colon"),
+    ("volumes: {data: {mkfs_options: [-F]}}", "mkfs-options", "'-F'"),
+    ("volumes: {data: {fs_type: xfs, mkfs_options: [-f]}}", "mkfs-options", "xfs"),
+    ("volumes: {data: {mount_options: noauto}}", "config-value", "noauto"),
+    ("defaults: {mount_options: noauto}", "config-value", "noauto"),
+    ("volumes: {data: {members: 2, raid_level: 5}}", "members-too-few", "3 members"),
+    (
+        "volumes: {data: {members: 2, fs_type: xfs, mount_path: /d}}",
+        "raid-level-missing",
+        "2 members",
+    ),
+    (
+        "volumes: {a: {mount_path: /d}, b: {mount_path: /d}}",
+        "mount-path-shared",
+        "a and b",
+    ),
+    (
+        "volumes: {data: {members: 2, volume_ids: [vol-0541e52659458f1c9]}}",
+        "pin-count",
+        "names 1",
+    ),
+    ("volumes: {data: {VolumeSize: 2}}", "config-unknown-key", "mean members?"),
+    ("volumes: {data: {volume_size: 2}}", "config-unknown-key", "mean members?"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "words"), FAILS)
+def test_what_fails_at_boot_fails_here(body: str, kind: str, words: str) -> None:
+    text = f"#cloud-config\nkraken:\n  wait: 9\n  {body}\n"
+    (found,) = userdata.check(text.encode(), "f").findings
+    assert found.line == 4
+    assert found.text.startswith(f"[{kind}] ") and words in found.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        "defaults: {mount_options: noatime}",
+        "volumes: {data: {members: 3}}",
+        "volumes: {data: {mkfs_options: [-m, reflink=0], mount_options: noatime}}",
+        "volumes: {a: {mount_path: /d}, b: {mount_path: /d/b}, c: {}}",
+    ],
+)
+def test_what_the_tags_may_complete_is_right(body: str) -> None:
+    text = f"#cloud-config\nkraken:\n  {body}\n"
+    assert userdata.check(text.encode(), "f").findings == []
+
+
+@pytest.mark.parametrize("key", ["krakn", "Kraken", "krakens"])
+def test_a_misspelt_top_level_key(key: str) -> None:
+    text = f"#cloud-config\nusers: []\n{key}: {{}}\n"
+    (found,) = userdata.check(text.encode(), "f").findings
+    assert (found.line, f"{key} is an unknown key" in found.text) == (3, True)

@@ -193,14 +193,73 @@ def test_fs_type_none_attaches_and_assembles_only() -> None:
     assert claim.warnings == ()
 
 
-def test_a_mount_path_without_a_filesystem_is_said_to_be_ignored() -> None:
-    claim = one([volume(1, MountPath="/data")])
-    assert claim.trouble is None
-    assert claim.wanted.mount_path is None
-    assert claim.warnings == (
-        f"KRKN-IN:MountPath of {ids(1)[0]} is ignored: no KRKN-IN:FsType says which "
-        "filesystem is meant",
-    )
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"MountPth": "/data", "FsType": "xfs"}, "(KRKN-IN:MountPath?)"),
+        ({"MountPath": "/data", "Fstype": "xfs"}, "(KRKN-IN:FsType?)"),
+        ({"MountPath": "/data", "FsType": "xfs", "Ownr": "12"}, "(KRKN-IN:Owner?)"),
+    ],
+)
+def test_a_misspelt_tag_is_refused_with_the_one_that_is_meant(
+    given: Dict[str, str], words: str
+) -> None:
+    refused(one([volume(1, **given)]), "tag-misspelt", ids(1)[0], words)
+
+
+def test_a_misspelt_tag_that_changes_nothing_is_a_warning() -> None:
+    some = [volume(1, MountPath="/data", Mountpath="/other", FsType="xfs")]
+    claim = one(some)
+    assert claim.trouble is None and "(KRKN-IN:MountPath?)" in claim.warnings[0]
+    claim = one([volume(1, Mountpath="/a", FsType="xfs")], configured(mount_path="/a"))
+    assert claim.trouble is None and claim.warnings
+    # A default is for every set, so the misspelt tag meant something else.
+    section = Section(defaults={"fs_type": "ext4"})
+    some = [volume(1, Fstype="xfs", MountPath="/data")]
+    refused(one(some, section), "tag-misspelt")
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"MountPath": "/data"}, "FsType"),
+        ({"FsType": "xfs"}, "MountPath"),
+        ({"FsType": "xfs", "MountPoint": "/data"}, "MountPath"),
+        ({"MountOptions": "noatime"}, "MountPath"),
+        ({"MkfsOptions": "-K"}, "MountPath"),
+        ({"Owner": "12"}, "MountPath"),
+        ({"Group": "12"}, "MountPath"),
+        ({"Mode": "0750"}, "MountPath"),
+        ({"Label": "x"}, "MountPath"),
+    ],
+)
+def test_a_set_that_would_not_be_mounted_is_refused(
+    given: Dict[str, str], missing: str
+) -> None:
+    trouble = refused(one([volume(1, **given)]), "mount-incomplete", "data")
+    assert f"no KRKN-IN:{missing}" in trouble.found
+    assert ("KRKN-IN:MountPoint" in str(trouble)) == ("MountPoint" in given)
+    assert one([volume(1, **{**given, "FsType": "none"})]).trouble is None
+    (key,) = [tags.NAMES[name] for name in given if name in tags.NAMES]
+    value = "-K".split() if key == "mkfs_options" else next(iter(given.values()))
+    refused(one([volume(1)], configured(**{key: value})), "mount-incomplete")
+
+
+def test_defaults_alone_ask_for_no_mount() -> None:
+    section = Section(defaults={"mount_options": "noatime", "owner": "12"})
+    assert one([volume(1)], section).trouble is None
+    section = Section(defaults={"fs_type": "ext4"})
+    refused(one([volume(1)], section), "mount-incomplete", "kraken.defaults.fs_type")
+
+
+@pytest.mark.parametrize(
+    "given", [{"FsType": "xfs"}, {"MountPath": "/data"}, {"VolumeNme": "data"}]
+)
+def test_tags_of_a_set_without_its_name_are_refused(given: Dict[str, str]) -> None:
+    claim = one([volume(1, None, **given)])
+    trouble = refused(claim, "volume-name-missing", "no KRKN-IN:VolumeName", ids(1)[0])
+    assert f"KRKN-IN:{next(iter(given))}" in trouble.found
+    assert one([volume(1, None)]).trouble is None
 
 
 def test_a_set_of_several_without_level_and_filesystem_is_attached_only() -> None:
@@ -215,10 +274,10 @@ def test_another_namespace() -> None:
         10,
         ZONE,
         "available",
-        {"G:Prefix": "kafka", "G:NodeId": "0", "G:VolumeName": "d", "G:FsType": "xfs"},
+        {"G:Prefix": "kafka", "G:NodeId": "0", "G:VolumeName": "d"},
     )
     claim = one([mark], Section(tag_namespace="G"))
-    assert claim.wanted == WantedSet("d", fs_type="xfs")
+    assert (claim.wanted, claim.trouble) == (WantedSet("d"), None)
 
 
 # ------------------------------------------------------------- whose volumes
@@ -236,7 +295,7 @@ def test_no_volumes() -> None:
 
 
 def test_a_volume_without_name_is_attached_and_left_alone() -> None:
-    some = volume(1, None, FsType="ext4", MountPath="/data")
+    some = volume(1, None, Team="search")
     assert one([some]) == Claim(some.id, WantedSet(some.id), (some,))
     other = volume(1, None, zone="us-east-1c")
     refused(one([other]), "zone-other", "is in us-east-1c", ZONE)
@@ -244,13 +303,6 @@ def test_a_volume_without_name_is_attached_and_left_alone() -> None:
 
 def test_the_same_volume_twice_in_the_answer_is_one() -> None:
     assert one([volume(1), volume(1)]).volumes == (volume(1),)
-
-
-def test_a_misspelled_tag_is_told() -> None:
-    judged = wanted.claims(Section(), NODE, ZONE, [volume(1, Mountpath="/d")])
-    (warning,) = judged.warnings
-    assert warning.startswith(ids(1)[0])
-    assert "(KRKN-IN:MountPath?)" in warning
 
 
 # ---------------------------------------------------------------- incomplete
@@ -261,6 +313,20 @@ def test_fewer_members() -> None:
     for volume_id in ids(1, 2):
         assert volume_id in trouble.found
     assert "KRKN-IN:VolumeSize" in trouble.expected
+
+
+NO_SIZE = "VolumeSize counts volumes, it is no size in GiB"
+
+
+def test_a_size_in_gib_is_answered_with_what_the_tag_counts() -> None:
+    own = {"FsType": "xfs", "MountPath": "/data"}
+    refused(one([volume(1, VolumeSize="20", **own)]), "raid-level-missing", NO_SIZE)
+    given = {"RaidLevel": "0", **own}
+    missing = one([volume(1, VolumeSize="20", **given)])
+    refused(missing, "members-missing", NO_SIZE, waits=True)
+    refused(one([volume(1, VolumeSize="500", **own)]), "tag-value", NO_SIZE)
+    trouble = one([volume(1, Members="3", **given)]).trouble
+    assert "KRKN-IN:Members" in str(trouble) and "GiB" not in str(trouble)
 
 
 def test_more_members() -> None:
@@ -279,7 +345,7 @@ def test_pins_choose_among_copies() -> None:
 
 
 def test_pins_count_the_members_where_nobody_else_does() -> None:
-    section = configured(volume_ids=list(ids(1, 2)), raid_level=1, fs_type="xfs")
+    section = configured(volume_ids=list(ids(1, 2)), raid_level=1)
     claim = one([volume(1), volume(2), volume(3)], section)
     assert claim.trouble is None
     assert claim.wanted.members == 2
@@ -331,7 +397,7 @@ def test_a_tag_that_only_some_have_is_a_disagreement() -> None:
 
 def test_members_and_volume_size_that_differ() -> None:
     claim = one([volume(1, VolumeSize="3", Members="2")])
-    refused(claim, "tag-value", "3 (VolumeSize) and 2 (Members)")
+    refused(claim, "tag-value", "2 (Members) and 3 (VolumeSize)")
 
 
 # -------------------------------------------------------------------- places
@@ -617,6 +683,7 @@ def test_a_claim_without_trouble_is_complete(
             assert wish.members >= values.FEWEST_MEMBERS[wish.raid_level]
         else:
             assert wish.fs_type is None
+        assert (wish.mount_path is None) == (wish.fs_type is None)
         if wish.mount_path is not None:
             assert wish.fs_type in registry.TYPES
             assert values.mount_path(wish.mount_path) == wish.mount_path

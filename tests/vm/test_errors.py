@@ -188,7 +188,9 @@ CASES = {
 def test_mistakes() -> None:
     with Cloud(release=nodes.RELEASE, log=nodes.log) as cloud:
         # An instance without tags: the first mistake is its own boot.
-        precious = cloud.volume(1, nodes.set_tags(0, "data", fs_type="ext4"))
+        precious = cloud.volume(
+            1, nodes.set_tags(0, "data", fs_type="ext4", mount_path="/d")
+        )
         before = cloud.backing_checksum(precious)
         section = {"boot_wait": 1, "wait": 3, "final_wait": 60}
         node = cloud.launch({}, cloud.config(section))

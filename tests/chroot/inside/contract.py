@@ -193,7 +193,7 @@ def test_real_names_are_compared_alike() -> None:
         " kraken ",
         "write-files",
     ):
-        assert cloud_init._canonical(name) == form_module_name(name)
+        assert cloud_init.module_name(name) == form_module_name(name)
 
 
 # ----------------------------------------------- how cloud-init runs a module

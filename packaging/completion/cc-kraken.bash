@@ -1,0 +1,31 @@
+# bash completion for cc-kraken(8)
+
+_cc_kraken() {
+    local current=${COMP_WORDS[COMP_CWORD]} command=
+    local i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case ${COMP_WORDS[i]} in
+            -*) ;;
+            *) command=${COMP_WORDS[i]}; break ;;
+        esac
+    done
+    local words
+    case $command in
+        "") words="status plan apply wait explain check enable disable --debug --version --help" ;;
+        status) words="--json --help" ;;
+        plan) words="--json --help" ;;
+        apply) words="--background --wait --help" ;;
+        wait) words="--attached --help $(cc-kraken status 2>/dev/null |
+            awk '/^SET /{sets = 1; next} !/ vol-/{sets = 0} sets{print $1}')" ;;
+        explain) words="--help $(cc-kraken explain 2>/dev/null | cut -d: -f1)" ;;
+        check)
+            [[ $current == -* ]] || { compopt -o default; return; }
+            words="--help"
+            ;;
+        enable) words="--no-schema --help" ;;
+        *) words="--help" ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
+}
+
+complete -F _cc_kraken cc-kraken
