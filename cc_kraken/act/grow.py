@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional, Sequence, Tuple, Union
 
-from cc_kraken.act import guard
+from cc_kraken.act import preconditions
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
 from cc_kraken.machine import command, md, mounts
 from cc_kraken.machine.paths import Paths
@@ -211,9 +211,9 @@ def _check_members(
     """Every volume is the one that was seen, and an array consists of these and no
     others."""
     if isinstance(target, Array):
-        guard.check_array(paths, target, members, used=True)
+        preconditions.check_array(paths, target, members, used=True)
     for device in members:
-        guard.check_serial(paths, device)
+        preconditions.check_serial(paths, device)
 
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:
