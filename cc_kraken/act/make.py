@@ -288,11 +288,13 @@ def together(paths: Paths, volumes: Pairs) -> Iterator[List[Tuple[Held, Record]]
 
 
 def run_on(disks: Sequence[Held], argv: Sequence[str], doing: str) -> None:
-    """Run a program that writes to these disks: each is checked right before.  It
-    is never killed by a deadline."""
+    """Run a program that writes to these disks: each is checked right before, and
+    flushed after it.  It is never killed by a deadline."""
     for disk in disks:
         disk.check()
     command.check(command.run(argv, timeout=None), doing)
+    for disk in disks:
+        disk.flush()
 
 
 # ------------------------------------------------------------ the intent record
@@ -491,9 +493,8 @@ def zero_superblock(paths: Paths, device: Device, record: Record) -> None:
             disk.zero(rehearsal.MD_EXTENTS)
             look = disk.look()
         if not isinstance(look.content, Blank) or look.record != record:
-            raise refusals.made_otherwise(
-                device.path, look.content, "nothing but the record"
-            )
+            left = "nothing but the record"
+            raise refusals.made_otherwise(device.path, look.content, left)
 
 
 def _check_superblock(disk: Held, device: Device, record: Record) -> None:
@@ -501,14 +502,10 @@ def _check_superblock(disk: Held, device: Device, record: Record) -> None:
     or torn, or none."""
     head = disk.read(BLOCK, BLOCK)
     uuid = head[16:32].hex()
-    if head[:4] == records_module.MD_MAGIC and not preconditions.same_uuid(
-        uuid, record.array_uuid
-    ):
-        raise refusals.record(
-            device,
-            f"the superblock of array {uuid} beside its record",
-            f"that of array {record.array_uuid}",
-        )
+    ours = preconditions.same_uuid(uuid, record.array_uuid)
+    if head[:4] == records_module.MD_MAGIC and not ours:
+        other = f"the superblock of array {uuid} beside its record"
+        raise refusals.record(device, other, f"that of array {record.array_uuid}")
 
 
 def add_member(
@@ -570,7 +567,6 @@ def make_filesystem(
             disk = stack.enter_context(held(paths, target, disks))
         blank = _make_room(disk, volumes[0][1], options, permitted, seen)
         run_on([disk], argv, f"making {type} on {target.path}")
-        disk.flush()
         look = disk.look(made=blank)
         shown = look.content
         if not isinstance(shown, Known) or (shown.type, shown.uuid) != (type, uuid):

@@ -18,19 +18,26 @@ from pathlib import Path
 import pytest
 
 from cc_kraken.act import make
+from cc_kraken.act.observe import Observer
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
+    Attachment,
     Blank,
+    Claim,
     Device,
     HalfMade,
     Known,
     KrakenError,
     Look,
     Record,
+    Section,
     Unknown,
+    Volume,
+    WantedSet,
 )
 from cc_kraken.proof import content, places, record, write_counters
+from tests.unit import worlds as w
 
 pytestmark = pytest.mark.long
 
@@ -183,7 +190,10 @@ class Machine:
         number = os.stat(path).st_rdev
         name, devno = os.path.basename(path), f"{os.major(number)}:{os.minor(number)}"
         self.paths = Paths(
-            sys=str(base / "sys"), state=str(base / "state"), run=str(base / "run")
+            sys=str(base / "sys"),
+            state=str(base / "state"),
+            run=str(base / "run"),
+            etc=str(base),
         )
         size = int(Path("/sys/block", name, "size").read_text()) * 512
         below = base / "sys/block" / name
@@ -243,6 +253,23 @@ def test_one_proof_and_one_question_are_enough_from_end_to_end(
     assert content.look(path, volume_id=VOLUME, seen=erased) is erased
     assert erased.content == Known("ext4", FS)
     assert not surveys and asked() == before
+
+
+def test_the_next_round_believes_what_the_one_before_has_found(
+    machine: Machine,
+) -> None:
+    watcher = Observer(machine.paths, Section())
+    attached = Attachment(w.ME, "/dev/sdf", "attached")
+    volume = Volume(VOLUME, 1, w.ZONE, "in-use", attachments=(attached,))
+    claim = Claim("log", WantedSet("log", fs_type="ext4"), (volume,))
+
+    def look() -> Look:
+        return watcher.look(w.ME, w.NODE, [claim], {}).looks[VOLUME]
+
+    first = look()
+    assert isinstance(first.content, Blank) and look() is first
+    direct(machine.device.path)
+    assert isinstance(look().content, Unknown)
 
 
 def test_what_somebody_else_writes_in_between_is_found(machine: Machine) -> None:
