@@ -33,6 +33,7 @@ from cc_kraken.act import (
     make,
     mount_point,
     preconditions,
+    preen,
     refusals,
     release,
 )
@@ -70,7 +71,6 @@ from cc_kraken.decide.steps import (
     ZeroSuperblocks,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.filesystems import check
 from cc_kraken.machine import devices, files, fstab, md, mdadm_conf, mounts
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
@@ -80,6 +80,7 @@ from cc_kraken.model import (
     FstabLine,
     Known,
     KrakenError,
+    Layer,
     Look,
     Record,
     Trouble,
@@ -577,7 +578,7 @@ class Executor:
             preconditions.check_unused(self.paths, target)
         with make.held(self.paths, target) as disk:
             disk.check_exclusive()
-            said = check.preen(target.path, step.type)
+            said = preen.preen(target.path, step.type)
         if said:
             LOG.info("%s: %s", step.set, said)
 
@@ -585,7 +586,7 @@ class Executor:
         """Mount the very device, never whatever has its UUID."""
         assert isinstance(step, MountFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
-        members = self._members(target) if isinstance(target, Array) else (target,)
+        members = self._members(target)
         volumes = frozenset(device.volume_id for device in members)
         wish = mount_point.Wish(
             step.set, step.path, step.type, step.options, step.covers
@@ -600,15 +601,12 @@ class Executor:
         if mounts.path_state(step.path).as_made:
             mounts.relabel(self.paths, step.path)
 
-    def _check_shown(self, target: "Device | Array", kind: str, uuid: str) -> None:
+    def _check_shown(self, target: Layer, kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
-        volume_id = ""
-        key = target.uuid if isinstance(target, Array) else target.volume_id
         if isinstance(target, Device):
-            volume_id = target.volume_id
             preconditions.check_serial(self.paths, target)
-        seen = self._looks.get(key)
-        look = content.look(target.path, volume_id=volume_id, seen=seen)
+        seen = self._looks.get(_key(target))
+        look = content.look(target.path, volume_id=target.volume_id, seen=seen)
         shown = look.content
         whole = isinstance(shown, Known) and shown.ever_mounted
         if look.record is not None and not whole:
@@ -632,13 +630,17 @@ class Executor:
     def _grow_filesystem(self, step: Step) -> None:
         assert isinstance(step, GrowFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
-        members = self._members(target) if isinstance(target, Array) else (target,)
+        members = self._members(target)
         grow.filesystem(self.paths, target, members, step.path, step.type)
 
-    def _members(self, array: Array) -> Sequence[Device]:
+    def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
-        found = self._world.devices.values()
-        return [device for device in found if device.name in array.members]
+        return target.disks(self._world.devices.values())
+
+
+def _key(target: Layer) -> str:
+    """By which the looks know it."""
+    return target.uuid if isinstance(target, Array) else target.volume_id
 
 
 def _of(

@@ -29,8 +29,7 @@ from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken.act import preconditions, refusals
 from cc_kraken.act.preconditions import Pairs
-from cc_kraken.act.refusals import Target
-from cc_kraken.filesystems import half_made, mkfs, rehearsal
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, md
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -40,14 +39,22 @@ from cc_kraken.model import (
     Extent,
     HalfMade,
     Known,
+    Layer,
     Look,
     Record,
     Unknown,
 )
-from cc_kraken.proof import content, directio, places, write_counters
+from cc_kraken.proof import (
+    content,
+    directio,
+    half_made,
+    places,
+    rehearsal,
+    superblock,
+    write_counters,
+)
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
-from cc_kraken.proof.superblock import BTRFS_OFFSET
 
 LOG = logging.getLogger(__name__)
 
@@ -56,9 +63,6 @@ LOG = logging.getLogger(__name__)
 #: its role.
 LOCK_WAIT, BUSY_WAIT, ROLE_WAIT = 30.0, 10.0, 10.0
 PAUSE = 0.1
-
-#: Blocks with the superblocks of xfs, ext4 and btrfs.
-SUPERBLOCKS = (Extent(0, BLOCK), Extent(BTRFS_OFFSET, BTRFS_OFFSET + BLOCK))
 
 _BLKRRPART, _BLKROGET, _BLKGETSIZE64 = 0x125F, 0x125E, 0x80081272
 
@@ -73,7 +77,7 @@ class Held:
     """
 
     def __init__(
-        self, paths: Paths, target: Target, fd: int, below: Sequence[Held] = ()
+        self, paths: Paths, target: Layer, fd: int, below: Sequence[Held] = ()
     ) -> None:
         self.paths, self.target, self.below = paths, target, below
         self._fd = fd
@@ -85,7 +89,8 @@ class Held:
             self._check_size(self.target)
             preconditions.check_serial(self.paths, self.target)
         elif preconditions.sysfs_number(self.paths, self.target) != self.target.devno:
-            raise refusals.array_changed(self.target, "its number is another one")
+            was = f"It was {self.target.devno}"
+            raise refusals.changed(self.target, "has another number", was)
         for volume in self.below:
             volume.check()
 
@@ -132,7 +137,7 @@ class Held:
 
     def look(self, **question: Any) -> Look:
         """What it holds now (:func:`cc_kraken.proof.content.look`)."""
-        volume = self.target.volume_id if isinstance(self.target, Device) else ""
+        volume = self.target.volume_id
         return content.look(self.target.path, volume_id=volume, **question)
 
     def write(self, start: int, data: bytes) -> None:
@@ -204,7 +209,7 @@ class Held:
 
 
 @contextmanager
-def held(paths: Paths, target: Target, below: Sequence[Held] = ()) -> Iterator[Held]:
+def held(paths: Paths, target: Layer, below: Sequence[Held] = ()) -> Iterator[Held]:
     """``target`` under its exclusive lock, which udev honours, and checked to be
     what was seen; whether something uses it is not asked.
 
@@ -220,7 +225,7 @@ def held(paths: Paths, target: Target, below: Sequence[Held] = ()) -> Iterator[H
         os.close(fd)
 
 
-def _open(target: Target, flags: int, wait: float = 0.0) -> int:
+def _open(target: Layer, flags: int, wait: float = 0.0) -> int:
     """A descriptor for direct I/O of a block device."""
     deadline = time.monotonic() + wait
     while True:
@@ -248,7 +253,7 @@ def _lock(fd: int, path: str) -> None:
         time.sleep(PAUSE)
 
 
-def check_node(fd: int, target: Target) -> None:
+def check_node(fd: int, target: Layer) -> None:
     """What ``fd`` is open on is the block device with the number that was seen."""
     status = os.fstat(fd)
     number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
@@ -257,7 +262,7 @@ def check_node(fd: int, target: Target) -> None:
 
 
 @contextmanager
-def kept_open(target: Target) -> Iterator[None]:
+def kept_open(target: Layer) -> Iterator[None]:
     """The device held open, unlocked: until then the kernel gives its name to no
     other."""
     fd = _open(target, os.O_RDONLY)
@@ -269,7 +274,7 @@ def kept_open(target: Target) -> Iterator[None]:
 
 
 @contextmanager
-def io_errors(target: Target) -> Iterator[None]:
+def io_errors(target: Layer) -> Iterator[None]:
     """An error of the kernel in here is the device's, and no fault of ours."""
     try:
         yield
@@ -526,7 +531,7 @@ def add_member(
 
 def make_filesystem(
     paths: Paths,
-    target: Target,
+    target: Layer,
     volumes: Pairs,
     *,
     type: str,
@@ -552,8 +557,8 @@ def make_filesystem(
         options=options,
         prezeroed=not permitted,
     )
-    if isinstance(target, Device):
-        mkfs.check_room(type, options, target.size)
+    if target.volume_id:
+        registry.of(type).check_room(options, target.size)
     preconditions.check_intent(target, volumes, type, uuid)
     with ExitStack() as stack:
         pairs = stack.enter_context(together(paths, volumes))
@@ -650,7 +655,7 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
                 raise refusals.content(device, look.content, f"{need}. {has}")
             own = map(records_module.extent, records_module.places(device.size))
             # Each write is synchronous: what shows a filesystem goes first.
-            disk.zero(SUPERBLOCKS)
+            disk.zero(superblock.FILESYSTEMS)
             disk.zero((*places.places(device.size), *own))
             _forget_partitions(disk)
             look = disk.look()

@@ -11,10 +11,9 @@ import re
 from typing import Optional, Sequence, Tuple
 
 from cc_kraken.act import refusals
-from cc_kraken.act.refusals import Target
 from cc_kraken.machine import devices, md, sysfs
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, Known, Look, MdSuperblock, Record
+from cc_kraken.model import Array, Device, Known, Layer, Look, MdSuperblock, Record
 from cc_kraken.proof import content
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import MEMBER_PLACE
@@ -45,7 +44,7 @@ def check_serial(paths: Paths, device: Device) -> None:
         )
 
 
-def sysfs_number(paths: Paths, target: Target) -> str:
+def sysfs_number(paths: Paths, target: Layer) -> str:
     return sysfs.attribute(paths.sys, "block", target.name, "dev") or "absent"
 
 
@@ -175,12 +174,11 @@ def check_request(volumes: Pairs, uuid: str, level: int, name: str) -> None:
         raise refusals.array(uuid, ids, wrong)
 
 
-def check_intent(target: Target, volumes: Pairs, kind: str, uuid: str) -> None:
+def check_intent(target: Layer, volumes: Pairs, kind: str, uuid: str) -> None:
     """Do all records speak of this very filesystem on this very target?"""
     names = {device.name for device, _ in volumes}
-    if isinstance(target, Device):
-        right, array_uuid = names == {target.name}, ""
-    else:
+    right, array_uuid = names == {target.name}, ""
+    if isinstance(target, Array):
         right, array_uuid = names >= set(target.members), target.uuid
     if not volumes or not right:
         raise ValueError(f"{target.path} does not consist of {sorted(names)}")

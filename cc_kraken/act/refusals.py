@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Sequence, Union
+from typing import Sequence
 
 from cc_kraken.model import (
     Array,
@@ -17,12 +17,11 @@ from cc_kraken.model import (
     HalfMade,
     Known,
     KrakenError,
+    Layer,
     Record,
     Trouble,
 )
 from cc_kraken.proof import record as record_block
-
-Target = Union[Device, Array]
 
 _OVERWRITE = (
     "Nothing was written. Look at the volume by hand. To give its content up, use "
@@ -36,13 +35,12 @@ def _error(
     return KrakenError(Trouble(kind, found, expected, remedy, waits))
 
 
-def title(target: Target) -> str:
-    if isinstance(target, Device):
-        return f"{target.path} ({target.volume_id})"
-    return f"{target.path} (array {target.uuid})"
+def title(target: Layer) -> str:
+    array = f"array {target.uuid}" if isinstance(target, Array) else ""
+    return f"{target.path} ({target.volume_id or array})"
 
 
-def changed(target: Target, found: str, expected: str) -> KrakenError:
+def changed(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` goes on after its name: "has 512 bytes"."""
     return _error(
         "device-changed",
@@ -52,7 +50,7 @@ def changed(target: Target, found: str, expected: str) -> KrakenError:
     )
 
 
-def in_use(target: Target, how: str) -> KrakenError:
+def in_use(target: Layer, how: str) -> KrakenError:
     return _error(
         "device-in-use",
         f"{title(target)} is in use: {how}.",
@@ -61,7 +59,7 @@ def in_use(target: Target, how: str) -> KrakenError:
     )
 
 
-def cannot_open(target: Target, error: OSError) -> KrakenError:
+def cannot_open(target: Layer, error: OSError) -> KrakenError:
     if error.errno == errno.EBUSY:
         return in_use(target, "the kernel says that it is busy")
     if error.errno == errno.ENOTBLK:
@@ -93,7 +91,7 @@ def read_only(device: Device) -> KrakenError:
     )
 
 
-def io_error(target: Target, error: OSError) -> KrakenError:
+def io_error(target: Layer, error: OSError) -> KrakenError:
     return _error(
         "write-failed",
         f"{title(target)} failed: {error.strerror or error}.",
@@ -103,7 +101,7 @@ def io_error(target: Target, error: OSError) -> KrakenError:
     )
 
 
-def lost(target: Target, start: int) -> KrakenError:
+def lost(target: Layer, start: int) -> KrakenError:
     return _error(
         "write-failed",
         f"{title(target)} does not return what was written at byte {start}.",
@@ -112,7 +110,7 @@ def lost(target: Target, start: int) -> KrakenError:
     )
 
 
-def content(target: Target, shown: Content, expected: str) -> KrakenError:
+def content(target: Layer, shown: Content, expected: str) -> KrakenError:
     return _error(
         "content-refused",
         f"{title(target)} holds {tell(shown)}.",
@@ -121,7 +119,7 @@ def content(target: Target, shown: Content, expected: str) -> KrakenError:
     )
 
 
-def not_blank(target: Target, shown: Content) -> KrakenError:
+def not_blank(target: Layer, shown: Content) -> KrakenError:
     return content(target, shown, "It must hold nothing but zeros")
 
 
@@ -143,7 +141,7 @@ def wrong_record(device: Device, found: Record, expected: str) -> KrakenError:
     return record(device, f"an intent record for {meant}", f"one for {expected}")
 
 
-def record_present(target: Target) -> KrakenError:
+def record_present(target: Layer) -> KrakenError:
     return _error(
         "record-present",
         f"{title(target)} has an intent record: it may be half made.",
@@ -152,7 +150,7 @@ def record_present(target: Target) -> KrakenError:
     )
 
 
-def content_changed(target: Target, shown: Content, expected: str) -> KrakenError:
+def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError:
     return _error(
         "content-changed",
         f"{title(target)} holds {tell(shown)} now.",

@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import array_history, report
+from cc_kraken.act import array_history, report, udev_rules
 from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.observe import Observer, account_number
 from cc_kraken.act.pacing import Backoff, PutOff
@@ -326,6 +326,7 @@ class Run:
                 self.clock.sleep(self._pause())
                 describe = True
                 continue
+            udev_rules.keep(self.paths, claims, plans, world, self.report.warn)
             plans = tuple(self._give_back(plan, world) for plan in plans)
             todo = self._due(plans)
             if todo and self._left() > 0:

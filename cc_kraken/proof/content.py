@@ -17,6 +17,8 @@ import random
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import HEAD, Found
 from cc_kraken.model import (
     Blank,
     Content,
@@ -34,7 +36,7 @@ from cc_kraken.proof import directio, judgement, places, record, write_counters
 from cc_kraken.proof import superblock as blocks
 from cc_kraken.proof.directio import PAGE, Piece, Reader, ReadError, reading
 from cc_kraken.proof.judgement import sentence
-from cc_kraken.proof.superblock import MD_MEMBER, Found
+from cc_kraken.proof.superblock import MD_MEMBER
 
 
 def look(
@@ -136,12 +138,12 @@ def head(path: str, offset: int) -> Optional[Content]:
     """
     try:
         with Reader(path) as reader:
-            data = reader.read(offset, blocks.HEAD)
+            data = reader.read(offset, HEAD)
     except OSError as error:
         return Unknown(opening(path, error))
     except ReadError as error:
         return Unknown(sentence(str(error)), error.offset)
-    found = blocks.filesystems(data, 1 << 63)
+    found = registry.superblocks(data, 1 << 63)
     if len(found) == 1 and not found[0].flaw:
         return judgement.known(found[0])
     first = directio.first_byte(data, offset)
@@ -206,7 +208,7 @@ class _Examination:
             if not any(one.ever_mounted for one in found):
                 return self._half_made(found)
         if isinstance(content, Known) and not self.fingerprint:
-            if content.type in (MD_MEMBER, *blocks.TYPES):
+            if content.type in (MD_MEMBER, *registry.KINDS):
                 return content, ""
         if content is not None:
             return content, self._digest(self._fixed(()))

@@ -10,10 +10,12 @@ import json
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import Found
 from cc_kraken.machine.command import run
 from cc_kraken.model import Content, Known, Unknown
 from cc_kraken.proof import superblock as blocks
-from cc_kraken.proof.superblock import MD_MEMBER, Found
+from cc_kraken.proof.superblock import MD_MEMBER
 
 #: blkid's exit status where it finds nothing, or something fails.
 NOTHING_FOUND = 2
@@ -146,7 +148,7 @@ def _judge_one(
     kind = said.tags.get("TYPE") or said.tags.get("PTTYPE") or ""
     uuid = said.tags.get("UUID") or said.tags.get("PTUUID") or ""
     agreed = said.code == 0 and kind and {name for _, name in said.signatures} != set()
-    if kind in blocks.TYPES or own is not None:
+    if kind in registry.KINDS or own is not None:
         agreed = (
             agreed and own is not None and (own.type, own.uuid) == (kind, uuid.lower())
         )

@@ -21,9 +21,9 @@ FLOORS = (
     "decide",
     "config",
     "cloud",
-    "filesystems",
     "proof",
     "machine",
+    "filesystems",
     "model",
 )
 MODULES = sorted(HOUSE.rglob("*.py"))
@@ -121,7 +121,7 @@ OPENED_TO_WRITE = {
     "boot.enable": {'"xb"'},  # a file of cloud-init's configuration
     "act.udev_rules": {'"wb"'},  # an event, in sysfs
     "cli": {"O_WRONLY"},  # /dev/null
-    "filesystems.rehearsal": {"O_RDWR"},  # a sparse file
+    "proof.rehearsal": {"O_RDWR"},  # a sparse file
     "machine.command": {"pwrite"},  # anonymous memory
     "machine.files": {"O_WRONLY"},  # files, atomically
     "machine.md": {"O_WRONLY"},  # the state of an array, in sysfs
@@ -140,7 +140,7 @@ def test_make_alone_opens_a_volume_to_write_to_it() -> None:
 #: Words of programs that write to a volume, and who may say them.
 PROGRAMS = {
     r"\bcreate_argv\(": {"act.make", "machine.md"},
-    r"\bcommand_line\(": {"act.make", "filesystems.rehearsal"},
+    r"\bcommand_line\(": {"act.make", "proof.rehearsal"},
     r'"--stop"|"--manage"': {"act.make"},
     r'"--create"': {"machine.md"},  # in create_argv
     r"--zero-superblock|blkdiscard|sgdisk": set(),
