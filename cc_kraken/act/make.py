@@ -173,38 +173,32 @@ class Held:
 
     def check_record(self, record: Record) -> None:
         """This very record lies at its place."""
-        assert isinstance(self.target, Device)
-        place = preconditions.place_of(self.target, record)
-        present = self.read(place, BLOCK)
+        present = self.read(preconditions.place_of(self.target, record), BLOCK)
         if present != preconditions.encode(record):
-            raise refusals.record(
-                self.target, refusals.tell_block(present), "its own intent record"
-            )
+            there = refusals.tell_block(present)
+            raise refusals.record(self.target, there, "its own intent record")
 
     def check_blank(
         self, look: Look, permitted: bool, record: Optional[Record]
     ) -> None:
         """Blank apart from ``record``; or, where ``overwrite`` permits it, without
         anything at the fixed places."""
-        assert isinstance(self.target, Device)
         if look.record != record:
-            other = "another intent record" if look.record else "no intent record"
+            there = "another intent record" if look.record else "no intent record"
             wanted = "its own intent record" if record else "no intent record"
-            raise refusals.record(self.target, other, wanted)
+            raise refusals.record(self.target, there, wanted)
         if isinstance(look.content, Blank):
             return
         wiped = permitted and isinstance(look.content, Unknown)
-        if not wiped or self._is_stray(self.target, record):
+        if not wiped or self._is_stray(record):
             raise refusals.not_blank(self.target, look.content)
 
-    def _is_stray(self, device: Device, record: Optional[Record]) -> bool:
-        own: List[Extent] = []
-        if record is not None:
-            own = [
-                records_module.extent(at) for at in records_module.places(device.size)
-            ]
-        with io_errors(device), directio.Reader(device.path) as reader:
-            found = reader.survey(places.places(device.size), own)
+    def _is_stray(self, record: Optional[Record]) -> bool:
+        """Whether anything but the record lies at the fixed places."""
+        size = self.target.size
+        own = map(records_module.extent, records_module.places(size) if record else ())
+        with io_errors(self.target), directio.Reader(self.target.path) as reader:
+            found = reader.survey(places.places(size), tuple(own))
         return any(piece.in_the_way is not None for piece in found)
 
 

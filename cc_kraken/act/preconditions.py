@@ -129,8 +129,8 @@ def encode(record: Record) -> bytes:
         raise refusals.unfit_record(error) from error
 
 
-def place_of(device: Device, record: Record) -> int:
-    member, single = records_module.places(device.size)
+def place_of(target: Layer, record: Record) -> int:
+    member, single = records_module.places(target.size)
     return member if record.array_uuid else single
 
 

@@ -123,11 +123,11 @@ def not_blank(target: Layer, shown: Content) -> KrakenError:
     return content(target, shown, "It must hold nothing but zeros")
 
 
-def record(device: Device, found: str, expected: str) -> KrakenError:
+def record(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` and ``expected`` go on after "has": "no intent record"."""
     return _error(
         "record-refused",
-        f"{title(device)} has {found}.",
+        f"{title(target)} has {found}.",
         f"It must have {expected}.",
         _OVERWRITE,
     )
