@@ -386,12 +386,30 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Testimony:
+    """The kernel's counters of one disk: ``sequence`` is its number among all
+    disks of this boot; ``size``, ``written`` and ``discarded`` are sectors (an
+    enlarged volume has places that nobody has looked at); ``below`` are those
+    of an array's members.  ``slept``: seconds since the boot in which the
+    machine was suspended or hibernated."""
+
+    sequence: int
+    size: int
+    written: int
+    discarded: int
+    below: Tuple["Testimony", ...] = ()
+    slept: int = 0
+
+
+@dataclass(frozen=True)
 class Look:
     """The outcome of one classification of one device by direct reads.
 
     ``fingerprint`` (hex) is of what the fixed places hold; "" when blank.
     ``moved``: where the record lies, when that is the place of the size that
-    the volume had before it was enlarged.
+    the volume had before it was enlarged.  ``testimony``: from before its first
+    byte was read; as long as it holds, nothing was written since (None: nobody
+    vouches for that).
     """
 
     content: Content
@@ -400,6 +418,7 @@ class Look:
     moved: Optional[int] = None
     bytes_read: int = 0
     reads: int = 0
+    testimony: Optional[Testimony] = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,9 @@ class Counts:
 
     ``opened``: files opened, Python's own modules not among them; ``listed``:
     directories listed; ``read`` and ``written``: bytes of read(2) and write(2);
-    ``disk``: bytes that came from disks, asynchronous reads (which read(2) has
-    no part in) among them; ``started``: processes
-    by program; ``modules``: what was imported, by top-level name; ``peak`` and
-    ``stays``: KiB of memory added at most, and still there after it.
+    ``disk``: bytes that came from disks; ``started``: processes by program;
+    ``modules``: what was imported, by top-level name; ``peak`` and ``stays``: KiB of
+    memory added at most, and still there after it.
     ``seconds``, and ``cpu`` seconds of the process and of those that it
     started.  ``error``: what it raised, "" for nothing.
     """

@@ -29,13 +29,11 @@ EXECUTOR = "tests/unit/test_executor.py"
 EC2 = "tests/unit/test_ec2.py"
 CONTENT = "tests/loop/test_content.py"
 DESTROY = "tests/loop/test_destroy.py"
-WITNESS = "tests/loop/test_witness.py"
-AIO = "tests/loop/test_aio.py"
-EARLY = "tests/loop/test_early.py"
+WITNESS = "tests/loop/test_write_counters.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 MOUNTED = "tests/loop/test_mounted.py"
-COUNTERS = "tests/unit/test_witness.py"
+COUNTERS = "tests/unit/test_write_counters.py"
 AGAIN = "tests/loop/test_again.py"
 USERDATA = "tests/unit/test_userdata.py"
 RUN_EC2 = "tests/unit/test_run_ec2.py"
@@ -94,45 +92,32 @@ MUTATIONS = (
         UDEVRULES,
     ),
     change(
-        "only the first page of a batch is compared with zeros",
-        "proof/aio",
-        "return _ZERO.startswith(self._view[:PAGE]) and not _LIBC.memcmp(",
-        "return _ZERO.startswith(self._view[:PAGE]) and not 0 * _LIBC.memcmp(",
-        CONTENT,
-        AIO,
-    ),
-    change(
-        "the reads of a batch share their memory",
-        "proof/aio",
-        "            places.append(used)\n            used += padded(length)",
-        "            places.append(used)\n            used += 0",
-        CONTENT,
-        AIO,
-    ),
-    change(
-        "what became of the reads of a batch is not asked",
-        "proof/aio",
-        "if self._results != [length for _, length in self._spans]:",
-        "if False:",
-        CONTENT,
-        AIO,
-    ),
-    change(
-        "the last batch is not looked at",
-        "proof/content",
-        "            yield self._end(now)\n",
-        "            told = self._end(now)\n"
-        "            if not then.spans:\n"
-        "                return\n"
-        "            yield told\n",
+        "only the first page of a piece is compared with zeros",
+        "proof/directio",
+        "return _ZERO.startswith(data)",
+        "return _ZERO.startswith(data[:PAGE])",
         CONTENT,
     ),
     change(
-        "an early look is believed, not asked for again",
-        "proof/write_counters",
-        "return seen if seen is not None and now == seen.testimony else None",
-        "return seen",
-        EARLY,
+        "how much a read gave is not asked",
+        "proof/directio",
+        "        if count != length:\n",
+        "        if False:\n",
+        AGAIN,
+    ),
+    change(
+        "what most of the reading threads found is forgotten",
+        "proof/directio",
+        "for job in jobs for piece in job.result()",
+        "for job in jobs[:1] for piece in job.result()",
+        CONTENT,
+    ),
+    change(
+        "a read error counts as zeros",
+        "proof/directio",
+        "return [Piece(start, in_the_way=error.offset, error=str(error))]",
+        "return []",
+        CONTENT,
     ),
     change(
         "of the disk itself the serial is believed that was read before",
@@ -152,14 +137,14 @@ MUTATIONS = (
     ),
     change(
         "what blkid would find is not asked",
-        "proof/content",
+        "proof/judgement",
         "if code == 0 and not listed:",
         "if True:",
         CONTENT,
     ),
     change(
         "the serial is not read again before a write",
-        "act/guard",
+        "act/preconditions",
         "if found != device.volume_id or number != device.devno:",
         "if False:",
         DESTROY,
@@ -184,9 +169,9 @@ MUTATIONS = (
     ),
     change(
         "a proof holds also after a write",
-        "proof/write_counters",
-        "if seen is not None and now == seen.testimony else None",
-        "if seen is not None else None",
+        "proof/content",
+        "same = testimony is not None and seen.testimony == testimony",
+        "same = testimony is not None",
         WITNESS,
     ),
     change(
@@ -199,15 +184,15 @@ MUTATIONS = (
     change(
         "a write beside the record is taken for the record's",
         "proof/write_counters",
-        "!= seen.testimony:",
-        "!= seen.testimony and False:",
+        "or replace(now, written=now.written - length // SECTOR) != before:",
+        "or False:",
         WITNESS,
     ),
     change(
         "what blkid and wipefs do not know counts as blank",
         "proof/content",
-        "        return self._proof()\n",
-        "        return self._look(Blank())\n",
+        'return (Blank(), "") if content is None else (content, mark)',
+        'return Blank(), ""',
         CONTENT,
     ),
     change(
@@ -221,36 +206,15 @@ MUTATIONS = (
     change(
         "no samples are drawn",
         "proof/content",
-        "rest = places.samples(size, self.rng)",
+        "rest = places.samples(size, random.Random())",
         "rest = ()",
         CONTENT,
     ),
     change(
-        "a read error counts as zeros",
-        "proof/content",
-        "            if result != length or not _is_zero(batch.data(number))\n",
-        "            if result == length and not _is_zero(batch.data(number))\n",
-        CONTENT,
-    ),
-    change(
-        "what was made is believed whatever is there",
-        "proof/content",
-        " or shown is None or (shown.type, shown.uuid) != made:\n",
-        " or shown is None:\n",
-        "tests/loop/test_witness.py",
-    ),
-    change(
-        "what was made is believed after a record was written",
-        "proof/write_counters",
-        "seen if erased else replace(seen, said=None, made=None)",
-        "act/array_history",
-        "tests/loop/test_witness.py",
-    ),
-    change(
         "what was made over remains is believed",
         "act/make",
-        "made=(kind, uuid) if blank else None",
-        "made=(kind, uuid)",
+        "look = disk.look(made=blank)",
+        "look = disk.look(made=True)",
         "tests/loop/test_destroy.py",
     ),
     change(
@@ -387,17 +351,18 @@ MUTATIONS = (
     ),
     change(
         "devices in use are written to",
-        "act/guard",
-        "    if uses:\n        raise in_use(device",
-        "    if False:\n        raise in_use(device",
+        "act/preconditions",
+        "    if uses:\n        raise refusals.in_use(device",
+        "    if False:\n        raise refusals.in_use(device",
         DESTROY,
     ),
     change(
         "blankness is not proved again before the record",
-        "act/guard",
-        "    if isinstance(look.content, Blank):\n        return\n    if permitted",
-        "    if not isinstance(look.content, HalfMade):\n        return\n"
-        "    if permitted",
+        "act/make",
+        "        if isinstance(look.content, Blank):\n            return\n"
+        "        wiped",
+        "        if not isinstance(look.content, HalfMade):\n            return\n"
+        "        wiped",
         DESTROY,
     ),
     change(
@@ -462,15 +427,15 @@ MUTATIONS = (
     change(
         "what is used by now is detached",
         "act/release",
-        "    guard.check_unused(paths, device, partitions=True)\n",
+        "    preconditions.check_unused(paths, device, partitions=True)\n",
         "",
         "tests/unit/act/test_release.py",
     ),
     change(
         "a volume is not held while it is detached",
         "act/release",
-        "        held.enter_context(guard.opened(",
-        "        (lambda _: None)(guard.opened(",
+        "        held.enter_context(disk.opened(",
+        "        (lambda _: None)(disk.opened(",
         "tests/loop/test_release.py",
     ),
     change(
@@ -485,16 +450,16 @@ MUTATIONS = (
     change(
         "a wipe leaves a superblock to the end",
         "act/make",
-        "        directio.zero(fd, superblock.FILESYSTEMS)\n"
-        "        directio.zero(fd, everything)\n",
-        "        directio.zero(fd, everything[::-1])\n",
+        "            disk.zero(superblock.FILESYSTEMS)\n"
+        "            disk.zero((*places.places(device.size), *own))\n",
+        "            disk.zero((*places.places(device.size), *own)[::-1])\n",
         f"{DESTROY}::test_a_wipe_that_was_cut_off_asks_for_a_new_fingerprint",
     ),
     change(
         "what was not wiped counts as wiped where overwrite permits it",
         "act/make",
-        "            guard.check_blank(fd, target, look, True, record)\n",
-        "            pass\n",
+        "        disk.check_blank(look, True, record)\n",
+        "        pass\n",
         f"{DESTROY}::test_permitted_alone_permits_nothing",
     ),
     # ---- what was ever mounted
@@ -553,8 +518,8 @@ MUTATIONS = (
     change(
         "the data of an array carries records",
         "proof/content",
-        "        if self.in_use or not self.volume_id:\n            return\n",
-        "        if self.in_use:\n            return\n",
+        "        if users or not self.volume_id:\n            return\n",
+        "        if users:\n            return\n",
         f"{EVER_MOUNTED}::test_the_data_of_an_array_carries_no_record",
     ),
     change(
@@ -656,21 +621,15 @@ MUTATIONS = (
     change(
         "a half-made array is stopped although its members hold data",
         "act/make",
-        "            if not isinstance(look.content, HalfMade):\n"
-        "                raise guard.refused_content(\n"
-        "                    device, look.content,",
-        "            if False:\n"
-        "                raise guard.refused_content(\n"
-        "                    device, look.content,",
+        "            disk.check_record(record)\n            _check_half_made(disk)\n",
+        "            disk.check_record(record)\n",
         f"{DESTROY}::test_stop_array",
     ),
     change(
         "a running half-made array is stopped although it holds data",
         "act/make",
-        "            if not isinstance(look.content, Blank):\n"
-        "                raise guard.refused_content(array,",
-        "            if False:\n"
-        "                raise guard.refused_content(array,",
+        "                if not isinstance(look.content, Blank):\n",
+        "                if False:\n",
         f"{DESTROY}::test_stop_array",
     ),
     # ---- copies, histories, half a mirror
@@ -782,24 +741,17 @@ MUTATIONS = (
         "            if False:\n",
         AGAIN,
     ),
-    change(
-        "a read of a batch is not repeated",
-        "proof/aio",
-        "            if -result in directio.AGAIN:\n",
-        "            if False:\n",
-        AGAIN,
-    ),
     # ---- errors of the disk
     change(
         "what was written is not read back",
-        "act/guard",
-        "if done != len(data) or directio.read(fd, start, len(data)) != data:",
+        "act/make",
+        "if done != len(data) or self.read(start, len(data)) != data:",
         "if done != len(data):",
         f"{DESTROY}::test_a_disk_that_loses_writes",
     ),
     change(
         "an I/O error is a fault of cc_kraken",
-        "act/guard",
+        "act/make",
         "        yield\n    except OSError as error:",
         "        yield\n    except ZeroDivisionError as error:",
         f"{DESTROY}::test_a_disk_that_takes_no_write",

@@ -25,7 +25,15 @@ from typing import (
     Type,
 )
 
-from cc_kraken.act import grow, guard, make, mount_point, preen, release
+from cc_kraken.act import (
+    grow,
+    make,
+    mount_point,
+    preconditions,
+    preen,
+    refusals,
+    release,
+)
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.device_names import Names
 from cc_kraken.cloud.ec2 import Ec2, Outcome
@@ -77,6 +85,7 @@ from cc_kraken.model import (
     Known,
     KrakenError,
     Layer,
+    Look,
     Record,
     Trouble,
 )
@@ -138,6 +147,8 @@ class Executor:
         self._lines: Sequence[Step] = ()
         """What is to be written into fstab."""
         self._world: World
+        self._looks: Dict[str, Look] = {}
+        """What was found on a volume, or on an array (by its UUID), last."""
         self._carried: Carried
         self._do: Mapping[Type[Step], Callable[[Step], None]] = {
             Attach: self._attach,
@@ -166,6 +177,7 @@ class Executor:
     def carry_out(self, plans: Sequence[Plan], world: World) -> Carried:
         """Carry out the steps of these plans."""
         self._world = world
+        self._looks = {**world.looks, **world.array_looks}
         self._carried = Carried()
         for phase in PHASES:
             steps = {
@@ -325,6 +337,9 @@ class Executor:
     def _device(self, volume_id: str) -> Device:
         return self._world.devices[volume_id]
 
+    def _volumes(self, records: Sequence[Record]) -> List[Tuple[Device, Record]]:
+        return [(self._device(one.volume_id), one) for one in records]
+
     def _place(self, device: Device, member: bool) -> int:
         return record.places(device.size)[0 if member else 1]
 
@@ -341,30 +356,39 @@ class Executor:
 
     def _write_records(self, step: Step) -> None:
         assert isinstance(step, WriteRecords)
-        self._each(
-            step.records,
-            lambda one, device: make.write_record(
+
+        def write(one: Record, device: Device) -> None:
+            look = make.write_record(
                 self.paths,
                 device,
                 one,
                 self._place(device, step.member),
                 permitted=one.volume_id in step.permitted,
-            ),
-        )
+                seen=self._looks.get(one.volume_id),
+            )
+            self._remember(one.volume_id, look)
+
+        self._each(step.records, write)
 
     def _erase_records(self, step: Step) -> None:
         assert isinstance(step, EraseRecords)
-        self._each(
-            step.records,
-            lambda one, device: make.erase_record(
-                self.paths, device, one, self._place_found(device, step.member)
-            ),
-        )
+
+        def erase(one: Record, device: Device) -> None:
+            place = self._place_found(device, step.member)
+            seen = self._looks.get(one.volume_id)
+            look = make.erase_record(self.paths, device, one, place, seen=seen)
+            self._remember(one.volume_id, look)
+
+        self._each(step.records, erase)
+
+    def _remember(self, key: str, look: Optional[Look]) -> None:
+        if look is not None:
+            self._looks[key] = look
 
     def _stop_array(self, step: Step) -> None:
         assert isinstance(step, StopArray)
-        members = [self._device(one.volume_id) for one in step.records]
-        make.stop_array(self.paths, self._array(step.uuid), members, step.records)
+        volumes = self._volumes(step.records)
+        make.stop_array(self.paths, self._array(step.uuid), volumes)
 
     def _zero_superblocks(self, step: Step) -> None:
         assert isinstance(step, ZeroSuperblocks)
@@ -395,12 +419,12 @@ class Executor:
         assert isinstance(step, CreateArray)
         make.create_array(
             self.paths,
-            [self._device(volume) for volume in step.volume_ids],
-            step.records,
+            list(zip(map(self._device, step.volume_ids), step.records)),
             uuid=step.uuid,
             level=step.level,
             name=step.name,
             permitted=step.permitted,
+            seen=self._looks,
         )
 
     def _assemble_array(self, step: Step) -> None:
@@ -420,9 +444,8 @@ class Executor:
 
     def _add_member(self, step: Step) -> None:
         assert isinstance(step, AddMember)
-        make.add_member(
-            self.paths, self._array(step.uuid), self._device(step.volume_id)
-        )
+        device, seen = self._device(step.volume_id), self._looks.get(step.volume_id)
+        make.add_member(self.paths, self._array(step.uuid), device, seen=seen)
 
     def _array(self, uuid: str) -> Array:
         """The array as it runs now, found by its members' superblocks."""
@@ -457,17 +480,17 @@ class Executor:
 
     def _make_filesystem(self, step: Step) -> None:
         assert isinstance(step, MakeFilesystem)
-        members = [self._device(one.volume_id) for one in step.records]
-        make.make_filesystem(
+        key = step.array_uuid or step.records[0].volume_id
+        self._looks[key] = make.make_filesystem(
             self.paths,
             self._target(step.array_uuid, step.records[0].volume_id),
-            members,
-            step.records,
+            self._volumes(step.records),
             type=step.type,
             uuid=step.uuid,
             label=step.label,
             options=step.options,
             permitted=step.permitted,
+            seen=self._looks.get(key),
         )
 
     def _make_directory(self, step: Step) -> None:
@@ -498,12 +521,12 @@ class Executor:
         target = self._target(step.array_uuid, step.volume_id)
         self._check_shown(target, step.type, step.uuid)
         if isinstance(target, Array):
-            guard.check_array(self.paths, target, self._members(target))
+            preconditions.check_array(self.paths, target, self._members(target))
         else:
-            guard.check_unused(self.paths, target)
-        guard.check_exclusive(target)
-        self._check_serial(target)
-        said = preen.preen(target.path, step.type)
+            preconditions.check_unused(self.paths, target)
+        with make.held(self.paths, target) as disk:
+            disk.check_exclusive()
+            said = preen.preen(target.path, step.type)
         if said:
             LOG.info("%s: %s", step.set, said)
 
@@ -516,7 +539,7 @@ class Executor:
         wish = mount_point.Wish(
             step.set, step.path, step.type, step.options, step.covers
         )
-        with guard.held(target):
+        with make.kept_open(target):
             if mountinfo.at(self.paths, step.path) is None:
                 self._check_shown(target, step.type, step.uuid)
                 mount_point.mount(self.paths, target, volumes, wish)
@@ -528,42 +551,16 @@ class Executor:
 
     def _check_shown(self, target: Layer, kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
-        self._check_serial(target)
-        look = content.look(target.path, volume_id=target.volume_id)
+        if isinstance(target, Device):
+            preconditions.check_serial(self.paths, target)
+        seen = self._looks.get(_key(target))
+        look = content.look(target.path, volume_id=target.volume_id, seen=seen)
         shown = look.content
         whole = isinstance(shown, Known) and shown.ever_mounted
         if look.record is not None and not whole:
-            raise KrakenError(
-                Trouble(
-                    "record-present",
-                    f"{target.path} carries an intent record",
-                    "a filesystem that is whole",
-                    "Run again: it is looked at afresh.",
-                )
-            )
+            raise refusals.record_present(target)
         if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
-            raise KrakenError(
-                Trouble(
-                    "content-changed",
-                    f"{target.path} does not show {kind} with UUID {uuid}",
-                    "the filesystem that was seen before",
-                    "Run again: the new content is looked at afresh.",
-                )
-            )
-
-    def _check_serial(self, target: Layer) -> None:
-        if not target.volume_id:
-            return
-        found = devices.serial_of(self.paths, target.name)
-        if found != target.volume_id:
-            raise KrakenError(
-                Trouble(
-                    "device-changed",
-                    f"{target.path} was {target.volume_id} and is now {found}",
-                    target.volume_id,
-                    "Run again.",
-                )
-            )
+            raise refusals.content_changed(target, shown, f"{kind} {uuid}")
 
     def _set_owner(self, step: Step) -> None:
         assert isinstance(step, SetOwner)
@@ -587,6 +584,11 @@ class Executor:
     def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
         return target.disks(self._world.devices.values())
+
+
+def _key(target: Layer) -> str:
+    """By which the looks know it."""
+    return target.uuid if isinstance(target, Array) else target.volume_id
 
 
 def _of(

@@ -12,7 +12,7 @@ import os
 import struct
 from typing import Optional, Sequence
 
-from cc_kraken.act import guard
+from cc_kraken.act import preconditions
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State, opened
@@ -119,9 +119,9 @@ def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> No
     """Every volume is the one that was seen, and an array consists of these and no
     others."""
     if isinstance(target, Array):
-        guard.check_array(paths, target, members, used=True)
+        preconditions.check_array(paths, target, members, used=True)
     for device in members:
-        guard.check_serial(paths, device)
+        preconditions.check_serial(paths, device)
 
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:

@@ -1,14 +1,15 @@
-"""The few functions that can destroy data.
+"""Every byte of a volume that this program writes or destroys: from top to bottom.
 
-Each one trusts nobody: under the exclusive lock of the device it checks again
-that the node is the device that was seen, that its serial is still the volume,
-that nothing uses it, and that its content is what permits the step; it reads
-the serial once more right before the write, and reads back what it did.
-Refusals are KrakenError and leave every byte as it was.
+:class:`Held` is a disk under its lock, and the only object that writes to one.  It
+checks again and again that the disk is the volume that was seen, it flushes, and it
+reads back.  Below it come the steps, in the order of their use: the intent record,
+the array, the filesystem, the record's end, and the wipe that ``overwrite`` permits.
+Each trusts nobody: it proves under the lock what permits it.  What it refuses
+leaves every byte as it was (:mod:`cc_kraken.act.refusals` has the words).
 
-Kinds of trouble: device-changed, device-in-use, device-read-only,
-content-refused, record-refused, array-refused, array-changed, write-failed,
-made-otherwise, and those of command.run, rehearsal.extents.
+A step takes ``seen``, what was found on its target before, and returns what is there
+after it.  Such a look is believed only where the kernel testifies that nothing was
+written since (:mod:`cc_kraken.proof.write_counters`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import mmap
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Sequence, Tuple, Union
+import stat
+import struct
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken.act import guard
+from cc_kraken.act import preconditions, refusals
+from cc_kraken.act.preconditions import Pairs
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, md
 from cc_kraken.machine.paths import Paths
@@ -33,25 +39,280 @@ from cc_kraken.model import (
     Extent,
     HalfMade,
     Known,
+    Layer,
     Look,
     Record,
     Unknown,
 )
-from cc_kraken.proof import content, directio, half_made, places, rehearsal, superblock
+from cc_kraken.proof import (
+    content,
+    directio,
+    half_made,
+    places,
+    rehearsal,
+    superblock,
+    write_counters,
+)
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
 
 LOG = logging.getLogger(__name__)
 
-MD_MEMBER = "linux_raid_member"
+#: Seconds that another process may hold a disk's lock; that udev may hold a disk
+#: exclusively (blkid, mdadm); in which the kernel gives the last member of RAID 5
+#: its role.
+LOCK_WAIT, BUSY_WAIT, ROLE_WAIT = 30.0, 10.0, 10.0
+PAUSE = 0.1
 
-#: KiB of a stripe on one member; mdadm's default.
-CHUNK = 512
-
-_BLKRRPART = 0x125F
+_BLKRRPART, _BLKROGET, _BLKGETSIZE64 = 0x125F, 0x125E, 0x80081272
 
 
-# ---------------------------------------------------------------- the record
+# ---------------------------------------------------------------- a locked disk
+
+
+class Held:
+    """A volume, or an array, under its exclusive lock.
+
+    ``below``: the volumes of the array, held as well.
+    """
+
+    def __init__(
+        self, paths: Paths, target: Layer, fd: int, below: Sequence[Held] = ()
+    ) -> None:
+        self.paths, self.target, self.below = paths, target, below
+        self._fd = fd
+
+    def check(self) -> None:
+        """It is what was seen: node, size, serial, and those of the volumes below."""
+        check_node(self._fd, self.target)
+        if isinstance(self.target, Device):
+            self._check_size(self.target)
+            preconditions.check_serial(self.paths, self.target)
+        elif preconditions.sysfs_number(self.paths, self.target) != self.target.devno:
+            was = f"It was {self.target.devno}"
+            raise refusals.changed(self.target, "has another number", was)
+        for volume in self.below:
+            volume.check()
+
+    def _check_size(self, device: Device) -> None:
+        with io_errors(device):
+            (size,) = struct.unpack("Q", self.ioctl(_BLKGETSIZE64, 8))
+            (read_only,) = struct.unpack("i", self.ioctl(_BLKROGET, 4))
+        if size != device.size:
+            was = f"It had {device.size} bytes"
+            raise refusals.changed(device, f"has {size} bytes now", was)
+        if read_only:
+            raise refusals.read_only(device)
+
+    def ioctl(self, code: int, length: int) -> bytes:
+        return fcntl.ioctl(self._fd, code, bytes(length))
+
+    def check_unused(self, *, partitions: bool = False) -> None:
+        assert isinstance(self.target, Device)
+        preconditions.check_unused(self.paths, self.target, partitions=partitions)
+
+    def check_exclusive(self) -> None:
+        """The kernel's own word that nothing uses it: an exclusive open, closed
+        at once, since mkfs and mdadm open it exclusively themselves."""
+        with self.opened(os.O_RDONLY | os.O_EXCL):
+            pass
+
+    @contextmanager
+    def opened(self, flags: int) -> Iterator[None]:
+        """Open it once more; with O_EXCL nothing can mount it or put it together
+        meanwhile.  Waits for a device that is busy for a moment (udev's probes)."""
+        locked = self._fd
+        self._fd = _open(self.target, flags | os.O_SYNC, BUSY_WAIT)
+        try:
+            self.check()
+            with io_errors(self.target):
+                yield
+        finally:
+            os.close(self._fd)
+            self._fd = locked
+
+    def read(self, start: int, length: int) -> bytes:
+        with io_errors(self.target):
+            return directio.read(self._fd, start, length)
+
+    def look(self, **question: Any) -> Look:
+        """What it holds now (:func:`cc_kraken.proof.content.look`)."""
+        volume = self.target.volume_id
+        return content.look(self.target.path, volume_id=volume, **question)
+
+    def write(self, start: int, data: bytes) -> None:
+        """Check once more that it is the right disk, write, flush, and read back."""
+        with mmap.mmap(-1, len(data)) as buffer:
+            buffer[:] = data
+            self.check()
+            done = os.pwritev(self._fd, [buffer], start)
+        os.fsync(self._fd)
+        if done != len(data) or self.read(start, len(data)) != data:
+            raise refusals.lost(self.target, start)
+
+    def zero(self, extents: Sequence[Extent]) -> None:
+        """Zero what is not zero within ``extents`` (whole 4 KiB blocks)."""
+        whole = [
+            Extent(one.start // BLOCK * BLOCK, -(-one.end // BLOCK) * BLOCK)
+            for one in extents
+        ]
+        for start, length in directio.spans(whole):
+            if not directio.is_zero(self.read(start, length)):
+                self.write(start, bytes(length))
+
+    def flush(self) -> None:
+        with io_errors(self.target):
+            os.fsync(self._fd)
+
+    def after_write(self, look: Optional[Look], record: Optional[Record]) -> Look:
+        """``look`` from before a block was written, with the ``record`` that is
+        there now: as good as before if that was the only write."""
+        found = look or Look(Unknown("Nobody has looked."))
+        told = write_counters.after_write(self._fd, found.testimony, BLOCK)
+        return replace(found, record=record, moved=None, testimony=told)
+
+    def check_record(self, record: Record) -> None:
+        """This very record lies at its place."""
+        present = self.read(preconditions.place_of(self.target, record), BLOCK)
+        if present != preconditions.encode(record):
+            there = refusals.tell_block(present)
+            raise refusals.record(self.target, there, "its own intent record")
+
+    def check_blank(
+        self, look: Look, permitted: bool, record: Optional[Record]
+    ) -> None:
+        """Blank apart from ``record``; or, where ``overwrite`` permits it, without
+        anything at the fixed places."""
+        if look.record != record:
+            there = "another intent record" if look.record else "no intent record"
+            wanted = "its own intent record" if record else "no intent record"
+            raise refusals.record(self.target, there, wanted)
+        if isinstance(look.content, Blank):
+            return
+        wiped = permitted and isinstance(look.content, Unknown)
+        if not wiped or self._is_stray(record):
+            raise refusals.not_blank(self.target, look.content)
+
+    def _is_stray(self, record: Optional[Record]) -> bool:
+        """Whether anything but the record lies at the fixed places."""
+        size = self.target.size
+        own = map(records_module.extent, records_module.places(size) if record else ())
+        with io_errors(self.target), directio.Reader(self.target.path) as reader:
+            found = reader.survey(places.places(size), tuple(own))
+        return any(piece.in_the_way is not None for piece in found)
+
+
+@contextmanager
+def held(paths: Paths, target: Layer, below: Sequence[Held] = ()) -> Iterator[Held]:
+    """``target`` under its exclusive lock, which udev honours, and checked to be
+    what was seen; whether something uses it is not asked.
+
+    Source: systemd.io/BLOCK_DEVICE_LOCKING.
+    """
+    fd = _open(target, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _lock(fd, target.path)
+        one = Held(paths, target, fd, below)
+        one.check()
+        yield one
+    finally:
+        os.close(fd)
+
+
+def _open(target: Layer, flags: int, wait: float = 0.0) -> int:
+    """A descriptor for direct I/O of a block device."""
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            if not stat.S_ISBLK(os.stat(target.path).st_mode):
+                raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK))
+            return os.open(target.path, flags | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.EBUSY and time.monotonic() < deadline:
+                time.sleep(PAUSE)
+                continue
+            raise refusals.cannot_open(target, error) from error
+
+
+def _lock(fd: int, path: str) -> None:
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() >= deadline:
+            raise refusals.locked(path)
+        time.sleep(PAUSE)
+
+
+def check_node(fd: int, target: Layer) -> None:
+    """What ``fd`` is open on is the block device with the number that was seen."""
+    status = os.fstat(fd)
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    if not stat.S_ISBLK(status.st_mode) or number != target.devno:
+        raise refusals.changed(target, f"is {number} now", f"It was {target.devno}")
+
+
+@contextmanager
+def kept_open(target: Layer) -> Iterator[None]:
+    """The device held open, unlocked: until then the kernel gives its name to no
+    other."""
+    fd = _open(target, os.O_RDONLY)
+    try:
+        check_node(fd, target)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def io_errors(target: Layer) -> Iterator[None]:
+    """An error of the kernel in here is the device's, and no fault of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise refusals.io_error(target, error) from error
+
+
+@contextmanager
+def together(paths: Paths, volumes: Pairs) -> Iterator[List[Tuple[Held, Record]]]:
+    """The volumes of a set, locked one after another, always in this order."""
+    with ExitStack() as stack:
+        yield [
+            (stack.enter_context(held(paths, device)), record)
+            for device, record in sorted(volumes, key=lambda pair: pair[0].path)
+        ]
+
+
+def run_on(disks: Sequence[Held], argv: Sequence[str], doing: str) -> None:
+    """Run a program that writes to these disks: each is checked right before, and
+    flushed after it.  It is never killed by a deadline."""
+    for disk in disks:
+        disk.check()
+    command.check(command.run(argv, timeout=None), doing)
+    for disk in disks:
+        disk.flush()
+
+
+# ------------------------------------------------------------ the intent record
+
+
+@contextmanager
+def _at_place(
+    paths: Paths, device: Device, record: Record, place: int
+) -> Iterator[Tuple[Held, bytes, bytes]]:
+    """The volume, open to be written; the block of its record; and what lies at its
+    place.  A member may be held by md: that place lies before the data."""
+    block = preconditions.encode(record)
+    preconditions.check_place(device, record, place)
+    used = place == MEMBER_PLACE
+    with held(paths, device) as disk:
+        if not used:
+            disk.check_unused()
+        with disk.opened(os.O_RDWR if used else os.O_RDWR | os.O_EXCL):
+            yield disk, block, disk.read(place, BLOCK)
 
 
 def write_record(
@@ -61,54 +322,57 @@ def write_record(
     place: int,
     *,
     permitted: bool = False,
-) -> bool:
-    """Write and flush ``record`` at ``place``; False if it is there already.
+    seen: Optional[Look] = None,
+) -> Optional[Look]:
+    """Write and flush ``record`` at ``place``, unless it is there already.
 
     The device must be blank without a record.  For ``MEMBER_PLACE`` it may
     also be a member of the very array that the record names, running or not,
     whose metadata leaves the place free.  ``permitted``: ``overwrite`` has
     just wiped it, so the fixed places must be zero, not the samples.
     """
-    block = guard.encode(record)
-    guard.check_place(device, record, place)
-    with guard.opened(paths, device, os.O_RDWR, used=place == MEMBER_PLACE) as fd:
-        present = directio.read(fd, place, BLOCK)
+    with _at_place(paths, device, record, place) as (disk, block, present):
         if present == block:
-            return False
-        look = content.look(device.path, volume_id=device.volume_id)
-        if guard.is_member(look, record.array_uuid) and place == MEMBER_PLACE:
-            guard.check_gap(fd, device, place)
+            return seen
+        look = disk.look(seen=seen)
+        member = preconditions.is_member(look, record.array_uuid)
+        if member and place == MEMBER_PLACE:
+            if not records_module.room_for_record(disk.read(0, 3 * BLOCK)):
+                full = Unknown("an array whose metadata leaves no room", place)
+                need = "A record must fit between its metadata and its data"
+                raise refusals.content(device, full, need)
         else:
-            guard.check_unused(paths, device)
-            if look.record is not None:
-                raise guard.refused_record(device, "another intent record", "none")
-            guard.check_blank(fd, device, look, permitted)
+            disk.check_unused()
+            disk.check_blank(look, permitted, None)
             if place == MEMBER_PLACE:
-                guard.check_exclusive(device)
+                disk.check_exclusive()
         if any(present):
-            raise guard.refused_content(device, look.content, "zeros where it goes")
-        guard.write_checked(paths, device, fd, place, block)
-    LOG.debug("%s: intent record written at %d", device.path, place)
-    return True
+            need = "The record's place must be zero"
+            raise refusals.content(device, look.content, need)
+        disk.write(place, block)
+        LOG.debug("%s: intent record written at %d", device.path, place)
+        return disk.after_write(look, record)
 
 
-def erase_record(paths: Paths, device: Device, record: Record, place: int) -> bool:
-    """Zero and flush exactly ``record`` at ``place``; False if the place is
-    zero already.  A member may be held by md: its place lies before the data.
-    """
-    block = guard.encode(record)
-    guard.check_place(device, record, place)
-    with guard.opened(paths, device, os.O_RDWR, used=place == MEMBER_PLACE) as fd:
-        present = directio.read(fd, place, BLOCK)
+def erase_record(
+    paths: Paths,
+    device: Device,
+    record: Record,
+    place: int,
+    *,
+    seen: Optional[Look] = None,
+) -> Optional[Look]:
+    """Zero and flush exactly ``record`` at ``place``, unless the place is zero
+    already."""
+    with _at_place(paths, device, record, place) as (disk, block, present):
         if not any(present):
-            return False
+            return seen
         if present != block:
-            raise guard.refused_record(
-                device, guard.tell_block(present), "exactly this one"
-            )
-        guard.write_checked(paths, device, fd, place, bytes(BLOCK))
-    LOG.debug("%s: intent record erased at %d", device.path, place)
-    return True
+            there = refusals.tell_block(present)
+            raise refusals.record(device, there, "exactly this intent record")
+        disk.write(place, bytes(BLOCK))
+        LOG.debug("%s: intent record erased at %d", device.path, place)
+        return disk.after_write(seen, None)
 
 
 # --------------------------------------------------------------------- arrays
@@ -116,99 +380,63 @@ def erase_record(paths: Paths, device: Device, record: Record, place: int) -> bo
 
 def create_array(
     paths: Paths,
-    members: Sequence[Device],
-    records: Sequence[Record],
+    volumes: Pairs,
     *,
     uuid: str,
     level: int,
     name: str,
-    chunk: int = CHUNK,
-    bitmap: bool = True,
     permitted: Sequence[str] = (),
+    seen: Mapping[str, Look] = {},
 ) -> None:
-    """``mdadm --create`` over blank members that carry our records, in order.
+    """``mdadm --create`` over blank volumes that carry our records, in order.
 
-    ``chunk`` in KiB (not for RAID 1); ``bitmap``: a write-intent bitmap where
-    the level is redundant; ``permitted``: volume ids that ``overwrite`` has
-    just wiped.  The redundant levels resync.  Success is what the members'
-    superblocks say afterwards.
+    ``permitted``: volume ids that ``overwrite`` has just wiped; ``seen``: by volume
+    id.  The redundant levels resync.  Success is what the members' superblocks say
+    afterwards.
     """
-    guard.check_request(members, records, uuid, level, name)
-    with ExitStack() as stack:
-        # Locked one after another, always in this order; read side by side.
-        ordered = sorted(zip(members, records), key=lambda pair: pair[0].path)
-        locks = []
-        for device, _ in ordered:
-            locks.append(stack.enter_context(guard.locked(paths, device)))
-            guard.check_unused(paths, device)
-        with ThreadPoolExecutor(len(ordered), "kraken-member") as pool:
-            looks = list(pool.map(guard.look_at, [device for device, _ in ordered]))
-        for (device, record), fd, look in zip(ordered, locks, looks):
-            guard.check_record(fd, device, record, MEMBER_PLACE)
-            guard.check_blank(fd, device, look, device.volume_id in permitted, record)
-            guard.check_exclusive(device)
-        for device in members:
-            guard.check_serial(paths, device)
-        finished = command.run(
-            create_argv(
-                [device.path for device in members],
-                node=md.node(paths, name, uuid, [one.path for one in members]),
-                size=members[0].size,
-                uuid=uuid,
-                level=level,
-                name=name,
-                chunk=chunk,
-                bitmap=bitmap,
-            ),
-            timeout=None,
+    preconditions.check_request(volumes, uuid, level, name)
+    members = [device for device, _ in volumes]
+    with together(paths, volumes) as pairs:
+        disks = [disk for disk, _ in pairs]
+        for disk in disks:
+            disk.check_unused()
+        for disk, record in pairs:
+            disk.check_record(record)
+            look = disk.look(seen=seen.get(record.volume_id))
+            disk.check_blank(look, record.volume_id in permitted, record)
+            disk.check_exclusive()
+        argv = md.create_argv(
+            [device.path for device in members],
+            node=md.node(paths, name, uuid, [one.path for one in members]),
+            uuid=uuid,
+            level=level,
+            name=name,
+            data_offset=places.data_offset(members[0].size),
         )
-        command.check(finished, f"creating array {uuid}")
-        guard.verify_array(members, records, uuid, level)
+        run_on(disks, argv, f"creating array {uuid}")
+        _verify_array(members, uuid, level)
+        for disk, record in pairs:
+            disk.check_record(record)
 
 
-def create_argv(
-    members: Sequence[str],
-    *,
-    node: str,
-    size: int,
-    uuid: str,
-    level: int,
-    name: str,
-    chunk: int = CHUNK,
-    bitmap: bool = True,
-) -> Tuple[str, ...]:
-    """The command that creates an array of members of ``size`` bytes at ``node``.
-
-    The data offset is mdadm 4's own choice for this size, but said by us, so
-    that no version decides it: at least 2 MiB for a member of 1 GiB, far
-    behind MEMBER_PLACE, and among the offsets behind which the proof of
-    blankness looks.  mdadm 4.4 asks unless ``--bitmap`` is given for a
-    redundant level, and 4.2 refuses the word, ``none`` too, for RAID 0.
-    """
-    words = [
-        "mdadm",
-        "--create",
-        node,
-        "--metadata=1.2",
-        f"--uuid={md.mdadm_uuid(uuid)}",
-        f"--level={level}",
-        f"--raid-devices={len(members)}",
-        "--homehost=any",
-        f"--name={name}",
-        f"--data-offset={places.data_offset(size) >> 10}K",
-    ]
-    if level != 0:
-        words.append(f"--bitmap={'internal' if bitmap else 'none'}")
-    if level != 1:
-        words.append(f"--chunk={chunk}")
-    return (*words, *members)
+def _verify_array(members: Sequence[Device], uuid: str, level: int) -> None:
+    """All members carry the array's superblock, in order."""
+    deadline = time.monotonic() + ROLE_WAIT
+    while True:
+        blocks = [content.superblock(device.path) for device in members]
+        wrong = preconditions.wrong_member(members, blocks, uuid, level)
+        if not wrong:
+            return
+        if time.monotonic() > deadline:
+            paths = [device.path for device in members]
+            raise refusals.wrong_members(uuid, wrong, paths)
+        time.sleep(2 * PAUSE)
 
 
 def stop_array(
     paths: Paths,
     array: Array,
-    members: Sequence[Device],
-    records: Sequence[Record],
+    volumes: Pairs,
 ) -> None:
     """``mdadm --stop`` of an array that udev made of half-made members.
 
@@ -216,120 +444,80 @@ def stop_array(
     nothing but zeros outside md's own places, nothing else is in the array,
     and it does not run or shows nothing.
     """
-    guard.check_stop(array, members, records)
-    with ExitStack() as stack:
-        for device, record in sorted(
-            zip(members, records), key=lambda pair: pair[0].path
-        ):
-            fd = stack.enter_context(guard.locked(paths, device))
-            guard.check_record(fd, device, record, MEMBER_PLACE)
-            look = content.look(
-                device.path, volume_id=device.volume_id, ours=rehearsal.MD_EXTENTS
-            )
-            if not isinstance(look.content, HalfMade):
-                raise guard.refused_content(
-                    device, look.content, "zeros outside md's own places"
-                )
-        now = guard.check_array_unused(paths, array, members)
+    preconditions.check_stop(array, volumes)
+    with together(paths, volumes) as pairs:
+        for disk, record in pairs:
+            disk.check_record(record)
+            _check_half_made(disk)
+        members = [device for device, _ in volumes]
+        now = preconditions.check_array_unused(paths, array, members)
         if now.running:
-            look = content.look(array.path)
-            if not isinstance(look.content, Blank):
-                raise guard.refused_content(array, look.content, "zeros")
-            guard.check_exclusive(array)
-        for device in members:
-            guard.check_serial(paths, device)
-        finished = command.run(["mdadm", "--stop", array.path], timeout=None)
-        command.check(finished, f"stopping the half-made {array.path}")
+            with held(paths, array) as whole:
+                look = whole.look()
+                if not isinstance(look.content, Blank):
+                    raise refusals.not_blank(array, look.content)
+                whole.check_exclusive()
+        argv = ["mdadm", "--stop", array.path]
+        disks = [disk for disk, _ in pairs]
+        run_on(disks, argv, f"stopping the half-made {array.path}")
 
 
-def zero_superblock(paths: Paths, device: Device, record: Record) -> bool:
+def _check_half_made(disk: Held) -> None:
+    """Nothing but zeros lies outside the record and md's own places."""
+    look = disk.look(ours=rehearsal.MD_EXTENTS)
+    if not isinstance(look.content, HalfMade):
+        need = "It must be zero outside md's own places"
+        raise refusals.content(disk.target, look.content, need)
+
+
+def zero_superblock(paths: Paths, device: Device, record: Record) -> None:
     """Take back what a creation that was cut off left on one member.
 
     Only where ``record`` lies on it and names the superblock's array, nothing
     holds it, and nothing but zeros lies outside md's own places.  Bitmap and
     bad-block log first, the superblock last (it is what permits to go on).
-    False if there was nothing to take back.
     """
-    guard.check_place(device, record, MEMBER_PLACE)
-    if not record.array_uuid or record.level not in guard.LEVELS:
-        raise guard.refused_record(device, "a record of no new array", "one that is")
+    preconditions.check_new_array(device, record)
     # One lock from the beginning to the end: udev, which sees every close
     # after a write, would put the member into an array again in between.
-    with guard.locked(paths, device):
-        guard.check_unused(paths, device)
-        return _zero_superblock(paths, device, record)
-
-
-def _zero_superblock(paths: Paths, device: Device, record: Record) -> bool:
-    with guard.opened_node(device, os.O_RDWR | os.O_EXCL) as fd:
-        guard.check_record(fd, device, record, MEMBER_PLACE)
-        look = content.look(device.path, volume_id=device.volume_id)
-        if isinstance(look.content, Blank):
-            return False
-        _check_superblock(fd, device, record)
-        look = content.look(
-            device.path, volume_id=device.volume_id, ours=rehearsal.MD_EXTENTS
-        )
-        if not isinstance(look.content, HalfMade):
-            raise guard.refused_content(
-                device, look.content, "zeros outside md's own places"
-            )
-        guard.check_serial(paths, device)
-        directio.zero(fd, [Extent(8192, MEMBER_PLACE)])
-        os.fsync(fd)
-    if content.superblock(device.path) is not None:
-        _run_zero_superblock(paths, device, record)
-    with guard.opened_node(device, os.O_RDWR | os.O_EXCL) as fd:
-        guard.check_record(fd, device, record, MEMBER_PLACE)
-        _check_superblock(fd, device, record)
-        guard.check_serial(paths, device)
-        directio.zero(fd, rehearsal.MD_EXTENTS)
-        os.fsync(fd)
-        look = content.look(device.path, volume_id=device.volume_id)
+    with held(paths, device) as disk:
+        disk.check_unused()
+        with disk.opened(os.O_RDWR | os.O_EXCL):
+            disk.check_record(record)
+            if isinstance(disk.look().content, Blank):
+                return
+            _check_superblock(disk, device, record)
+            _check_half_made(disk)
+            disk.zero([Extent(2 * BLOCK, MEMBER_PLACE)])
+            disk.zero(rehearsal.MD_EXTENTS)
+            look = disk.look()
         if not isinstance(look.content, Blank) or look.record != record:
-            raise guard.made_otherwise(
-                device.path, look.content, "blank with its record"
-            )
-    return True
+            left = "nothing but the record"
+            raise refusals.made_otherwise(device.path, look.content, left)
 
 
-def _check_superblock(fd: int, device: Device, record: Record) -> None:
+def _check_superblock(disk: Held, device: Device, record: Record) -> None:
     """Where md's superblock lies there is that of the record's array, whole
     or torn, or none."""
-    head = directio.read(fd, 4096, 4096)
-    if head[:4] == guard.MD_MAGIC and head[16:32].hex() != guard.digits(
-        record.array_uuid
-    ):
-        raise guard.refused_record(
-            device,
-            f"the superblock of array {head[16:32].hex()} beside its record",
-            f"that of array {record.array_uuid}",
-        )
+    head = disk.read(BLOCK, BLOCK)
+    uuid = head[16:32].hex()
+    ours = preconditions.same_uuid(uuid, record.array_uuid)
+    if head[:4] == records_module.MD_MAGIC and not ours:
+        other = f"the superblock of array {uuid} beside its record"
+        raise refusals.record(device, other, f"that of array {record.array_uuid}")
 
 
-def _run_zero_superblock(paths: Paths, device: Device, record: Record) -> None:
-    """mdadm opens the member exclusively: no descriptor of ours does."""
-    guard.check_unused(paths, device)
-    with guard.opened_node(device, os.O_RDONLY | os.O_EXCL) as fd:
-        guard.check_record(fd, device, record, MEMBER_PLACE)
-        _check_superblock(fd, device, record)
-    guard.check_serial(paths, device)
-    finished = command.run(["mdadm", "--zero-superblock", device.path], timeout=None)
-    command.check(finished, f"zeroing the superblock of {device.path}")
-
-
-def add_member(paths: Paths, array: Array, device: Device) -> None:
+def add_member(
+    paths: Paths, array: Array, device: Device, *, seen: Optional[Look] = None
+) -> None:
     """``mdadm --add`` of a blank volume without a record to ``array``."""
-    with guard.locked(paths, device) as fd:
-        guard.check_unused(paths, device)
-        look = content.look(device.path, volume_id=device.volume_id)
-        if look.record is not None:
-            raise guard.refused_record(device, "an intent record", "none")
-        guard.check_blank(fd, device, look, False)
-        guard.check_array(paths, array, used=True)
-        guard.check_exclusive(device)
-        guard.check_serial(paths, device)
-        md.add_member(array, device.path)
+    with held(paths, device) as disk:
+        disk.check_unused()
+        disk.check_blank(disk.look(seen=seen), False, None)
+        preconditions.check_array(paths, array, used=True)
+        disk.check_exclusive()
+        argv = ["mdadm", "--manage", array.path, "--add", device.path]
+        run_on([disk], argv, f"adding {device.path} to {array.path}")
 
 
 # ---------------------------------------------------------------- filesystems
@@ -337,131 +525,102 @@ def add_member(paths: Paths, array: Array, device: Device) -> None:
 
 def make_filesystem(
     paths: Paths,
-    target: Union[Device, Array],
-    members: Sequence[Device],
-    records: Sequence[Record],
+    target: Layer,
+    volumes: Pairs,
     *,
     type: str,
     uuid: str,
     label: str = "",
     options: Sequence[str] = (),
     permitted: bool = False,
-) -> None:
+    seen: Optional[Look] = None,
+) -> Look:
     """mkfs on a volume or an array whose members all carry our records.
 
     The target is blank, or half made by just this step: then what is in the
     way within the places that mkfs writes is zeroed first, because xfs and
     btrfs refuse over their own remains.  ``options`` as configured.
-    ``permitted``: ``overwrite`` has just wiped the volumes.  Never killed by a
-    deadline.
+    ``permitted``: ``overwrite`` has just wiped the volumes.
     """
-    shape = rehearsal.geometry(paths, target)
     argv = rehearsal.command_line(
         type,
         target.path,
-        shape,
+        rehearsal.geometry(paths, target),
         uuid=uuid,
         label=label,
         options=options,
         prezeroed=not permitted,
     )
-    if isinstance(target, Device):
+    if target.volume_id:
         registry.of(type).check_room(options, target.size)
-    guard.check_intent(target, members, records, type, uuid)
+    preconditions.check_intent(target, volumes, type, uuid)
     with ExitStack() as stack:
-        on_array = isinstance(target, Array)
-        for device, record in sorted(
-            zip(members, records), key=lambda pair: pair[0].path
-        ):
-            fd = stack.enter_context(guard.locked(paths, device))
-            if on_array:
-                guard.check_identity(paths, device, fd)
-            else:
-                guard.check_unused(paths, device)
-            guard.check_record(fd, device, record, guard.place_of(device, record))
+        pairs = stack.enter_context(together(paths, volumes))
+        for disk, record in pairs:
+            if isinstance(target, Device):
+                disk.check_unused()
+            disk.check_record(record)
         if isinstance(target, Array):
-            guard.check_array(paths, target, members)
-            fd = stack.enter_context(content.locked(target.path))
-            guard.check_node(fd, target)
-        blank = _make_room(paths, target, records[0], options, permitted)
-        for device in members:
-            guard.check_serial(paths, device)
-        finished = command.run(argv, timeout=None)
-        command.check(finished, f"making {type} on {target.path}")
-        with guard.io_errors(target):
-            os.fsync(fd)
-        _verify_filesystem(target, members, records, type, uuid, blank)
+            preconditions.check_array(paths, target, [one for one, _ in volumes])
+            disks = [disk for disk, _ in pairs]
+            disk = stack.enter_context(held(paths, target, disks))
+        blank = _make_room(disk, volumes[0][1], options, permitted, seen)
+        run_on([disk], argv, f"making {type} on {target.path}")
+        look = disk.look(made=blank)
+        shown = look.content
+        if not isinstance(shown, Known) or (shown.type, shown.uuid) != (type, uuid):
+            raise refusals.made_otherwise(
+                target.path, shown, f"{type} with UUID {uuid}"
+            )
+        for volume, record in pairs:
+            volume.check_record(record)
+        return look
 
 
 def _make_room(
-    paths: Paths,
-    target: Union[Device, Array],
+    disk: Held,
     record: Record,
     options: Sequence[str],
     permitted: bool,
+    seen: Optional[Look],
 ) -> bool:
-    """Leave ``target`` blank, which it is, or half made, or wiped; whether it
+    """Leave the disk blank, which it is, or half made, or wiped; whether it
     was found blank, and nothing had to be done."""
-    look = guard.look_at(target)
+    target = disk.target
+    look = disk.look(seen=seen)
     blank = isinstance(look.content, Blank)
     if permitted and not blank:
-        _check_permitted(target, look, record)
-        guard.check_exclusive(target)
+        _check_wiped(disk, look, record)
         return False
-    look = half_made.look(paths, target, record, options, look)
+    look = half_made.look(disk.paths, target, record, options, look)
     if isinstance(look.content, HalfMade):
         LOG.info("%s: what was half made is taken back", target.path)
-        with guard.opened_node(target, os.O_RDWR | os.O_EXCL) as fd:
-            if isinstance(target, Device):
-                guard.check_serial(paths, target)
-            directio.zero(fd, rehearsal.extents(paths, target, record, options))
-            os.fsync(fd)
-        look = guard.look_at(target)
+        with disk.opened(os.O_RDWR | os.O_EXCL):
+            disk.zero(rehearsal.extents(disk.paths, target, record, options))
+        look = disk.look()
     # Nothing else that is Known: it is whole and ours, or somebody's.
     if not isinstance(look.content, Blank):
-        raise guard.refused_content(
-            target, look.content, f"zeros, or {record.fs_type} half made by us"
-        )
-    if isinstance(target, Device) and look.record != record:
-        raise guard.refused_record(target, "another intent record", "this one")
-    guard.check_exclusive(target)
+        need = f"It must hold nothing but zeros, or {record.fs_type} half made by us"
+        raise refusals.content(target, look.content, need)
+    if isinstance(target, Device):
+        disk.check_blank(look, False, record)
+    disk.check_exclusive()
     return blank
 
 
-def _check_permitted(target: Union[Device, Array], look: Look, record: Record) -> None:
+def _check_wiped(disk: Held, look: Look, record: Record) -> None:
     """What overwrite has wiped shows nothing at the fixed places of a volume.  An
     array of such volumes has others, which still hold what was given up: they are
     zeroed here."""
     if not isinstance(look.content, Unknown):
-        raise guard.refused_content(target, look.content, "what overwrite has wiped")
-    if isinstance(target, Device):
-        with guard.opened_node(target, os.O_RDONLY | os.O_EXCL) as fd:
-            guard.check_blank(fd, target, look, True, record)
+        need = "It must be what overwrite has wiped"
+        raise refusals.content(disk.target, look.content, need)
+    if isinstance(disk.target, Device):
+        disk.check_blank(look, True, record)
+        disk.check_exclusive()
         return
-    with guard.opened_node(target, os.O_RDWR | os.O_EXCL) as fd:
-        directio.zero(fd, places.places(target.size))
-        os.fsync(fd)
-        stray = directio.first_byte(fd, places.places(target.size))
-    if stray is not None:
-        raise guard.refused_content(
-            target, Unknown("something not wiped", stray), "what overwrite has wiped"
-        )
-
-
-def _verify_filesystem(
-    target: Union[Device, Array],
-    members: Sequence[Device],
-    records: Sequence[Record],
-    kind: str,
-    uuid: str,
-    blank: bool,
-) -> None:
-    shown = guard.look_at(target, made=(kind, uuid) if blank else None).content
-    if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
-        raise guard.made_otherwise(target.path, shown, f"{kind} with UUID {uuid}")
-    for device, record in zip(members, records):
-        with guard.opened_node(device, os.O_RDONLY) as fd:
-            guard.check_record(fd, device, record, guard.place_of(device, record))
+    with disk.opened(os.O_RDWR | os.O_EXCL):
+        disk.zero(places.places(disk.target.size))
 
 
 # ------------------------------------------------------------------ overwrite
@@ -475,42 +634,34 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
     another fingerprint, which shows no filesystem any more.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
-        raise guard.refused_content(device, Unknown("no fingerprint given"), "one")
-    with guard.opened(paths, device, os.O_RDWR, partitions=True) as fd:
-        look = _look_to_wipe(device)
-        if look.fingerprint != fingerprint:
-            raise guard.refused_content(
-                device,
-                look.content,
-                f"the content with fingerprint {fingerprint}, which overwrite names; "
-                f"it has {look.fingerprint or 'none'}",
-            )
-        guard.check_serial(paths, device)
-        own = map(records_module.extent, records_module.places(device.size))
-        everything = (*places.places(device.size), *own)
-        # Each write is synchronous: what shows a filesystem goes before the rest of it.
-        directio.zero(fd, superblock.FILESYSTEMS)
-        directio.zero(fd, everything)
-        os.fsync(fd)
-        _forget_partitions(fd)
-        stray = directio.first_byte(fd, everything)
-        look = content.look(device.path, volume_id=device.volume_id)
-        if stray is not None or isinstance(look.content, Known):
-            raise guard.made_otherwise(device.path, look.content, "nothing known")
+        need = "overwrite must name its fingerprint"
+        raise refusals.content(device, Unknown("nobody has said what"), need)
+    with held(paths, device) as disk:
+        disk.check_unused(partitions=True)
+        with disk.opened(os.O_RDWR | os.O_EXCL):
+            look = disk.look(fingerprint=True)
+            if isinstance(look.content, Unknown) and not look.fingerprint:
+                # What touches no fixed place has a fingerprint only where all is read.
+                look = disk.look(full=True)
+            if look.fingerprint != fingerprint:
+                need = f"overwrite names the content with fingerprint {fingerprint}"
+                has = f"This one has {look.fingerprint or 'none'}"
+                raise refusals.content(device, look.content, f"{need}. {has}")
+            own = map(records_module.extent, records_module.places(device.size))
+            # Each write is synchronous: what shows a filesystem goes first.
+            disk.zero(superblock.FILESYSTEMS)
+            disk.zero((*places.places(device.size), *own))
+            _forget_partitions(disk)
+            look = disk.look()
+            if isinstance(look.content, Known):
+                raise refusals.made_otherwise(
+                    device.path, look.content, "nothing that is known"
+                )
 
 
-def _look_to_wipe(device: Device) -> Look:
-    """A content that touches no fixed place has a fingerprint only where all
-    of it is read."""
-    look = content.look(device.path, volume_id=device.volume_id, fingerprint=True)
-    if isinstance(look.content, Unknown) and not look.fingerprint:
-        look = content.look(device.path, volume_id=device.volume_id, full=True)
-    return look
-
-
-def _forget_partitions(fd: int) -> None:
+def _forget_partitions(disk: Held) -> None:
     try:
-        fcntl.ioctl(fd, _BLKRRPART)
+        disk.ioctl(_BLKRRPART, 0)
     except OSError as error:
         # EINVAL: a device that takes no partitions.
         if error.errno != errno.EINVAL:

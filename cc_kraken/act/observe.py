@@ -1,7 +1,8 @@
 """Look around: what the machine shows, gathered into a :class:`World`.
 
-Reads only.  What a device holds is read under its lock and side by side with
-the others; a set that is mounted costs a superblock, not a proof.
+Reads only.  Devices are read side by side; a set that is mounted costs a superblock,
+not a proof.  What was found in the round before is believed as long as the kernel
+vouches for it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from typing import (
 )
 
 from cc_kraken.act import array_history, grow, layout
-from cc_kraken.act.early import Early
 from cc_kraken.decide.members import is_replacement
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
@@ -58,7 +58,7 @@ from cc_kraken.model import (
     Signature,
     Unknown,
 )
-from cc_kraken.proof import content, half_made, signatures
+from cc_kraken.proof import content, directio, half_made, signatures
 
 LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Observer:
         self.paths = paths
         self.full = section.blank_proof == "full"
         self._hung: Dict[str, "Future[Look]"] = {}
-        self._early = Early(paths, self.full)
+        self._seen: Dict[str, Look] = {}
         self._former: Optional[Dict[str, Set[str]]] = None
 
     def disks(self) -> FrozenSet[Tuple[str, str, str]]:
@@ -154,10 +154,6 @@ class Observer:
             read_only=grow.read_only(mount),
         )
 
-    def close(self) -> None:
-        """Nothing more is looked at."""
-        self._early.stop()
-
     # ---- contents
 
     def _contents(
@@ -187,13 +183,6 @@ class Observer:
             for volume in claim.volumes
             if self._needs_look(claim)
         }
-        self._early.expect(
-            volume.id
-            for claim in claims
-            if claim.trouble is None and self._needs_look(claim)
-            for volume in claim.volumes
-            if volume.id not in jobs
-        )
         looks = self._side_by_side(jobs)
         known = _with_uuids(md.scan(self.paths), looks, world.devices)
         return self._arrays(replace(world, looks=looks, arrays=known), there, disks)
@@ -230,9 +219,11 @@ class Observer:
         by_path = {world.devices[volume].path: look for volume, look in looks.items()}
         by_path.update((running[key][0].path, found[key]) for key in running)
         by_path.update((path, found[path]) for path in jobs)
+        array_looks = {uuid: found[uuid] for uuid in running}
+        self._seen = {**looks, **array_looks}
         return replace(
             world,
-            array_looks={uuid: found[uuid] for uuid in running},
+            array_looks=array_looks,
             heads=heads,
             signatures=_signatures(places, by_path),
         )
@@ -265,7 +256,7 @@ class Observer:
                 path = jobs[key][0]
                 if job.done():
                     found[key] = job.result()
-                elif content.waiting(path) >= NO_ANSWER:
+                elif directio.waiting(path) >= NO_ANSWER:
                     found[key] = _no_answer(path)
                     self._hung[key] = job
                     slots.release()  # the next one takes its place
@@ -280,13 +271,13 @@ class Observer:
         return claim.wanted.members > 1 or claim.wanted.fs_type is not None
 
     def _look_at(self, device: Device, claim: Claim, in_use: bool) -> Look:
-        self._early.take(device.volume_id, device.path)
         try:
             look = content.look(
                 device.path,
                 volume_id=device.volume_id,
                 full=self.full,
                 in_use=in_use,
+                seen=self._seen.get(device.volume_id),
             )
             if look.record is not None:
                 look = half_made.look(
@@ -326,7 +317,12 @@ class Observer:
         self, array: Array, claim: Claim, looks: Mapping[str, Look]
     ) -> Look:
         try:
-            look = content.look(array.path, full=self.full, in_use=bool(array.mounted))
+            look = content.look(
+                array.path,
+                full=self.full,
+                in_use=bool(array.mounted),
+                seen=self._seen.get(array.uuid),
+            )
             record = next(
                 (
                     looks[volume.id].record

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Callable, Dict, Optional, Sequence
 
-from cc_kraken.act import guard
+from cc_kraken.act import make, preconditions
 from cc_kraken.machine import devices
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
@@ -76,6 +76,8 @@ def _one(
 
 
 def _hold(paths: Paths, device: Device, held: ExitStack) -> None:
-    guard.check_unused(paths, device, partitions=True)
+    preconditions.check_unused(paths, device, partitions=True)
     if os.path.exists(device.path):  # it may have gone by itself
-        held.enter_context(guard.opened(paths, device, os.O_RDONLY, partitions=True))
+        disk = held.enter_context(make.held(paths, device))
+        disk.check_unused(partitions=True)
+        held.enter_context(disk.opened(os.O_RDONLY | os.O_EXCL))

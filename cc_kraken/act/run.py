@@ -217,7 +217,6 @@ class Run:
             LOG.error("%s", error)
             state = FAILED
         finally:
-            self.observer.close()
             self._enter(None)
             self._count()
         self.report.finish(state)

@@ -25,6 +25,8 @@ NAME_MAX = 27
 NAME_PREFIX = "KRKN-"
 #: Seconds that an array has to start, and between two looks at it.
 STARTS, POLL = 30.0, 0.1
+#: KiB of a stripe on one member; mdadm's default.
+CHUNK = 512
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 _HASH_LENGTH = 5
@@ -171,9 +173,40 @@ def start_degraded(paths: Paths, name: str) -> None:
         raise _not_started(name, f"the kernel says: {error.strerror}") from error
 
 
-def add_member(array: Array, device_path: str) -> None:
-    """Add a proved blank device to a running array with a free slot."""
-    _manage(array, f"adding {device_path} to", "--manage", "--add", device_path)
+def create_argv(
+    members: Sequence[str],
+    *,
+    node: str,
+    uuid: str,
+    level: int,
+    name: str,
+    data_offset: int,
+) -> Tuple[str, ...]:
+    """The command that creates an array of the device paths ``members`` at ``node``.
+
+    ``data_offset``: mdadm 4's own choice for this size, but said by us, so that no
+    version decides it: at least 2 MiB for a member of 1 GiB, far behind the record's
+    place, and among the offsets behind which the proof of blankness looks.  mdadm 4.4
+    asks unless ``--bitmap`` is given for a redundant level, and 4.2 refuses the word,
+    ``none`` too, for RAID 0.
+    """
+    words = [
+        "mdadm",
+        "--create",
+        node,
+        "--metadata=1.2",
+        f"--uuid={mdadm_uuid(uuid)}",
+        f"--level={level}",
+        f"--raid-devices={len(members)}",
+        "--homehost=any",
+        f"--name={name}",
+        f"--data-offset={data_offset >> 10}K",
+    ]
+    if level != 0:
+        words.append("--bitmap=internal")
+    if level != 1:
+        words.append(f"--chunk={CHUNK}")
+    return (*words, *members)
 
 
 def read_write(array: Array) -> None:

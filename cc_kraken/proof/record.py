@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 from typing import Iterable, Optional, Tuple
 
 from cc_kraken.model import Extent, Node, Record
@@ -22,10 +23,11 @@ SIZE = 512
 BLOCK = 4096
 
 MIB = 1 << 20
+MD_MAGIC = b"\xfc\x4e\x2b\xa9"
 
 #: On a member of an array, from its start: behind the md superblock (4 KiB),
 #: the bitmap (8 KiB, at most 128 KiB long) and the bad-block log (4 KiB)
-#: that mdadm's super1.c places, before the data (DATA_OFFSET in destroy.py).
+#: that mdadm's super1.c places, before the data.
 MEMBER_PLACE = 512 << 10
 
 #: On a single volume this far before seven eighths of it.  EBS volumes have
@@ -145,4 +147,54 @@ def _parse(block: bytes) -> Optional[Record]:
         array_uuid=words["array"],
         level=int(words["level"]),
         members=int(words["members"]),
+    )
+
+
+# ------------------------------------------------------------- room on a member
+
+
+def md_extents(head: bytes) -> Tuple[Extent, ...]:
+    """Where md 1.2 says that superblock, bitmap, bad-block log and data lie.
+
+    ``head``: the first 12 KiB of a member.  () if it holds no superblock of
+    version 1.2.  Source: mdadm super1.c, struct mdp_superblock_1; md-bitmap.h
+    of the kernel, struct bitmap_super_s.
+    """
+    start = 4096
+    if len(head) < 12288 or head[start : start + 4] != MD_MAGIC:
+        return ()
+    (features,) = struct.unpack_from("<I", head, start + 8)
+    (bitmap,) = struct.unpack_from("<i", head, start + 96)
+    data, size = struct.unpack_from("<QQ", head, start + 128)
+    log_length, log = struct.unpack_from("<Hi", head, start + 186)
+    found = [Extent(start, start + 4096), Extent(data * 512, (data + size) * 512)]
+    if features & 1 and bitmap:
+        at = start + bitmap * 512
+        found.append(Extent(at, at + _bitmap_length(head[at : at + 256])))
+    if log_length and log:
+        at = start + log * 512
+        found.append(Extent(at, at + log_length * 512))
+    return tuple(sorted(found, key=lambda extent: extent.start))
+
+
+def _bitmap_length(header: bytes) -> int:
+    """Bytes of a bitmap with its header; 256 KiB where it does not tell,
+    which is more than mdadm gives it."""
+    if len(header) < 64 or header[:4] != b"bitm":
+        return 256 << 10
+    sectors: int = struct.unpack_from("<Q", header, 40)[0]
+    chunk: int = struct.unpack_from("<I", header, 52)[0]
+    if not chunk:
+        return 256 << 10
+    bits = -(-sectors * 512 // chunk)
+    return -(-(-(-bits // 8) + 256) // 4096) * 4096
+
+
+def room_for_record(head: bytes) -> bool:
+    """Whether a member that begins with these 12 KiB leaves the place of a record
+    free."""
+    taken = md_extents(head)
+    own = extent(MEMBER_PLACE)
+    return bool(taken) and not any(
+        own.start < used.end and used.start < own.end for used in taken
     )

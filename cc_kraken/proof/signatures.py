@@ -7,13 +7,12 @@ So every EBS disk is asked for them, its partitions too, and the arrays on them.
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterable, List, Tuple
+from typing import Dict, Iterable, Tuple
 
-from cc_kraken.filesystems.base import Found
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Look, Unknown
-from cc_kraken.proof import directio, superblock
-from cc_kraken.proof.content import reading
+from cc_kraken.proof import superblock
+from cc_kraken.proof.directio import Reader, ReadError, reading
 
 
 def ask(path: str) -> Look:
@@ -23,28 +22,16 @@ def ask(path: str) -> Look:
     """
     try:
         with reading(path):
-            found = _superblocks(path)
-    except OSError as error:
-        return Look(Unknown(f"{path} cannot be read ({error.strerror})"))
+            with Reader(path) as reader:
+                scanned = superblock.scan(reader.read, reader.size)
+    except (OSError, ReadError) as error:
+        return Look(Unknown(f"{path} cannot be read ({error})"))
+    found = [one for one in scanned if one.uuid]
     if not found:
         return Look(Unknown(f"{path} shows no superblock"))
     # A whole one counts for more than what is left of an older one.
     best = min(found, key=lambda one: bool(one.flaw))
     return Look(Known(best.type, best.uuid))
-
-
-def _superblocks(path: str) -> List[Found]:
-    flags = os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(path, flags)
-    try:
-        size = os.lseek(descriptor, 0, os.SEEK_END)
-
-        def read(start: int, length: int) -> bytes:
-            return directio.read(descriptor, start, length)
-
-        return [one for one in superblock.scan(read, size) if one.uuid]
-    finally:
-        os.close(descriptor)
 
 
 def places(

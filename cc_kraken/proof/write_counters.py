@@ -27,55 +27,17 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
-from dataclasses import dataclass, replace
-from typing import Dict, Optional, Tuple
+from dataclasses import replace
+from typing import Optional, Tuple
 
 from cc_kraken.machine import sysfs
-from cc_kraken.model import Extent
+from cc_kraken.model import Testimony
 
 SYS = "/sys"
 SECTOR = 512
 #: Kernel names of the disks whose every writer passes this kernel.
 TRUSTED = re.compile(r"nvme\d+n\d+|md[\w-]+")
-
-
-@dataclass(frozen=True)
-class Testimony:
-    """The kernel's counters of one disk: ``sequence`` is its number among all
-    disks of this boot; ``size``, ``written`` and ``discarded`` are sectors (an
-    enlarged volume has places that nobody has looked at); ``below`` are those
-    of an array's members.  ``slept``: seconds since the boot in which the
-    machine was suspended or hibernated."""
-
-    sequence: int
-    size: int
-    written: int
-    discarded: int
-    below: Tuple[Testimony, ...] = ()
-    slept: int = 0
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a look at a disk has found, good as long as ``testimony`` is.
-
-    ``zeros``: it was proved blank but for these extents (None: it was not);
-    ``full``: every byte was read.  ``said``: what other programs said of it
-    (None: they were not asked).  ``made``: type and UUID of the filesystem that
-    we have made here, and read.
-    """
-
-    testimony: Testimony
-    zeros: Optional[Tuple[Extent, ...]] = None
-    full: bool = False
-    said: Optional[object] = None
-    made: Optional[Tuple[str, str]] = None
-
-
-_SEEN: Dict[int, Seen] = {}
-_LOCK = threading.Lock()
 
 
 def testimony(fd: int) -> Optional[Testimony]:
@@ -131,34 +93,22 @@ def _of(directory: str) -> Optional[Testimony]:
     return Testimony(sequence, size, counts[6], counts[13], tuple(below))
 
 
-def remember(fd: int, seen: Seen) -> None:
-    """Keep what was found, for :func:`recall`."""
-    with _LOCK:
-        _SEEN[os.fstat(fd).st_rdev] = seen
+def counts(fd: int, before: int, read: int) -> bool:
+    """Whether the kernel counts what is done to this disk: it has counted the
+    bytes that were ``read`` since it said ``before`` (:func:`sectors_read`)."""
+    return before >= 0 and (sectors_read(fd) - before) * SECTOR >= read
 
 
-def recall(fd: int, now: Optional[Testimony]) -> Optional[Seen]:
-    """What was found on this disk, if nothing was written to it since."""
-    with _LOCK:
-        seen = _SEEN.get(os.fstat(fd).st_rdev)
-    return seen if seen is not None and now == seen.testimony else None
-
-
-def note_write(
-    fd: int, before: Optional[Testimony], extent: Extent, *, erased: bool
-) -> None:
-    """A write of ours to ``extent``, which has been flushed: what was found
-    before it holds for the rest, if it is all that was written since
-    ``before``.  ``erased``: zeros, which show nothing new to anybody."""
-    seen, now = recall(fd, before), testimony(fd)
-    if seen is None or now is None:
-        return
-    length = extent.end - extent.start
-    if replace(now, written=now.written - length // SECTOR) != seen.testimony:
-        return
-    zeros = None if seen.zeros is None else (*seen.zeros, extent)
-    seen = replace(seen, testimony=now, zeros=zeros)
-    remember(fd, seen if erased else replace(seen, said=None, made=None))
+def after_write(
+    fd: int, before: Optional[Testimony], length: int
+) -> Optional[Testimony]:
+    """The testimony by which what was found under ``before`` still holds, after a
+    write of ours of ``length`` bytes, which has been flushed; None where that is
+    not all that was written since."""
+    now = testimony(fd)
+    if now is None or replace(now, written=now.written - length // SECTOR) != before:
+        return None
+    return now
 
 
 def _numbers(directory: str, name: str) -> Tuple[int, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from cc_kraken.model import Blank, Unknown
-from cc_kraken.proof import aio, content, directio
+from cc_kraken.proof import content, directio
 
 MIB = 1 << 20
 SIZE = 300 * MIB
@@ -44,12 +43,9 @@ def disk(
 
 
 @pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)
-@pytest.mark.parametrize("alone", [True, False], ids=["one by one", "batches"])
 def test_a_read_to_be_repeated_is_repeated(
-    disk: str, monkeypatch: pytest.MonkeyPatch, code: int, alone: bool
+    disk: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    if alone:
-        monkeypatch.setattr(aio, "_CALLS", {})
     failed = failing(monkeypatch, code, directio.TRIES - 1)
     assert content.look(disk).content == Blank()
     assert failed() == directio.TRIES - 1
@@ -75,22 +71,22 @@ def test_an_input_output_error_is_not_tried_again(
 
 
 @pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)
-def test_a_read_of_a_batch_that_ends_so_is_repeated(
+def test_every_other_read_is_repeated_and_its_bytes_are_judged(
     disk: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """What it then gives is judged: zeros, or a byte in the way."""
-    broken = 0
+    real, asked = os.preadv, 0
 
-    class Event(struct.Struct):
-        def unpack_from(self, buffer: Any, offset: int = 0) -> tuple[int, ...]:
-            nonlocal broken
-            number, request, result, more = super().unpack_from(buffer, offset)
-            broken += 1  # every other one
-            return number, request, result if broken % 2 else -code, more
+    def preadv(fd: int, buffers: Any, offset: int) -> int:
+        nonlocal asked
+        asked += 1
+        if asked % 2:
+            raise OSError(code, os.strerror(code))
+        return real(fd, buffers, offset)
 
-    monkeypatch.setattr(aio, "_EVENT", Event(aio._EVENT.format))
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(directio, "TRIES", 100)
     assert content.look(disk).content == Blank()
-    assert broken > 50
+    assert asked > 100
     with open(disk, "r+b", buffering=0) as file:
         for place in (8 * MIB, SIZE - MIB):
             file.seek(place)
@@ -102,22 +98,17 @@ def test_a_read_of_a_batch_that_ends_so_is_repeated(
     assert found.fingerprint == content.look(disk).fingerprint
 
 
-def test_a_read_that_the_kernel_does_not_take_at_once_is_repeated(
+def test_a_read_that_gives_nothing_does_not_look_like_zeros(
     disk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, submit = aio._call, aio._CALLS[os.uname().machine][2]
-    left = 3
-
-    def call(number: int, *arguments: object) -> int:
-        nonlocal left
-        if number == submit and left:
-            left -= 1
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return real(number, *arguments)
-
-    monkeypatch.setattr(aio, "_call", call)
-    assert content.look(disk).content == Blank()
-    assert not left
+    """Neither one that is short, nor one that leaves the memory as it was."""
+    for length in (0, 512, None):
+        monkeypatch.setattr(
+            os,
+            "preadv",
+            lambda fd, buffers, offset, n=length: len(buffers[0]) if n is None else n,
+        )
+        assert isinstance(content.look(disk).content, Unknown)
 
 
 @pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)

@@ -8,11 +8,14 @@ running md is shown in the virtual machines.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import mmap
 import os
 import shutil
 import subprocess
+import threading
+import time
 import uuid as uuids
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +25,6 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import guard
 from cc_kraken.act import make as destroy
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command
@@ -138,6 +140,11 @@ class Machine:
             sys=str(base / "sys"), state=str(base / "state"), run=str(base / "run")
         )
         self.disks: list[Disk] = []
+        self.arrays: list[Array] = []
+
+    def existing(self) -> None:
+        """An array that has nothing to do with the first disk."""
+        self.arrays.append(existing(self.disk(), self.disk()))
 
     def disk(self, size: int = GIB) -> Disk:
         made = Disk(self, len(self.disks) + 1, size)
@@ -159,13 +166,71 @@ def make(disk: Disk, intent: Record, **more: object) -> None:
     destroy.make_filesystem(
         disk.machine.paths,
         disk.device,
-        [disk.device],
-        [intent],
+        [(disk.device, intent)],
         type=intent.fs_type,
         uuid=intent.fs_uuid,
         label="KRKN-data",
         **more,  # type: ignore[arg-type]
     )
+
+
+# ----------------------------------------------------------------------- held
+
+
+def test_held_excludes(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for its lock, as udev does; nothing can be written meanwhile."""
+    paths = disk.machine.paths
+    with destroy.held(paths, disk.device) as one:
+        other = os.open(disk.path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(other)
+        assert disk.look() == Blank()
+        with pytest.raises(OSError):
+            one.write(0, b"x" * 4096)
+        monkeypatch.setattr(destroy, "LOCK_WAIT", 0.2)
+        with pytest.raises(KrakenError) as caught, destroy.held(paths, disk.device):
+            pass
+        assert caught.value.trouble.kind == "device-locked"
+        assert caught.value.trouble.waits
+    with destroy.held(paths, disk.device):
+        pass
+
+
+def test_held_waits(disk: Disk) -> None:
+    """Until who holds the lock, here a thread with its own descriptor, lets go."""
+    other = os.open(disk.path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    freed = threading.Event()
+
+    def free() -> None:
+        time.sleep(0.3)
+        freed.set()
+        os.close(other)
+
+    thread = threading.Thread(target=free)
+    thread.start()
+    with destroy.held(disk.machine.paths, disk.device):
+        assert freed.is_set()
+    thread.join()
+
+
+def test_held_without_a_device(disk: Disk) -> None:
+    absent = replace(disk.device, path="/dev/no-such-device")
+    with pytest.raises(KrakenError) as caught, destroy.held(disk.machine.paths, absent):
+        pass
+    assert caught.value.trouble.kind == "device-missing"
+
+
+@pytest.mark.parametrize("place", [0, 4096, 5 << 20])
+def test_a_block_that_held_writes(place: int, disk: Disk) -> None:
+    with destroy.held(disk.machine.paths, disk.device) as one:
+        with one.opened(os.O_RDWR | os.O_EXCL):
+            one.write(place, b"x" * 4096)
+            one.zero([Extent(place + 4096, place + 8192)])
+    assert disk.get(place, 8192) == b"x" * 4096 + bytes(4096)
 
 
 # ------------------------------------------------------------------ refusals
@@ -205,6 +270,12 @@ READY: dict[str, tuple[Act, Act]] = {
         ],
         lambda disk: create(disk, second(disk)),
     ),
+    "add_member": (
+        lambda disk: disk.machine.existing(),
+        lambda disk: destroy.add_member(
+            disk.machine.paths, disk.machine.arrays[0], disk.device
+        ),
+    ),
     "make_filesystem": (
         lambda disk: disk.put(disk.single, record.encode(disk.intent())),
         lambda disk: make(disk, disk.intent()),
@@ -239,8 +310,7 @@ def create(*disks: Disk, **changes: object) -> None:
     wanted.update(changes)
     destroy.create_array(
         disks[0].machine.paths,
-        [disk.device for disk in disks],
-        wanted.pop("records", records),  # type: ignore[arg-type]
+        [(disk.device, intent) for disk, intent in zip(disks, records)],
         **wanted,  # type: ignore[arg-type]
     )
 
@@ -341,21 +411,26 @@ def test_unsafe_device(name: str, unsafe: Act, kind: str, machine: Machine) -> N
         assert caught.value.trouble.kind == kind
     after = [one.digest() for one in machine.disks]
     assert after[: len(before)] == before
-    assert all(digest == hashlib.sha256().hexdigest() for digest in after[2:])
+    assert all(
+        digest == hashlib.sha256().hexdigest() for digest in after[len(before) :]
+    )
 
 
 @pytest.mark.parametrize("name", READY)
 def test_ready_is_ready(name: str, disk: Disk) -> None:
     """What is refused above is done without the reason for the refusal (an
-    array needs md: there mdadm is reached and says so)."""
+    array needs md: there mdadm is reached and says so).  A member is added to what
+    is no array in the end."""
     prepare, act = READY[name]
     prepare(disk)
     before = disk.digest()
-    if name == "create_array" and not os.path.exists("/sys/module/md_mod"):
+    no_md = not os.path.exists("/sys/module/md_mod")
+    if name == "add_member" or (name == "create_array" and no_md):
         with pytest.raises(KrakenError) as caught:
             act(disk)
         assert caught.value.trouble.kind == "command-failed"
         assert "mdadm" in str(caught.value)
+        assert disk.digest() == before
         return
     act(disk)
     assert disk.digest() != before
@@ -389,7 +464,7 @@ def test_held_without_a_trace_in_sysfs(
 ) -> None:
     """The kernel's own exclusive claim counts, too (md, dm, mounts of other
     namespaces)."""
-    monkeypatch.setattr(guard, "BUSY_WAIT", 0.0)
+    monkeypatch.setattr(destroy, "BUSY_WAIT", 0.0)
     prepare, act = READY[name]
     prepare(disk)
     before = disk.digest()
@@ -489,18 +564,19 @@ def test_record_is_written_and_erased(member: bool, disk: Disk) -> None:
     if member:
         intent = array_intent(disk, disk, second(disk))
     place = record.places(disk.device.size)[0 if member else 1]
-    assert destroy.write_record(paths, disk.device, intent, place) is True
+    destroy.write_record(paths, disk.device, intent, place)
     assert disk.get(place, 4096) == record.encode(intent)
     written = disk.digest()
     seen = content.look(disk.path, volume_id=disk.volume_id)
     assert (seen.content, seen.record) == (Blank(), intent)
 
-    assert destroy.write_record(paths, disk.device, intent, place) is False
+    destroy.write_record(paths, disk.device, intent, place)
     assert disk.digest() == written
 
-    assert destroy.erase_record(paths, disk.device, intent, place) is True
+    destroy.erase_record(paths, disk.device, intent, place)
     assert disk.digest() == hashlib.sha256().hexdigest()
-    assert destroy.erase_record(paths, disk.device, intent, place) is False
+    destroy.erase_record(paths, disk.device, intent, place)
+    assert disk.digest() == hashlib.sha256().hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -822,10 +898,12 @@ def test_zero_superblock(disk: Disk) -> None:
     intent = array_intent(disk, disk, second(disk))
     half_member(disk, intent)
     assert isinstance(disk.look(), Known)
-    assert destroy.zero_superblock(disk.machine.paths, disk.device, intent) is True
+    destroy.zero_superblock(disk.machine.paths, disk.device, intent)
     seen = content.look(disk.path, volume_id=disk.volume_id)
     assert (seen.content, seen.record) == (Blank(), intent)
-    assert destroy.zero_superblock(disk.machine.paths, disk.device, intent) is False
+    done = disk.digest()
+    destroy.zero_superblock(disk.machine.paths, disk.device, intent)
+    assert disk.digest() == done
 
 
 @pytest.mark.parametrize("cut", [512, 4096 + 100, 4096 + 300, 8192 + 256])
@@ -835,7 +913,7 @@ def test_zero_superblock_of_a_creation_cut_off(cut: int, disk: Disk) -> None:
     disk.put(MEMBER, record.encode(intent))
     disk.put(4096, member_head(GIB)[4096:cut] or bytes(512))
     disk.put(8192, b"bitm" if cut > 4096 else b"b")
-    assert destroy.zero_superblock(disk.machine.paths, disk.device, intent)
+    destroy.zero_superblock(disk.machine.paths, disk.device, intent)
     assert disk.look() == Blank()
 
 
@@ -917,7 +995,6 @@ def test_a_record_of_mkfs_alone_never_zeroes_a_superblock(disk: Disk) -> None:
         ({"name": "-x"}, "array-refused"),
         ({"name": "a/../b"}, "array-refused"),
         ({"name": "x" * 28}, "array-refused"),
-        ({"records": ()}, "array-refused"),
     ],
 )
 def test_array_is_not_created(
@@ -998,19 +1075,19 @@ def test_filesystem_on_an_array_that_was_there(disk: Disk) -> None:
     paths = disk.machine.paths
     array = existing(disk, other)
     intents = [array_intent(one, disk, other, level=-1) for one in (disk, other)]
-    members = [one.device for one in (disk, other)]
+    volumes = [(one.device, intent) for one, intent in zip((disk, other), intents)]
     node = disk.machine.disks[2]
 
     def make_on(target: Array) -> None:
         destroy.make_filesystem(
-            paths, target, members, intents, type="xfs", uuid=FS, label="KRKN-data"
+            paths, target, volumes, type="xfs", uuid=FS, label="KRKN-data"
         )
 
     with pytest.raises(KrakenError, match="no intent record"):
         make_on(array)
-    for device, intent in zip(members, intents):
-        assert destroy.write_record(paths, device, intent, MEMBER)
-        assert not destroy.write_record(paths, device, intent, MEMBER)
+    for device, intent in volumes:
+        destroy.write_record(paths, device, intent, MEMBER)
+        destroy.write_record(paths, device, intent, MEMBER)
 
     for wrong in (
         replace(array, uuid=OTHER),
@@ -1043,9 +1120,35 @@ def test_filesystem_on_an_array_that_was_there(disk: Disk) -> None:
     assert not isinstance(content.look(node.path).content, Blank)
     make_on(array)
     assert content.look(node.path).content == Known("xfs", FS, "KRKN-data")
-    for device, intent in zip(members, intents):
-        assert destroy.erase_record(paths, device, intent, MEMBER)
+    for device, intent in volumes:
+        destroy.erase_record(paths, device, intent, MEMBER)
+    for one in (disk, other):
+        assert not any(one.get(MEMBER, 4096))
     assert isinstance(disk.look(), Known)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda disk: disk.put(8 * MIB, b"data"),
+        lambda disk: disk.put(disk.single, record.encode(disk.intent())),
+        lambda disk: disk.machine.disks[-1].write("md/array_state", "inactive"),
+        lambda disk: disk.machine.disks[-1].write("dev", "9:99"),
+    ],
+    ids=["data", "a record", "an array that does not run", "another array"],
+)
+def test_no_member_is_added(change: Act, disk: Disk) -> None:
+    prepare, act = READY["add_member"]
+    prepare(disk)
+    change(disk)
+    before = [one.digest() for one in disk.machine.disks]
+    command.STARTED.clear()
+    with pytest.raises(KrakenError) as caught:
+        act(disk)
+    refused = ("content-refused", "record-refused", "array-changed")
+    assert caught.value.trouble.kind in refused
+    assert "mdadm" not in command.STARTED
+    assert [one.digest() for one in disk.machine.disks] == before
 
 
 @pytest.mark.parametrize("offset", [256 << 10, 516 << 10])
@@ -1055,7 +1158,8 @@ def test_no_record_where_a_member_has_no_room(offset: int, disk: Disk) -> None:
     disk.put(4096, block)
     act = READY["write_record of a member"][1]
     if offset > MEMBER + 4095:
-        assert act(disk) is True
+        act(disk)
+        assert disk.get(MEMBER, 4096) == record.encode(array_intent(disk, disk))
     else:
         refused(disk, "content-refused", act)
 
@@ -1099,10 +1203,12 @@ class HalfArray:
             tuple(disk.name for disk in self.disks),
             "inactive",
         )
-        members = [disk.device for disk in self.disks]
+        volumes = [
+            (disk.device, intent) for disk, intent in zip(self.disks, self.records)
+        ]
         paths = self.array.machine.paths
         with pytest.raises(KrakenError) as caught:
-            destroy.stop_array(paths, array, members, self.records)
+            destroy.stop_array(paths, array, volumes)
         return caught.value.trouble.kind
 
 

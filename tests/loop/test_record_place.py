@@ -21,9 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.act import guard, make
+from cc_kraken.act import preconditions
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import HEAD, Geometry
+from cc_kraken.machine import md
 from cc_kraken.model import Extent, KrakenError, Record
 from cc_kraken.proof import places, record, rehearsal
 from tests import crafted
@@ -310,7 +311,7 @@ def metadata_end(size: int, level: int, disks: int, data_offset: int) -> int:
 
 @given(
     st.integers(1, 64 * 1024),
-    st.sampled_from(sorted(guard.LEVELS)),
+    st.sampled_from(sorted(preconditions.LEVELS)),
     st.integers(2, 128),
 )
 def test_mdadm_leaves_the_record(gib: int, level: int, disks: int) -> None:
@@ -324,13 +325,13 @@ def test_mdadm_leaves_the_record(gib: int, level: int, disks: int) -> None:
 
 
 def test_create_says_the_data_offset() -> None:
-    words = make.create_argv(
+    words = md.create_argv(
         ["/dev/a", "/dev/b"],
         node="/dev/md/KRKN-data",
-        size=GIB,
         uuid=UUID,
         level=1,
         name="KRKN-data",
+        data_offset=places.data_offset(GIB),
     )
     assert words == (
         "mdadm",
@@ -362,13 +363,13 @@ def test_create_says_the_data_offset() -> None:
 def test_create_asks_nothing_and_forces_nothing(
     level: int, bitmap: str | None, chunk: str | None
 ) -> None:
-    words = make.create_argv(
+    words = md.create_argv(
         ["/dev/a"] * 4,
         node="/dev/md/KRKN-data",
-        size=TIB,
         uuid=UUID,
         level=level,
         name="KRKN-data",
+        data_offset=places.data_offset(TIB),
     )
     assert [word for word in words if word.startswith("--bitmap")] == (
         [bitmap] if bitmap else []
@@ -384,7 +385,7 @@ def check_member(head: bytes) -> tuple[Extent, ...]:
     """A member that mdadm made (its first 12 KiB): superblock, bitmap,
     bad-block log and data leave the record alone.  Also for the virtual
     machines, where md runs."""
-    used = guard.md_extents(head)
+    used = record.md_extents(head)
     assert len(used) >= 2, "no md superblock of version 1.2"
     member = record.extent(record.MEMBER_PLACE)
     for extent in used:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import guard, release
+from cc_kraken.act import make, release
 from cc_kraken.machine.clock import Clock
 from tests.conftest import umount
 from tests.loop import test_run as whole
@@ -64,7 +64,7 @@ def test_what_is_mounted_where_we_do_not_see_it_is_not_given_back(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a mount namespace of a service: only the kernel knows."""
-    monkeypatch.setattr(guard, "BUSY_WAIT", 0.3)
+    monkeypatch.setattr(make, "BUSY_WAIT", 0.3)
     volume, device = ext4(machine)
     path = machine.path("inside")
     os.makedirs(path)
@@ -98,7 +98,7 @@ def test_a_partition_that_is_mounted_is_a_use_of_its_disk(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though no file here shows that it is a part of this disk."""
-    monkeypatch.setattr(guard, "BUSY_WAIT", 0.3)
+    monkeypatch.setattr(make, "BUSY_WAIT", 0.3)
     volume = machine.volume("data")
     table = b"label: gpt\n,512M\n"
     subprocess.run(["sfdisk", "-q", str(machine.file(volume))], input=table, check=True)

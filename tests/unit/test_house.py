@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Dict, Iterator, List, Set
 
@@ -108,3 +109,46 @@ def test_an_import_upwards_is_seen() -> None:
     (found,) = imports("def f():\n    from cc_kraken.boot.stage import run_stage\n")
     assert found == "boot.stage"
     assert FLOORS.index(floor(found)) < FLOORS.index(floor("machine.mountinfo"))
+
+
+WRITING = re.compile(
+    r"O_RDWR|O_WRONLY|pwritev?\b|write_text|write_bytes|"
+    r"\"[wax]b\"|, \"[wax]\"|\"[rw]\+b?\""
+)
+OPENED_TO_WRITE = {
+    "act.make": {"O_RDWR", "pwritev"},  # volumes, by Held
+    "act.lock": {"O_RDWR"},  # the lock of a run
+    "boot.enable": {'"xb"'},  # a file of cloud-init's configuration
+    "act.udev_rules": {'"wb"'},  # an event, in sysfs
+    "cli": {"O_WRONLY"},  # /dev/null
+    "proof.rehearsal": {"O_RDWR"},  # a sparse file
+    "machine.command": {"pwrite"},  # anonymous memory
+    "machine.files": {"O_WRONLY"},  # files, atomically
+    "machine.md": {"O_WRONLY"},  # the state of an array, in sysfs
+}
+
+
+def test_make_alone_opens_a_volume_to_write_to_it() -> None:
+    found = {
+        dotted(path): set(WRITING.findall(path.read_text()))
+        for path in MODULES
+        if WRITING.search(path.read_text())
+    }
+    assert found == OPENED_TO_WRITE
+
+
+#: Words of programs that write to a volume, and who may say them.
+PROGRAMS = {
+    r"\bcreate_argv\(": {"act.make", "machine.md"},
+    r"\bcommand_line\(": {"act.make", "proof.rehearsal"},
+    r'"--stop"|"--manage"': {"act.make"},
+    r'"--create"': {"machine.md"},  # in create_argv
+    r"--zero-superblock|blkdiscard|sgdisk": set(),
+    r'"wipefs", (?!"--no-act")': set(),
+}
+
+
+@pytest.mark.parametrize("words", PROGRAMS)
+def test_make_alone_runs_what_writes_to_a_volume(words: str) -> None:
+    found = {dotted(path) for path in MODULES if re.search(words, path.read_text())}
+    assert found == PROGRAMS[words]

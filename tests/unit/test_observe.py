@@ -17,7 +17,7 @@ from cc_kraken.decide import seen
 from cc_kraken.decide.world import World
 from cc_kraken.machine import mount_points
 from cc_kraken.model import KrakenError, Look, Section, Trouble, Unknown
-from cc_kraken.proof import content
+from cc_kraken.proof import directio
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 
@@ -33,10 +33,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def look(tree: Tree, *claims: object) -> World:
     observer = Observer(tree.paths, Section())
-    try:
-        return observer.look(w.ME, w.NODE, claims, {})  # type: ignore[arg-type]
-    finally:
-        observer.close()
+    return observer.look(w.ME, w.NODE, claims, {})  # type: ignore[arg-type]
 
 
 def test_disks_by_serial_and_twins_apart(tree: Tree) -> None:
@@ -212,14 +209,14 @@ def test_a_disk_that_answers_no_read_keeps_nobody_waiting(
 
     def hangs(path: str) -> Look:
         asked.append(path)
-        with content.reading(path):
+        with directio.reading(path):
             answer.wait()
         return found("at last")
 
     def slow() -> Look:
         # many reads, each of them answered
         for _ in range(10):
-            with content.reading("/dev/good"):
+            with directio.reading("/dev/good"):
                 time.sleep(0.05)
         return found("good")
 

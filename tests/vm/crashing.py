@@ -4,8 +4,9 @@
 with the ``section`` to run under, the class name of a ``step`` and ``when``:
 ``before``, ``after``, or ``inside`` with ``program`` and ``writes``: that
 program is killed as it begins that many writes to a block device, and the run
-dies with it.  Unless ``again`` is false, a whole run follows.  One JSON line
-for each point on standard output.
+dies with it.  ``before write`` and ``after write`` with ``function`` and ``writes``:
+at that write of this function of ``act/make.py``.  Unless ``again`` is false, a
+whole run follows.  One JSON line for each point on standard output.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from typing import Any, Callable, Dict, NoReturn, Sequence
 
 KILLED = 137
@@ -96,6 +98,37 @@ def cut(point: Dict[str, Any]) -> None:
         die()
 
     Executor._one = dying  # type: ignore[method-assign]
+    if point["function"]:
+        cut_at_write(point)
+
+
+def cut_at_write(point: Dict[str, Any]) -> None:
+    """Die at the write number ``writes`` of a function of ``make``, whichever volume
+    it is for: by ``Held.write``, ``Held.zero`` or ``run_on``, as its source says."""
+    from cc_kraken.act import make
+
+    counting, count = threading.Lock(), 0
+
+    def around(write: Callable[..., Any]) -> Callable[..., Any]:
+        def dying(*given: Any) -> Any:
+            nonlocal count
+            if sys._getframe(1).f_code.co_name != point["function"]:
+                return write(*given)
+            with counting:
+                count += 1
+                here = count == point["writes"]
+            if here and point["when"] == "before write":
+                die()
+            result = write(*given)
+            if here:
+                die()
+            return result
+
+        return dying
+
+    make.Held.write = around(make.Held.write)  # type: ignore[method-assign]
+    make.Held.zero = around(make.Held.zero)  # type: ignore[method-assign]
+    make.run_on = around(make.run_on)
 
 
 def die() -> NoReturn:

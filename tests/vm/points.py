@@ -1,8 +1,8 @@
-"""The points at which a run is cut off: before and after every step, and inside
-the long ones.
+"""The points at which a run is cut off: before and after every step, before and
+after every write of ``act/make.py``, and inside the long programs.
 
-They come from ``steps.CHANGES``; ``tests/unit/test_points.py`` fails when a step
-has none.  Each is played by ``tests/vm/test_crash.py``.
+``tests/unit/test_points.py`` fails when a step (``steps.CHANGES``) or a place in
+``make`` that writes has none.  Each is played by ``tests/vm/test_crash.py``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Point:
     ``disks``: members of a mirror, or one volume.  ``past``: shell lines that
     give them one (see ``SHELL`` of test_arrays); with ``keeps`` there is a
     file.  ``least``: MiB that its filesystem has in the end.  ``first``: another
-    cut before this one, on the same set.
+    cut before this one, on the same set.  ``function``: of ``act/make.py``; its
+    write number ``writes`` is meant (``before write``, ``after write``).
     """
 
     step: str
@@ -42,6 +43,7 @@ class Point:
     level: int = 1
     kind: str = "ext4"
     program: str = ""
+    function: str = ""
     writes: int = 0
     past: str = ""
     keeps: bool = False
@@ -58,7 +60,8 @@ class Point:
         return f"data{self.number}"
 
     def __str__(self) -> str:
-        where = f" at write {self.writes} of {self.program}" if self.program else ""
+        whose = self.program or self.function
+        where = f" at write {self.writes} of {whose}" if whose else ""
         shape = f"RAID {self.level}" if self.disks > 1 else "single"
         after = f", after {self.first.when} {self.first.step}" if self.first else ""
         return f"{self.when} {self.step}{where} ({shape}, {self.kind}{after})"
@@ -69,6 +72,7 @@ class Point:
             "step": self.step,
             "when": self.when,
             "program": self.program,
+            "function": self.function,
             "writes": self.writes,
         }
 
@@ -81,6 +85,14 @@ def inside(program: str, writes: int, **more: Any) -> Point:
 
 def both(step: str, **more: Any) -> list[Point]:
     return [Point(step, when, **more) for when in ("before", "after")]
+
+
+def write(step: str, function: str, number: int = 1, **more: Any) -> list[Point]:
+    """Before and after this write of a function of ``act/make.py``."""
+    return [
+        Point(step, f"{when} write", function=function, writes=number, **more)
+        for when in ("before", "after")
+    ]
 
 
 def half(writes: int = 3) -> Point:
@@ -103,6 +115,25 @@ POINTS: list[Point] = [
     *both("CheckFilesystem", disks=1, past=ERRORS, keeps=True),
     *both("GrowArray", past=SMALL_ARRAY, keeps=True, least=FULL),
     *both("GrowFilesystem", disks=1, past=SMALL, keeps=True, least=FULL),
+    *write("WriteRecords", "write_record", 1),
+    *write("WriteRecords", "write_record", 2),
+    *write("CreateArray", "create_array"),
+    *write("AddMember", "add_member", past=FAILED, keeps=True),
+    *write("StopArray", "stop_array", first=half()),
+    *write("ZeroSuperblocks", "zero_superblock", 1, first=half()),
+    *write("ZeroSuperblocks", "zero_superblock", 2, first=half()),
+    *write("MakeFilesystem", "make_filesystem", disks=1, kind="xfs"),
+    *write(
+        "MakeFilesystem",
+        "_make_room",
+        disks=1,
+        kind="xfs",
+        first=inside("mkfs.xfs", 12, disks=1),
+    ),
+    *write("EraseRecords", "erase_record", 1),
+    *write("EraseRecords", "erase_record", 2),
+    *write("Wipe", "wipe", 1, disks=1, past=JUNK),
+    *write("Wipe", "wipe", 2, disks=1, past=JUNK),
     *(inside("mdadm", writes) for writes in (1, 2, 3, 4)),
     *(inside("mkfs.ext4", writes, disks=1) for writes in (2, 12)),
     *(inside("mkfs.xfs", writes, disks=1) for writes in (2, 12)),

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List
 
 import pytest
 
-from cc_kraken.act import release
+from cc_kraken.act import refusals, release
 from cc_kraken.act.report import FAILED
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide.steps import Detach
@@ -127,13 +127,12 @@ def test_while_it_waits_for_the_rest_it_asks_once(
         return attach(self, volume, instance, name)
 
     monkeypatch.setattr(Ec2, "attach", late)
+
     # The kernel knows of a use that no file of /proc and /sys shows.
-    refuse = release.guard.in_use
-
     def busy(paths: Any, device: Any, **kwargs: Any) -> Any:
-        raise refuse(device, "the kernel says that it is busy")
+        raise refusals.in_use(device, "the kernel says that it is busy")
 
-    monkeypatch.setattr(release.guard, "check_unused", busy)
+    monkeypatch.setattr(release.preconditions, "check_unused", busy)
     assert scene.run(300) == FAILED
     assert scene.error()["kind"] == "holder-predecessor"
     assert scene.calls["DetachVolume"] == 0

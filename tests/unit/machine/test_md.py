@@ -202,16 +202,6 @@ def test_incomplete_that_fails(tree: Tree, mdadm: MagicMock) -> None:
     assert caught.value.trouble.kind == "assemble-failed"
 
 
-def test_add_member(tree: Tree, mdadm: MagicMock) -> None:
-    tree.array("md127", ["nvme1n1"])
-    (array,) = arrays.scan(tree.paths)
-    arrays.add_member(array, "/dev/nvme2n1")
-    assert asked(mdadm) == [["mdadm", "--manage", array.path, "--add", "/dev/nvme2n1"]]
-    mdadm.return_value = ended(1)
-    with pytest.raises(KrakenError, match="adding /dev/nvme2n1"):
-        arrays.add_member(array, "/dev/nvme2n1")
-
-
 def test_start_degraded(tree: Tree) -> None:
     directory = tree.array("md127", ["nvme1n1"], state="inactive", level="raid1")
     arrays.start_degraded(tree.paths, "md127")

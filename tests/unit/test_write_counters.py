@@ -9,6 +9,7 @@ from typing import Callable
 
 import pytest
 
+from cc_kraken import model
 from cc_kraken.machine import sysfs
 from cc_kraken.proof import write_counters
 
@@ -46,7 +47,7 @@ def sys_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return there
 
 
-def testimony() -> write_counters.Testimony | None:
+def testimony() -> model.Testimony | None:
     fd = os.open("/dev/null", os.O_RDONLY)
     try:
         return write_counters.testimony(fd)

@@ -1,0 +1,255 @@
+"""What must hold before a byte of a volume is changed: plain questions.
+
+Each check raises KrakenError and writes nothing.  The first ones ask the machine
+(sysfs, never what an earlier look said), the others compare what is asked for with
+itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Optional, Sequence, Tuple
+
+from cc_kraken.act import refusals
+from cc_kraken.machine import devices, md, sysfs
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Array, Device, Known, Layer, Look, MdSuperblock, Record
+from cc_kraken.proof import content
+from cc_kraken.proof import record as records_module
+from cc_kraken.proof.record import MEMBER_PLACE
+from cc_kraken.proof.superblock import MD_MEMBER
+
+Pairs = Sequence[Tuple[Device, Record]]
+"""The volumes of a set, each with its intent record."""
+
+#: Members that a level needs at least.
+LEVELS = {0: 2, 1: 2, 5: 3, 6: 4, 10: 2}
+
+_ARRAY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,26}")
+_SPARE = 0xFFFF
+
+
+# ------------------------------------------------------------- the machine now
+
+
+def check_serial(paths: Paths, device: Device) -> None:
+    """The name is still that of this volume, and the number, too."""
+    found = devices.serial_of(paths, device.name)
+    number = sysfs_number(paths, device)
+    if found != device.volume_id or number != device.devno:
+        raise refusals.changed(
+            device,
+            f"is {found or 'no EBS volume'} now ({number})",
+            f"It was {device.volume_id} ({device.devno})",
+        )
+
+
+def sysfs_number(paths: Paths, target: Layer) -> str:
+    return sysfs.attribute(paths.sys, "block", target.name, "dev") or "absent"
+
+
+def check_unused(paths: Paths, device: Device, *, partitions: bool = False) -> None:
+    """Nothing mounts it, swaps on it or holds it, and no other disk has its
+    serial.  ``partitions``: it may have some, unused."""
+    found = devices.of_volume(paths, device.volume_id)
+    if len(found) > 1:
+        names = ", ".join(twin.path for twin in found)
+        raise refusals.changed(
+            device, f"has twins: {names}", "Only one disk may have this serial"
+        )
+    now = found[0] if found else None
+    if now is None or (now.name, now.devno) != (device.name, device.devno):
+        raise refusals.changed(
+            device, "is gone, or has another number", f"Its number was {device.devno}"
+        )
+    uses = [f"mounted at {path}" for path in now.mounted]
+    uses += [f"held by {holder}" for holder in now.holders]
+    uses += ["swap"] if now.swap else []
+    if not partitions:
+        uses += [f"partitioned ({name})" for name in now.partitions]
+    if uses:
+        raise refusals.in_use(device, ", ".join(uses))
+
+
+def check_array(
+    paths: Paths,
+    array: Array,
+    members: Optional[Sequence[Device]] = None,
+    *,
+    used: bool = False,
+) -> None:
+    """The array runs, as it was seen, on (some of) these members only, and is
+    not mounted (unless ``used``: a member can be added at any time)."""
+    now = _array_now(paths, array)
+    if not now.running:
+        raise refusals.array_changed(array, "it does not run any more")
+    if now.uuid and not same_uuid(now.uuid, array.uuid):
+        raise refusals.array_changed(array, f"its UUID is {now.uuid}")
+    if now.mounted and not used:
+        raise refusals.in_use(array, f"mounted at {', '.join(now.mounted)}")
+    if members is None:
+        return
+    _check_members(array, now, members)
+    for device in members:
+        if device.name not in now.members:
+            continue
+        block = content.superblock(device.path)
+        if block is None or not same_uuid(block.uuid, array.uuid):
+            raise refusals.array_changed(array, f"{device.path} is not a member of it")
+
+
+def check_array_unused(paths: Paths, array: Array, members: Sequence[Device]) -> Array:
+    """The array as it is now: of these members only, and not mounted."""
+    now = _array_now(paths, array)
+    if now.mounted:
+        raise refusals.in_use(array, f"mounted at {', '.join(now.mounted)}")
+    _check_members(array, now, members)
+    return now
+
+
+def _array_now(paths: Paths, array: Array) -> Array:
+    for now in md.scan(paths):
+        if (now.name, now.devno) == (array.name, array.devno):
+            return now
+    raise refusals.array_changed(array, "it is gone")
+
+
+def _check_members(array: Array, now: Array, members: Sequence[Device]) -> None:
+    if not now.members or not set(now.members) <= {one.name for one in members}:
+        raise refusals.array_changed(array, f"its members are {', '.join(now.members)}")
+
+
+# ------------------------------------------------------------ what is asked for
+
+
+def encode(record: Record) -> bytes:
+    try:
+        return records_module.encode(record)
+    except ValueError as error:
+        raise refusals.unfit_record(error) from error
+
+
+def place_of(target: Layer, record: Record) -> int:
+    member, single = records_module.places(target.size)
+    return member if record.array_uuid else single
+
+
+def check_place(device: Device, record: Record, place: int) -> None:
+    if record.volume_id != device.volume_id:
+        raise refusals.record(device, f"a record for {record.volume_id}", "its own one")
+    known = place in records_module.places(device.size)
+    if place < 0 or not (known or records_module.is_former_place(device.size, place)):
+        raise ValueError(f"no place of a record on {device.path}: {place}")
+
+
+def check_new_array(device: Device, record: Record) -> None:
+    """The record of this volume speaks of an array that we create."""
+    check_place(device, record, MEMBER_PLACE)
+    if not record.array_uuid or record.level not in LEVELS:
+        raise refusals.wrong_record(device, record, "a new array")
+
+
+def check_request(volumes: Pairs, uuid: str, level: int, name: str) -> None:
+    """Does all that is asked for a new array agree with itself?"""
+    ids = [device.volume_id for device, _ in volumes]
+    wrong = ""
+    if level not in LEVELS or len(ids) < LEVELS[level]:
+        wrong = f"RAID {level} cannot consist of {len(ids)} volumes"
+    elif not _ARRAY_NAME.fullmatch(name):
+        wrong = f"mdadm does not take the name {name!r}"
+    elif len(set(ids)) != len(ids):
+        wrong = "one volume is named twice"
+    elif len({device.size for device, _ in volumes}) != 1:
+        wrong = "the volumes differ in size"
+    elif min(device.size for device, _ in volumes) < records_module.SMALLEST:
+        wrong = "the volumes have less than 1 GiB"
+    elif len({record.identity for _, record in volumes}) != 1 or any(
+        record.volume_id != device.volume_id
+        or not same_uuid(record.array_uuid, uuid)
+        or (record.level, record.members) != (level, len(ids))
+        for device, record in volumes
+    ):
+        wrong = "their intent records are not those of this very array"
+    if wrong:
+        raise refusals.array(uuid, ids, wrong)
+
+
+def check_intent(target: Layer, volumes: Pairs, kind: str, uuid: str) -> None:
+    """Do all records speak of this very filesystem on this very target?"""
+    names = {device.name for device, _ in volumes}
+    right, array_uuid = names == {target.name}, ""
+    if isinstance(target, Array):
+        right, array_uuid = names >= set(target.members), target.uuid
+    if not volumes or not right:
+        raise ValueError(f"{target.path} does not consist of {sorted(names)}")
+    where = f" on array {array_uuid}" if array_uuid else ""
+    for device, record in volumes:
+        check_place(device, record, place_of(device, record))
+        meant = (record.fs_type, record.fs_uuid) == (kind, uuid)
+        if not meant or not same_uuid(record.array_uuid, array_uuid):
+            raise refusals.wrong_record(device, record, f"{kind} {uuid}{where}")
+    _check_one_set(volumes)
+
+
+def check_stop(array: Array, volumes: Pairs) -> None:
+    """Do all records speak of the creation of this very array?"""
+    uuid = array.uuid or volumes[0][1].array_uuid
+    for device, record in volumes:
+        check_new_array(device, record)
+        if not same_uuid(record.array_uuid, uuid) or record.members != len(volumes):
+            meant = f"array {uuid} of {len(volumes)} volumes"
+            raise refusals.wrong_record(device, record, meant)
+    _check_one_set(volumes)
+
+
+def _check_one_set(volumes: Pairs) -> None:
+    if len({record.identity for _, record in volumes}) != 1:
+        raise refusals.record(
+            volumes[0][0],
+            "an intent record of another set than the other volumes",
+            "one of the same set",
+        )
+
+
+# ------------------------------------------------------------------------- md
+
+
+def wrong_member(
+    members: Sequence[Device],
+    blocks: Sequence[Optional[MdSuperblock]],
+    uuid: str,
+    level: int,
+) -> str:
+    """What is wrong with the superblocks of a new array, "" for nothing."""
+    for index, (device, block) in enumerate(zip(members, blocks)):
+        if block is None or not same_uuid(block.uuid, uuid):
+            return f"{device.path} has no superblock of it"
+        if (block.level, block.raid_disks) != (level, len(members)):
+            return f"{device.path} says RAID {block.level} of {block.raid_disks}"
+        roles = [index]
+        if level == 5 and index == len(members) - 1:
+            # mdadm makes the last one a spare that is rebuilt at once.
+            roles.append(_SPARE)
+        if block.role not in roles:
+            return f"{device.path} has the role {block.role}"
+    return ""
+
+
+def is_member(look: Look, uuid: str) -> bool:
+    shown = look.content
+    return (
+        isinstance(shown, Known)
+        and shown.type == MD_MEMBER
+        and shown.superblock is not None
+        and shown.superblock.minor == 2
+        and same_uuid(shown.superblock.uuid, uuid)
+    )
+
+
+def same_uuid(one: str, other: str) -> bool:
+    """Equal whatever the punctuation (mdadm groups by eight)."""
+    return digits(one) == digits(other)
+
+
+def digits(uuid: str) -> str:
+    return uuid.replace(":", "").replace("-", "").lower()

@@ -1,0 +1,225 @@
+"""What a person reads when a byte is not written, or was not written well.
+
+One home for the troubles of the destroying path: each in whole sentences.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Sequence
+
+from cc_kraken.model import (
+    Array,
+    Blank,
+    Content,
+    Device,
+    HalfMade,
+    Known,
+    KrakenError,
+    Layer,
+    Record,
+    Trouble,
+)
+from cc_kraken.proof import record as record_block
+
+_OVERWRITE = (
+    "Nothing was written. Look at the volume by hand. To give its content up, use "
+    "overwrite."
+)
+
+
+def _error(
+    kind: str, found: str, expected: str, remedy: str, waits: bool = False
+) -> KrakenError:
+    return KrakenError(Trouble(kind, found, expected, remedy, waits))
+
+
+def title(target: Layer) -> str:
+    array = f"array {target.uuid}" if isinstance(target, Array) else ""
+    return f"{target.path} ({target.volume_id or array})"
+
+
+def changed(target: Layer, found: str, expected: str) -> KrakenError:
+    """``found`` goes on after its name: "has 512 bytes"."""
+    return _error(
+        "device-changed",
+        f"{title(target)} {found}.",
+        f"{expected}.",
+        "Nothing was written. Run again: devices are looked up afresh.",
+    )
+
+
+def in_use(target: Layer, how: str) -> KrakenError:
+    return _error(
+        "device-in-use",
+        f"{title(target)} is in use: {how}.",
+        "Nothing may use it.",
+        "Nothing was written. Stop what uses it, and run again.",
+    )
+
+
+def cannot_open(target: Layer, error: OSError) -> KrakenError:
+    if error.errno == errno.EBUSY:
+        return in_use(target, "the kernel says that it is busy")
+    if error.errno == errno.ENOTBLK:
+        return changed(target, "is no block device now", "It was a disk")
+    return _error(
+        "device-missing",
+        f"{title(target)} cannot be opened ({os.strerror(error.errno or 0)}).",
+        "It was there a moment ago.",
+        "Nothing was written. See whether its volume is still attached.",
+    )
+
+
+def locked(path: str) -> KrakenError:
+    return _error(
+        "device-locked",
+        f"Another process holds the lock of {path}.",
+        "The run needs this lock (flock) before it writes.",
+        f"See who holds it: lsof {path}.",
+        waits=True,
+    )
+
+
+def read_only(device: Device) -> KrakenError:
+    return _error(
+        "device-read-only",
+        f"{title(device)} is read-only.",
+        "The run has to write to it.",
+        "See why the kernel set it so (blockdev --getro, its log).",
+    )
+
+
+def io_error(target: Layer, error: OSError) -> KrakenError:
+    return _error(
+        "write-failed",
+        f"{title(target)} failed: {error.strerror or error}.",
+        "It must take reads and writes.",
+        "See the kernel's log, and the state of the volume in EC2. It may be "
+        "failing, or detached. Run again.",
+    )
+
+
+def lost(target: Layer, start: int) -> KrakenError:
+    return _error(
+        "write-failed",
+        f"{title(target)} does not return what was written at byte {start}.",
+        "It must return the same bytes.",
+        "See the kernel's log. The volume may be failing.",
+    )
+
+
+def content(target: Layer, shown: Content, expected: str) -> KrakenError:
+    return _error(
+        "content-refused",
+        f"{title(target)} holds {tell(shown)}.",
+        f"{expected}.",
+        _OVERWRITE,
+    )
+
+
+def not_blank(target: Layer, shown: Content) -> KrakenError:
+    return content(target, shown, "It must hold nothing but zeros")
+
+
+def record(target: Layer, found: str, expected: str) -> KrakenError:
+    """``found`` and ``expected`` go on after "has": "no intent record"."""
+    return _error(
+        "record-refused",
+        f"{title(target)} has {found}.",
+        f"It must have {expected}.",
+        _OVERWRITE,
+    )
+
+
+def wrong_record(device: Device, found: Record, expected: str) -> KrakenError:
+    """The record is whole, and for something else."""
+    meant = f"{found.fs_type or 'no filesystem'} {found.fs_uuid}".rstrip()
+    if found.array_uuid:
+        meant = f"array {found.array_uuid} of {found.members} volumes, with {meant}"
+    return record(device, f"an intent record for {meant}", f"one for {expected}")
+
+
+def record_present(target: Layer) -> KrakenError:
+    return _error(
+        "record-present",
+        f"{title(target)} has an intent record: it may be half made.",
+        "Only a whole filesystem is mounted.",
+        "Nothing was mounted. Run again: it is looked at afresh.",
+    )
+
+
+def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError:
+    return _error(
+        "content-changed",
+        f"{title(target)} holds {tell(shown)} now.",
+        f"It held {expected} before.",
+        "Nothing was mounted. Run again: the new content is looked at afresh.",
+    )
+
+
+def unfit_record(error: ValueError) -> KrakenError:
+    return _error(
+        "record-refused",
+        f"An intent record cannot be written: {error}.",
+        "Its UUIDs must be in lower case.",
+        "This is a fault of cc_kraken: please report it.",
+    )
+
+
+def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
+    return _error(
+        "array-refused",
+        f"The array {uuid} of {', '.join(volumes)} is not created: {wrong}.",
+        "An array needs equal blank volumes with the same intent record.",
+        "Nothing was written. Correct the tags of the set.",
+    )
+
+
+def array_changed(array: Array, found: str) -> KrakenError:
+    return _error(
+        "array-changed",
+        f"{title(array)} is not as it was seen: {found}.",
+        f"It was the array of {', '.join(array.members)}.",
+        "Nothing was written. Run again: arrays are looked up afresh.",
+    )
+
+
+def made_otherwise(path: str, shown: Content, expected: str) -> KrakenError:
+    return _error(
+        "made-otherwise",
+        f"{path} holds {tell(shown)} after the step.",
+        f"The step was to leave {expected}.",
+        "See the kernel's log for I/O errors. Run again.",
+    )
+
+
+def wrong_members(uuid: str, wrong: str, paths: Sequence[str]) -> KrakenError:
+    return _error(
+        "made-otherwise",
+        f"mdadm reported success, but {wrong}.",
+        f"The superblocks of array {uuid} must lie on {', '.join(paths)}, in "
+        "this order.",
+        "Compare mdadm --examine of the members. Run again.",
+    )
+
+
+def tell(shown: Content) -> str:
+    if isinstance(shown, Blank):
+        return "zeros"
+    if isinstance(shown, HalfMade):
+        return "something that we half made"
+    if isinstance(shown, Known):
+        return f"{shown.type} {shown.uuid}".rstrip()
+    where = "" if shown.offset is None else f" at byte {shown.offset}"
+    return f"unknown content ({shown.reason.rstrip('.')}{where})"
+
+
+def tell_block(block: bytes) -> str:
+    """What lies in the place of a record."""
+    if not any(block):
+        return "no intent record"
+    if record_block.decode(block) is not None:
+        return "another intent record"
+    return "unknown bytes where the record belongs"
