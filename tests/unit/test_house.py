@@ -123,8 +123,7 @@ OPENED_TO_WRITE = {
     "cli": {"O_WRONLY"},  # /dev/null
     "proof.rehearsal": {"O_RDWR"},  # a sparse file
     "machine.command": {"pwrite"},  # anonymous memory
-    "machine.files": {"O_WRONLY"},  # files, atomically
-    "machine.md": {"O_WRONLY"},  # the state of an array, in sysfs
+    "machine.md": {'"r+b"'},  # the state of an array, in sysfs
 }
 
 
