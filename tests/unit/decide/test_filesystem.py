@@ -54,6 +54,10 @@ REFUSED_CONTENT = {
         w.look(HalfMade(), dataclasses.replace(RECORD, identity="0" * 64)),
         "record-foreign",
     ),
+    "half made by an older run, and enlarged since": (
+        dataclasses.replace(w.look(HalfMade(), RECORD), moved=1 << 20),
+        "record-unusable",
+    ),
     "data beside the record": (
         w.look(Unknown("data", 1 << 20), RECORD),
         "record-unusable",
