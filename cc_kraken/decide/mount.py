@@ -8,6 +8,7 @@ from cc_kraken.decide import copies, fstab_line, owner, seen
 from cc_kraken.decide.case import Case, Noticed, Target
 from cc_kraken.decide.plan import ASSEMBLED, ATTACHED, PLANNED, Plan, Stop, stopped
 from cc_kraken.decide.steps import (
+    MOUNT,
     CheckFilesystem,
     MakeDirectory,
     MakeFilesystem,
@@ -27,34 +28,22 @@ def plan(
     known: Optional[Known],
 ) -> Plan:
     """``steps`` lead to the filesystem ``known``, which is mounted then."""
-    path = case.wanted.mount_path
+    path, state = case.wanted.mount_path, PLANNED
     outcomes = []
-    state = PLANNED
     if path is None or known is None or case.wanted.fs_type is None:
         state = ASSEMBLED if target.array_uuid else ATTACHED
     else:
         copies.check(case, known.uuid, target.array_uuid)
         fresh = any(isinstance(step, MakeFilesystem) for step in steps)
         parent = _parent_to_come(case, path)
-        if parent is None:
+        if parent is not None:
+            steps = _before_parent(case, path, parent, [] if fresh else steps)
+            outcomes = [f"mounted at {path} after {parent.name}"]
+        else:
             _check_path(case, noticed, path, fresh)
             steps = [*steps, *_steps(case, target, known, path, fresh)]
             if owner.is_wanted(case) and not fresh:
                 outcomes = ["its owner is set where the root is as mkfs left it"]
-        else:
-            _check_parent(case, path, parent)
-            # What a new filesystem would hide can be seen only then.
-            steps = [] if fresh else [one for one in steps if one.phase != "mount"]
-            outcomes = [f"mounted at {path} after {parent.name}"]
-            if not steps:
-                raise stopped(
-                    "parent-not-mounted",
-                    f"{path} lies below the mount path of the set {parent.name}, "
-                    "which is not mounted yet.",
-                    f"The set {parent.name} must be mounted first.",
-                    f"See what {parent.name} waits for (cc-kraken status).",
-                    waits=True,
-                )
     return Plan(
         case.name,
         state,
@@ -111,9 +100,13 @@ def _parent_to_come(case: Case, path: str) -> Optional[Claim]:
     return None
 
 
-def _check_parent(case: Case, path: str, parent: Claim) -> None:
-    """It is mounted before the next reboot, and has not failed."""
+def _before_parent(
+    case: Case, path: str, parent: Claim, steps: Sequence[Step]
+) -> List[Step]:
+    """What may be done before ``parent`` is mounted.  Of a new filesystem nothing:
+    only then can be seen what it would hide."""
     below = f"{path} lies below the mount path of the set {parent.name}, which"
+    first = f"The set {parent.name} must be mounted first."
     volumes = frozenset(volume.id for volume in parent.volumes)
     for mounted in case.world.mounts_of(volumes):
         if mounted.mount.path != parent.wanted.mount_path:
@@ -124,12 +117,14 @@ def _check_parent(case: Case, path: str, parent: Claim) -> None:
                 f"Reboot: {parent.name} moves, then {case.name} is mounted.",
             )
     if parent.name in case.world.failed:
-        raise stopped(
-            "parent-failed",
-            f"{below} has failed.",
-            f"The set {parent.name} must be mounted first.",
-            f"Correct {parent.name}, or choose another MountPath.",
-        )
+        remedy = f"Correct {parent.name}, or choose another MountPath."
+        raise stopped("parent-failed", f"{below} has failed.", first, remedy)
+    before = [step for step in steps if step.phase != MOUNT]
+    if not before:
+        remedy = f"See what {parent.name} waits for (cc-kraken status)."
+        found = f"{below} is not mounted yet."
+        raise stopped("parent-not-mounted", found, first, remedy, waits=True)
+    return before
 
 
 def _check_path(case: Case, noticed: Noticed, path: str, fresh: bool) -> None:

@@ -33,15 +33,14 @@ DEVICES = {
     "device-size": device_case(size=w.GIB - 512),
     "device-swap": device_case(swap=True),
     "device-held": device_case(holders=("dm-0",)),
-    "device-duplicate": dataclasses.replace(
-        w.world(1, looks={1: w.blank()}),
-        duplicates={w.volume_id(1): ("nvme1n1", "nvme7n1")},
+    "device-duplicate": w.world(
+        1, looks={1: w.blank()}, duplicates={w.volume_id(1): ("nvme1n1", "nvme7n1")}
     ),
-    "system-volume": dataclasses.replace(
-        w.world(1, looks={1: w.blank()}), system_volumes=frozenset({w.volume_id(1)})
+    "system-volume": w.world(
+        1, looks={1: w.blank()}, system_volumes=frozenset({w.volume_id(1)})
     ),
-    "program-missing": dataclasses.replace(
-        w.world(1, looks={1: w.blank()}), missing_programs=frozenset({"mkfs.ext4"})
+    "program-missing": w.world(
+        1, looks={1: w.blank()}, missing_programs=frozenset({"mkfs.ext4"})
     ),
 }
 

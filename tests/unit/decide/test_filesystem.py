@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Optional
 
 import pytest
 
 from cc_kraken.decide.plan import FAILED
 from cc_kraken.decide.steps import MakeFilesystem
-from cc_kraken.model import HalfMade, Known, Look, Trouble, Unknown
+from cc_kraken.model import HalfMade, Known, Look, Record, Trouble, Unknown
 from tests.unit import worlds as w
 from tests.unit.decide.cases import (
     FS,
-    LOG,
     OVERWRITE,
     RECORD,
     decide,
@@ -25,24 +25,23 @@ from tests.unit.decide.cases import (
     shown,
 )
 
-
-def test_a_blank_volume_gets_record_filesystem_and_mount_in_this_order() -> None:
-    plan = shown(w.blank())
-    assert names(plan.steps) == [
-        "WriteRecords",
-        "MakeFilesystem",
-        "EraseRecords",
-        "MakeDirectory",
-        "WriteFstab",
-        "MountFilesystem",
-    ]
+MOUNT = ["MakeDirectory", "WriteFstab", "MountFilesystem"]
+MAKE = ["MakeFilesystem", "EraseRecords", *MOUNT]
+WAY = {
+    "a blank volume": (w.blank(), ["WriteRecords", *MAKE]),
+    "blank, with our record": (dataclasses.replace(w.blank(), record=RECORD), MAKE),
+    "a half-made filesystem of ours": (w.look(HalfMade(), RECORD), MAKE),
+    "the wanted filesystem": (w.look(Known("ext4", FS, "KRKN-log")), MOUNT),
+}
 
 
-def test_a_known_filesystem_is_used_as_it_is() -> None:
-    looks = {1: w.look(Known("ext4", FS, "KRKN-log"))}
-    plan = decide(LOG, w.world(1, looks=looks))
-    assert names(plan.steps) == ["MakeDirectory", "WriteFstab", "MountFilesystem"]
-    assert plan.steps[-1].uuid == FS  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", WAY)
+def test_the_way_to_the_wanted_filesystem(name: str) -> None:
+    look, expected = WAY[name]
+    plan = shown(look)
+    assert names(plan.steps) == expected
+    if isinstance(look.content, Known):
+        assert plan.steps[-1].uuid == FS  # type: ignore[attr-defined]
 
 
 REFUSED_CONTENT = {
@@ -54,6 +53,10 @@ REFUSED_CONTENT = {
     "a record of another set": (
         w.look(HalfMade(), dataclasses.replace(RECORD, identity="0" * 64)),
         "record-foreign",
+    ),
+    "half made by an older run, and enlarged since": (
+        dataclasses.replace(w.look(HalfMade(), RECORD), moved=1 << 20),
+        "record-unusable",
     ),
     "data beside the record": (
         w.look(Unknown("data", 1 << 20), RECORD),
@@ -73,42 +76,21 @@ def test_content_that_is_refused(name: str) -> None:
     assert (plan.steps, plan.state, kind(plan)) == ((), FAILED, expected)
 
 
-def test_a_half_made_filesystem_of_ours_is_made_anew() -> None:
-    plan = shown(w.look(HalfMade(), RECORD))
-    assert names(plan.steps)[:2] == ["MakeFilesystem", "EraseRecords"]
-
-
-def test_a_record_on_blank_goes_on_without_a_second_one() -> None:
-    look = dataclasses.replace(w.blank(), record=RECORD)
-    plan = shown(look)
-    assert names(plan.steps)[:2] == ["MakeFilesystem", "EraseRecords"]
-
-
 def test_a_copy_of_a_snapshot_is_never_formatted() -> None:
     volume = dataclasses.replace(w.attached(1), origin="snap-1")
     plan = decide(w.claim(w.single(), volume), w.world(1, looks={1: w.blank()}))
     assert (plan.steps, kind(plan)) == ((), "snapshot-blank")
 
 
-def test_overwrite_permits_exactly_that_content() -> None:
-    look = w.look(Unknown("data", 512), mark="abc")
-    for given, expected in (("abc", OVERWRITE), ("abd", [])):
-        wanted = w.single(overwrite={w.volume_id(1): given})
-        plan = decide(w.claim(wanted, w.attached(1)), w.world(1, looks={1: look}))
+@pytest.mark.parametrize("record", [None, RECORD])
+def test_overwrite_permits_exactly_that_content(record: Optional[Record]) -> None:
+    """With a record beside it, too: nothing of an older overwrite is resumed."""
+    look = w.look(Unknown("data", 512), record, mark="abc")
+    for given, expected in (("abc", OVERWRITE), ("abd", []), ("", [])):
+        plan = shown(look, overwrite={w.volume_id(1): given})
         assert names(plan.steps)[:4] == expected
-
-
-def test_what_is_left_of_an_overwrite_asks_for_a_new_fingerprint() -> None:
-    """Nothing is resumed; named once more, it is given up with its record."""
-    look = w.look(Unknown("data", 512), RECORD, mark="abc")
-    claim = LOG
-    plan = decide(claim, w.world(1, looks={1: look}))
-    assert (plan.steps, kind(plan)) == ((), "record-unusable")
-    assert plan.trouble is not None
-    assert f"overwrite: {{{w.volume_id(1)}: abc}}" in plan.trouble.remedy
-    claim = w.claim(w.single(overwrite={w.volume_id(1): "abc"}), w.attached(1))
-    plan = decide(claim, w.world(1, looks={1: look}))
-    assert names(plan.steps)[:4] == OVERWRITE
+        assert (kind(plan) is None) == bool(expected)
+    assert f"overwrite: {{{w.volume_id(1)}: abc}}" in str(plan.trouble)
 
 
 def test_where_no_fixed_place_tells_the_way_to_a_fingerprint_is_named() -> None:
