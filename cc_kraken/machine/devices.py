@@ -11,16 +11,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import (
-    Container,
-    Dict,
-    FrozenSet,
-    List,
-    Mapping,
-    Optional,
-    Set,
-    Tuple,
-)
+from typing import Container, Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
 
 from cc_kraken.machine import mountinfo, sysfs
 from cc_kraken.machine.paths import Paths

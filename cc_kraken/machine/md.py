@@ -29,7 +29,6 @@ STARTS, POLL = 30.0, 0.1
 CHUNK = 512
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
-_HASH_LENGTH = 5
 
 
 def scan(paths: Paths) -> Tuple[Array, ...]:
@@ -65,8 +64,10 @@ def array_name(set_name: str) -> str:
 
 
 def _told_apart(name: str, by: str) -> str:
-    """The name with a few letters that ``by`` makes."""
-    return f"{name[: NAME_MAX - _HASH_LENGTH - 1]}-{_letters(by)}"
+    """The name with five letters that ``by`` makes."""
+    digest = hashlib.sha256(by.encode("utf-8", "surrogateescape")).digest()
+    letters = "".join(chr(ord("a") + byte % 26) for byte in digest[:5])
+    return f"{name[: NAME_MAX - 6]}-{letters}"
 
 
 def node(paths: Paths, name: str, uuid: str, members: Iterable[str]) -> str:
@@ -123,16 +124,9 @@ def assemble(
         _gather(paths, uuid, members)
         return
     # Without a timeout: it writes the members' superblocks.
-    finished = command.run(
-        [
-            "mdadm",
-            "--assemble",
-            node(paths, name, uuid, members),
-            f"--uuid={mdadm_uuid(uuid)}",
-            *members,
-        ],
-        timeout=None,
-    )
+    place, wanted = node(paths, name, uuid, members), f"--uuid={mdadm_uuid(uuid)}"
+    argv = ["mdadm", "--assemble", place, wanted, *members]
+    finished = command.run(argv, timeout=None)
     if finished.code == 0:
         return
     names = [os.path.basename(member) for member in members]
@@ -256,9 +250,9 @@ def wait_running(paths: Paths, members: Sequence[str]) -> Array:
 def _array(
     paths: Paths, name: str, state: str, devno: str, mounted: Tuple[str, ...]
 ) -> Array:
-    md_uuid = sysfs.disk(paths, name, "md", "uuid") or ""
+    level = sysfs.disk(paths, name, "md", "level") or ""
     try:
-        md_uuid = canonical_uuid(md_uuid)
+        md_uuid = canonical_uuid(sysfs.disk(paths, name, "md", "uuid") or "")
     except ValueError:
         md_uuid = ""
     return Array(
@@ -266,7 +260,7 @@ def _array(
         path=os.path.join(paths.dev, name),
         devno=devno,
         uuid="" if not md_uuid.strip("0-") else md_uuid,
-        level=_level(sysfs.disk(paths, name, "md", "level")),
+        level="" if level == "clear" else level,
         # While it is reshaped both counts are shown: "4 (3)".
         raid_disks=_number(sysfs.disk(paths, name, "md", "raid_disks")),
         members=_members(paths, name),
@@ -289,18 +283,9 @@ def _members(paths: Paths, name: str) -> Tuple[str, ...]:
     )
 
 
-def _level(text: Optional[str]) -> str:
-    return "" if text in (None, "clear") else str(text)
-
-
 def _number(text: Optional[str]) -> int:
     match = re.match(r"\d+", text or "")
     return int(match.group()) if match else 0
-
-
-def _letters(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return "".join(chr(ord("a") + byte % 26) for byte in digest[:_HASH_LENGTH])
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:

@@ -19,7 +19,6 @@ from glob import glob
 from typing import (
     Collection,
     Dict,
-    FrozenSet,
     Iterable,
     Iterator,
     List,
@@ -78,11 +77,6 @@ def parse(config: str, file: str = "") -> Tuple[ArrayLine, ...]:
     return tuple(line for line in lines if line is not None)
 
 
-def named(config: str) -> FrozenSet[str]:
-    """The array UUIDs (canonical) that the ARRAY lines of a text name."""
-    return frozenset(line.uuid for line in parse(config) if line.uuid)
-
-
 def without(config: str, gone: Collection[ArrayLine]) -> str:
     """``config`` without these ARRAY lines, with what continues them, however often
     each of them is there; every other byte stays."""
@@ -137,7 +131,11 @@ def left_out(paths: Paths, devices: Iterable[Device]) -> Dict[str, str]:
     rules: List[str] = []
     for name, read in _foreign_files(paths):
         for _, words in _logical_lines(files.read_text(name) or "" if read else ""):
-            some = [word for word in words[1:] if _is_device_word(word)]
+            some = [
+                word
+                for word in words[1:]
+                if word.startswith("/") or word.lower() in ("partitions", "containers")
+            ]
             if _is(words[0], _DEVICES) and some:
                 patterns += some
                 rules.append(f"{' '.join(words)} ({name})")
@@ -148,10 +146,6 @@ def left_out(paths: Paths, devices: Iterable[Device]) -> Dict[str, str]:
         for device in devices
         if not any(_permits(paths, pattern, device) for pattern in patterns)
     }
-
-
-def _is_device_word(word: str) -> bool:
-    return word.startswith("/") or word.lower() in ("partitions", "containers")
 
 
 def _permits(paths: Paths, pattern: str, device: Device) -> bool:
@@ -336,8 +330,7 @@ def current(paths: Paths) -> Dict[str, str]:
     for line in (files.read_text(location(paths)) or "").split("\n"):
         if line.startswith("# "):
             name = unquote(line[2:], errors="surrogateescape")
-        for uuid in named(line):
-            found[name] = uuid
+        found.update((name, one.uuid) for one in parse(line) if one.uuid)
     return found
 
 

@@ -18,9 +18,9 @@ import pytest
 
 from tests import crafted
 from tests.conftest import attach
-from tests.unit import test_mdadmconf
 from tests.unit import worlds as w
 from tests.unit.decide import test_array_line
+from tests.unit.machine import test_mdadm_conf
 
 pytestmark = [
     pytest.mark.long,
@@ -120,10 +120,10 @@ def test_what_mdadm_makes_of_a_line_beside_ours(
         assert refused == bool(becomes), told
 
 
-@pytest.mark.parametrize("text", test_mdadmconf.DEVICE_LINES)
+@pytest.mark.parametrize("text", test_mdadm_conf.DEVICE_LINES)
 def test_disks_that_mdadm_does_not_look_at(
     members: list[str], tmp_path: Path, text: str
 ) -> None:
     told = said(members, tmp_path, f"{text}\n", "1", "2").splitlines()
     out = [line[5] for line in told if "not permitted by mdadm.conf" in line]
-    assert "".join(out) == test_mdadmconf.DEVICE_LINES[text], told
+    assert "".join(out) == test_mdadm_conf.DEVICE_LINES[text], told
