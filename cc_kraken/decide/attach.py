@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import List, Optional, Sequence, Tuple
 
-from cc_kraken.decide.plan import (
-    GIB,
-    SetDecision,
-    Stop,
-    stopped,
-)
-from cc_kraken.decide.steps import (
-    Attach,
-    Detach,
-    Step,
-)
-from cc_kraken.model import (
-    Trouble,
-    Volume,
-)
+from cc_kraken.decide.plan import GIB, SetDecision, Stop, stopped
+from cc_kraken.decide.steps import Attach, Detach, Step
+from cc_kraken.model import Node, Trouble, Volume
 
 ATTACH_LIMIT_SECONDS = 90
 """Longer in "attaching" is stuck (block-device practice on EC2)."""
@@ -146,12 +134,12 @@ class Attaching(SetDecision):
                 f"{instance_id} does not end.",
                 waits=True,
             )
-        going = [
+        going = {
             attachment.state
             for attachment in volume.attachments
             if attachment.instance_id == instance_id
             and attachment.state in ("detaching", "busy")
-        ]
+        }
         if going:
             busy = ", whose system has not let go of it (busy)"
             return Trouble(
@@ -172,12 +160,7 @@ class Attaching(SetDecision):
                 "never taken away.",
                 waits=True,
             )
-        same = (
-            holder is not None
-            and holder.prefix == self.node.prefix
-            and holder.node_id == self.node.node_id
-        )
-        if same:
+        if holder and Node(holder.prefix or "", holder.node_id or "") == self.node:
             return Trouble(
                 "holder-predecessor",
                 f"{attached}, which is {state} as the same node {self.node}",

@@ -84,8 +84,14 @@ BREAKAGES: dict[str, tuple[Breaking, str]] = {
     "botocore lacks a part": (replaced("botocore", "import nonesuch\n"), "nonesuch"),
     "boto3 ends the process": (replaced("boto3", ENDS), "SystemExit|boto3"),
     "no jsonschema": (replaced("jsonschema", ""), "python3-jsonschema"),
-    "a module of ours broken": (replaced("cc_kraken/config/structure", NEWER), "syntax"),
-    "a module of ours missing": (replaced("cc_kraken/act/run", ""), "cc_kraken.act.run"),
+    "a module of ours broken": (
+        replaced("cc_kraken/config/structure", NEWER),
+        "syntax",
+    ),
+    "a module of ours missing": (
+        replaced("cc_kraken/act/run", ""),
+        "cc_kraken.act.run",
+    ),
     "a module of ours ends": (appended("cloud/ec2", ENDS), "SystemExit"),
     "a thread that hangs": (appended("act/run", HANGS), "signal"),
     "the program does not start": (

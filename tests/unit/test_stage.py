@@ -18,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken import handle
 from cc_kraken.act import layout, lock, report, run
@@ -663,7 +664,6 @@ def test_where_no_background_follows_the_stage_does_it_itself(
         return told(tree)
 
     monkeypatch.setattr(mounts, "reload", reload)
-    monkeypatch.setattr(cloud_init, "wait_for_network", lambda _: None)
     monkeypatch.setattr(stage, "_bring_up", bring_up)
     monkeypatch.setattr(stage, "_start_background", lambda: ends == "background")
     with contextlib.ExitStack() as stack:
@@ -674,6 +674,24 @@ def test_where_no_background_follows_the_stage_does_it_itself(
             stack.enter_context(pytest.raises(RuntimeError))
         handle("kraken", ON, cloud(), None, [])
     assert seen == (["reload"] if ends in ("no systemd", "fault") else [])
+
+
+def test_the_stage_does_not_wait_for_all_of_the_network(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture
+) -> None:
+    """cloud-init's wait (Ubuntu, 24.4 and later) fails when any interface stays
+    down, degrades the boot by that, and ends when it likes.  The run asks EC2."""
+
+    def bring_up(*_: Any) -> dict[str, Any]:
+        write(tree, "network", "done", data="mounted")
+        return told(tree)
+
+    monkeypatch.setattr(stage, "_bring_up", bring_up)
+    monkeypatch.setattr(stage, "_start_background", lambda: True)
+    ubuntu = cloud()
+    ubuntu.distro = mocker.Mock()
+    handle("kraken", ON, ubuntu, None, [])
+    ubuntu.distro.wait_for_network.assert_not_called()
 
 
 def test_who_has_the_lock_and_what_that_one_waits_for(
