@@ -7,7 +7,7 @@ Sizes are in bytes unless a name says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import FrozenSet, Mapping, Optional, Tuple, Union
+from typing import FrozenSet, Iterable, Mapping, Optional, Tuple, Union
 
 # --------------------------------------------------------------- who we are
 
@@ -204,8 +204,32 @@ class Holder:
 # ------------------------------------------------------- found: the machine
 
 
+class Layer:
+    """What a filesystem can lie on: a disk, an array of disks.
+
+    Whoever makes, mounts or grows a filesystem asks these, and never which it is.
+    ``devno`` is ``major:minor``; ``mounted`` are the paths.
+    """
+
+    name: str
+    path: str
+    devno: str
+    size: int
+    read_only: bool
+    mounted: Tuple[str, ...]
+    #: The EBS volume that it is, "" where it lies on others; that one carries the
+    #: intent record of its filesystem.
+    volume_id: str
+    #: Whether it spreads what is written in stripes, whose size sysfs tells.
+    striped = False
+
+    def disks(self, devices: Iterable["Device"]) -> Tuple["Device", ...]:
+        """Those of these that it lies on."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Device:
+class Device(Layer):
     """A whole NVMe disk whose serial names an EBS volume (sysfs)."""
 
     name: str
@@ -219,9 +243,12 @@ class Device:
     mounted: Tuple[str, ...] = ()
     swap: bool = False
 
+    def disks(self, devices: Iterable["Device"]) -> Tuple["Device", ...]:
+        return (self,)
+
 
 @dataclass(frozen=True)
-class Array:
+class Array(Layer):
     """An md array that the kernel knows, running or not (sysfs).
 
     ``members`` are kernel names of the disks in it; ``state`` is sysfs
@@ -245,9 +272,19 @@ class Array:
     component: int = 0
     action: str = ""
 
+    # Not annotated, so no field.
+    volume_id = ""
+
     @property
     def running(self) -> bool:
         return self.state not in ("clear", "inactive", "")
+
+    @property
+    def striped(self) -> bool:  # type: ignore[override]
+        return self.level in ("raid0", "raid4", "raid5", "raid6", "raid10")
+
+    def disks(self, devices: Iterable[Device]) -> Tuple[Device, ...]:
+        return tuple(one for one in devices if one.name in self.members)
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ MUTATIONS = (
     change(
         "udev hides what is mounted",
         "act/udev_rules",
-        'TEST=="/sys/fs/ext4/%k", GOTO="cc_kraken_end"\n',
-        "",
+        'TEST=="{one.mounted_test}", GOTO=',
+        'TEST=="", GOTO=',
         UDEVRULES,
     ),
     change(
@@ -230,7 +230,7 @@ MUTATIONS = (
         "proof/places",
         "    yield size - EDGE, size\n",
         "",
-        "tests/unit/test_places.py",
+        "tests/unit/proof/test_places.py",
         CONTENT,
     ),
     change(
@@ -381,7 +381,7 @@ MUTATIONS = (
     ),
     change(
         "what looks like a filesystem is whole",
-        "filesystems/check",
+        "proof/half_made",
         "    return finished.code == 0",
         "    return True",
         "tests/loop/test_fscheck.py",
@@ -486,7 +486,7 @@ MUTATIONS = (
     change(
         "a wipe leaves a superblock to the end",
         "act/make",
-        "        directio.zero(fd, SUPERBLOCKS)\n"
+        "        directio.zero(fd, superblock.FILESYSTEMS)\n"
         "        directio.zero(fd, everything)\n",
         "        directio.zero(fd, everything[::-1])\n",
         f"{DESTROY}::test_a_wipe_that_was_cut_off_asks_for_a_new_fingerprint",
@@ -509,7 +509,7 @@ MUTATIONS = (
                 "            if True:\n                return self._half_made(found)\n",
             ),
             (
-                "filesystems/half_made",
+                "proof/half_made",
                 "if not meant or shown.ever_mounted or ",
                 "if not meant or ",
             ),
@@ -518,21 +518,21 @@ MUTATIONS = (
     ),
     change(
         "an ext4 that was mounted does not say so",
-        "proof/superblock",
+        "filesystems/ext4",
         "ever_mounted=bool(mounts or any(data[44:48]) or incompat & _RECOVER)",
         "ever_mounted=False",
         f"{EVER_MOUNTED}::test_what_was_mounted_is_whole_at_any_crash",
     ),
     change(
         "an xfs that was mounted does not say so",
-        "proof/superblock",
+        "filesystems/xfs",
         "    return any(read(at + headers * SECTOR + length, 4096))",
         "    return False",
         f"{EVER_MOUNTED}::test_what_was_mounted_is_whole_at_any_crash",
     ),
     change(
         "a btrfs that was mounted does not say so",
-        "proof/superblock",
+        "filesystems/btrfs",
         "ever_mounted=bool(log_root or uuid_tree)",
         "ever_mounted=bool(log_root)",
         f"{EVER_MOUNTED}::test_what_was_mounted_is_whole_at_any_crash",
@@ -574,10 +574,10 @@ MUTATIONS = (
     ),
     change(
         "a journal may reach the record's place",
-        "filesystems/mkfs",
-        "    if wanted > most:",
-        "    if False:",
-        "tests/unit/test_mkfs.py",
+        "filesystems/ext4",
+        "        if wanted > most:",
+        "        if False:",
+        "tests/unit/filesystems/test_mkfs.py",
         DECISION,
     ),
     # ---- what is mounted

@@ -28,7 +28,7 @@ from typing import (
     Type,
 )
 
-from cc_kraken.act import grow, guard, make, mount_point, release
+from cc_kraken.act import grow, guard, make, mount_point, preen, release
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import members as arraystate
@@ -62,7 +62,6 @@ from cc_kraken.decide.steps import (
     ZeroSuperblocks,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.filesystems import check
 from cc_kraken.machine import devices, files, fstab, md, mdadm_conf, mounts
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
@@ -72,6 +71,7 @@ from cc_kraken.model import (
     FstabLine,
     Known,
     KrakenError,
+    Layer,
     Record,
     Trouble,
 )
@@ -530,7 +530,7 @@ class Executor:
             guard.check_unused(self.paths, target)
         guard.check_exclusive(target)
         self._check_serial(target)
-        said = check.preen(target.path, step.type)
+        said = preen.preen(target.path, step.type)
         if said:
             LOG.info("%s: %s", step.set, said)
 
@@ -538,7 +538,7 @@ class Executor:
         """Mount the very device, never whatever has its UUID."""
         assert isinstance(step, MountFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
-        members = self._members(target) if isinstance(target, Array) else (target,)
+        members = self._members(target)
         volumes = frozenset(device.volume_id for device in members)
         wish = mount_point.Wish(
             step.set, step.path, step.type, step.options, step.covers
@@ -553,11 +553,10 @@ class Executor:
         if mounts.path_state(step.path).as_made:
             mounts.relabel(self.paths, step.path)
 
-    def _check_shown(self, target: "Device | Array", kind: str, uuid: str) -> None:
+    def _check_shown(self, target: Layer, kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
         self._check_serial(target)
-        volume_id = target.volume_id if isinstance(target, Device) else ""
-        look = content.look(target.path, volume_id=volume_id)
+        look = content.look(target.path, volume_id=target.volume_id)
         shown = look.content
         whole = isinstance(shown, Known) and shown.ever_mounted
         if look.record is not None and not whole:
@@ -579,8 +578,8 @@ class Executor:
                 )
             )
 
-    def _check_serial(self, target: "Device | Array") -> None:
-        if not isinstance(target, Device):
+    def _check_serial(self, target: Layer) -> None:
+        if not target.volume_id:
             return
         found = devices.serial_of(self.paths, target.name)
         if found != target.volume_id:
@@ -609,13 +608,12 @@ class Executor:
     def _grow_filesystem(self, step: Step) -> None:
         assert isinstance(step, GrowFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
-        members = self._members(target) if isinstance(target, Array) else (target,)
+        members = self._members(target)
         grow.filesystem(self.paths, target, members, step.path, step.type)
 
-    def _members(self, array: Array) -> Sequence[Device]:
+    def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
-        found = self._world.devices.values()
-        return [device for device in found if device.name in array.members]
+        return target.disks(self._world.devices.values())
 
 
 def _of(

@@ -2,66 +2,35 @@
 
 Sizes are in bytes.  The size of a mounted filesystem is what the kernel says:
 the superblock on the device can be older (xfs and btrfs write it back some
-time after they have grown), and statvfs(2) leaves out what the filesystem
-keeps for itself.  Nothing here shrinks, and nothing here takes anything
-offline.  Sources: ioctl_xfs_fsgeometry(2); linux/btrfs.h; resize2fs(8);
-xfs_growfs(8); btrfs-filesystem(8); mdadm(8).
+time after they have grown).  Nothing here shrinks, and nothing here takes
+anything offline.  Source: mdadm(8).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Iterator, Mapping, Optional, Sequence, Tuple, Union
+from typing import Optional, Sequence
 
 from cc_kraken.act import guard
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import State
 from cc_kraken.machine import command, md, mounts
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble, gib
-from cc_kraken.proof import superblock
-
-PROGRAMS: Mapping[str, str] = {
-    "ext4": "resize2fs",
-    "xfs": "xfs_growfs",
-    "btrfs": "btrfs",
-}
-_XFS_GEOMETRY = 0x80705864
-"""XFS_IOC_FSGEOMETRY_V1, known to every kernel."""
-_BTRFS_FS_INFO = 0x8400941F
-_BTRFS_DEV_INFO = 0xD000941E
-_BTRFS_MOST_DEVICES = 4096
+from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, Trouble, gib
 
 
-@dataclass(frozen=True)
-class State:
-    """A mounted filesystem: its size on its device (0: not known), whether
-    the kernel has found it damaged (ext4), and its number of that device
-    (btrfs)."""
-
-    size: int
-    errors: bool = False
-    device: int = 1
-
-
-def state(paths: Paths, mount: Mount, node: str) -> Optional[State]:
+def state(mount: Mount, node: str) -> Optional[State]:
     """What the kernel says of a mounted filesystem; ``node`` is its device.
 
     None: of another type, over several devices, or it does not say.
     """
+    kind = registry.TYPES.get(mount.type)
     try:
-        if mount.type == "ext4":
-            return _ext4(node)
-        if mount.type == "xfs":
-            return _xfs(mount.path)
-        if mount.type == "btrfs":
-            return _btrfs(mount.path)
+        return kind.state(mount.path, node) if kind else None
     except (OSError, struct.error):
-        pass
-    return None
+        return None
 
 
 def read_only(mount: Mount) -> bool:
@@ -70,50 +39,6 @@ def read_only(mount: Mount) -> bool:
         return bool(os.statvfs(mount.path).f_flag & os.ST_RDONLY)
     except OSError:
         return False
-
-
-def _ext4(node: str) -> Optional[State]:
-    """Through the page cache, where the kernel keeps its superblock; its
-    checksum is brought up to date only when it is written."""
-    with _opened(node) as fd:
-        data = os.pread(fd, 1024, superblock.EXT_OFFSET)
-    found = superblock.ext(data, 1 << 63)
-    return None if found is None else State(found.size, found.errors)
-
-
-def _xfs(path: str) -> State:
-    with _opened(path) as fd:
-        geometry = fcntl.ioctl(fd, _XFS_GEOMETRY, bytes(112))
-    (block,) = struct.unpack_from("I", geometry)
-    (blocks,) = struct.unpack_from("Q", geometry, 32)
-    return State(block * blocks)
-
-
-def _btrfs(path: str) -> Optional[State]:
-    with _opened(path) as fd:
-        info = bytearray(1024)
-        fcntl.ioctl(fd, _BTRFS_FS_INFO, info)
-        last, count = struct.unpack_from("QQ", info)
-        if count != 1:
-            return None
-        for number in range(1, min(last, _BTRFS_MOST_DEVICES) + 1):
-            device = bytearray(4096)
-            struct.pack_into("Q", device, 0, number)
-            try:
-                fcntl.ioctl(fd, _BTRFS_DEV_INFO, device)
-            except OSError:
-                continue  # a number that was given back
-            return State(struct.unpack_from("Q", device, 32)[0], device=number)
-    return None
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 # ----------------------------------------------------------------- enlarging
@@ -164,7 +89,7 @@ def _again(paths: Paths, found: Array) -> Array:
 
 def filesystem(
     paths: Paths,
-    target: Union[Device, Array],
+    target: Layer,
     members: Sequence[Device],
     path: str,
     kind: str,
@@ -177,37 +102,28 @@ def filesystem(
     """
     _check_members(paths, target, members)
     mount = mounts.verify(paths, path, target.devno)
-    before = state(paths, mount, target.path)
+    before = state(mount, target.path)
     if mount.type != kind or before is None or before.errors or read_only(mount):
         raise _refused(
             path, "is not as it was seen", f"a sound {kind} that can be written"
         )
     # Never killed: a half-grown filesystem is sound, but who would know.
-    finished = command.run(_words(kind, target.path, path, before), timeout=None)
+    argv = registry.of(kind).grow_argv(path, target.path, before)
+    finished = command.run(argv, timeout=None)
     if finished.code != 0:
         said = " ".join((finished.err or finished.out).split())[-400:]
         raise _failed(path, f"{finished.argv[0]}: {said}")
-    after = state(paths, mount, target.path)
+    after = state(mount, target.path)
     if after is None or _size(target.path) - after.size >= LEAST:
         raise _failed(path, f"still has {gib(after.size if after else before.size)}")
 
 
-def _words(kind: str, node: str, path: str, found: State) -> Tuple[str, ...]:
-    if kind == "ext4":
-        return ("resize2fs", node)
-    if kind == "xfs":
-        return ("xfs_growfs", "-d", path)
-    return ("btrfs", "filesystem", "resize", f"{found.device}:max", path)
-
-
 def _size(node: str) -> int:
-    with _opened(node) as fd:
-        return os.lseek(fd, 0, os.SEEK_END)
+    with open(node, "rb", buffering=0) as device:
+        return device.seek(0, os.SEEK_END)
 
 
-def _check_members(
-    paths: Paths, target: Union[Device, Array], members: Sequence[Device]
-) -> None:
+def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> None:
     """Every volume is the one that was seen, and an array consists of these and no
     others."""
     if isinstance(target, Array):

@@ -8,7 +8,7 @@ Refusals are KrakenError and leave every byte as it was.
 
 Kinds of trouble: device-changed, device-in-use, device-read-only,
 content-refused, record-refused, array-refused, array-changed, write-failed,
-made-otherwise, and those of command.run, mkfs.argv and shadow.extents.
+made-otherwise, and those of command.run, rehearsal.extents.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from typing import Sequence, Tuple, Union
 
 from cc_kraken.act import guard
-from cc_kraken.filesystems import half_made, mkfs, rehearsal
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, md
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -37,10 +37,9 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
-from cc_kraken.proof import content, directio, places
+from cc_kraken.proof import content, directio, half_made, places, rehearsal, superblock
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
-from cc_kraken.proof.superblock import BTRFS_OFFSET
 
 LOG = logging.getLogger(__name__)
 
@@ -48,9 +47,6 @@ MD_MEMBER = "linux_raid_member"
 
 #: KiB of a stripe on one member; mdadm's default.
 CHUNK = 512
-
-#: Blocks with the superblocks of xfs, ext4 and btrfs.
-SUPERBLOCKS = (Extent(0, BLOCK), Extent(BTRFS_OFFSET, BTRFS_OFFSET + BLOCK))
 
 _BLKRRPART = 0x125F
 
@@ -370,7 +366,7 @@ def make_filesystem(
         prezeroed=not permitted,
     )
     if isinstance(target, Device):
-        mkfs.check_room(type, options, target.size)
+        registry.of(type).check_room(options, target.size)
     guard.check_intent(target, members, records, type, uuid)
     with ExitStack() as stack:
         on_array = isinstance(target, Array)
@@ -493,7 +489,7 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
         own = map(records_module.extent, records_module.places(device.size))
         everything = (*places.places(device.size), *own)
         # Each write is synchronous: what shows a filesystem goes before the rest of it.
-        directio.zero(fd, SUPERBLOCKS)
+        directio.zero(fd, superblock.FILESYSTEMS)
         directio.zero(fd, everything)
         os.fsync(fd)
         _forget_partitions(fd)

@@ -13,19 +13,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, List, Sequence, Tuple, Union
+from typing import FrozenSet, List, Sequence, Tuple
 
 from cc_kraken.decide import seen
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, mounts
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, KrakenError, Mount, Trouble
-
-#: What helps where a mount fails; nothing of it is done unasked.
-_REPAIR: Dict[str, str] = {
-    "ext4": "e2fsck -f",
-    "xfs": "xfs_repair (its option -L throws away what was written last)",
-    "btrfs": "btrfs check --readonly",
-}
+from cc_kraken.model import KrakenError, Layer, Mount, Trouble
 
 
 @dataclass(frozen=True)
@@ -40,9 +34,7 @@ class Wish:
     covers: bool = True
 
 
-def mount(
-    paths: Paths, target: Union[Device, Array], volumes: FrozenSet[str], wish: Wish
-) -> None:
+def mount(paths: Paths, target: Layer, volumes: FrozenSet[str], wish: Wish) -> None:
     """Mount ``target``, which consists of these volumes, and verify it.
 
     Raises KrakenError ``mount-point``, ``mount-path-files``, ``mount-path-busy``,
@@ -63,9 +55,7 @@ def mount(
             raise KrakenError(replace(error.trouble, found=found)) from error
 
 
-def verify(
-    paths: Paths, target: Union[Device, Array], volumes: FrozenSet[str], path: str
-) -> None:
+def verify(paths: Paths, target: Layer, volumes: FrozenSet[str], path: str) -> None:
     """Right after a mount: is it what one sees at ``path``, and still these volumes?
 
     Raises KrakenError ``mount-differs`` or ``device-changed``.
@@ -157,8 +147,7 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
     finished = command.run(argv, timeout=None, pass_fds=(directory.descriptor,))
     if finished.code == 0:
         return
-    repair = _REPAIR.get(wish.type)
-    further = f" Damaged? Take a snapshot, then {repair}." if repair else ""
+    repair = registry.of(wish.type).repair
     said = _said(finished).replace(there, wish.path)
     raise KrakenError(
         Trouble(
@@ -166,7 +155,8 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
             found=f"cannot mount {wish.path!r}: the set {wish.name!r}: {said}",
             expected="a mounted filesystem",
             remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
-            "newer release needs a newer kernel." + further,
+            "newer release needs a newer kernel. Damaged? Take a snapshot, then "
+            f"{repair}.",
         )
     )
 
@@ -179,7 +169,8 @@ def _take_back(source: str, directory: _Directory, wish: Wish) -> str:
         return ""
     top = here.upon[-1]
     # btrfs shows whichever of its devices it likes.
-    if top.source != source and not top.type == wish.type == "btrfs":
+    any_of_them = top.type == wish.type and wish.type in registry.SEVERAL
+    if top.source != source and not any_of_them:
         return f" ({source} stays mounted at {here.place}, below {seen.brief(top)})"
     # By its parent, which no umount(8) can mistake: a mount point is not renamed.
     name = os.path.basename(here.place)

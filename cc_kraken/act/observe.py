@@ -21,14 +21,13 @@ from typing import (
     Sequence,
     Set,
     Tuple,
-    Union,
 )
 
 from cc_kraken.act import array_history, grow, layout
 from cc_kraken.act.early import Early
 from cc_kraken.decide.members import is_replacement
 from cc_kraken.decide.world import World
-from cc_kraken.filesystems import half_made
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import (
     command,
     devices,
@@ -48,6 +47,7 @@ from cc_kraken.model import (
     Holder,
     Known,
     KrakenError,
+    Layer,
     Look,
     MdSuperblock,
     Mounted,
@@ -57,11 +57,10 @@ from cc_kraken.model import (
     Signature,
     Unknown,
 )
-from cc_kraken.proof import content, signatures
+from cc_kraken.proof import content, half_made, signatures
 
 LOG = logging.getLogger(__name__)
 
-PROGRAMS = ("mdadm", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs")
 WORKERS = 32
 NO_ANSWER = 60.0
 """Seconds for one read: twice what the kernel gives a disk by default."""
@@ -145,7 +144,7 @@ class Observer:
         if not mounted.seen:
             return replace(mounted, device=number)  # its path shows another one
         node = devices.node(self.paths, number)
-        found = None if node is None else grow.state(self.paths, mount, node)
+        found = None if node is None else grow.state(mount, node)
         return replace(
             mounted,
             device=number,
@@ -308,7 +307,7 @@ class Observer:
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
 
-    def _with_partitions(self, look: Look, whole: Union[Device, Array]) -> Look:
+    def _with_partitions(self, look: Look, whole: Layer) -> Look:
         found = look.content
         if not isinstance(found, Known) or found.type not in partitions.TABLES:
             return look
@@ -429,10 +428,8 @@ def _missing_programs(claims: Sequence[Claim]) -> FrozenSet[str]:
         if claim.wanted.members > 1:
             needed.add("mdadm")
         if claim.wanted.fs_type:
-            needed.add(f"mkfs.{claim.wanted.fs_type}")
-    return frozenset(
-        name for name in needed if name in PROGRAMS and not command.available(name)
-    )
+            needed.add(registry.of(claim.wanted.fs_type).mkfs)
+    return frozenset(name for name in needed if not command.available(name))
 
 
 def _paths(claims: Sequence[Claim]) -> Dict[str, PathState]:

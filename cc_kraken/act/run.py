@@ -20,7 +20,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import array_history, telling
+from cc_kraken.act import array_history, telling, udev_rules
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer, account_number
@@ -212,6 +212,7 @@ class Run:
                 continue
             if self.dry_run:
                 return telling.say_planned(plans)
+            udev_rules.keep(self.paths, claims, plans, world, self.report.warn)
             plans = [self.work.give_back(plan, world) for plan in plans]
             todo = self.work.due(plans)
             if todo and self.waiting.left() > 0:

@@ -25,6 +25,7 @@ from urllib.parse import quote, unquote
 
 from cc_kraken.decide.plan import FAILED, PENDING, Plan
 from cc_kraken.decide.world import World
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, files, sysfs
 from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
@@ -56,15 +57,17 @@ ATTRS{serial}=="vol*", GOTO="cc_kraken_sets"
 GOTO="cc_kraken_end"
 LABEL="cc_kraken_sets"
 """
+_MOUNTED = "\n".join(
+    f'TEST=="{one.mounted_test}", GOTO="cc_kraken_end"'
+    for one in registry.TYPES.values()
+)
 _TAIL = f"""\
 ENV{{CC_KRAKEN}}=="own", OPTIONS+="link_priority=110"
 ENV{{CC_KRAKEN}}!="copy", GOTO="cc_kraken_end"
 OPTIONS+="link_priority=-100"
 ENV{{ID_FS_TYPE}}=="linux_raid_member", ENV{{ID_FS_TYPE}}="{MEMBER_COPY}"
 # What is mounted stays so: systemd would unmount it.
-TEST=="/sys/fs/ext4/%k", GOTO="cc_kraken_end"
-TEST=="/sys/fs/xfs/%k", GOTO="cc_kraken_end"
-TEST=="/sys/fs/btrfs/$env{{ID_FS_UUID}}/devices/%k", GOTO="cc_kraken_end"
+{_MOUNTED}
 ENV{{SYSTEMD_READY}}="0"
 LABEL="cc_kraken_end"
 """

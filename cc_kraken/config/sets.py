@@ -23,7 +23,7 @@ from typing import (
 
 from cc_kraken.config import tags, values
 from cc_kraken.config.values import Unfit, quoted
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.model import (
     Claim,
     KrakenError,
@@ -315,7 +315,7 @@ class _Judge:
             except Unfit as unfit:
                 refused.append(self._unfit("mount_options", one, unfit))
         try:
-            mkfs.parse(fs_type, self._wanted.mkfs_options)
+            registry.of(fs_type).parse(self._wanted.mkfs_options)
         except KrakenError as error:
             where = said["mkfs_options"].where
             found = f"{error.trouble.found} ({where})"

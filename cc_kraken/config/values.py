@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Dict, FrozenSet, Mapping, Optional, Tuple
+from typing import Dict, Mapping, Optional, Tuple
 
 MOST_MEMBERS = 128
 FEWEST_MEMBERS: Mapping[int, int] = {0: 2, 1: 2, 5: 3, 6: 4, 10: 2}
-FS_TYPES = ("ext4", "xfs", "btrfs")
 NO_FILESYSTEM = "none"
 # (uid_t)-1 means "no change" to chown(2).
 LARGEST_ID = 2**32 - 2
@@ -122,9 +121,12 @@ def fs_type(value: object) -> Optional[str]:
     """A filesystem type; None for ``none``."""
     if value == NO_FILESYSTEM:
         return None
-    if value not in FS_TYPES:
-        allowed = ", ".join((*FS_TYPES, NO_FILESYSTEM))
-        raise Unfit("is not a filesystem that is supported", f"one of {allowed}")
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    allowed = (*registry.TYPES, NO_FILESYSTEM)
+    if value not in allowed:
+        expected = f"one of {', '.join(allowed)}"
+        raise Unfit("is not a filesystem that is supported", expected)
     return str(value)
 
 
@@ -238,89 +240,6 @@ def _of_the_system(path: str) -> bool:
 
 # ------------------------------------------------------------ mount options
 
-_NUMBER = r"[0-9]{1,10}"
-_SIZE = r"[0-9]{1,10}[kKmMgG]?"
-
-
-def _flags(words: str) -> Dict[str, Optional[str]]:
-    return {word: None for word in words.split()}
-
-
-# Options by name with the pattern of their value (None: they have none), from
-# mount(8), ext4(5), xfs(5) and btrfs(5).  Left out on purpose: what chooses
-# another device or superblock (device=, logdev=, sb=, loop, offset=), what
-# skips recovery (noload, norecovery, nouuid, degraded, rescue=), what decides
-# whether and how the line takes part in the boot (noauto, user, _netdev,
-# X-*, x-*, comment=), and what makes another operation of it (bind, move,
-# remount, subvol=).
-_COMMON: Dict[str, Optional[str]] = _flags(
-    "rw ro atime noatime diratime nodiratime relatime norelatime strictatime "
-    "nostrictatime lazytime nolazytime dev nodev suid nosuid exec noexec sync "
-    "async dirsync symfollow nosymfollow iversion noiversion discard nodiscard "
-    "acl noacl silent loud"
-)
-_EXT4: Dict[str, Optional[str]] = {
-    **_flags(
-        "barrier nobarrier delalloc nodelalloc auto_da_alloc noauto_da_alloc "
-        "journal_checksum nojournal_checksum journal_async_commit user_xattr "
-        "nouser_xattr init_itable noinit_itable quota noquota usrquota grpquota "
-        "prjquota grpid nogrpid bsdgroups sysvgroups bsddf minixdf i_version "
-        "block_validity noblock_validity dioread_lock dioread_nolock dax"
-    ),
-    "barrier": r"[01]",
-    "data": r"ordered|journal|writeback",
-    "data_err": r"abort|ignore",
-    "errors": r"continue|remount-ro|panic",
-    "commit": _NUMBER,
-    "stripe": _NUMBER,
-    "init_itable": _NUMBER,
-    "inode_readahead_blks": _NUMBER,
-    "max_batch_time": _NUMBER,
-    "min_batch_time": _NUMBER,
-    "journal_ioprio": r"[0-7]",
-    "resuid": _NUMBER,
-    "resgid": _NUMBER,
-}
-_XFS: Dict[str, Optional[str]] = {
-    **_flags(
-        "attr2 noattr2 filestreams grpid nogrpid bsdgroups sysvgroups ikeep "
-        "noikeep inode32 inode64 largeio nolargeio noalign swalloc wsync quota "
-        "noquota uquota usrquota uqnoenforce qnoenforce gquota grpquota "
-        "gqnoenforce pquota prjquota pqnoenforce dax"
-    ),
-    "allocsize": _SIZE,
-    "dax": r"inode|always|never",
-    "logbufs": _NUMBER,
-    "logbsize": _SIZE,
-    "sunit": _NUMBER,
-    "swidth": _NUMBER,
-}
-_BTRFS: Dict[str, Optional[str]] = {
-    **_flags(
-        "autodefrag noautodefrag barrier nobarrier compress compress-force "
-        "datacow nodatacow datasum nodatasum flushoncommit noflushoncommit ssd "
-        "nossd ssd_spread nossd_spread space_cache treelog notreelog "
-        "user_subvol_rm_allowed skip_balance"
-    ),
-    "commit": _NUMBER,
-    "compress": r"no|none|lzo|zlib(:[0-9]{1,2})?|zstd(:-?[0-9]{1,2})?",
-    "compress-force": r"no|none|lzo|zlib(:[0-9]{1,2})?|zstd(:-?[0-9]{1,2})?",
-    "discard": r"sync|async",
-    "max_inline": _SIZE,
-    "metadata_ratio": _NUMBER,
-    "space_cache": r"v1|v2",
-    "thread_pool": _NUMBER,
-}
-# Options that also exist without a value, where _flags is overlaid above.
-_BARE: FrozenSet[str] = frozenset(
-    {"barrier", "init_itable", "dax", "compress", "compress-force", "discard"}
-    | {"space_cache"}
-)
-_MOUNT_OPTIONS: Mapping[str, Mapping[str, Optional[str]]] = {
-    "ext4": {**_COMMON, **_EXT4},
-    "xfs": {**_COMMON, **_XFS},
-    "btrfs": {**_COMMON, **_BTRFS},
-}
 # Said by many out of habit, and always so: left out instead of refused.
 _ALWAYS = frozenset({"defaults", "nofail", "auto"})
 
@@ -331,12 +250,14 @@ def mount_options(value: object, fs_type: str) -> Tuple[str, ...]:
     ``nofail``, ``defaults`` and ``auto`` are dropped: every line of ours has
     them already.
     """
-    known = _MOUNT_OPTIONS[fs_type]
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    filesystem = registry.of(fs_type)
     chosen: Dict[str, None] = {}
     for option in (one.strip() for one in str(value).split(",")):
         if not option or option in _ALWAYS:
             continue
-        if not _known_option(option, known):
+        if not filesystem.takes(option):
             raise Unfit(
                 f"has the option {quoted(option)}",
                 f"mount options of {fs_type} that concern nothing but the "
@@ -344,18 +265,3 @@ def mount_options(value: object, fs_type: str) -> Tuple[str, ...]:
             )
         chosen[option] = None
     return tuple(chosen)
-
-
-def is_mount_option(option: str, fs_type: str) -> bool:
-    """Whether :func:`mount_options` takes this one for ``fs_type``."""
-    return _known_option(option, _MOUNT_OPTIONS.get(fs_type, {}))
-
-
-def _known_option(option: str, known: Mapping[str, Optional[str]]) -> bool:
-    name, equals, argument = option.partition("=")
-    if name not in known:
-        return False
-    pattern = known[name]
-    if not equals:
-        return pattern is None or name in _BARE
-    return pattern is not None and re.fullmatch(pattern, argument) is not None

@@ -7,20 +7,15 @@ member for the member, and btrfs the copy of a device for the device.
 
 from __future__ import annotations
 
-from typing import Collection, List, Mapping, Optional, Sequence, Tuple
+from typing import Collection, List, Optional, Sequence, Tuple
 
 from cc_kraken.decide.world import World
+from cc_kraken.filesystems import registry
 from cc_kraken.model import Signature, Trouble
 from cc_kraken.proof.superblock import MD_MEMBER
 
-OWN_UUID: Mapping[str, str] = {
-    "ext4": "e2fsck -fp {0}; tune2fs -U random {0}",
-    # What its log still holds comes first.
-    "xfs": "mount -o nouuid {0} /mnt && umount /mnt && xfs_admin -U generate {0}",
-    "btrfs": "btrfstune -u {0}",
-    MD_MEMBER: "mdadm --assemble --update=uuid /dev/md/copy {0}",
-}
-"""What gives a copy at these paths a UUID of its own."""
+_OWN_ARRAY = "mdadm --assemble --update=uuid /dev/md/copy {0}"
+"""What gives the copy of an array with these members a UUID of its own."""
 
 
 def beside(
@@ -101,9 +96,12 @@ def _detach(world: World, found: Sequence[Signature]) -> str:
 
 
 def _keep(world: World, found: Sequence[Signature]) -> str:
-    command = OWN_UUID.get(found[0].type)
+    kind = registry.TYPES.get(found[0].type)
+    command = kind.own_uuid if kind else ""
+    if found[0].type == MD_MEMBER:
+        command = _OWN_ARRAY
     system = any(set(one.volumes) & world.system_volumes for one in found)
-    if command is None or system:
+    if not command or system:
         return ""
     paths = " ".join(one.path for one in found)
     return f" To keep it attached, give it its own UUID: {command.format(paths)}"

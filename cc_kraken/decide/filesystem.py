@@ -20,7 +20,7 @@ from cc_kraken.decide.steps import (
     Wipe,
     WriteRecords,
 )
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.machine.partitions import TABLES
 from cc_kraken.model import (
     Blank,
@@ -68,18 +68,19 @@ class Formatting(SetDecision):
         permitted: bool = False,
     ) -> MakeFilesystem:
         kind = self.wanted.fs_type or ""
-        self._check_programs((f"mkfs.{kind}",))
+        filesystem = registry.of(kind)
+        self._check_programs((filesystem.mkfs,))
         if not array_uuid:
             try:
                 size = self._device(records[0].volume_id).size
-                mkfs.check_room(kind, self.wanted.mkfs_options, size)
+                filesystem.check_room(self.wanted.mkfs_options, size)
             except KrakenError as error:
                 raise Stop(error.trouble) from None
         return MakeFilesystem(
             self.claim.name,
             type=kind,
             uuid=self.fs_uuid,
-            label=mkfs.label(kind, self.wanted.label or f"KRKN-{self.claim.name}"),
+            label=filesystem.label(self.wanted.label or f"KRKN-{self.claim.name}"),
             options=self.wanted.mkfs_options,
             records=records,
             array_uuid=array_uuid,
@@ -247,8 +248,7 @@ class Formatting(SetDecision):
         self, content: Content, look: Look, target: Target, expected: str = ""
     ) -> Stop:
         where = target.volume_id or f"array {target.array_uuid}"
-        path = target.device.path if target.device else ""
-        path = path or (target.array.path if target.array else "")
+        path = target.layer.path if target.layer else ""
         partitioned = isinstance(content, Known) and content.type in TABLES
         found = f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}"
         remedy = f"Nothing was written. {self._way_out(content, target)}"
@@ -285,6 +285,6 @@ class Formatting(SetDecision):
             )
         if member or kind == MD_MEMBER:
             return "Correct VolumeSize, or use another volume"
-        if kind in mkfs.TYPES:
+        if kind in registry.TYPES:
             return "Correct FsType, or use another volume"
         return "Use another volume"

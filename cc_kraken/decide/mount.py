@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken.config import values
 from cc_kraken.decide import copies, growth, seen
 from cc_kraken.decide.plan import (
     ASSEMBLED,
@@ -29,7 +28,7 @@ from cc_kraken.decide.steps import (
     Step,
     WriteFstab,
 )
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import fstab
 from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.model import (
@@ -168,7 +167,7 @@ class Mounting(SetDecision):
         wanted = self.wanted.label
         if not wanted or not known.uuid:
             return
-        meant = mkfs.label(known.type, wanted)
+        meant = registry.cut(known.type, wanted)
         if known.label != meant:
             self.notes.append(
                 f"Label says {meant!r}, the {known.type} at {path} has "
@@ -281,8 +280,8 @@ class Mounting(SetDecision):
     def _says_more(self, one: FstabLine, more: Sequence[str]) -> Stop:
         """Why a line of somebody else's for this filesystem is not replaced."""
         how = f"with {', '.join(more)}" if more else f"as {one.type}"
-        fs_type = self.wanted.fs_type or one.type
-        kept = [option for option in more if values.is_mount_option(option, fs_type)]
+        ours = registry.TYPES.get(self.wanted.fs_type or one.type)
+        kept = [option for option in more if ours and ours.takes(option)]
         wish = ",".join((*self.wanted.mount_options, *kept))
         remedy = "Take that line out of fstab, and the set is mounted without this"
         if kept and len(kept) == len(more):
@@ -304,8 +303,7 @@ class Mounting(SetDecision):
         """Lines that mount this very filesystem where it belongs or is now,
         and those of a set that has another name today."""
         live = {claim.name for claim in self.claims}
-        device = target.device or target.array
-        devno = device.devno if device else ""
+        devno = target.layer.devno if target.layer else ""
         resolved = self.world.fstab_devnos
         there = [
             *fstab.on_path(self.world.fstab_foreign, line.path),
@@ -316,7 +314,7 @@ class Mounting(SetDecision):
             one
             for one in self.world.fstab_foreign
             if one in there
-            and fstab.names(one, known, devno, resolved, by_id, mkfs.cut)
+            and fstab.names(one, known, devno, resolved, by_id, registry.cut)
         ]
         found += self._swapped_lines(line)
         renamed = [

@@ -11,7 +11,7 @@ from cc_kraken.decide.steps import (
     Step,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.machine.command import PACKAGES
+from cc_kraken.machine.command import package
 from cc_kraken.machine.partitions import TABLES
 from cc_kraken.model import (
     Array,
@@ -21,6 +21,7 @@ from cc_kraken.model import (
     Device,
     HalfMade,
     Known,
+    Layer,
     Look,
     Mounted,
     Node,
@@ -67,6 +68,10 @@ class Target:
     device: Optional[Device] = None
     array_uuid: str = ""
     array: Optional[Array] = None
+
+    @property
+    def layer(self) -> Optional[Layer]:
+        return self.device or self.array
 
     @property
     def volume_id(self) -> str:
@@ -186,7 +191,7 @@ class SetDecision:
                     "program-missing",
                     f"The program {program} is not on this machine",
                     f"{program} for the set {self.claim.name}",
-                    f"Install the package {PACKAGES.get(program, (program,))[0]}.",
+                    f"Install the package {package(program)[0] or program}.",
                 )
 
     def _outcomes(self) -> Tuple[str, ...]:

@@ -1,5 +1,5 @@
-"""Filesystem types: options, commands, labels, and how each one is checked.
+"""Filesystem types: one module for each, and one line of the registry.
 
-Knows: what mkfs writes and where, for ext4, xfs and btrfs.
-Must not know: which volume it works on, or whether it may.
+Knows: what mkfs takes and writes, superblocks, checkers, growing, mount options.
+Must not know: this machine, which volume is meant, or whether it may be written.
 """

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, Iterator, Optional, Sequence, Tuple
+from typing import Iterator, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken.model import KrakenError, Trouble
 
@@ -39,27 +39,20 @@ KILL_WAIT = 5.0
 STARTED: Counter[str] = Counter()
 _COUNTING = threading.Lock()
 
-#: Program: package on Debian, package on RHEL and its relatives.
-PACKAGES: Dict[str, Tuple[str, str]] = {
+#: Package on Debian, package on RHEL and its relatives; those of filesystems are
+#: said by their types.
+_PACKAGES: Mapping[str, Tuple[str, str]] = {
     "blkid": ("util-linux", "util-linux"),
-    "btrfs": ("btrfs-progs", "btrfs-progs"),
-    "dumpe2fs": ("e2fsprogs", "e2fsprogs"),
-    "e2fsck": ("e2fsprogs", "e2fsprogs"),
     "findmnt": ("util-linux", "util-linux"),
     "lsblk": ("util-linux", "util-linux"),
     "mdadm": ("mdadm", "mdadm"),
-    "mkfs.btrfs": ("btrfs-progs", "btrfs-progs"),
-    "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
-    "mkfs.xfs": ("xfsprogs", "xfsprogs"),
     "mount": ("mount", "util-linux"),
-    "resize2fs": ("e2fsprogs", "e2fsprogs"),
     "restorecon": ("policycoreutils", "policycoreutils"),
     "systemctl": ("systemd", "systemd"),
     "umount": ("mount", "util-linux"),
     "udevadm": ("udev", "systemd-udev"),
     "update-initramfs": ("initramfs-tools", "dracut"),
     "wipefs": ("util-linux", "util-linux"),
-    "xfs_growfs": ("xfsprogs", "xfsprogs"),
 }
 
 
@@ -157,10 +150,17 @@ def _find(words: Tuple[str, ...]) -> str:
     return program
 
 
+def package(program: str) -> Tuple[str, str]:
+    """Where a program comes from on Debian, and on RHEL; ("", "") where unknown."""
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    return {**_PACKAGES, **registry.PACKAGES}.get(program, ("", ""))
+
+
 def _missing(program: str) -> Trouble:
     remedy = "Install it in the image."
-    if program in PACKAGES:
-        debian, rhel = PACKAGES[program]
+    debian, rhel = package(program)
+    if debian:
         names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
         remedy = f"Install the package {names} in the image."
     return Trouble(

@@ -209,8 +209,12 @@ def root_volumes(paths: Paths) -> FrozenSet[str]:
 
 def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
     number = mounts.device_number(paths, mount)
-    if mount.type == "btrfs":
-        groups = mounts.btrfs_groups(paths)
+    if number == mount.devno:
+        return frozenset({mount.devno})
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    if mount.type in registry.SEVERAL:
+        groups = mounts.groups(paths)
         if number is None:
             # The source says nothing (``/dev/root``): any of them may be it.
             return frozenset(each for group in groups for each in group)

@@ -30,8 +30,6 @@ from cc_kraken.model import FstabLine, Known
 MARK = "X-kraken.set="
 #: Always ours: a volume that is missing must not keep a machine from booting.
 DEVICE_TIMEOUT = "x-systemd.device-timeout=30s"
-#: fsck does something in the boot's second pass for these alone.
-CHECKED_TYPES = frozenset({"ext4"})
 
 _NAME_SAFE = "+@:"
 _ESCAPED = re.compile(rb"[\x00-\x20\x7f\\]")
@@ -65,7 +63,11 @@ _UDEV = re.compile(rb"\\x([0-9a-f]{2})")
 def entry(
     set_name: str, uuid: str, path: str, fs_type: str, options: Sequence[str] = ()
 ) -> FstabLine:
-    """The line of one set."""
+    """The line of one set, with a pass number where its checker does something at a
+    boot."""
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    kind = registry.TYPES.get(fs_type)
     wanted = [option for option in options if not _RESERVED.fullmatch(option)]
     wanted = list(dict.fromkeys(wanted)) or ["defaults"]
     mark = MARK + quote(set_name, _NAME_SAFE, errors="surrogateescape")
@@ -75,7 +77,7 @@ def entry(
         type=fs_type,
         options=(*wanted, "nofail", DEVICE_TIMEOUT, mark),
         freq="0",
-        passno="2" if fs_type in CHECKED_TYPES else "0",
+        passno="2" if kind and kind.preener else "0",
         set=set_name,
     )
 

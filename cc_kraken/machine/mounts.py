@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import grp
 import itertools
 import os
@@ -211,13 +212,16 @@ def block_number(paths: Paths, name: str) -> Optional[str]:
 
 
 def mounted(paths: Paths) -> Dict[str, Tuple[str, ...]]:
-    """Mount paths by device number; every device of a mounted btrfs counts."""
+    """Mount paths by device number; of a mounted filesystem over several devices each
+    of them counts."""
     found: Dict[str, List[str]] = {}
+    several = False
     for mount in scan(paths):
         number = device_number(paths, mount)
         if number is not None:
             found.setdefault(number, []).append(mount.path)
-    for group in btrfs_groups(paths):
+            several = several or number != mount.devno
+    for group in groups(paths) if several else ():
         seen = [path for number in sorted(group) for path in found.get(number, [])]
         for number in group:
             if seen:
@@ -225,22 +229,18 @@ def mounted(paths: Paths) -> Dict[str, Tuple[str, ...]]:
     return {number: tuple(dict.fromkeys(seen)) for number, seen in found.items()}
 
 
-def btrfs_groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
-    """The device numbers of each mounted btrfs (``/sys/fs/btrfs``)."""
-    base = os.path.join(paths.sys, "fs", "btrfs")
-    groups: List[FrozenSet[str]] = []
-    try:
-        names = _names(base)
-    except OSError:
-        return ()
-    for name in names:
-        try:
-            members = _names(os.path.join(base, name, "devices"))
-        except OSError:
-            continue
-        numbers = (block_number(paths, member) for member in members)
-        groups.append(frozenset(number for number in numbers if number))
-    return tuple(groups)
+def groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
+    """The device numbers of each mounted filesystem of a type that can lie on several
+    devices."""
+    from cc_kraken.filesystems import registry  # not at every reboot
+
+    found: List[FrozenSet[str]] = []
+    for pattern in registry.SEVERAL.values():
+        where = os.path.join(glob.escape(paths.sys), pattern)
+        for directory in sorted(glob.glob(where)):
+            numbers = (block_number(paths, name) for name in sysfs.names(directory))
+            found.append(frozenset(number for number in numbers if number))
+    return tuple(found)
 
 
 def swaps(paths: Paths) -> FrozenSet[str]:

@@ -6,12 +6,12 @@ anything, and nothing is written.  Sources: blkid(8), sysfs-block.
 
 from __future__ import annotations
 
-from typing import Tuple, Union
+from typing import Tuple
 
 from cc_kraken.machine import sysfs
 from cc_kraken.machine.command import run
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, gib
+from cc_kraken.model import Layer, gib
 
 TABLES = ("gpt", "dos", "PMBR")
 """Partition tables, by blkid's names."""
@@ -20,7 +20,7 @@ SHOWN = 8
 _EXTENDED = 2
 
 
-def inside(paths: Paths, whole: Union[Device, Array]) -> Tuple[str, ...]:
+def inside(paths: Paths, whole: Layer) -> Tuple[str, ...]:
     """A phrase for each partition that the kernel shows of this disk or array, the
     first eight: ``nvme1n1p1 (20 GiB): ext4 (UUID …), label 'data'``.
 

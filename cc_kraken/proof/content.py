@@ -35,6 +35,8 @@ from typing import (
     Union,
 )
 
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import HEAD, Found
 from cc_kraken.machine.command import run
 from cc_kraken.model import (
     Blank,
@@ -51,7 +53,7 @@ from cc_kraken.model import (
 )
 from cc_kraken.proof import aio, directio, places, record, write_counters
 from cc_kraken.proof import superblock as blocks
-from cc_kraken.proof.superblock import MD_MEMBER, Found
+from cc_kraken.proof.superblock import MD_MEMBER
 
 LOG = logging.getLogger(__name__)
 
@@ -161,12 +163,12 @@ def head(path: str, offset: int) -> Optional[Content]:
     except OSError as error:
         return Unknown(_opening(path, error))
     try:
-        data = reader.read(offset, blocks.HEAD)
+        data = reader.read(offset, HEAD)
     except ReadError as error:
         return Unknown(_sentence(str(error)), error.offset)
     finally:
         reader.close()
-    found = blocks.filesystems(data, 1 << 63)
+    found = registry.superblocks(data, 1 << 63)
     if len(found) == 1 and not found[0].flaw:
         return _known(found[0])
     first = first_byte(data, offset, ())
@@ -621,7 +623,7 @@ def _judge_one(
     kind = said.tags.get("TYPE") or said.tags.get("PTTYPE") or ""
     uuid = said.tags.get("UUID") or said.tags.get("PTUUID") or ""
     agreed = said.code == 0 and kind and {name for _, name in said.signatures} != set()
-    if kind in blocks.TYPES or own is not None:
+    if kind in registry.KINDS or own is not None:
         agreed = (
             agreed and own is not None and (own.type, own.uuid) == (kind, uuid.lower())
         )
@@ -757,7 +759,7 @@ class _Examination:
             if not any(one.ever_mounted for one in found):
                 return self._half_made(found)
         if isinstance(content, Known) and not self.fingerprint:
-            if content.type in (MD_MEMBER, *blocks.TYPES):
+            if content.type in (MD_MEMBER, *registry.KINDS):
                 return self._look(content)
         if content is not None:
             survey = self._fixed()

@@ -10,11 +10,8 @@ What is read (:func:`places`), for a volume of more than 256 MiB:
   4 MiB), swap, bcache, the four labels of ZFS, md superblocks 0.90 to 1.2;
 - 5 MiB behind every offset at which md, LVM or a partition lets its data
   begin, and 32 MiB behind the one that mdadm picks for this very size;
-- behind each of these offsets again: the backup superblocks of ext4 with
-  blocks of 1, 2, 4 and 64 KiB (groups that are powers of 3, 5 and 7; the last
-  groups for sparse_super2), the allocation groups of xfs (4, every even
-  number of them about the middle, and those of 1 TiB), the superblocks of
-  btrfs and the tree blocks that mkfs.btrfs writes;
+- behind each of these offsets again: what each filesystem type leaves there
+  (its ``places``): backup superblocks, allocation groups, trees;
 - the same structures as they lie on one member of an array of 1 to 8 data
   disks (RAID 0, 5, 6, 10), with chunks of 64 KiB to 1 MiB.
 
@@ -37,27 +34,20 @@ when the volume was smaller, or with its own ``agsize`` or ``agcount`` (odd
 numbers); ext4 with blocks of 8 to 32 KiB or clusters; arrays of more than 8
 data disks, or with other chunks than 64, 256, 512 and 1,024 KiB.
 
-Sources: e2fsprogs lib/ext2fs/initialize.c and closefs.c (sparse_super),
-xfsprogs mkfs/xfs_mkfs.c (calc_default_ag_geometry, align_ag_geometry),
-btrfs-progs mkfs/main.c (measured with 6.2), mdadm super1.c
-(validate_geometry1), md(4), OpenZFS vdev_label.c, cryptsetup's LUKS2 on-disk
-format.
+Sources: the modules of the types; mdadm super1.c (validate_geometry1), md(4),
+OpenZFS vdev_label.c, cryptsetup's LUKS2 on-disk format.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from typing import Iterable, Iterator, List, Set, Tuple
+from typing import Iterable, Iterator, List, Tuple
 
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import BLOCK, KIB, MIB
 from cc_kraken.model import Extent
 
-KIB = 1 << 10
-MIB = 1 << 20
-GIB = 1 << 30
-TIB = 1 << 40
-
-BLOCK = 4 * KIB
 #: Volumes up to this size are read whole.
 WHOLE = 256 * MIB
 #: Read at both ends.
@@ -165,96 +155,6 @@ def likely_offsets(size: int) -> Tuple[int, ...]:
     return (now, now - MIB) if now > 2 * MIB else (now,)
 
 
-# ------------------------------------------------------------- one filesystem
-
-
-def ext4_places(size: int, block: int = 4 * KIB) -> Iterator[int]:
-    """Backup superblocks, journal and a few bitmaps of an ext4 of ``size``
-    bytes."""
-    group = block * 8 * block
-    last = (size // block - 1) * block // group
-    # 1 and the last ones: sparse_super2; 16 to 64: bitmaps of flexible groups
-    numbers = {1, 16, 32, 48, 64, last, last - 1}
-    for base in (3, 5, 7):
-        power = base
-        while power <= last:
-            numbers.add(power)
-            power *= base
-    for number in sorted(numbers):
-        if 0 < number <= last:
-            yield number * group
-    # the journal's extent block and superblock: in the second group of the
-    # flexible group about the middle
-    flexible = 16 * group
-    middle = size // 2 // flexible * flexible
-    for start in (middle - flexible, middle):
-        journal = start + group
-        if flexible <= journal < size:
-            yield journal - block
-            yield journal
-
-
-def btrfs_places(size: int) -> Iterator[int]:
-    """Superblocks of a btrfs of ``size`` bytes, and mkfs.btrfs's trees."""
-    chunk = 256 * MIB
-    if size > 50 * GIB:
-        chunk = GIB
-    elif size // 20 < chunk:
-        chunk = size // 20 // (64 * KIB) * (64 * KIB)
-    for place in (
-        64 * KIB,
-        MIB,
-        5 * MIB,
-        21 * MIB,
-        29 * MIB,
-        37 * MIB,
-        64 * MIB,
-        37 * MIB + chunk,
-        256 * GIB,
-    ):
-        if place < size:
-            yield place
-
-
-def xfs_ag_size(size: int, unit: int = 0, width: int = 0) -> int:
-    """Bytes of an allocation group of the xfs that mkfs.xfs makes.
-
-    ``unit`` and ``width``: of the stripe, in bytes, 0 for a single device.
-    """
-    blocks = size // BLOCK
-    most = (TIB - 512) // BLOCK
-    shift = 2 if not unit else _multidisk_shift(size)
-    if size >= 32 * TIB or (not unit and size >= 4 * TIB):
-        wanted = most
-    else:
-        wanted = min(-(-blocks // (1 << shift)), most)
-    if not unit:
-        return wanted * BLOCK
-    stripe, across = unit // BLOCK, width // BLOCK
-    if wanted % stripe:
-        up = -(-wanted // stripe) * stripe
-        wanted = up if up <= most else wanted // stripe * stripe
-    if across > stripe and wanted % across == 0:
-        wanted -= stripe
-    return wanted * BLOCK
-
-
-def _multidisk_shift(size: int) -> int:
-    shift = 5
-    for bound in (512 * GIB, 8 * GIB):
-        if size <= bound:
-            shift -= 1
-    return shift
-
-
-def xfs_places(size: int, unit: int = 0, width: int = 0) -> Iterator[int]:
-    """Allocation groups of an xfs of ``size`` bytes, without the first."""
-    step = xfs_ag_size(size, unit, width)
-    if step <= 0:
-        return iter(())
-    return iter(range(step, size, step))
-
-
 # --------------------------------------------------------------- all together
 
 
@@ -274,21 +174,12 @@ def _spans(size: int) -> Iterator[Span]:
 
 def _single(size: int, offset: int) -> Iterator[Span]:
     """A filesystem behind ``offset``, on a disk, a partition, a mirror."""
-    inside = size - offset
     # behind 0 also for offsets of 4 KiB to 192 KiB: old mdadm, old LVM,
     # partitions of the days of cylinders
     breadth = BLOCK if offset else 256 * KIB
-    for block in (KIB, 2 * KIB, 4 * KIB, 64 * KIB):
-        for place in ext4_places(inside, block):
-            yield offset + place, offset + place + breadth
-    for place in btrfs_places(inside):
-        yield offset + place, offset + place + max(breadth, 32 * KIB)
-    for place in xfs_places(inside):
-        yield offset + place - 64 * KIB, offset + place + breadth
-    # mkfs.xfs of today makes an allocation group per processor: of any even
-    # number of them one begins in the middle, give or take their rounding
-    middle = offset + inside // 2
-    yield middle - 512 * KIB, middle + 512 * KIB
+    for kind in registry.TYPES.values():
+        for place, before, behind in kind.places(size - offset):
+            yield offset + place - before, offset + place + max(breadth, behind)
 
 
 def _striped(size: int, offset: int, disks: int, chunk: int) -> Iterator[Span]:
@@ -296,15 +187,10 @@ def _striped(size: int, offset: int, disks: int, chunk: int) -> Iterator[Span]:
     array lies in row x // (disks * chunk) of a member, whichever it is."""
     row = disks * chunk
     array = (size - offset) // chunk * row
-    found: Set[int] = set()
-    found.update(ext4_places(array))
-    found.update(xfs_places(array, chunk, row))
-    for place in btrfs_places(array):
-        # trees take 192 KiB and may begin at the end of a chunk
-        found.update(range(place, place + 192 * KIB, 64 * KIB))
-    for place in found:
-        start = offset + place // row * chunk + place % chunk
-        yield start, start + BLOCK
+    for kind in registry.TYPES.values():
+        for place in kind.striped_places(array, chunk, row):
+            start = offset + place // row * chunk + place % chunk
+            yield start, start + BLOCK
 
 
 def _merged(spans: Iterable[Span], size: int) -> Tuple[Extent, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, List, Tuple
 
+from cc_kraken.filesystems.base import Found
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Look, Unknown
 from cc_kraken.proof import directio, superblock
@@ -32,7 +33,7 @@ def ask(path: str) -> Look:
     return Look(Known(best.type, best.uuid))
 
 
-def _superblocks(path: str) -> List[superblock.Found]:
+def _superblocks(path: str) -> List[Found]:
     flags = os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK
     descriptor = os.open(path, flags)
     try:

@@ -76,9 +76,6 @@ def copied(machine: Machine, volume: str) -> str:
     return copy
 
 
-@pytest.mark.xfail(
-    strict=True, reason="no run writes the rule for udev: reboots did not mount with it"
-)
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_is_a_warning_then_a_refusal_then_no_copy(

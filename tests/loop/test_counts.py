@@ -20,9 +20,9 @@ from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import DONE
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.config import sets
-from cc_kraken.filesystems import mkfs, rehearsal
+from cc_kraken.filesystems.base import Geometry
 from cc_kraken.model import Blank, Look, Section
-from cc_kraken.proof import content, places
+from cc_kraken.proof import content, places, rehearsal
 from tests.counting import Counts, count
 from tests.loop.test_run import GIB, MIB, NODE, ZONE, Machine, machine
 from tests.unit.test_run_ec2 import ME, Scene
@@ -205,8 +205,7 @@ def test_what_mkfs_writes(
     loop_device: Callable[..., str], kind: str, size: int
 ) -> None:
     device = loop_device(size * GIB)
-    own = rehearsal.concurrency() if kind == "xfs" else False
-    argv = mkfs.argv(kind, device, uuid=str(uuid4()), concurrency=own)
+    argv = rehearsal.command_line(kind, device, Geometry(), uuid=str(uuid4()))
     before = written(device)
     subprocess.run(argv, check=True)
     subprocess.run(["blockdev", "--flushbufs", device], check=True)

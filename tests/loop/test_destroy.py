@@ -24,7 +24,7 @@ import pytest
 
 from cc_kraken.act import guard
 from cc_kraken.act import make as destroy
-from cc_kraken.filesystems import half_made, mkfs, rehearsal
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -39,7 +39,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
-from cc_kraken.proof import content, places, record
+from cc_kraken.proof import content, half_made, places, record, rehearsal
 from tests import conftest, crafted
 from tests.conftest import LATER, soon, umount
 from tests.loop.test_record_place import member_head
@@ -517,7 +517,7 @@ def test_record_only_into_zeros(disk: Disk) -> None:
     refused(disk, "content-refused", READY["write_record"][1])
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_record_never_on_a_filesystem(kind: str, disk: Disk) -> None:
     subprocess.run([f"mkfs.{kind}", "-q", disk.path], check=True)
     refused(disk, "content-refused", READY["write_record"][1])
@@ -621,7 +621,7 @@ def check_filesystem(kind: str, disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_data_beside_a_record(kind: str, share: float, disk: Disk) -> None:
     """A record is no licence where anything but our own lies there: at each
     of these shares of what the proof reads and mkfs does not write."""
@@ -634,7 +634,7 @@ def test_data_beside_a_record(kind: str, share: float, disk: Disk) -> None:
     refused(disk, "content-refused", lambda disk: make(disk, intent))
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 @pytest.mark.parametrize("remains", [False, True])
 def test_who_is_asked_about_what_was_made(kind: str, remains: bool, disk: Disk) -> None:
     """That nothing is there, once.  Where something was: what it is, whether it
@@ -660,8 +660,8 @@ def free_places(disk: Disk, ours: tuple[Extent, ...]) -> Iterator[int]:
                 yield start
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
-@pytest.mark.parametrize("other", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
+@pytest.mark.parametrize("other", registry.TYPES)
 def test_a_whole_filesystem_beside_a_record(kind: str, other: str, disk: Disk) -> None:
     """Also one of the wanted type, all in our places, with another UUID."""
     intent = disk.intent(kind)
@@ -738,7 +738,7 @@ def kill_at(argv: tuple[str, ...], number: int) -> int:
 
 
 @pytest.mark.parametrize("share", soon((0.6,), [0.02, 0.3, 0.6, 0.95, 1.0], LATER))
-@pytest.mark.parametrize("kind", soon(("xfs",), mkfs.TYPES, LATER))
+@pytest.mark.parametrize("kind", soon(("xfs",), registry.TYPES, LATER))
 def test_killed_mkfs_is_done_again(kind: str, share: float, machine: Machine) -> None:
     """Killed at a share of its writes, mkfs is finished by the next run:
     the state lies within our extents, and it is made anew."""
@@ -790,7 +790,7 @@ def nonzero(disk: Disk) -> list[Extent]:
     return found
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_half_made_without_a_record(kind: str, disk: Disk) -> None:
     subprocess.run([f"mkfs.{kind}", "-q", disk.path], check=True)
     disk.put(1024 if kind == "ext4" else 0, bytes(4096))
@@ -810,7 +810,6 @@ def test_no_room_for_the_shadow(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> 
 def test_shadow_leaves_nothing(disk: Disk) -> None:
     state = Path(disk.machine.paths.state)
     state.mkdir()
-    (state / "shadow-1-old.img").write_bytes(b"left by a run that was killed")
     intent = disk.intent("btrfs")
     assert rehearsal.extents(disk.machine.paths, disk.device, intent)
     assert not list(state.iterdir())
@@ -1260,7 +1259,7 @@ def test_a_wipe_that_was_cut_off_asks_for_a_new_fingerprint(
         look = content.look(disk.path, volume_id=disk.volume_id, fingerprint=True)
         if look.content == before and isinstance(before, Known):
             assert look.fingerprint == seen, (number, "looks whole, and is not")
-        elif name in mkfs.TYPES:
+        elif name in registry.TYPES:
             assert not isinstance(look.content, Known), (number, look)
         if look.fingerprint == seen:
             continue
@@ -1290,7 +1289,7 @@ def restore(disk: Disk, kept: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_mkfs_that_was_killed_after_a_wipe(kind: str, machine: Machine) -> None:
     """Where samples still see what was given up, it is not done again: that was the
     permission of the run that was cut off."""

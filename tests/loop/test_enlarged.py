@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.model import Known
 from cc_kraken.proof import content, record
 from tests import crafted
@@ -26,7 +26,7 @@ def enlarge_disk(disk: Disk, gib: int) -> None:
     subprocess.run(["losetup", "--set-capacity", disk.path], check=True)
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_a_known_filesystem_stays_known(kind: str, disk: Disk) -> None:
     disk.put(disk.single, record.encode(disk.intent(kind)))
     make(disk, disk.intent(kind))
@@ -38,7 +38,7 @@ def test_a_known_filesystem_stays_known(kind: str, disk: Disk) -> None:
     assert 0 < look.content.size <= disk.device.size
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_a_record_from_before_is_not_overlooked(kind: str, disk: Disk) -> None:
     """Its place depends on the size: what looks whole may not be."""
     disk.put(disk.single, record.encode(disk.intent(kind)))

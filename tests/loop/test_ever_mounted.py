@@ -21,10 +21,11 @@ from uuid import uuid4
 import pytest
 
 from cc_kraken.act import make as destroy
-from cc_kraken.filesystems import check, half_made, mkfs
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import crc32c
 from cc_kraken.machine import command
 from cc_kraken.model import HalfMade, Known, KrakenError, Record, Unknown
-from cc_kraken.proof import content, record, superblock
+from cc_kraken.proof import content, half_made, record
 from tests import crafted
 from tests.conftest import umount
 from tests.loop.test_destroy import FS, OTHER, Disk, disk, machine, make, refused
@@ -52,7 +53,7 @@ def made(disk: Disk, kind: str, options: Sequence[str] = ()) -> Record:
     # mkfs.btrfs refuses a UUID that the test before had on a disk a moment ago.
     own = {"fs_uuid": str(uuid4())} if kind == "btrfs" else {}
     intent = disk.intent(kind, **own)
-    argv = mkfs.argv(kind, disk.path, uuid=intent.fs_uuid, options=options)
+    argv = registry.of(kind).argv(disk.path, uuid=intent.fs_uuid, options=options)
     subprocess.run(argv, check=True, capture_output=True)
     disk.put(disk.single, record.encode(intent))
     disk.flush()
@@ -203,12 +204,12 @@ def patch(disk: Disk, kind: str, at: int, data: bytes) -> None:
     block = bytearray(disk.get(where, size))
     block[at : at + len(data)] = data
     if kind == "ext4":
-        block[1020:] = struct.pack("<I", superblock.crc32c(bytes(block[:1020])))
+        block[1020:] = struct.pack("<I", crc32c(bytes(block[:1020])))
     elif kind == "xfs":
         block[224:228] = bytes(4)
-        block[224:228] = struct.pack("<I", superblock.crc32c(bytes(block)) ^ 0xFFFFFFFF)
+        block[224:228] = struct.pack("<I", crc32c(bytes(block)) ^ 0xFFFFFFFF)
     else:
-        block[:4] = struct.pack("<I", superblock.crc32c(bytes(block[32:])) ^ 0xFFFFFFFF)
+        block[:4] = struct.pack("<I", crc32c(bytes(block[32:])) ^ 0xFFFFFFFF)
     disk.put(where, bytes(block))
 
 
@@ -252,11 +253,12 @@ def newer(disk: Disk, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def broken(disk: Disk, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(check.CHECKS, kind, ("wipefs", "--no-such-option"))  # type: ignore[arg-type]
+    checker = ("wipefs", "--no-such-option")
+    monkeypatch.setattr(registry.of(kind), "checker", checker)
 
 
 @pytest.mark.parametrize("why", [newer, broken])
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_what_the_checker_cannot_judge_is_no_licence(
     kind: str, why: Any, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +287,7 @@ def test_a_checker_that_was_killed_says_nothing(
 
     monkeypatch.setattr(command, "run", killed)
     with pytest.raises(KrakenError) as caught:
-        check.sound(disk.path, "ext4")
+        half_made.sound(disk.path, "ext4")
     assert "SIGKILL" in str(caught.value)
 
 
@@ -346,7 +348,7 @@ def test_the_data_of_an_array_carries_no_record(disk: Disk) -> None:
     assert look.record == disk.intent("ext4")
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_a_record_in_what_is_mounted_is_nobodys_concern(kind: str, disk: Disk) -> None:
     """btrfs does not even say yet that it is mounted."""
     intent = made(disk, kind)
@@ -355,7 +357,7 @@ def test_a_record_in_what_is_mounted_is_nobodys_concern(kind: str, disk: Disk) -
     assert (look.content, look.record) == (Known(kind, intent.fs_uuid), None)
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_the_erased_record_is_all_that_changes(kind: str, disk: Disk) -> None:
     intent = made(disk, kind)
     with mounted(disk) as where:

@@ -13,7 +13,7 @@ import pytest
 
 from cc_kraken.act import grow, layout
 from cc_kraken.decide import growth
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import devices, md, mounts
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Known, KrakenError
@@ -63,7 +63,7 @@ def enlarge(machine: Machine, volume: str, gib: int, *, ec2: bool = True) -> Non
 def size(path: str, node: str) -> int:
     mount = mounts.at(Paths(), path)
     assert mount is not None
-    found = grow.state(Paths(), mount, node)
+    found = grow.state(mount, node)
     assert found is not None
     return found.size
 
@@ -162,7 +162,7 @@ def test_what_cannot_be_grown_is_a_warning_and_serves_as_before(
     enlarge(machine, volume, 2)
     if may_grow_ext4():
         words = ("resize2fs", "/nonexistent")
-        monkeypatch.setattr(grow, "_words", lambda *_: words)
+        monkeypatch.setattr(registry.of("ext4"), "grow_argv", lambda *_: words)
     status = machine.run()
     assert (status["state"], states(status)) == ("done", {"data": "mounted"})
     (warning,) = status["warnings"]
@@ -196,7 +196,7 @@ OPTIONS: dict[str, list[list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_what_mkfs_leaves_is_no_reason_to_grow(
     kind: str,
     tmp_path: Path,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from tests.conftest import attach, umount
 from tests.loop.test_content import Disk, matrix
 from tests.loop.test_run import GIB, Machine, machine
@@ -36,7 +36,7 @@ def planted(machine: Machine, volume: str, name: str, uuid: str) -> None:
     try:
         prepare, _ = matrix(GIB, uuid)[name]
         prepare(Disk(device, file))
-        if name in mkfs.TYPES:
+        if name in registry.TYPES:
             target = machine.base / "planting"
             target.mkdir(exist_ok=True)
             subprocess.run(["mount", device, target], check=True)
@@ -66,7 +66,7 @@ OLD_METADATA = re.compile(r"(mirror with )?md 1\.[01]\b").match
     "wanted",
     [
         pytest.param(kind, marks=pytest.mark.long if kind == "ext4" else SLOW)
-        for kind in mkfs.TYPES
+        for kind in registry.TYPES
     ],
 )
 @pytest.mark.parametrize("chunk", range(len(CHUNKS)))

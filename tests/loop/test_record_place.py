@@ -22,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken.act import guard, make
-from cc_kraken.filesystems import mkfs, rehearsal
-from cc_kraken.filesystems.mkfs import Geometry
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import HEAD, Geometry
 from cc_kraken.model import Extent, KrakenError, Record
-from cc_kraken.proof import places, record, superblock
+from cc_kraken.proof import places, record, rehearsal
 from tests import crafted
 from tests.conftest import umount
 
@@ -113,7 +113,7 @@ MOVING: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_mkfs_leaves_the_record(kind: str, room: Path) -> None:
     for size in (*SIZES, *(LARGEST if kind != "ext4" else ())):
         check_mkfs(room, kind, size, ())
@@ -131,7 +131,7 @@ def test_options_leave_the_record(
 
 
 @pytest.mark.parametrize("sector", [512, 4096])
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_sector_sizes(kind: str, sector: int, room: Path) -> None:
     check_mkfs(room, kind, 4 * GIB, (), Geometry(sector))
 
@@ -162,11 +162,11 @@ def test_the_largest_journal_that_is_allowed(
         most = largest_journal(options, size)
         more = (*options, "-J", f"size={most + 1}")
         with pytest.raises(KrakenError) as caught:
-            mkfs.check_room("ext4", more, size)
+            registry.of("ext4").check_room(more, size)
         assert caught.value.trouble.kind == "mkfs-option-refused"
         assert f"{most} MiB at most" in caught.value.trouble.expected
         largest = (*options, "-J", f"size={most}")
-        mkfs.check_room("ext4", largest, size)
+        registry.of("ext4").check_room(largest, size)
         check_mkfs(room, "ext4", size, largest, prezeroed=False)
 
 
@@ -174,7 +174,7 @@ def largest_journal(options: tuple[str, ...], size: int) -> int:
     """In MiB, asked for from above."""
     for most in range(size * 3 // 16 >> 20, 0, -1):
         with suppress(KrakenError):
-            mkfs.check_room("ext4", (*options, "-J", f"size={most}"), size)
+            registry.of("ext4").check_room((*options, "-J", f"size={most}"), size)
             return most
     raise AssertionError("no journal at all")
 
@@ -195,13 +195,13 @@ def test_what_is_refused_does_take_the_place(
     """With these options mkfs writes over the record."""
     size, path = gib * GIB, room / "refused.img"
     with pytest.raises(KrakenError):
-        mkfs.parse(kind, words)
-        mkfs.check_room(kind, words, size)
+        registry.of(kind).parse(words)
+        registry.of(kind).check_room(words, size)
     with open(path, "wb") as file:
         file.truncate(size)
         file.seek(record.single_place(size))
         file.write(record.encode(INTENT))
-    argv = list(mkfs.argv(kind, str(path), uuid=UUID, prezeroed=False))
+    argv = list(registry.of(kind).argv(str(path), uuid=UUID, prezeroed=False))
     if words[0] == "-d":
         argv[argv.index("noalign")] = words[1]
     else:
@@ -260,7 +260,7 @@ def check_mkfs(
 def check_former_place(path: Path, size: int, place: int) -> None:
     """The filesystem tells where its record lies when the volume was enlarged."""
     with open(path, "rb") as file:
-        (found,) = superblock.filesystems(file.read(superblock.HEAD), size)
+        (found,) = registry.superblocks(file.read(HEAD), size)
     assert not found.flaw
     assert record.former_place(size, found.size) is None
     for more in (GIB, 9 * GIB, size):

@@ -44,7 +44,7 @@ from cc_kraken.decide.steps import (
     WriteRecords,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.filesystems import mkfs, rehearsal
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import files, mounts
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
@@ -60,7 +60,7 @@ from cc_kraken.model import (
     Section,
     Trouble,
 )
-from cc_kraken.proof import content, directio, record
+from cc_kraken.proof import content, directio, record, rehearsal
 from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
 from tests.loop.test_destroy import FS
@@ -495,12 +495,12 @@ def intent(volume: str, kind: str) -> Record:
 
 def finished_but_for_the_record(machine: Machine, volume: str, kind: str) -> None:
     mine = intent(volume, kind)
-    argv = mkfs.argv(kind, str(machine.file(volume)), uuid=mine.fs_uuid)
+    argv = registry.of(kind).argv(str(machine.file(volume)), uuid=mine.fs_uuid)
     subprocess.run(argv, check=True)
     put(machine, volume, record.single_place(GIB), record.encode(mine))
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_a_run_that_was_cut_off_before_the_record_was_erased(
     machine: Machine, kind: str
 ) -> None:
@@ -514,7 +514,7 @@ def test_a_run_that_was_cut_off_before_the_record_was_erased(
     ]
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_a_run_that_was_cut_off_within_mkfs(machine: Machine, kind: str) -> None:
     """Its remains are taken back, and it is made anew."""
     volume = machine.volume("data", FsType=kind)
@@ -533,7 +533,7 @@ def test_a_run_that_was_cut_off_within_mkfs(machine: Machine, kind: str) -> None
     )
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_a_filesystem_that_somebody_mounted_beside_our_record_is_kept(
     machine: Machine, kind: str
 ) -> None:
@@ -682,7 +682,7 @@ def enlarge(machine: Machine, volume: str) -> None:
         size.write_text(f"{3 * GIB // 512}\n")
 
 
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_enlarged_before_the_record_was_erased(machine: Machine, kind: str) -> None:
     """The filesystem says where its record lies: it is found and erased."""
     volume = machine.volume("data", FsType=kind)
@@ -697,7 +697,7 @@ def test_enlarged_before_the_record_was_erased(machine: Machine, kind: str) -> N
 
 
 @pytest.mark.parametrize("share", ["nothing", "the superblock", "a part"])
-@pytest.mark.parametrize("kind", mkfs.TYPES)
+@pytest.mark.parametrize("kind", registry.TYPES)
 def test_enlarged_after_a_cut_within_mkfs(
     machine: Machine, kind: str, share: str
 ) -> None:

@@ -21,7 +21,7 @@ from cc_kraken.cloud import errors
 from cc_kraken.cloud.errors import Reaction
 from cc_kraken.config import loading, tags, values
 from cc_kraken.decide import decision
-from cc_kraken.filesystems import mkfs
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import fstab, mdadm_conf, schema_files
 from cc_kraken.model import Attachment, Holder, Known
 from tests.unit.worlds import NODE, claim, single, volume, world
@@ -336,13 +336,13 @@ def test_the_tables_of_levels_and_filesystems_are_the_code() -> None:
     table = rows(page("README.md"), "RAID level")
     assert {int(a): int(b) for a, b in table} == dict(values.FEWEST_MEMBERS)
     (cell,) = [row[2] for row in rows(page("README.md"), "Tag") if "FsType" in row[0]]
-    assert set(re.findall("`(.+?)`", cell)) == {*values.FS_TYPES, "none"}
+    assert set(re.findall("`(.+?)`", cell)) == {*registry.TYPES, "none"}
 
 
 def test_the_table_of_mkfs_options_is_the_allow_list() -> None:
     table = rows(page("docs/decisions.md"), "Type")
     told = {kind: set(re.findall("`(.+?)`", letters)) for kind, letters in table}
-    assert told == {kind: set(allowed) for kind, allowed in mkfs.ALLOWED.items()}
+    assert told == {kind: set(one.options) for kind, one in registry.TYPES.items()}
 
 
 def holders() -> List[Tuple[str, bool, str, str]]:

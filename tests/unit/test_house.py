@@ -20,9 +20,9 @@ FLOORS = (
     "decide",
     "config",
     "cloud",
-    "filesystems",
     "proof",
     "machine",
+    "filesystems",
     "model",
 )
 MODULES = sorted(HOUSE.rglob("*.py"))

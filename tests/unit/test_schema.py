@@ -19,6 +19,7 @@ from pytest_mock import MockerFixture
 import cc_kraken
 from cc_kraken.config import structure, values
 from cc_kraken.config.tags import SET_TAGS
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import schema_files
 from cc_kraken.model import KrakenError
 from tests.conftest import MORE
@@ -96,7 +97,7 @@ def test_the_schema_and_the_code_know_the_same_values(section: dict) -> None:
     settings_of = section["properties"]["kraken"]["properties"]["defaults"]
     keys = settings_of["properties"]
     assert keys["raid_level"]["enum"] == list(values.FEWEST_MEMBERS)
-    assert keys["fs_type"]["enum"] == [*values.FS_TYPES, values.NO_FILESYSTEM]
+    assert keys["fs_type"]["enum"] == [*registry.TYPES, values.NO_FILESYSTEM]
     assert keys["members"]["maximum"] == values.MOST_MEMBERS
     assert keys["owner"]["maximum"] == values.LARGEST_ID
 

@@ -12,6 +12,7 @@ from hypothesis import given
 
 from cc_kraken.config import values
 from cc_kraken.config.values import Unfit
+from cc_kraken.filesystems import registry
 
 
 def unfit(function: Callable[..., Any], *arguments: Any) -> Unfit:
@@ -237,7 +238,7 @@ def test_mount_options(value: str, fs_type: str, options: tuple) -> None:
     assert values.mount_options(value, fs_type) == options
 
 
-@pytest.mark.parametrize("fs_type", values.FS_TYPES)
+@pytest.mark.parametrize("fs_type", registry.TYPES)
 @pytest.mark.parametrize(
     "value",
     ["bind", "rbind", "move", "remount", "loop", "offset=1", "X-kraken.set=a", "noauto"]
@@ -263,7 +264,7 @@ def test_options_of_another_filesystem_are_refused() -> None:
 
 @given(
     st.text() | st.text("noatime=,x-. \n\t\0", max_size=20),
-    st.sampled_from(values.FS_TYPES),
+    st.sampled_from(list(registry.TYPES)),
 )
 def test_mount_options_are_plain_words(text: str, fs_type: str) -> None:
     try:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from cc_kraken.config import sets as wanted
 from cc_kraken.config import tags, values
+from cc_kraken.filesystems import registry
 from cc_kraken.model import Claim, Node, Section, Trouble, Volume, WantedSet
 from tests.conftest import MORE
 
@@ -525,7 +526,7 @@ def sets_of_any_kind(draw: Any, name: str, first: int) -> List[Volume]:
         "VolumeName": name,
         "VolumeSize": str(members),
         "RaidLevel": draw(st.sampled_from(["0", "1", "10", "5", "6"])),
-        "FsType": draw(st.sampled_from(values.FS_TYPES)),
+        "FsType": draw(st.sampled_from(list(registry.TYPES))),
         "MountPath": draw(st.sampled_from(["/data", "/log"])),
     }
     alike.update(draw(st.just({}) | SOME_TAGS))
@@ -617,7 +618,7 @@ def test_a_claim_without_trouble_is_complete(
         else:
             assert wish.fs_type is None
         if wish.mount_path is not None:
-            assert wish.fs_type in values.FS_TYPES
+            assert wish.fs_type in registry.TYPES
             assert values.mount_path(wish.mount_path) == wish.mount_path
             paths.append(wish.mount_path)
         assert not (wish.mount_over or wish.allow_degraded or wish.overwrite)

@@ -93,6 +93,14 @@ def uuids(now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
+def patient(node: Node) -> None:
+    """Give the disks of an emulated machine ten minutes at a reboot, not the 30 s of
+    fstab: on a busy computer udev itself starts later than that."""
+    node.run(["mkdir", "-p", "/etc/systemd/system/device.d"], check=True)
+    text = "[Unit]\nJobRunningTimeoutSec=600\n"
+    node.write_file("/etc/systemd/system/device.d/99-lab.conf", text)
+
+
 def write_file(node: Node, path: str, text: str) -> None:
     node.run(f"printf %s {shlex.quote(text)} > {shlex.quote(path)}; sync", check=True)
 

@@ -95,6 +95,7 @@ def steps(node: Node) -> list[str]:
 
 
 def reboot(node: Node) -> None:
+    nodes.patient(node)
     node.reboot()
     node.wait_ready()
     assert nodes.status(node)["state"] == "done"

@@ -72,9 +72,7 @@ class Copied:
             for name, volumes in self.own.items()
         }
         self.write(node, "today")
-        # An emulated machine takes its time to find its disks.
-        slow = "s/device-timeout=30s/device-timeout=900s/"
-        node.run(["sed", "-i", slow, "/etc/fstab"], check=True)
+        nodes.patient(node)
         for place in places:
             take_away(node, place)
         return node
@@ -138,7 +136,6 @@ def check_after_reboot(node: Node, copied: Copied) -> None:
         assert node.run(unit).out.strip() == "active"
 
 
-@pytest.mark.slow
 def test_a_copy_beside_the_original_at_a_reboot() -> None:
     """One comes before its original, one after it; then neither is mounted while
     the other is there, and a person takes the copy away."""

@@ -82,6 +82,7 @@ def serial(volume: str) -> str:
 
 def reboot(node: Node) -> bool:
     """Whether cloud-init was content."""
+    nodes.patient(node)
     node.reboot()
     return node.wait_ready()["result"]["errors"] == []
 

@@ -239,6 +239,7 @@ def services_at_first_boot(cloud: Cloud, image: Image) -> Node:
 
 def services_at_a_reboot(node: Node) -> None:
     alice = has_the_home(node)
+    nodes.patient(node)
     node.reboot()
     node.wait_ready(BOOT)
     assert settled(node) == AFTERWARDS

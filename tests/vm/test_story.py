@@ -130,6 +130,7 @@ def test_a_node_comes_up_and_lives_on() -> None:
         for path in MOUNTS:
             nodes.write_file(node, f"{path}/file", node.id)
         mark = ec2.calls.mark()
+        nodes.patient(node)
         node.reboot()
         node.wait_ready()
         check_mounts(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import hashlib
 import os
 import random
 import re
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cc_kraken.filesystems import ext4, xfs
+from cc_kraken.filesystems.base import BLOCK, GIB, KIB, MIB, TIB
 from cc_kraken.model import Extent
 from cc_kraken.proof import places
-from cc_kraken.proof.places import BLOCK, GIB, KIB, MIB, TIB
 from tests.conftest import LATER, MORE, soon
 
 Spans = list[tuple[int, int]]
@@ -57,6 +59,24 @@ def test_places_are_inside_sorted_disjoint_and_aligned(size: int) -> None:
         assert place.start % BLOCK == 0
         assert place.end % BLOCK == 0 or place.end == size
         before = place.end
+
+
+FROZEN = [
+    (257 * MIB, "9a0eecea88d13d8f"),
+    (GIB, "2b4b6faa61b5aa72"),
+    (7 * GIB, "7d9d562466dbacac"),
+    (100 * GIB, "eda917eac1438551"),
+    (777 * GIB + 512, "0de92b7dc8261ad2"),
+    (16 * TIB, "1795d467e30feced"),
+    (64 * TIB, "0474fb1a6b71c241"),
+]
+
+
+@pytest.mark.parametrize(("size", "digest"), FROZEN)
+def test_the_places_stay_the_same(size: int, digest: str) -> None:
+    """A fingerprint that ``overwrite`` names is of what lies there."""
+    text = repr([(place.start, place.end) for place in places.places(size)])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
 
 
 @given(SIZES)
@@ -203,7 +223,7 @@ def test_allocation_groups_are_those_of_mkfs_xfs(
     said = _run(["mkfs.xfs", "-N", *stripe, str(image)])
     match = re.search(r"agsize=(\d+) blks", said)
     assert match is not None
-    mine = places.xfs_ag_size(size, unit * KIB, unit * KIB * disks)
+    mine = xfs.group_size(size, unit * KIB, unit * KIB * disks)
     assert mine == int(match[1]) * BLOCK
 
 
@@ -268,7 +288,7 @@ def test_what_an_ext4_of_other_blocks_leaves(
 
 def test_backups_of_an_ext4_with_blocks_of_64_kib() -> None:
     """mkfs makes those only where pages are as large, or by force."""
-    found = [place // (32 * GIB) for place in places.ext4_places(TIB, 64 * KIB)]
+    found = [place // (32 * GIB) for place in ext4.places(TIB, 64 * KIB)]
     assert set(found) >= {1, 3, 5, 7, 9, 25, 27, 31}
     for offset in (0, 129 * MIB):
         for group in (1, 3, 5, 7, 9, 25, 27):
@@ -338,7 +358,7 @@ def test_a_row_is_found_on_every_member(level: str) -> None:
     offset = places.data_offset(size)
     array = (size - offset) // chunk * chunk * disks
     found = places.places(size)
-    for place in places.ext4_places(array):
+    for place in ext4.places(array):
         at = offset + place // (chunk * disks) * chunk + place % chunk
         assert _hit(found, [(at, at + BLOCK)])
 

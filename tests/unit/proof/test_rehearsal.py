@@ -1,4 +1,4 @@
-"""Shadows of many sets at the same time: a power cut leaves all of them half made."""
+"""Rehearsals and checks of many sets: a power cut leaves all of them half made."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.filesystems import check, rehearsal
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Extent, Record
+from cc_kraken.proof import half_made, rehearsal
 
 MIB = 1 << 20
 MANY = 24
@@ -47,15 +47,19 @@ def learn(tmp_path: Path, sizes: list[int]) -> list[tuple[Extent, ...]]:
     return found
 
 
-def test_one_shadow_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their room is counted one by one, and nobody takes another's away."""
+def test_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their room is counted one by one."""
     there: list[int] = []
+    at_work: list[str] = []
     run = command.run
 
     def watched(argv: Any, **more: Any) -> command.Finished:
-        there.append(len(os.listdir(tmp_path / "state")))
+        at_work.append(argv[-1])
+        there.append(len(at_work))
         time.sleep(0.01)
-        return run(argv, **more)
+        finished = run(argv, **more)
+        at_work.remove(argv[-1])
+        return finished
 
     monkeypatch.setattr(command, "run", watched)
     found = learn(tmp_path, [(64 + number) * MIB for number in range(MANY)])
@@ -85,5 +89,6 @@ def test_few_checkers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(command, "run", run)
     with ThreadPoolExecutor(32) as pool:
-        assert all(pool.map(lambda path: check.sound(path, "xfs"), map(str, range(64))))
-    assert 1 < most <= check.AT_ONCE
+        paths = map(str, range(64))
+        assert all(pool.map(lambda path: half_made.sound(path, "xfs"), paths))
+    assert 1 < most <= half_made.AT_ONCE

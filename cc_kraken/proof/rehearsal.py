@@ -11,25 +11,20 @@ any size: ext4 ends at 16 TiB.
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
-import glob
 import os
 import shutil
 import threading
 import uuid as uuids
 from contextlib import contextmanager
-from typing import Iterator, List, Sequence, Tuple, Union
+from typing import Iterator, List, Sequence, Tuple
 
-from cc_kraken.filesystems import mkfs
-from cc_kraken.filesystems.mkfs import Geometry
+from cc_kraken.filesystems import registry
+from cc_kraken.filesystems.base import MIB, Geometry
 from cc_kraken.machine import command, sysfs
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, Extent, KrakenError, Record, Trouble
+from cc_kraken.model import Extent, KrakenError, Layer, Record, Trouble
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
-
-MIB = 1 << 20
-GIB = 1 << 30
 
 #: On a member: md superblock, bitmap and bad-block log (super1.c of mdadm).
 MD_EXTENTS: Tuple[Extent, ...] = (Extent(BLOCK, MEMBER_PLACE),)
@@ -39,13 +34,10 @@ RESERVE = 256 * MIB
 
 _ONE = threading.Lock()
 
-#: Levels whose arrays have stripes.
-_STRIPED = ("raid0", "raid4", "raid5", "raid6", "raid10")
-
 
 def extents(
     paths: Paths,
-    target: Union[Device, Array],
+    target: Layer,
     record: Record,
     options: Sequence[str] = (),
 ) -> Tuple[Extent, ...]:
@@ -56,7 +48,7 @@ def extents(
     and disjoint; () when no filesystem was intended.  Raises KrakenError:
     ``shadow-no-room``, ``mkfs-option-refused``, and those of command.run.
     """
-    if isinstance(target, Device) and record.array_uuid:
+    if target.volume_id and record.array_uuid:
         return MD_EXTENTS
     if not record.fs_type:
         return ()
@@ -67,7 +59,7 @@ def extents(
         return _of_mkfs(record.fs_type, target.size, tuple(options), shape, where)
 
 
-def geometry(paths: Paths, target: Union[Device, Array]) -> Geometry:
+def geometry(paths: Paths, target: Layer) -> Geometry:
     """Sector and stripes of a device, from sysfs (``queue/``)."""
     queue = os.path.join(paths.sys, "block", target.name, "queue")
     logical = _number(queue, "logical_block_size") or 512
@@ -75,16 +67,9 @@ def geometry(paths: Paths, target: Union[Device, Array]) -> Geometry:
     sector = max(logical, min(physical, 4096))
     unit = _number(queue, "minimum_io_size")
     width = _number(queue, "optimal_io_size")
-    striped = isinstance(target, Array) and target.level in _STRIPED
-    if not striped or unit < 4096 or unit % 4096 or width < unit or width % unit:
+    if not target.striped or unit < 4096 or unit % 4096 or width < unit or width % unit:
         return Geometry(sector)
     return Geometry(sector, unit, width)
-
-
-def concurrency() -> bool:
-    """Does this mkfs.xfs know ``concurrency=`` (xfsprogs 6.8 and later)?"""
-    usage = command.run(["mkfs.xfs"])
-    return "concurrency=" in usage.out + usage.err
 
 
 def command_line(
@@ -97,15 +82,16 @@ def command_line(
     options: Sequence[str] = (),
     prezeroed: bool = True,
 ) -> Tuple[str, ...]:
-    """The command of mkfs.argv, for the mkfs that is installed here."""
-    return mkfs.argv(
-        kind,
+    """The type's command, for the mkfs that is installed here."""
+    filesystem = registry.of(kind)
+    usage = command.run(filesystem.usage) if filesystem.usage else None
+    return filesystem.argv(
         path,
         uuid=uuid,
-        label_text=label,
+        label=label,
         options=options,
         geometry=shape,
-        concurrency=kind == "xfs" and concurrency(),
+        usage=usage.out + usage.err if usage else "",
         prezeroed=prezeroed,
     )
 
@@ -121,7 +107,7 @@ def _of_mkfs(
     # Not the UUID of the record: mkfs.btrfs refuses one that it sees elsewhere,
     # on the very volume perhaps, and no place depends on it.
     uuid = str(uuids.uuid4())
-    with _file(directories, uuid, size, _need(kind, size, options)) as path:
+    with _file(directories, size, registry.of(kind).written(size, options)) as path:
         argv = command_line(kind, path, shape, uuid=uuid, options=options)
         command.check(
             command.run(argv, timeout=600),
@@ -167,62 +153,32 @@ def data_extents(path: str) -> Tuple[Extent, ...]:
         os.close(fd)
 
 
-def _need(kind: str, size: int, options: Sequence[str]) -> int:
-    """Bytes that mkfs writes at most: backup group descriptors of ext4, the
-    log of xfs (at most 2 GiB), the trees of btrfs."""
-    if kind == "ext4":
-        return 64 * MIB + size // 16384
-    if kind == "xfs" and "-l" in options:
-        return 64 * MIB + 2 * GIB
-    if kind == "xfs":
-        return 64 * MIB + min(2 * GIB, max(64 * MIB, size // 2048))
-    return 64 * MIB
-
-
 @contextmanager
-def _file(directories: Sequence[str], name: str, size: int, need: int) -> Iterator[str]:
-    """A sparse file of ``size`` bytes in the first of these that takes it, gone at
-    the end; files that a killed run left are removed first (ours are locked while
-    they are used)."""
+def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
+    """A sparse file of ``size`` bytes in the first of these that takes it.  It has no
+    name: nothing is left of it after this, or after the run is killed."""
     obstacles = []
     for directory in directories:
         os.makedirs(directory, mode=0o755, exist_ok=True)
-        _remove_leftovers(directory)
         free = shutil.disk_usage(directory).free
         if free < need + RESERVE:
             obstacles.append(f"{directory} has {free >> 20} MiB free")
             continue
-        path = os.path.join(directory, f"shadow-{name}.img")
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = -1
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            try:
-                os.ftruncate(fd, size)
-            except OSError as error:
-                why = os.strerror(error.errno or 0)
-                obstacles.append(f"{directory} takes no file of {size} bytes ({why})")
-                continue
-            yield path
+            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            fd = os.open(directory, flags, 0o600)
+            os.ftruncate(fd, size)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            obstacles.append(f"{directory} takes no file of {size} bytes ({why})")
+        else:
+            yield f"/proc/{os.getpid()}/fd/{fd}"
             return
         finally:
-            os.unlink(path)
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
     raise KrakenError(_no_room(" and ".join(obstacles), need + RESERVE))
-
-
-def _remove_leftovers(directory: str) -> None:
-    for path in glob.glob(os.path.join(glob.escape(directory), "shadow-*.img")):
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
-        except OSError:
-            pass  # in use by another set of this run
-        finally:
-            os.close(fd)
 
 
 def _no_room(found: str, need: int) -> Trouble:

@@ -1,0 +1,37 @@
+"""Repair an unmounted filesystem as far as its checker does so unasked.
+
+For one whose superblock says that it has errors, before it is mounted.  Sources:
+e2fsck(8), fsck.xfs(8).
+"""
+
+from __future__ import annotations
+
+from cc_kraken.filesystems import registry
+from cc_kraken.machine import command
+from cc_kraken.model import KrakenError, Trouble
+
+
+def preen(path: str, kind: str) -> str:
+    """What the checker said; "" where the type's own mount repairs what it can.
+
+    Raises KrakenError ``filesystem-errors`` where that is not enough, and
+    ``program-missing``.
+    """
+    filesystem = registry.of(kind)
+    if not filesystem.preener:
+        return ""
+    # Never killed: it writes.
+    finished = command.run([*filesystem.preener, path], timeout=None)
+    said = " ".join((finished.out or finished.err).split())[-600:]
+    if finished.code in filesystem.preened:
+        return said
+    raise KrakenError(
+        Trouble(
+            "filesystem-errors",
+            f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
+            f"repair by itself (exit status {finished.code}): {said}",
+            "a filesystem that can be mounted",
+            f"Take a snapshot of the volume, run {filesystem.repair} {path} by hand, "
+            "and run again.",
+        )
+    )
