@@ -30,6 +30,8 @@ class Identity:
     """This instance, as cloud-init's datasource describes it.
 
     ``tags`` is None where the metadata service offers no instance tags.
+    ``metadata_url``: where the datasource has found that service.  ``partition``
+    and ``domain``: AWS's for this region (``aws``, ``amazonaws.com``).
     """
 
     instance_id: str
@@ -37,6 +39,9 @@ class Identity:
     zone: str
     tags: Optional[Mapping[str, str]] = None
     instance_type: str = ""
+    metadata_url: str = ""
+    partition: str = ""
+    domain: str = ""
 
 
 # ------------------------------------------------------------------ trouble
@@ -86,6 +91,8 @@ class Ec2Options:
     endpoint_url: Optional[str] = None
     ca_bundle: Optional[str] = None
     https_proxy: Optional[str] = None
+    use_dualstack: Optional[bool] = None
+    use_fips: Optional[bool] = None
 
 
 @dataclass(frozen=True)

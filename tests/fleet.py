@@ -48,7 +48,8 @@ from cc_kraken.act import executor as executor_module
 from cc_kraken.act import last_resort
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import DONE, Report
-from cc_kraken.act.run import Limits, Run
+from cc_kraken.act.run import Run
+from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
 from cc_kraken.cloud import ec2 as ec2_module
 from cc_kraken.cloud.ec2 import Ec2
@@ -72,7 +73,6 @@ from cc_kraken.model import (
     Blank,
     Claim,
     Device,
-    Ec2Options,
     FstabLine,
     Holder,
     Identity,
@@ -343,9 +343,15 @@ class DirectEc2(Ec2):
     """The edge to EC2 with calls of functions instead of requests."""
 
     def __init__(
-        self, lab: Ec2Lab, wire: Wire, key: str, turn: Callable[[], None]
+        self,
+        identity: Identity,
+        section: Section,
+        lab: Ec2Lab,
+        wire: Wire,
+        key: str,
+        turn: Callable[[], None],
     ) -> None:
-        super().__init__(lab.region, Ec2Options(), LOG)
+        super().__init__(identity, section)
         self._lab = lab
         self._wire = wire
         self._key = key
@@ -353,12 +359,9 @@ class DirectEc2(Ec2):
 
     def _send(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, Any]:
         flat = self._wire.request(action, parameters)
-        for left in reversed(range(ec2_module.ATTEMPTS)):
-            self._turn()
-            self.calls[action] += 1
-            answer = self._lab.call(action, flat, self._key)
-            if answer.status < 500 or not left:
-                break
+        self._turn()
+        self.calls[action] += 1
+        answer = self._lab.call(action, flat, self._key)
         return self._wire.answer(action, answer.status, answer.body)
 
     def _call(self, action: str, subject: str, **parameters: Any) -> Any:
@@ -745,7 +748,7 @@ class Fleet:
         )
         told = QuietReport(self._paths, stage)
         key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
-        edge = DirectEc2(self.lab, self.wire, key, self.turn)
+        edge = DirectEc2(identity, self.section, self.lab, self.wire, key, self.turn)
         run = Run(
             self.section,
             identity,
@@ -753,15 +756,14 @@ class Fleet:
             told,
             limits,
             Events(None),
+            edge,
             ask_tags=stage != "network",
-            ec2=edge,
             clock=boot.machine.clock,
         )
         run.observer = MachineObserver(boot.machine)  # type: ignore[assignment]
-        run.executor = MachineExecutor(
+        run.work.executor = MachineExecutor(
             boot.machine,
             run.paths,
-            boot.instance_id,
             edge,
             told,
             run._enter,

@@ -758,7 +758,7 @@ MUTATIONS = (
     ),
     change(
         "with an older botocore a copy of a volume is none",
-        "cloud/ec2",
+        "cloud/session",
         'loader.extras_types.append("kraken")',
         "pass",
         EC2,

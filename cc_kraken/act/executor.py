@@ -35,8 +35,7 @@ from cc_kraken.act import (
     release,
 )
 from cc_kraken.act.report import Report
-from cc_kraken.cloud.device_names import Names
-from cc_kraken.cloud.ec2 import Ec2, Outcome
+from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import members as arraystate
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import (
@@ -106,8 +105,8 @@ AFTER_FSTAB = (CheckFilesystem, MountFilesystem, SetOwner)
 class Carried:
     """What came of the steps of one round.
 
-    ``attached``: volume id to device name, accepted by EC2.  ``ask_again``:
-    EC2's answers left it open what is true.  ``kept``: volumes that were not
+    ``attached``: volume id to device name, accepted by the cloud.  ``ask_again``:
+    its answers left it open what is true.  ``kept``: volumes that were not
     detached, because something uses them.  ``not_grown``: why a set that is up
     could not be grown.
     """
@@ -127,20 +126,16 @@ class Executor:
     def __init__(
         self,
         paths: Paths,
-        instance_id: str,
-        ec2: Ec2,
+        cloud: Cloud,
         report: Report,
         enter: Callable[[Optional[str]], None],
         clock: Clock,
     ) -> None:
         self.paths = paths
-        self.instance_id = instance_id
-        self.ec2 = ec2
+        self.cloud = cloud
         self.report = report
         self.enter = enter
         self.clock = clock
-        self._names: Optional[Names] = None
-        self._chosen: Dict[str, str] = {}
         self._files = threading.Lock()
         self._begun: Set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
@@ -272,7 +267,7 @@ class Executor:
                 return
         self.report.done(step.set, str(step))
 
-    # ---- EC2
+    # ---- the cloud
 
     def _attach(self, step: Step) -> None:
         """The lowest volume id first: two claimants must not split a set."""
@@ -291,31 +286,13 @@ class Executor:
         if errors:
             raise errors[0]
 
-    def _device_names(self) -> Names:
-        with self._files:
-            if self._names is None:
-                self._names = Names(self.ec2.own_view(self.instance_id).devices)
-            return self._names
-
     def _attach_one(self, volume_id: str) -> None:
-        """A taken name is followed by the next one.
-
-        A volume keeps its name when it is asked for again: names are few, and
-        the call before may have succeeded after all.
-        """
-        names = self._device_names()
-        name = self._chosen.get(volume_id) or names.take()
-        while True:
-            self._chosen[volume_id] = name
-            answer = self.ec2.attach(volume_id, self.instance_id, name)
-            if answer.outcome is Outcome.ACCEPTED:
-                self._carried.attached[volume_id] = name
-                return
-            if answer.outcome is Outcome.ASK_AGAIN:
+        try:
+            self._carried.attached[volume_id] = self.cloud.attach(volume_id)
+        except KrakenError as error:
+            if error.trouble.kind == IN_USE:
                 self._carried.ask_again = True
-                raise KrakenError(_in_use(answer.text))
-            LOG.info("%s: %s: the next name is tried", volume_id, answer.text)
-            name = names.reject(name)
+            raise
 
     def _detach(self, step: Step) -> None:
         assert isinstance(step, Detach)
@@ -327,10 +304,8 @@ class Executor:
             self.report.warn(release.told(step.set, volume_id, why), step.set)
 
     def _detach_one(self, volume_id: str) -> None:
-        self.ec2.detach(volume_id, self.instance_id)
+        self.cloud.detach(volume_id)
         self._carried.detached.append(volume_id)
-        # A name that was freed a moment ago can leave the next one stuck.
-        self._chosen.pop(volume_id, None)
 
     # ---- volumes and arrays
 
@@ -598,17 +573,6 @@ def _of(
         name: [step for step in some if isinstance(step, kinds)]
         for name, some in steps.items()
     }
-
-
-def _in_use(text: str) -> Trouble:
-    """Somebody has the volume: this instance after all, or another one."""
-    return Trouble(
-        "volume-in-use",
-        text,
-        "an available volume",
-        "See in EC2 what it is attached to, and detach it there.",
-        waits=True,
-    )
 
 
 def _fault(doing: str, error: Exception) -> Trouble:

@@ -60,6 +60,7 @@ def identity(datasource: object) -> Identity:
     document = _mapping(_attribute(datasource, "identity"))
     metadata = _mapping(_attribute(datasource, "metadata"))
     placement = _mapping(metadata.get("placement"))
+    services = _mapping(metadata.get("services"))
     instance_id = (
         _word(document.get("instanceId"))
         or _word(metadata.get("instance-id"))
@@ -93,6 +94,9 @@ def identity(datasource: object) -> Identity:
         tags=_instance_tags(metadata),
         instance_type=_word(document.get("instanceType"))
         or _word(metadata.get("instance-type")),
+        metadata_url=_word(_attribute(datasource, "metadata_address")),
+        partition=_word(services.get("partition")),
+        domain=_word(services.get("domain")),
     )
 
 
@@ -157,21 +161,6 @@ def stage(cloud: object, argv: Optional[Sequence[str]] = None) -> str:
     if "modules" in words and ("final" in words or "--mode=final" in words):
         return FINAL
     return NETWORK
-
-
-def wait_for_network(cloud: object) -> bool:
-    """Wait for the network where the distribution's stage may begin without
-    it (Ubuntu with cloud-init 24.4 and later); True when it was asked to."""
-    distro = _attribute(cloud, "distro")
-    wait = _attribute(distro, "wait_for_network")
-    if not callable(wait):
-        return False
-    try:
-        wait()
-    except Exception as error:
-        # The API client has its own patience, and its own error.
-        LOG.info("cloud-init could not wait for the network: %s", error)
-    return True
 
 
 MODULE = "cc_kraken"

@@ -99,7 +99,7 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     identity = cloud_init.identity(datasource)
     events = cloud_init.Events(cloud, name)
     if stage == "network":
-        _network(section, identity, paths, events, cfg, cloud)
+        _network(section, identity, paths, events, cfg)
     else:
         _by_hand(section, identity, paths, events)
 
@@ -138,7 +138,9 @@ def carry_out(
     """
     # Here, so that a reboot with everything in place imports none of it.
     from cc_kraken.act import lock
-    from cc_kraken.act.run import Limits, Run
+    from cc_kraken.act.run import Run
+    from cc_kraken.act.waiting import Limits
+    from cc_kraken.cloud.ec2 import Ec2
 
     with contextlib.ExitStack() as stack:
         try:
@@ -173,6 +175,7 @@ def carry_out(
             told,
             limits,
             events,
+            Ec2(identity, section),
             ask_tags=stage != "network",
             dry_run=dry_run,
             clock=clock,
@@ -259,13 +262,11 @@ def _network(
     paths: Paths,
     events: cloud_init.Events,
     cfg: Mapping[str, Any],
-    cloud: Any,
 ) -> None:
     kept = None if section.dry_run else _kept(paths, section, identity)
     if kept is not None:
         status = _report_kept(paths, identity, kept)
     else:
-        cloud_init.wait_for_network(cloud)
         status = _bring_up(section, identity, paths, events)
     started = not section.dry_run and _start_background()
     text = failures(status, pending=not (started or section.dry_run))

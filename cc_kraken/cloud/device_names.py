@@ -1,4 +1,4 @@
-"""Device names for AttachVolume: a pure allocator, and its use by threads.
+"""Device names for AttachVolume.
 
 On Nitro instances, the only ones served, a device name is a label inside EC2
 and nothing else, so any name that EC2 accepts will do.  What matters is that a
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import threading
 from string import ascii_lowercase
-from typing import AbstractSet, Iterable, Set, Tuple
+from typing import Dict, Iterable, Tuple
 
 from cc_kraken.model import KrakenError, Trouble
 
@@ -59,61 +59,45 @@ def canonical(name: str) -> str:
     return _XVD.sub("sd", name[5:] if name.startswith("/dev/") else name)
 
 
-def allocate(
-    in_use: Iterable[str], bad: Iterable[str] = (), count: int = 1
-) -> Tuple[str, ...]:
-    """The first ``count`` candidates neither in use nor known to be bad.
-
-    ``in_use``: names as EC2 shows them, with or without ``/dev/``; ``bad``:
-    names that EC2 refused in this run.  Raises KrakenError
-    (``device-names-exhausted``) when there are not as many.
-    """
-    used = {canonical(name) for name in in_use}
-    refused = {canonical(name) for name in bad}
-    free = [n for n in CANDIDATES if canonical(n) not in used | refused]
-    if len(free) < count:
-        raise KrakenError(_exhausted(len(used), len(refused), count, len(free)))
-    return tuple(free[:count])
-
-
-def _exhausted(used: int, refused: int, count: int, free: int) -> Trouble:
-    return Trouble(
-        kind="device-names-exhausted",
-        found=f"only {free} device names are left on this instance "
-        f"({used} in use, {refused} refused by EC2)",
-        expected=f"{count} free of the {len(CANDIDATES)} names that EC2 accepts",
-        remedy="Detach volumes that this instance does not need, or use an "
-        "image with fewer block device mappings.",
-    )
-
-
 class Names:
-    """The names of one run, for several threads at once.
+    """The names of one run, each given out once; threads may ask."""
 
-    A name is given out once; one that EC2 refused is never given out again.
-    """
-
-    def __init__(self, in_use: AbstractSet[str]) -> None:
+    def __init__(self, in_use: Iterable[str]) -> None:
+        """``in_use``: names as EC2 shows them, with or without ``/dev/``."""
+        used = {canonical(name) for name in in_use}
+        self._free = (name for name in CANDIDATES if canonical(name) not in used)
+        self._given: Dict[str, str] = {}
         self._lock = threading.Lock()
-        self._in_use: Set[str] = set(in_use)
-        self._bad: Set[str] = set()
 
-    def take(self) -> str:
-        """The next free name; KrakenError when there is none."""
+    def of(self, volume_id: str) -> str:
+        """The name of a volume: it keeps the one that it was asked for with,
+        because names are few, and the call before may have succeeded."""
         with self._lock:
-            (name,) = allocate(self._in_use, self._bad)
-            self._in_use.add(name)
-            return name
+            return self._given.get(volume_id) or self._next(volume_id)
 
-    def reject(self, name: str) -> str:
-        """Note that EC2 refused ``name``, and take the next one."""
+    def refused(self, volume_id: str) -> str:
+        """The next name for a volume; EC2 has refused the one before."""
         with self._lock:
-            self._in_use.discard(name)
-            self._bad.add(name)
-        return self.take()
+            return self._next(volume_id)
 
-    @property
-    def bad(self) -> Tuple[str, ...]:
-        """The names that EC2 refused, in order."""
+    def freed(self, volume_id: str) -> None:
+        """The volume was detached, and its name is not used again."""
         with self._lock:
-            return tuple(sorted(self._bad))
+            self._given.pop(volume_id, None)
+
+    def _next(self, volume_id: str) -> str:
+        name = next(self._free, None)
+        if name is None:
+            raise KrakenError(_EXHAUSTED)
+        self._given[volume_id] = name
+        return name
+
+
+_EXHAUSTED = Trouble(
+    "device-names-exhausted",
+    f"each of the {len(CANDIDATES)} device names that EC2 accepts is in use on this "
+    "instance, or was refused",
+    "a free device name",
+    "Detach volumes that this instance does not need, or use an image with fewer "
+    "block device mappings.",
+)

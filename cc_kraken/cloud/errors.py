@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Dict, Tuple
 
-from cc_kraken.model import Trouble
+from cc_kraken.model import KrakenError, Trouble
 
 #: Longest piece of EC2's own text that is passed on, in characters.
 LONGEST = 300
@@ -24,10 +24,8 @@ class Reaction(Enum):
     RETRY = "retry"
     #: The answer proves nothing: the truth is a fresh DescribeVolumes.
     DESCRIBE = "describe"
-    #: The device name is taken: the next one.
-    NAME_TAKEN = "name-taken"
-    #: EC2 does not accept this device name: the next one.
-    NAME_INVALID = "name-invalid"
+    #: The device name is taken, or not accepted: the next one.
+    NEXT_NAME = "next-name"
     #: What was asked for is so already.
     DONE = "done"
     #: Somebody has to do something.
@@ -46,6 +44,15 @@ class Rule:
     kind: str
     expected: str = ""
     remedy: str = ""
+
+
+class Ec2Error(KrakenError):
+    """A call that failed; ``code`` is EC2's, "" where it sent none."""
+
+    def __init__(self, trouble: Trouble, reaction: Reaction, code: str = "") -> None:
+        super().__init__(trouble)
+        self.reaction = reaction
+        self.code = code
 
 
 KMS_PERMISSIONS = (
@@ -107,13 +114,13 @@ _CREATION = Rule(
     "Remove what is not needed, or ask AWS for a higher limit.",
 )
 _NAME_TAKEN = Rule(
-    Reaction.NAME_TAKEN,
+    Reaction.NEXT_NAME,
     "device-name-taken",
     "a free device name",
     "The next name is tried.",
 )
 _NAME_INVALID = Rule(
-    Reaction.NAME_INVALID,
+    Reaction.NEXT_NAME,
     "device-name-invalid",
     "a device name that EC2 accepts",
     "The next name is tried.",
@@ -133,103 +140,101 @@ _MODIFYING = Rule(
     "see describe-volumes-modifications.",
 )
 
+_KEY = Rule(
+    Reaction.FATAL,
+    "kms-permission-missing",
+    "the right to use the KMS key of the encrypted volume",
+    f"Allow {KMS_PERMISSIONS} on that key in the role of this instance's "
+    "profile and in the key's policy, and check that the key is enabled.",
+)
+_NO_INSTANCE = Rule(
+    Reaction.RETRY,
+    "instance-not-found",
+    "an instance that EC2 knows in this region",
+    "A new instance can take a moment; if this stays, check kraken.ec2.region "
+    "and kraken.ec2.endpoint_url.",
+)
+_NO_VOLUME = Rule(
+    Reaction.RETRY,
+    "volume-not-found",
+    "a volume that EC2 knows in this region",
+    "A new volume can take a moment; if this stays, the volume was deleted.",
+)
+_IN_USE = Rule(
+    Reaction.DESCRIBE,
+    "volume-in-use",
+    "an available volume",
+    "See in EC2 what it is attached to, and detach it there.",
+)
+_ZONE = Rule(
+    Reaction.FATAL,
+    "zone-mismatch",
+    "the volume and the instance in one availability zone",
+    "Start the instance in the volume's zone, or make a copy of the volume "
+    "in the instance's zone.",
+)
+_MARKETPLACE = Rule(
+    Reaction.FATAL,
+    "marketplace-code",
+    "a volume without an AWS Marketplace product code",
+    "A volume with such a code can only be attached to a stopped instance: "
+    "copy its data to a volume without one.",
+)
+_LIMIT = Rule(
+    Reaction.FATAL,
+    "attachment-limit",
+    "fewer volumes than the limit of the instance type",
+    "Detach volumes (or network interfaces, where the limit is shared), or "
+    "use an instance type with a higher limit.",
+)
+
+_CODES: Tuple[Tuple[Rule, str], ...] = (
+    (
+        _THROTTLED,
+        "RequestLimitExceeded EC2ThrottledException Throttling ThrottlingException "
+        "ThrottledException RequestThrottled RequestThrottledException "
+        "TooManyRequestsException BandwidthLimitExceeded SlowDown",
+    ),
+    (
+        _UNAVAILABLE,
+        "Unavailable ServiceUnavailable InternalError InternalFailure "
+        "InternalServerError RequestTimeout RequestTimeoutException",
+    ),
+    (
+        _CREDENTIALS,
+        "AuthFailure ExpiredToken ExpiredTokenException RequestExpired "
+        "InvalidClientTokenId UnrecognizedClientException SignatureDoesNotMatch "
+        "InvalidSignatureException",
+    ),
+    (_NO_INSTANCE, "InvalidInstanceID.NotFound"),
+    (_NO_VOLUME, "InvalidVolume.NotFound"),
+    (_STATE, "IncorrectState InvalidInstanceID.NotReady"),
+    (_IN_USE, "VolumeInUse"),
+    (_NAME_TAKEN, "InvalidDevice.InUse"),
+    (
+        _REQUEST,
+        "InvalidParameterValue InvalidParameter InvalidParameterCombination "
+        "MissingParameter InvalidInstanceID.Malformed InvalidVolumeID.Malformed "
+        "IdempotentParameterMismatch",
+    ),
+    (_ZONE, "InvalidVolume.ZoneMismatch"),
+    (_MARKETPLACE, "IncorrectInstanceState"),
+    (_LIMIT, "AttachmentLimitExceeded"),
+    (_KEY, "CustomerKeyHasBeenRevoked"),
+    (_PERMISSION, "UnauthorizedOperation AccessDenied AccessDeniedException"),
+    (_ACCOUNT, "OptInRequired PendingVerification Blocked"),
+    (
+        _UNSUPPORTED,
+        "UnsupportedOperation UnsupportedOperationException Unsupported",
+    ),
+    (Rule(Reaction.DONE, "dry-run"), "DryRunOperation"),
+    (Rule(Reaction.DONE, "not-attached"), "InvalidAttachment.NotFound"),
+    (_CREATION, "TagLimitExceeded VolumeLimitExceeded"),
+)
+
 #: Codes without ``Client.`` or ``Server.`` in front.
 TABLE: Dict[str, Rule] = {
-    "RequestLimitExceeded": _THROTTLED,
-    "EC2ThrottledException": _THROTTLED,
-    "Throttling": _THROTTLED,
-    "ThrottlingException": _THROTTLED,
-    "ThrottledException": _THROTTLED,
-    "RequestThrottled": _THROTTLED,
-    "RequestThrottledException": _THROTTLED,
-    "TooManyRequestsException": _THROTTLED,
-    "BandwidthLimitExceeded": _THROTTLED,
-    "SlowDown": _THROTTLED,
-    "Unavailable": _UNAVAILABLE,
-    "ServiceUnavailable": _UNAVAILABLE,
-    "InternalError": _UNAVAILABLE,
-    "InternalFailure": _UNAVAILABLE,
-    "InternalServerError": _UNAVAILABLE,
-    "RequestTimeout": _UNAVAILABLE,
-    "RequestTimeoutException": _UNAVAILABLE,
-    "AuthFailure": _CREDENTIALS,
-    "ExpiredToken": _CREDENTIALS,
-    "ExpiredTokenException": _CREDENTIALS,
-    "RequestExpired": _CREDENTIALS,
-    "InvalidClientTokenId": _CREDENTIALS,
-    "UnrecognizedClientException": _CREDENTIALS,
-    "SignatureDoesNotMatch": _CREDENTIALS,
-    "InvalidSignatureException": _CREDENTIALS,
-    "InvalidInstanceID.NotFound": Rule(
-        Reaction.RETRY,
-        "instance-not-found",
-        "an instance that EC2 knows in this region",
-        "A new instance can take a moment; if this stays, check kraken.ec2.region "
-        "and kraken.ec2.endpoint_url.",
-    ),
-    "InvalidVolume.NotFound": Rule(
-        Reaction.RETRY,
-        "volume-not-found",
-        "a volume that EC2 knows in this region",
-        "A new volume can take a moment; if this stays, the volume was deleted.",
-    ),
-    "IncorrectState": _STATE,
-    "InvalidInstanceID.NotReady": _STATE,
-    "VolumeInUse": Rule(
-        Reaction.DESCRIBE,
-        "volume-in-use",
-        "an available volume",
-        "Detach it from the instance that holds it.",
-    ),
-    "InvalidDevice.InUse": _NAME_TAKEN,
-    "InvalidParameterValue": _REQUEST,
-    "InvalidParameter": _REQUEST,
-    "InvalidParameterCombination": _REQUEST,
-    "MissingParameter": _REQUEST,
-    "InvalidInstanceID.Malformed": _REQUEST,
-    "InvalidVolumeID.Malformed": _REQUEST,
-    "InvalidVolume.ZoneMismatch": Rule(
-        Reaction.FATAL,
-        "zone-mismatch",
-        "the volume and the instance in one availability zone",
-        "Start the instance in the volume's zone, or make a copy of the volume "
-        "in the instance's zone.",
-    ),
-    "IncorrectInstanceState": Rule(
-        Reaction.FATAL,
-        "marketplace-code",
-        "a volume without an AWS Marketplace product code",
-        "A volume with such a code can only be attached to a stopped instance: "
-        "copy its data to a volume without one.",
-    ),
-    "AttachmentLimitExceeded": Rule(
-        Reaction.FATAL,
-        "attachment-limit",
-        "fewer volumes than the limit of the instance type",
-        "Detach volumes (or network interfaces, where the limit is shared), or "
-        "use an instance type with a higher limit.",
-    ),
-    "CustomerKeyHasBeenRevoked": Rule(
-        Reaction.FATAL,
-        "kms-permission-missing",
-        "the right to use the KMS key of the encrypted volume",
-        f"Allow {KMS_PERMISSIONS} on that key in the role of this instance's "
-        "profile and in the key's policy, and check that the key is enabled.",
-    ),
-    "UnauthorizedOperation": _PERMISSION,
-    "AccessDenied": _PERMISSION,
-    "AccessDeniedException": _PERMISSION,
-    "OptInRequired": _ACCOUNT,
-    "PendingVerification": _ACCOUNT,
-    "Blocked": _ACCOUNT,
-    "UnsupportedOperation": _UNSUPPORTED,
-    "UnsupportedOperationException": _UNSUPPORTED,
-    "Unsupported": _UNSUPPORTED,
-    "DryRunOperation": Rule(Reaction.DONE, "dry-run"),
-    "InvalidAttachment.NotFound": Rule(Reaction.DONE, "not-attached"),
-    "TagLimitExceeded": _CREATION,
-    "VolumeLimitExceeded": _CREATION,
-    "IdempotentParameterMismatch": _REQUEST,
+    code: line for line, codes in _CODES for code in codes.split()
 }
 
 # One code for many causes: here the text decides.  By action and code.
@@ -279,8 +284,7 @@ def trouble(
 ) -> Trouble:
     """The same as a Trouble; ``subject`` is what was asked for (``of vol-1``).
 
-    Reactions that the caller handles without an error (a name that is taken,
-    a volume in use) are worded too, for the time when nothing else is left.
+    A device name that is taken is worded too, for the time when none is left.
     """
     line = rule(action, code, message, status)
     words = {"action": action, "permission": f"ec2:{action}"}
@@ -293,3 +297,22 @@ def trouble(
         remedy=line.remedy.format(**words),
         waits=line.reaction in (Reaction.RETRY, Reaction.DESCRIBE),
     )
+
+
+def refused(
+    action: str, code: str, message: str, status: int = 400, subject: str = ""
+) -> Ec2Error:
+    """An answer of EC2 that is an error."""
+    told = trouble(action, code, message, status, subject)
+    return Ec2Error(told, rule(action, code, message, status).reaction, code)
+
+
+def fatal(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
+    """Somebody has to do something before EC2 can be asked."""
+    return Ec2Error(Trouble(kind, found, expected, remedy), Reaction.FATAL)
+
+
+def waiting(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
+    """EC2 cannot be asked now; time may cure it."""
+    told = Trouble(kind, found, expected, remedy, waits=True)
+    return Ec2Error(told, Reaction.RETRY)

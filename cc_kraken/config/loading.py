@@ -341,6 +341,8 @@ def _section(merged: Mapping[str, Any]) -> Section:
             endpoint_url=ec2.get("endpoint_url"),
             ca_bundle=ec2.get("ca_bundle"),
             https_proxy=ec2.get("https_proxy"),
+            use_dualstack=ec2.get("use_dualstack"),
+            use_fips=ec2.get("use_fips"),
         ),
         defaults=dict(merged.get("defaults") or {}),
         volumes={name: dict(item or {}) for name, item in volumes.items()},

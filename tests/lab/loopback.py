@@ -1,4 +1,4 @@
-"""A small HTTP server on 127.0.0.1 that can also be slow, silent or gone."""
+"""A small HTTP server on 127.0.0.1, or ::1, that can also be slow, silent or gone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class _Http(ThreadingHTTPServer):
     def __init__(self, port: int, owner: Server, tls: Optional[ssl.SSLContext]) -> None:
         self.owner = owner
         self.done = False
-        super().__init__((ADDRESS, port), _Handler)
+        if owner.ipv6:
+            self.address_family = socket.AF_INET6
+        super().__init__((owner.address, port), _Handler)
         if tls is not None:
             # the handshake belongs to the thread of its connection
             self.socket = tls.wrap_socket(
@@ -54,11 +56,12 @@ class _Http(ThreadingHTTPServer):
     def server_bind(self) -> None:
         # HTTPServer would look its own name up in the DNS.
         if self.owner.hop_limit is not None:
-            self.socket.setsockopt(
-                socket.IPPROTO_IP, socket.IP_TTL, self.owner.hop_limit
-            )
+            level, option = (socket.IPPROTO_IP, socket.IP_TTL)
+            if self.owner.ipv6:
+                level, option = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+            self.socket.setsockopt(level, option, self.owner.hop_limit)
         socketserver.TCPServer.server_bind(self)
-        self.server_name = ADDRESS
+        self.server_name = self.owner.address
         self.server_port = self.server_address[1]
 
     def accept(self) -> None:
@@ -135,9 +138,12 @@ class Server:
         keep_alive: bool = True,
         tls: Optional[ssl.SSLContext] = None,
         hop_limit: Optional[int] = None,
+        address: str = ADDRESS,
     ) -> None:
         self._answer = answer
         self.hop_limit = hop_limit
+        self.address = address
+        self.ipv6 = ":" in address
         self.port = port
         self.keep_alive = keep_alive
         self._tls = tls
@@ -151,7 +157,8 @@ class Server:
     @property
     def url(self) -> str:
         scheme = "http" if self._tls is None else "https"
-        return f"{scheme}://{ADDRESS}:{self.port}"
+        host = f"[{self.address}]" if self.ipv6 else self.address
+        return f"{scheme}://{host}:{self.port}"
 
     def start(self) -> None:
         """Listen; with port 0 the kernel chooses one, which is then kept."""

@@ -126,7 +126,7 @@ class Asked:
 
 
 class Metadata:
-    """The service, on a port of 127.0.0.1.
+    """The service, on a port of 127.0.0.1, or of ::1: IPv6 alone.
 
     ``tokens_required`` False: version 1 as well (an instance with HttpTokens
     "optional").  ``facts`` may be replaced at any time.  ``delay`` (seconds) makes each
@@ -140,6 +140,7 @@ class Metadata:
         port: int = 0,
         hop_limit: int = 1,
         tokens_required: bool = True,
+        address: str = loopback.ADDRESS,
     ) -> None:
         self.facts = facts
         self.tokens_required = tokens_required
@@ -152,7 +153,7 @@ class Metadata:
         # The real one closes after each answer, and a forwarder that is one
         # process a connection should end.
         self._server = loopback.Server(
-            self._serve, port, keep_alive=False, hop_limit=hop_limit
+            self._serve, port, keep_alive=False, hop_limit=hop_limit, address=address
         )
 
     def start(self) -> Metadata:

@@ -5,7 +5,6 @@ tests/unit/test_counts.py.
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
@@ -178,9 +177,7 @@ def test_members_are_looked_at_side_by_side(
         volume = machine.volume("data", 3, RaidLevel="0")
         machine.plug(volume)
     observer = Observer(machine.paths, Section())
-    volumes = Ec2("us-east-1", machine.section().ec2, logging.getLogger()).volumes(
-        NODE.prefix, NODE.node_id
-    )
+    volumes = Ec2(machine.identity, machine.section()).volumes(NODE)
     claims = sets.claims(Section(), NODE, ZONE, volumes).claims
     world = observer.look(machine.id, NODE, claims, {})
     assert len(world.looks) == 3

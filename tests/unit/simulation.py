@@ -10,11 +10,13 @@ raises :class:`Violation`.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import (
     Callable,
     Dict,
     FrozenSet,
+    Iterable,
     Iterator,
     List,
     Mapping,
@@ -25,6 +27,7 @@ from typing import (
 )
 
 from cc_kraken.act import array_history
+from cc_kraken.cloud.protocol import IN_USE
 from cc_kraken.config import sets
 from cc_kraken.decide import decision
 from cc_kraken.decide import members as arraystate
@@ -68,10 +71,12 @@ from cc_kraken.model import (
     HalfMade,
     Holder,
     Known,
+    KrakenError,
     Look,
     MdSuperblock,
     Mount,
     Mounted,
+    Node,
     PathState,
     Record,
     Section,
@@ -169,28 +174,97 @@ def demand(true: object, why: str) -> None:
         raise Violation(why)
 
 
+class SimulatedCloud:
+    """The second :class:`cc_kraken.cloud.protocol.Cloud`: disks, and who has them.
+
+    ``instances``: the others that it knows.  ``rivals``: volumes that another
+    instance gets a moment before this one.
+    """
+
+    def __init__(self, disks: Iterable[Disk], instance: str = w.ME) -> None:
+        self.disks = {disk.id: disk for disk in disks}
+        self.instance = instance
+        self.instances: Dict[str, Holder] = {}
+        self.rivals: List[str] = []
+        self.calls: Counter[str] = Counter()
+
+    def instance_tags(self) -> Mapping[str, str]:
+        self.calls["instance_tags"] += 1
+        return tags_of(w.NODE)
+
+    def volumes(self, node: Node) -> Tuple[Volume, ...]:
+        self.calls["volumes"] += 1
+        return tuple(
+            self._volume(disk)
+            for _, disk in sorted(self.disks.items())
+            if tags_of(node).items() <= disk.tags.items()
+        )
+
+    def _volume(self, disk: Disk) -> Volume:
+        state = "in-use" if disk.holder else "available"
+        attachments: Tuple[Attachment, ...] = ()
+        if disk.holder:
+            how = "attached" if disk.arrived else "attaching"
+            attachments = (Attachment(disk.holder, "/dev/sdf", how),)
+        return Volume(
+            disk.id,
+            disk.size_gib,
+            disk.zone,
+            state,
+            disk.tags,
+            attachments,
+            disk.origin,
+        )
+
+    def holders(self, instance_ids: Iterable[str]) -> Mapping[str, Holder]:
+        ids = set(instance_ids)
+        self.calls["holders"] += bool(ids)
+        return {one: self.instances.get(one, Holder(one, "gone")) for one in ids}
+
+    def attach(self, volume_id: str) -> str:
+        self.calls["attach"] += 1
+        disk = self.disks[volume_id]
+        if volume_id in self.rivals and not disk.holder:
+            self.rivals.remove(volume_id)
+            disk.holder = "i-0000000000000beef"
+            self.instances[disk.holder] = Holder(disk.holder, "running", "other")
+        if disk.holder:
+            text = f"{volume_id} is attached to {disk.holder}"
+            raise KrakenError(Trouble(IN_USE, text, "", "", waits=True))
+        disk.holder, disk.arrived = self.instance, False
+        return "/dev/sdf"
+
+    def detach(self, volume_id: str) -> None:
+        self.calls["detach"] += 1
+        disk = self.disks[volume_id]
+        if disk.holder == self.instance:
+            disk.holder, disk.arrived = "", False
+
+
+def tags_of(node: Node) -> Dict[str, str]:
+    return {"KRKN-IN:Prefix": node.prefix, "KRKN-IN:NodeId": node.node_id}
+
+
 class Simulation:
-    """EC2, one instance at a time, and the volumes; rounds as the run does."""
+    """A cloud, one instance at a time, and the volumes; rounds as the run does."""
 
     def __init__(
         self, section: Section, disks: Sequence[Disk], *, udev: bool = True
     ) -> None:
         self.section = section
-        self.disks = {disk.id: disk for disk in disks}
+        self.cloud = SimulatedCloud(disks)
+        self.disks = self.cloud.disks
         self.bodies: Dict[str, Body] = {}
         self.sizes: Dict[str, int] = {}  # of filesystems, in bytes
         self.components: Dict[str, int] = {}  # of arrays
         self.flagged: set[str] = set()  # ext4 that says it has errors
         self.roots: Dict[str, PathState] = {}  # owner and mode of filesystems
         self.seen: Dict[str, Seen] = {}  # what this instance has kept of arrays
-        self.instance = w.ME
-        self.holders: Dict[str, Holder] = {}
         self.udev = udev
         self.slow = False
         self.must_exist: Tuple[str, ...] = ()
         self.accounts: Dict[str, Optional[int]] = {"user:app": 1000, "group:app": 1000}
         self.overdue = True
-        self.rivals: List[str] = []
         self.done: List[Step] = []
         self.refused: set[str] = set()
         self.effects = 0
@@ -231,6 +305,10 @@ class Simulation:
                 one = disk.block
                 lines.append(f"  {one.uuid} {one.role} of {one.roles} at {one.events}")
         return "\n".join(lines)
+
+    @property
+    def instance(self) -> str:
+        return self.cloud.instance
 
     # ------------------------------------------------------ power and people
 
@@ -273,7 +351,7 @@ class Simulation:
         for disk in self.disks.values():
             if disk.holder == self.instance:
                 disk.holder, disk.arrived = "", False
-        self.instance = f"i-{number:017x}"
+        self.cloud.instance = f"i-{number:017x}"
         self.seen = {}
         self._boot()
 
@@ -358,29 +436,13 @@ class Simulation:
 
     # ----------------------------------------------------- what can be seen
 
-    def volumes(self) -> Tuple[Volume, ...]:
-        return tuple(
-            Volume(
-                disk.id,
-                disk.size_gib,
-                disk.zone,
-                "in-use" if disk.holder else "available",
-                disk.tags,
-                self._attachments(disk),
-                disk.origin,
-            )
-            for disk in self.disks.values()
-        )
-
-    def _attachments(self, disk: Disk) -> Tuple[Attachment, ...]:
-        if not disk.holder:
-            return ()
-        state = "attached" if disk.arrived else "attaching"
-        return (Attachment(disk.holder, "/dev/sdf", state),)
-
     def claims(self) -> Tuple[Claim, ...]:
         return sets.claims(
-            self.section, w.NODE, w.ZONE, self.volumes(), self.must_exist
+            self.section,
+            w.NODE,
+            w.ZONE,
+            self.cloud.volumes(w.NODE),
+            self.must_exist,
         ).claims
 
     def device(self, disk: Disk) -> Device:
@@ -416,7 +478,7 @@ class Simulation:
         return World(
             instance_id=self.instance,
             devices=devices,
-            holders=self.holders,
+            holders=self.cloud.holders({d.holder for d in self.disks.values()} - {""}),
             awaited={
                 one.id: 5.0
                 for one in self.disks.values()
@@ -807,19 +869,14 @@ class Simulation:
 
     def _attach(self, step: Attach) -> Iterator[None]:
         for number, volume_id in enumerate(step.volume_ids):
-            disk = self.disks[volume_id]
-            if volume_id in self.rivals and not disk.holder:
-                self.rivals.remove(volume_id)
-                disk.holder = "i-0000000000000beef"
-                self.holders[disk.holder] = Holder(disk.holder, "running", "other")
-            if disk.holder == self.instance:
+            if self.disks[volume_id].holder == self.instance:
                 continue
-            if disk.holder:
+            try:
+                self.cloud.attach(volume_id)
+            except KrakenError:
                 if number == 0:
                     return
                 continue
-            disk.holder = self.instance
-            disk.arrived = False
             self.attached_now.add(volume_id)
             yield
 
@@ -830,7 +887,7 @@ class Simulation:
             demand(disk.holder == self.instance, f"detaches {volume_id} from another")
             demand(volume_id in self.attached_now, f"{volume_id}: not by this run")
             demand(not device.mounted, f"detaches {volume_id}, which is mounted")
-            disk.holder, disk.arrived = "", False
+            self.cloud.detach(volume_id)
             self.attached_now.discard(volume_id)
             yield
 

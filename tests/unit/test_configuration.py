@@ -137,7 +137,7 @@ def test_the_section_of_the_design(paths: Paths) -> None:
     boot_wait: 91
     wait: 3601
     final_wait: 601
-    ec2: {region: us-east-1, endpoint_url: null, ca_bundle: null}
+    ec2: {region: us-east-1, endpoint_url: null, ca_bundle: null, use_fips: true}
     defaults: {fs_type: ext4}
     volumes:
       data:
@@ -165,6 +165,7 @@ def test_the_section_of_the_design(paths: Paths) -> None:
     assert (section.boot_wait, section.wait, section.final_wait) == (91, 3601, 601)
     assert section.ec2.region == "us-east-1"
     assert section.ec2.endpoint_url is None
+    assert (section.ec2.use_fips, section.ec2.use_dualstack) == (True, None)
     assert section.defaults == {"fs_type": "ext4"}
     assert section.volumes["data"]["mkfs_options"] == ["-m", "reflink=0"]
     assert section.volumes["log"] == {}

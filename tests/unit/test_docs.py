@@ -379,7 +379,7 @@ def test_the_table_of_ec2s_answers_is_the_code() -> None:
         Reaction.RETRY: "asked again, with back-off, up to the deadline",
         Reaction.DESCRIBE: "a fresh DescribeVolumes tells: ours is success, "
         "another's is a holder",
-        Reaction.NAME_TAKEN: "the next device name",
+        Reaction.NEXT_NAME: "the next device name",
         Reaction.DONE: "taken as done",
         Reaction.FATAL: "an error",
     }

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,22 +22,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from cc_kraken.cloud import ec2 as module
-from cc_kraken.cloud.device_names import Names
-from cc_kraken.cloud.ec2 import (
-    NOISY,
-    Attached,
-    Ec2,
-    Ec2Error,
-    Outcome,
-    OwnView,
-    filter_value,
-    shown,
-    silenced,
-)
-from cc_kraken.cloud.errors import Reaction
+from cc_kraken.cloud import session as module
+from cc_kraken.cloud.answers import filter_value
+from cc_kraken.cloud.ec2 import Ec2, shown
+from cc_kraken.cloud.errors import Ec2Error, Reaction
+from cc_kraken.cloud.protocol import IN_USE
+from cc_kraken.cloud.session import NOISY
 from cc_kraken.machine import schema_files
-from cc_kraken.model import Attachment, Ec2Options, Holder, KrakenError
+from cc_kraken.model import (
+    Attachment,
+    Ec2Options,
+    Holder,
+    Identity,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+)
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
@@ -45,8 +47,9 @@ from tests.lab.tls import Authority
 pytest.importorskip("boto3")
 import boto3.session  # noqa: E402
 import botocore.loaders  # noqa: E402
+import botocore.session  # noqa: E402
 
-LOG = logging.getLogger("test")
+NODE = Node("kafka", "0")
 SECRET = "wJalrSECRETbPxRfiCY"
 TOKEN = "IQoJb3JpTOKENexample"
 
@@ -69,9 +72,17 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
 
 
-def edge(endpoint: Optional[str] = None, **options: Any) -> Ec2:
+def edge(
+    endpoint: Optional[str] = None,
+    instance: str = "i-0123456789abcdef0",
+    *,
+    namespace: str = "KRKN-IN",
+    identity: Optional[Identity] = None,
+    **options: Any,
+) -> Ec2:
+    identity = identity or Identity(instance, "us-east-1", "us-east-1a")
     chosen = Ec2Options(endpoint_url=endpoint, **options)
-    return Ec2("us-east-1", chosen, LOG)
+    return Ec2(identity, Section(tag_namespace=namespace, ec2=chosen))
 
 
 def told(call: Callable[[], object]) -> Ec2Error:
@@ -80,6 +91,12 @@ def told(call: Callable[[], object]) -> Ec2Error:
     assert isinstance(caught.value, Ec2Error)
     assert caught.value.__cause__ is None
     return caught.value
+
+
+def told_plain(call: Callable[[], object]) -> Trouble:
+    with pytest.raises(KrakenError) as caught:
+        call()
+    return caught.value.trouble
 
 
 # ------------------------------------------------------------ small servers
@@ -94,6 +111,7 @@ class Server:
         self,
         answer: Callable[[str, str, str], Answer],
         tls: Optional[ssl.SSLContext] = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.seen: List[str] = []
         self.heads: List[Dict[str, str]] = []
@@ -118,12 +136,16 @@ class Server:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Http(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+        self._http = Http((address, 0), Handler)
         self._http.daemon_threads = True
         if tls is not None:
             self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         scheme = "http" if tls is None else "https"
-        self.url = f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
+        host = f"[{address}]" if ":" in address else address
+        self.url = f"{scheme}://{host}:{self._http.server_address[1]}"
         threading.Thread(
             target=self._http.serve_forever, args=(0.02,), daemon=True
         ).start()
@@ -135,9 +157,11 @@ class Server:
 
 @contextmanager
 def serving(
-    answer: Callable[[str, str, str], Answer], tls: Optional[ssl.SSLContext] = None
+    answer: Callable[[str, str, str], Answer],
+    tls: Optional[ssl.SSLContext] = None,
+    address: str = "127.0.0.1",
 ) -> Iterator[Server]:
-    server = Server(answer, tls)
+    server = Server(answer, tls, address)
     try:
         yield server
     finally:
@@ -240,9 +264,9 @@ def test_a_peer_that_never_answers_is_given_up(
         silent.bind(("127.0.0.1", 0))
         silent.listen(8)
         ec2 = edge(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        error = told(lambda: ec2.volumes("kafka", "0"))
+        error = told(lambda: ec2.volumes(NODE))
     assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
-    assert "did not answer DescribeVolumes within 0.2 s" in error.trouble.found
+    assert "for DescribeVolumes (no answer within 0.2 s)" in error.trouble.found
     assert ec2.calls == {"DescribeVolumes": 1}
 
 
@@ -250,20 +274,20 @@ def test_nobody_there(keys: None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
         ec2 = edge(f"http://127.0.0.1:{taken.getsockname()[1]}")
-        texts = {str(told(lambda: ec2.volumes("kafka", "0"))) for _ in range(2)}
+        texts = {str(told(lambda: ec2.volumes(NODE))) for _ in range(2)}
     (text,) = texts  # the same at each try, so that it is said once
     assert "Connection refused" in text and "0x" not in text
 
 
 def test_no_name_service(keys: None) -> None:
-    error = told(lambda: edge("http://ec2.invalid/").volumes("kafka", "0"))
+    error = told(lambda: edge("http://ec2.invalid/").volumes(NODE))
     assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
     assert "ec2.invalid" in error.trouble.found
 
 
 def test_an_answer_that_is_not_ec2s(keys: None) -> None:
     with serving(lambda *_: (200, "<html>sign in<br></html>")) as server:
-        error = told(lambda: edge(server.url).volumes("kafka", "0"))
+        error = told(lambda: edge(server.url).volumes(NODE))
     assert error.trouble.kind == "ec2-answer" and error.trouble.waits
 
 
@@ -283,7 +307,7 @@ def test_errors_over_http(
 ) -> None:
     with serving(refusing(code, status=status)) as server:
         ec2 = edge(server.url)
-        error = told(lambda: ec2.volumes("kafka", "0"))
+        error = told(lambda: ec2.volumes(NODE))
     assert (error.code, error.trouble.waits) == (code, waits)
     # what is counted is what was sent
     assert ec2.calls == {"DescribeVolumes": requests}
@@ -295,38 +319,38 @@ def test_a_missing_permission_is_named(keys: None) -> None:
         "aBc_-9" * 300
     )
     with serving(refusing("UnauthorizedOperation", message, 403)) as server:
-        error = told(lambda: edge(server.url).instance_tags("i-1"))
+        error = told(lambda: edge(server.url).instance_tags())
     assert "ec2:DescribeTags" in error.trouble.remedy
     assert "aBc_-9" not in str(error) and "You are not authorized" in str(error)
 
 
 def test_a_region_is_needed(keys: None) -> None:
-    ec2 = Ec2("", Ec2Options(), LOG)
-    assert told(lambda: ec2.volumes("kafka", "0")).trouble.kind == "region-missing"
+    ec2 = edge(identity=Identity("i-1", "", "us-east-1a"))
+    assert told(lambda: ec2.volumes(NODE)).trouble.kind == "region-missing"
 
 
 def test_the_configured_region_wins(keys: None) -> None:
-    client = Ec2("us-east-1", Ec2Options(region="eu-west-3"), LOG)._client()
+    client = edge(region="eu-west-3")._client()
     assert client.meta.region_name == "eu-west-3"
     assert client.meta.endpoint_url == "https://ec2.eu-west-3.amazonaws.com"
 
 
 def test_a_ca_bundle_that_is_not_there(keys: None) -> None:
     ec2 = edge("https://127.0.0.1:1", ca_bundle="/nonexistent/ca.pem")
-    error = told(lambda: ec2.volumes("kafka", "0"))
+    error = told(lambda: ec2.volumes(NODE))
     assert error.trouble.kind == "ca-bundle-missing"
     assert "/nonexistent/ca.pem" in error.trouble.found
 
 
 def test_an_endpoint_that_is_no_url(keys: None) -> None:
-    error = told(lambda: edge("nonsense").volumes("kafka", "0"))
+    error = told(lambda: edge("nonsense").volumes(NODE))
     assert error.trouble.kind == "ec2-request" and "nonsense" in str(error)
 
 
 def test_parameters_are_validated_before_they_are_sent(keys: None) -> None:
     with serving(no_volumes) as server:
         ec2 = edge(server.url)
-        error = told(lambda: ec2.attach("vol-1", "i-1", None))  # type: ignore
+        error = told(lambda: ec2.detach(None))  # type: ignore[arg-type]
     assert error.trouble.kind == "ec2-request" and not server.seen
 
 
@@ -343,7 +367,7 @@ def test_the_client_is_one_of_boto3s_session(keys: None, mocker: MockerFixture) 
 @pytest.mark.parametrize("name", ["boto3", "boto3.session", "botocore.session"])
 def test_boto3_missing(mocker: MockerFixture, name: str) -> None:
     mocker.patch.dict(sys.modules, {name: None})
-    error = told(lambda: edge().volumes("kafka", "0"))
+    error = told(lambda: edge().volumes(NODE))
     assert error.trouble.kind == "boto3-missing"
     assert "python3-boto3" in error.trouble.remedy
 
@@ -431,7 +455,7 @@ def test_what_newer_volumes_say_also_with_an_older_botocore(
 
     with serving(answer) as server:
         ec2 = edge(server.url)
-        first, second = ec2.volumes("kafka", "0")
+        first, second = ec2.volumes(NODE)
     assert (first.id, first.origin, first.state) == ("vol-1", "snap-1", "creating")
     assert (first.managed, first.multi_attach) == (False, False)
     assert first.attachments == () and first.zone == "us-east-1c"
@@ -450,8 +474,8 @@ def test_a_private_authority(keys: None, tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     bundle.write_text(authority.pem)
     with serving(no_volumes, authority.server("127.0.0.1")) as server:
-        assert edge(server.url, ca_bundle=str(bundle)).volumes("kafka", "0") == ()
-        error = told(lambda: edge(server.url).volumes("kafka", "0"))
+        assert edge(server.url, ca_bundle=str(bundle)).volumes(NODE) == ()
+        error = told(lambda: edge(server.url).volumes(NODE))
     assert error.trouble.kind == "certificate-refused" and not error.trouble.waits
     assert "kraken.ec2.ca_bundle" in error.trouble.remedy
     assert "local issuer" in error.trouble.found
@@ -498,7 +522,7 @@ def test_proxies_are_for_ec2_and_never_for_the_metadata_service(
         before = dict(os.environ)
         chosen = proxy.url if by == "option" else None
         ec2 = edge("http://ec2.example.invalid/", https_proxy=chosen)
-        assert ec2.volumes("kafka", "0") == ()
+        assert ec2.volumes(NODE) == ()
         assert dict(os.environ) == before
     assert [seen.split("/")[-1] for seen in service.seen] == [
         "token",
@@ -514,7 +538,7 @@ def test_a_proxy_that_is_away_is_named_without_its_password(keys: None) -> None:
         taken.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         ec2 = edge(https_proxy=f"http://kafka:hunter2@{place}")
-        error = told(lambda: ec2.volumes("kafka", "0"))
+        error = told(lambda: ec2.volumes(NODE))
     assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
     assert place in str(error) and "hunter2" not in str(error)
 
@@ -527,15 +551,15 @@ def test_no_instance_profile_is_named_and_waited_for(
     with serving(lambda *a: answers[0](*a)) as service, serving(no_volumes) as api:
         imds(service.url)
         ec2 = edge(api.url)
-        error = told(lambda: ec2.volumes("kafka", "0"))
+        error = told(lambda: ec2.volumes(NODE))
         assert error.trouble.kind == "credentials-missing" and error.trouble.waits
         assert "no instance profile" in error.trouble.found
         answers[0] = metadata()
-        assert ec2.volumes("kafka", "0") == ()
+        assert ec2.volumes(NODE) == ()
 
 
 def test_a_metadata_service_switched_off() -> None:
-    error = told(lambda: edge("http://127.0.0.1:1").volumes("kafka", "0"))
+    error = told(lambda: edge("http://127.0.0.1:1").volumes(NODE))
     assert error.trouble.kind == "credentials-missing" and not error.trouble.waits
     assert "switched off" in error.trouble.found
 
@@ -548,11 +572,11 @@ def test_a_metadata_service_that_is_not_ready_is_waited_for(
     with serving(lambda *a: answers[0](*a)) as service, serving(no_volumes) as api:
         imds(service.url)
         ec2 = edge(api.url)
-        error = told(lambda: ec2.volumes("kafka", "0"))
+        error = told(lambda: ec2.volumes(NODE))
         assert error.trouble.waits and str(status) in error.trouble.found
         assert api.seen == [] and not ec2.calls
         answers[0] = metadata()  # the same object, a round later
-        assert ec2.volumes("kafka", "0") == ()
+        assert ec2.volumes(NODE) == ()
 
 
 def test_a_metadata_service_that_is_away_is_waited_for(
@@ -561,7 +585,7 @@ def test_a_metadata_service_that_is_away_is_waited_for(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         imds(f"http://127.0.0.1:{taken.getsockname()[1]}")
-        error = told(lambda: edge("http://127.0.0.1:1").volumes("kafka", "0"))
+        error = told(lambda: edge("http://127.0.0.1:1").volumes(NODE))
     assert error.trouble.waits and "does not answer" in error.trouble.found
 
 
@@ -570,76 +594,154 @@ def test_refused_credentials_are_fetched_again(imds: Callable[[str], None]) -> N
     with serving(metadata()) as service, serving(lambda *a: answers[0](*a)) as api:
         imds(service.url)
         ec2 = edge(api.url)
-        error = told(lambda: ec2.volumes("kafka", "0"))
+        error = told(lambda: ec2.volumes(NODE))
         assert error.trouble.kind == "credentials-refused" and error.trouble.waits
         answers[0] = no_volumes
-        ec2.volumes("kafka", "0")
-        ec2.volumes("kafka", "0")
+        ec2.volumes(NODE)
+        ec2.volumes(NODE)
     assert service.seen.count("PUT /latest/api/token") == 2
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_credentials_come_from_where_the_datasource_found_the_metadata(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+    with serving(metadata(), address=address) as service, serving(no_volumes) as api:
+        where = Identity("i-1", "us-east-1", "us-east-1a", metadata_url=service.url)
+        ec2 = edge(api.url, identity=where)
+        assert ec2.volumes(NODE) == ()
+    assert len(service.seen) == 3
+
+
+def test_an_address_in_the_environment_goes_before_the_datasources(
+    imds: Callable[[str], None],
+) -> None:
+    with serving(metadata()) as service, serving(no_volumes) as api:
+        imds(service.url)
+        where = Identity(
+            "i-1", "us-east-1", "us-east-1a", metadata_url="http://[::1]:9"
+        )
+        assert edge(api.url, identity=where).volumes(NODE) == ()
+
+
+# ---------------------------------------------------------------- endpoints
+
+CORE = botocore.session.Session()
+#: Region, partition, and the domain that the metadata service names.
+REGIONS = [
+    (region, partition["id"], partition["outputs"]["dnsSuffix"])
+    for partition in CORE.get_component("data_loader").load_data("partitions")[
+        "partitions"
+    ]
+    for region in partition["regions"]
+    if "global" not in region
+]
+
+
+@pytest.fixture(params=["this botocore", "one that knows aws alone"])
+def partitions(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if request.param == "this botocore":
+        return
+    loader = CORE.get_component("data_loader")
+    for name in ("partitions", "endpoints"):
+        found = json.loads(json.dumps(loader.load_data(name)))
+        found["partitions"] = found["partitions"][:1]
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))
+
+
+def endpoint(here: str, partition: str, domain: str, **options: Any) -> str:
+    where = Identity("i-1", here, f"{here}a", partition=partition, domain=domain)
+    url = options.pop("endpoint_url", None)
+    client = edge(url, identity=where, **options)._client()
+    found: str = client.meta.endpoint_url
+    return found
+
+
+def test_the_endpoint_is_in_the_domain_of_the_metadata(
+    keys: None, partitions: None
+) -> None:
+    assert len({partition for _, partition, _ in REGIONS}) > 5
+    new = [
+        ("eusc-xx-west-9", "aws-eusc", "amazonaws.eu"),
+        ("zz-1", "aws-zz", "zz.test"),
+    ]
+    for region, partition, domain in [*one_of_each(REGIONS), *new]:
+        found = endpoint(region, partition, domain)
+        assert found == f"https://ec2.{region}.{domain}"
+
+
+def one_of_each(regions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:
+    return list({partition: one for one in regions for partition in [one[1]]}.values())
+
+
+HERE = "http://127.0.0.1:9"
+OWN = {"endpoint_url": HERE}
+AWS, EUSC = ("aws", "amazonaws.com"), ("aws-eusc", "amazonaws.eu")
+
+
+@pytest.mark.parametrize(
+    ("region", "services", "options", "expected"),
+    [
+        ("us-east-1", AWS, {"use_dualstack": True}, "https://ec2.us-east-1.api.aws"),
+        ("us-east-1", AWS, {"use_fips": True}, "https://ec2-fips.us-east-1.amazonaws.com"),
+        ("us-east-1", AWS, {"use_fips": False}, "https://ec2.us-east-1.amazonaws.com"),
+        ("us-east-1", AWS, {"region": "cn-north-1"}, "https://ec2.cn-north-1.amazonaws.com.cn"),
+        ("us-east-1", AWS, {**OWN, "use_fips": True, "use_dualstack": True}, HERE),
+        ("zz-1", ("", ""), {}, "https://ec2.zz-1.amazonaws.com"),
+        ("zz-1", ("aws-zz", "zz.test"), {"use_fips": True}, "https://ec2-fips.zz-1.zz.test"),
+        ("zz-1", ("aws-zz", "zz.test"), OWN, HERE),
+        ("eusc-de-east-1", EUSC, {"use_dualstack": True}, "https://ec2.eusc-de-east-1.api.amazonwebservices.eu"),
+    ],
+)  # fmt: skip
+def test_the_endpoint_that_the_section_asks_for(
+    keys: None,
+    region: str,
+    services: Tuple[str, str],
+    options: Dict[str, Any],
+    expected: str,
+) -> None:
+    assert endpoint(region, *services, **options) == expected
+
+
+def test_a_dualstack_endpoint_that_botocore_does_not_know(keys: None) -> None:
+    error = told(lambda: endpoint("zz-1", "aws-zz", "zz.test", use_dualstack=True))
+    assert error.trouble.kind == "ec2-request" and not error.trouble.waits
+    assert "kraken.ec2.endpoint_url" in error.trouble.remedy
+
+
+def test_keys_of_the_section_go_before_the_environment(
+    keys: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
+    assert endpoint("us-east-1", *AWS) == "https://ec2.us-east-1.api.aws"
+    off = endpoint("us-east-1", *AWS, use_dualstack=False)
+    assert off == "https://ec2.us-east-1.amazonaws.com"
 
 
 # ------------------------------------------------------------------ silence
 
 
-def state() -> List[Tuple[str, int, bool, bool]]:
-    names = [*NOISY, "botocore.auth", "urllib3.connectionpool"]
-    loggers = [logging.getLogger(name) for name in names]
-    return [(x.name, x.level, x.propagate, x.disabled) for x in loggers]
-
-
 def test_nothing_is_logged_at_debug(
     imds: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """As with ``cc-kraken --debug``: the root logger is at DEBUG."""
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+        logging.getLogger(name).propagate = True
     with serving(metadata()) as service, serving(no_volumes) as api:
         imds(service.url)
-        before = state()
         with caplog.at_level(logging.DEBUG):
-            edge(api.url).volumes("kafka", "0")
+            edge(api.url).volumes(NODE)
             with serving(refusing("InternalError", status=500)) as broken:
-                told(lambda: edge(broken.url).attach("vol-1", "i-1", "/dev/sdf"))
-    names = {record.name.split(".")[0] for record in caplog.records}
-    assert not names & set(NOISY)
-    assert SECRET not in caplog.text and TOKEN not in caplog.text
-    assert state() == before
-
-
-def test_silence_also_covers_a_child_with_its_own_level_and_handler(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    child, parent = logging.getLogger("botocore.hooks"), logging.getLogger("botocore")
-    parent.addHandler(caplog.handler)
-    child.setLevel(logging.DEBUG)
-    try:
-        before = state() + [(child.name, child.level, child.propagate, False)]
-        with silenced(), silenced():
-            child.critical("inside")
+                told(lambda: edge(broken.url).detach("vol-1"))
             logging.getLogger("urllib3.new.child").critical("inside")
-        child.debug("after")
-        after = state() + [(child.name, child.level, child.propagate, False)]
-    finally:
-        child.setLevel(logging.NOTSET)
-        parent.removeHandler(caplog.handler)
-    assert before == after
-    assert "inside" not in caplog.text and "after" in caplog.text
-
-
-def test_silence_ends_with_the_last_thread() -> None:
-    before = state()
-    entered, leave = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with silenced():
-            entered.set()
-            leave.wait(60)
-
-    thread = threading.Thread(target=stay)
-    with silenced():
-        thread.start()
-        assert entered.wait(60)
-    assert logging.getLogger("botocore").propagate is False
-    leave.set()
-    thread.join()
-    assert state() == before
+    names = {record.name.split(".")[0] for record in caplog.records}
+    assert names == {"cc_kraken"}
+    assert SECRET not in caplog.text and TOKEN not in caplog.text
 
 
 def test_importing_the_edge_does_not_import_boto3() -> None:
@@ -653,7 +755,7 @@ def test_importing_the_edge_does_not_import_boto3() -> None:
 
 # ------------------------------------------------------- against the lab EC2
 
-NODE = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
+TAGGED = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
 ZONE = "us-east-1a"
 
 
@@ -664,17 +766,19 @@ def lab(keys: None) -> Iterator[Ec2Lab]:
 
 
 def test_volumes_of_the_node_and_of_no_other(lab: Ec2Lab) -> None:
-    mine = [lab.create_volume(n + 1, ZONE, {**NODE, "x": str(n)}) for n in range(3)]
-    mine.append(lab.create_volume(4, "us-east-1c", NODE, snapshot_id="snap-1"))
-    mine.append(lab.create_volume(5, ZONE, NODE, source_volume_id=mine[0]))
-    mine.append(lab.create_volume(6, ZONE, NODE, managed=True))
-    mine.append(lab.create_volume(7, ZONE, NODE, multi_attach=True, volume_type="io2"))
-    for other in ({}, {**NODE, "KRKN-IN:NodeId": "1"}, {"KRKN-IN:Prefix": "kafka"}):
+    mine = [lab.create_volume(n + 1, ZONE, {**TAGGED, "x": str(n)}) for n in range(3)]
+    mine.append(lab.create_volume(4, "us-east-1c", TAGGED, snapshot_id="snap-1"))
+    mine.append(lab.create_volume(5, ZONE, TAGGED, source_volume_id=mine[0]))
+    mine.append(lab.create_volume(6, ZONE, TAGGED, managed=True))
+    mine.append(
+        lab.create_volume(7, ZONE, TAGGED, multi_attach=True, volume_type="io2")
+    )
+    for other in ({}, {**TAGGED, "KRKN-IN:NodeId": "1"}, {"KRKN-IN:Prefix": "kafka"}):
         lab.create_volume(1, ZONE, other)
-    found = edge(lab.endpoint_url).volumes("kafka", "0")
+    found = edge(lab.endpoint_url).volumes(NODE)
     assert [volume.id for volume in found] == sorted(mine)
     by_size = {volume.size_gib: volume for volume in found}
-    assert by_size[2].tags == {**NODE, "x": "1"} and by_size[2].origin == ""
+    assert by_size[2].tags == {**TAGGED, "x": "1"} and by_size[2].origin == ""
     assert by_size[4].zone == "us-east-1c" and by_size[4].origin == "snap-1"
     assert by_size[5].origin == mine[0]
     assert [size for size, v in by_size.items() if v.managed] == [6]
@@ -688,29 +792,30 @@ def test_wildcards_in_tags_are_literal(lab: Ec2Lab, prefix: str) -> None:
     mine = lab.create_volume(1, ZONE, tags)
     for near in ("ab", "axb", "p1", "a"):
         lab.create_volume(1, ZONE, {"GOAT-IN:Prefix": near, "GOAT-IN:NodeId": "0"})
-    found = edge(lab.endpoint_url).volumes(prefix, "*", "GOAT-IN")
+    node = Node(prefix, "*")
+    found = edge(lab.endpoint_url, namespace="GOAT-IN").volumes(node)
     assert [volume.id for volume in found] == [mine]
 
 
 def test_all_pages_are_read(lab: Ec2Lab) -> None:
     lab.page_size, lab.sparse_pages = 5, True
-    ids = [lab.create_volume(1, ZONE, NODE) for _ in range(12)]
+    ids = [lab.create_volume(1, ZONE, TAGGED) for _ in range(12)]
     ec2 = edge(lab.endpoint_url)
-    assert [volume.id for volume in ec2.volumes("kafka", "0")] == sorted(ids)
+    assert [volume.id for volume in ec2.volumes(NODE)] == sorted(ids)
     assert ec2.calls == lab.calls.counts() == {"DescribeVolumes": 3}
 
 
 def test_instance_tags(lab: Ec2Lab) -> None:
-    instance = lab.run_instance(tags={**NODE, "Name": "kafka 0", "empty": ""})
+    instance = lab.run_instance(tags={**TAGGED, "Name": "kafka 0", "empty": ""})
     lab.run_instance(tags={"Name": "other"})
-    ec2 = edge(lab.endpoint_url)
-    assert ec2.instance_tags(instance) == {**NODE, "Name": "kafka 0", "empty": ""}
-    assert ec2.instance_tags("i-0123456789abcdef0") == {}
-    assert ec2.calls == {"DescribeTags": 2}
+    ec2 = edge(lab.endpoint_url, instance)
+    assert ec2.instance_tags() == {**TAGGED, "Name": "kafka 0", "empty": ""}
+    assert ec2.calls == {"DescribeTags": 1}
+    assert edge(lab.endpoint_url).instance_tags() == {}
 
 
 def test_holders(lab: Ec2Lab) -> None:
-    running = lab.run_instance(tags=NODE)
+    running = lab.run_instance(tags=TAGGED)
     stopped = lab.run_instance(tags={"Name": "x"})
     lab.stop_instance(stopped)
     forgotten = lab.run_instance()
@@ -735,116 +840,107 @@ def test_more_holders_than_a_filter_takes(lab: Ec2Lab) -> None:
     assert len(found) == 201 and lab.calls.count("DescribeInstances") == 2
 
 
-def test_own_view(lab: Ec2Lab) -> None:
-    instance = lab.run_instance("m5.large", ZONE)
-    volume = lab.create_volume(1, ZONE)
-    lab.attach_volume(volume, instance, "/dev/sdf")
-    lab.hide_device(instance, "/dev/xvdba")
-    own = edge(lab.endpoint_url).own_view(instance)
-    root = lab.instance(instance).root_device
-    assert own == OwnView(frozenset({root, "/dev/sdf"}), "m5.large", root)
-
-
-def test_own_view_of_an_instance_that_is_not_shown_yet(lab: Ec2Lab) -> None:
-    error = told(lambda: edge(lab.endpoint_url).own_view("i-0123456789abcdef0"))
+def test_an_instance_that_is_not_shown_yet(lab: Ec2Lab) -> None:
+    error = told(lambda: edge(lab.endpoint_url).attach("vol-0123456789abcdef0"))
     assert error.trouble.waits and "i-0123456789abcdef0" in error.trouble.found
 
 
 def test_attach_and_detach(lab: Ec2Lab) -> None:
-    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, NODE)
-    ec2 = edge(lab.endpoint_url)
-    assert ec2.attach(volume, instance, "/dev/xvdba") == Attached(
-        Outcome.ACCEPTED, volume, "/dev/xvdba"
-    )
-    (found,) = ec2.volumes("kafka", "0")
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, TAGGED)
+    ec2 = edge(lab.endpoint_url, instance)
+    assert ec2.attach(volume) == "/dev/xvdba"
+    (found,) = ec2.volumes(NODE)
     assert found.state == "in-use"
     assert found.attachments == (Attachment(instance, "/dev/xvdba", "attaching"),)
-    assert ec2.detach(volume, instance) is True
-    lab.clock.advance(60)  # type: ignore[attr-defined]
-    assert ec2.detach(volume, instance) is False
-    assert ec2.volumes("kafka", "0")[0].state == "available"
+    for _ in range(2):  # to detach what is not attached is no error
+        ec2.detach(volume)
+        lab.clock.advance(60)  # type: ignore[attr-defined]
+    assert ec2.volumes(NODE)[0].state == "available"
+    assert ec2.attach(volume) == "/dev/xvdbb"
 
 
 def test_every_candidate_name_is_accepted(lab: Ec2Lab) -> None:
     instance = lab.run_instance("m7i.48xlarge", ZONE)
-    ec2 = edge(lab.endpoint_url)
-    names = Names(ec2.own_view(instance).devices)
-    for _ in range(127):
-        volume = lab.create_volume(1, ZONE)
-        assert ec2.attach(volume, instance, names.take()).outcome is Outcome.ACCEPTED
+    ec2 = edge(lab.endpoint_url, instance)
+    names = {ec2.attach(lab.create_volume(1, ZONE)) for _ in range(127)}
+    assert len(names) == 127 and ec2.calls["AttachVolume"] == 127
+    error = told_plain(lambda: ec2.attach(lab.create_volume(1, ZONE)))
+    assert error.kind == "device-names-exhausted"
 
 
-def test_a_hidden_name_leads_to_the_next(lab: Ec2Lab) -> None:
+def test_a_name_in_use_is_passed_over(lab: Ec2Lab) -> None:
+    """Also one that EC2 does not show, and the one of the root device."""
     instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
-    ec2 = edge(lab.endpoint_url)
-    names = Names(ec2.own_view(instance).devices)
-    first = names.take()
-    lab.hide_device(instance, first)
-    refused = ec2.attach(volume, instance, first)
-    assert refused.outcome is Outcome.NAME_TAKEN and "already in use" in refused.text
-    again = ec2.attach(volume, instance, names.reject(first))
-    assert again.outcome is Outcome.ACCEPTED
+    lab.attach_volume(lab.create_volume(1, ZONE), instance, "/dev/xvdba")
+    lab.hide_device(instance, "/dev/xvdbb")
+    ec2 = edge(lab.endpoint_url, instance)
+    assert ec2.attach(volume) == "/dev/xvdbc"
+    assert ec2.calls == {"DescribeInstances": 1, "AttachVolume": 2}
 
 
-def test_an_invalid_name(lab: Ec2Lab) -> None:
+def test_an_invalid_name_is_passed_over(lab: Ec2Lab) -> None:
     instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
-    refused = edge(lab.endpoint_url).attach(volume, instance, "/dev/nvme1n1")
-    assert refused.outcome is Outcome.NAME_INVALID
+    text = "/dev/xvdba is not a valid EBS device name."
+    lab.fail("AttachVolume", "InvalidParameterValue", text, calls=1)
+    assert edge(lab.endpoint_url, instance).attach(volume) == "/dev/xvdbb"
 
 
 def test_in_use_means_ask_again(lab: Ec2Lab) -> None:
     """503 after the attachment was made: the next request is refused with
     VolumeInUse, and the volume is ours."""
-    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, NODE)
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, TAGGED)
     lab.unavailable("AttachVolume")
-    ec2 = edge(lab.endpoint_url)
-    error = told(lambda: ec2.attach(volume, instance, "/dev/xvdba"))
-    assert error.trouble.waits
-    answer = ec2.attach(volume, instance, "/dev/xvdba")
-    assert answer.outcome is Outcome.ASK_AGAIN and "VolumeInUse" in answer.text
-    (found,) = ec2.volumes("kafka", "0")
+    ec2 = edge(lab.endpoint_url, instance)
+    assert told(lambda: ec2.attach(volume)).trouble.waits
+    error = told(lambda: ec2.attach(volume))
+    assert (error.trouble.kind, error.trouble.waits) == (IN_USE, True)
+    (found,) = ec2.volumes(NODE)
     assert found.attachments[0].instance_id == instance
-    assert ec2.calls == {"AttachVolume": 2, "DescribeVolumes": 1}
+    asked = {call.parameters["Device"] for call in lab.calls if call.writes}
+    assert asked == {"/dev/xvdba"}  # names are few
+    assert ec2.calls["AttachVolume"] == 2
 
 
 def test_a_throttled_request_is_left_to_the_caller(lab: Ec2Lab) -> None:
     ec2 = edge(lab.endpoint_url)
     lab.throttle("DescribeVolumes", 1)
-    error = told(lambda: ec2.volumes("kafka", "0"))
+    error = told(lambda: ec2.volumes(NODE))
     assert error.trouble.kind == "ec2-throttled" and error.trouble.waits
-    assert ec2.volumes("kafka", "0") == ()
+    assert ec2.volumes(NODE) == ()
     assert ec2.calls == lab.calls.counts() == {"DescribeVolumes": 2}
 
 
 @pytest.mark.parametrize("how", ["drop", "refuse"])
 def test_an_endpoint_that_is_away(lab: Ec2Lab, how: str) -> None:
     ec2 = edge(lab.endpoint_url)
-    assert ec2.volumes("kafka", "0") == ()
+    assert ec2.volumes(NODE) == ()
     lab.down(how)
-    error = told(lambda: ec2.volumes("kafka", "0"))
+    error = told(lambda: ec2.volumes(NODE))
     assert error.trouble.kind == "ec2-unreachable" and error.trouble.waits
     lab.up()
-    assert ec2.volumes("kafka", "0") == ()
+    assert ec2.volumes(NODE) == ()
 
 
 def test_another_zone(lab: Ec2Lab) -> None:
     instance, volume = lab.run_instance(), lab.create_volume(1, "us-east-1b")
-    error = told(lambda: edge(lab.endpoint_url).attach(volume, instance, "/dev/sdf"))
+    error = told(lambda: edge(lab.endpoint_url, instance).attach(volume))
     assert error.trouble.kind == "zone-mismatch" and not error.trouble.waits
 
 
 def test_the_attachment_limit_tells_what_is_in_use(lab: Ec2Lab) -> None:
     instance = lab.run_instance("d3.8xlarge", ZONE)
     volumes = [lab.create_volume(1, ZONE) for _ in range(4)]
-    ec2 = edge(lab.endpoint_url)
-    ec2.attach(volumes[0], instance, "/dev/sdf")
-    ec2.attach(volumes[1], instance, "/dev/sdg")
+    ec2 = edge(lab.endpoint_url, instance)
+    ec2.attach(volumes[0])
+    ec2.attach(volumes[1])
     for volume in volumes[2:]:
-        error = told(partial(ec2.attach, volume, instance, "/dev/sdh"))
+        error = told(partial(ec2.attach, volume))
         assert error.trouble.kind == "attachment-limit" and not error.trouble.waits
         assert "3 volumes are attached" in error.trouble.found
+        assert "a d3.8xlarge can have 3" in error.trouble.found
     # the limit is looked up once, whatever the number of volumes
-    assert ec2.calls["DescribeInstances"] == 1
+    assert ec2.calls["DescribeInstances"] == 2
+    assert ec2.calls["DescribeInstanceTypes"] == 1
 
 
 @pytest.mark.parametrize(
@@ -854,11 +950,11 @@ def test_not_ready_yet_is_waited_for(lab: Ec2Lab, state: str, advance: str) -> N
     lab.create_seconds = 5 if state == "creating" else 0
     lab.pending_seconds = 5 if state == "pending" else 0
     instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
-    ec2 = edge(lab.endpoint_url)
-    error = told(lambda: ec2.attach(volume, instance, "/dev/sdf"))
+    ec2 = edge(lab.endpoint_url, instance)
+    error = told(lambda: ec2.attach(volume))
     assert error.code == "IncorrectState" and error.trouble.waits
     lab.clock.advance(10)  # type: ignore[attr-defined]
-    assert ec2.attach(volume, instance, "/dev/sdf").outcome is Outcome.ACCEPTED
+    assert ec2.attach(volume) == "/dev/xvdba"
 
 
 @pytest.mark.parametrize("encoded", [False, True])
@@ -876,13 +972,14 @@ def test_each_forbidden_action_is_named(
     lab: Ec2Lab, action: str, encoded: bool
 ) -> None:
     lab.forbid(action, bare=True, encoded=encoded)
-    ec2 = edge(lab.endpoint_url)
+    instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
+    ec2 = edge(lab.endpoint_url, instance)
     calls: Dict[str, Callable[[], object]] = {
-        "DescribeVolumes": lambda: ec2.volumes("kafka", "0"),
-        "DescribeTags": lambda: ec2.instance_tags("i-0123456789abcdef0"),
-        "DescribeInstances": lambda: ec2.own_view("i-0123456789abcdef0"),
-        "AttachVolume": lambda: ec2.attach("vol-1", "i-1", "/dev/sdf"),
-        "DetachVolume": lambda: ec2.detach("vol-1", "i-1"),
+        "DescribeVolumes": lambda: ec2.volumes(NODE),
+        "DescribeTags": ec2.instance_tags,
+        "DescribeInstances": lambda: ec2.attach(volume),
+        "AttachVolume": lambda: ec2.attach(volume),
+        "DetachVolume": lambda: ec2.detach(volume),
     }
     error = told(calls[action])
     assert error.reaction is Reaction.RETRY and error.trouble.waits
@@ -894,29 +991,18 @@ def test_a_key_of_kms_that_is_refused(lab: Ec2Lab) -> None:
     instance, volume = lab.run_instance(), lab.create_volume(1, ZONE, encrypted=True)
     text = "The customer key cannot be accessed."
     lab.fail("AttachVolume", "CustomerKeyHasBeenRevoked", text)
-    error = told(lambda: edge(lab.endpoint_url).attach(volume, instance, "/dev/sdf"))
+    error = told(lambda: edge(lab.endpoint_url, instance).attach(volume))
     assert "kms:CreateGrant" in error.trouble.remedy and not error.trouble.waits
 
 
 def test_threads_attach_through_one_client(lab: Ec2Lab) -> None:
     instance = lab.run_instance("m5.large", ZONE)
-    ec2 = edge(lab.endpoint_url)
-    names = Names(ec2.own_view(instance).devices)
-    volumes = [lab.create_volume(1, ZONE, NODE) for _ in range(20)]
-    before = state()
-    answers: List[Attached] = []
-
-    def work(volume: str) -> None:
-        answers.append(ec2.attach(volume, instance, names.take()))
-
-    threads = [threading.Thread(target=work, args=(volume,)) for volume in volumes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {answer.outcome for answer in answers} == {Outcome.ACCEPTED}
-    assert len(answers) == 20 and state() == before
+    ec2 = edge(lab.endpoint_url, instance)
+    volumes = [lab.create_volume(1, ZONE, TAGGED) for _ in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        names = list(pool.map(ec2.attach, volumes))
+    assert len(set(names)) == 20
     assert ec2.calls["AttachVolume"] == lab.calls.count("AttachVolume") == 20
-    assert {v.attachments[0].device for v in ec2.volumes("kafka", "0")} == {
-        answer.device for answer in answers
-    }
+    assert ec2.calls["DescribeInstances"] == 1
+    found = {v.id: v.attachments[0].device for v in ec2.volumes(NODE)}
+    assert found == dict(zip(volumes, names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +39,15 @@ from cc_kraken.decide.world import World
 from cc_kraken.machine import command, devices, fstab, mount_points, systemd
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Ec2Options, FstabLine, KrakenError, Record, Trouble
+from cc_kraken.model import (
+    Ec2Options,
+    FstabLine,
+    Identity,
+    KrakenError,
+    Record,
+    Section,
+    Trouble,
+)
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.unit.tree import Tree
@@ -76,8 +83,7 @@ class Bench:
         self.report = Report(tree.paths, "apply")
         self.executor = Executor(
             tree.paths,
-            self.instance,
-            Ec2("us-east-1", options, logging.getLogger("test")),
+            Ec2(Identity(self.instance, "us-east-1", ZONE), Section(ec2=options)),
             self.report,
             self.phases.append,
             self.clock,

@@ -60,6 +60,21 @@ def test_identity_from_the_document() -> None:
     )
 
 
+def test_where_the_metadata_service_and_the_api_are() -> None:
+    """As the datasource has found them: perhaps IPv6 alone, perhaps not AWS's first
+    partition."""
+    services = {"domain": "amazonaws.eu", "partition": "aws-eusc"}
+    url = "http://[fd00:ec2::254]"
+    found = cloud_init.identity(
+        Ec2(metadata={**METADATA, "services": services}, metadata_address=url)
+    )
+    assert (found.metadata_url, found.partition, found.domain) == (
+        url,
+        "aws-eusc",
+        "amazonaws.eu",
+    )
+
+
 @pytest.mark.parametrize("document", [None, {}, "gone"])
 def test_identity_from_the_metadata(document: Any) -> None:
     assert cloud_init.identity(Ec2(identity=document)) == cloud_init.identity(Ec2())
@@ -181,28 +196,6 @@ def test_stage_by_the_reporter(fullname: str, stage: str) -> None:
 )
 def test_stage_by_the_command_line(argv: List[str], stage: str, cloud: Any) -> None:
     assert cloud_init.stage(cloud, argv) == stage
-
-
-def test_waits_for_the_network_where_the_distribution_can(
-    mocker: MockerFixture,
-) -> None:
-    wait = mocker.Mock()
-    assert cloud_init.wait_for_network(cloud_of("init-network", wait_for_network=wait))
-    wait.assert_called_once_with()
-
-
-def test_a_wait_that_fails_costs_nothing(mocker: MockerFixture, caplog: Any) -> None:
-    wait = mocker.Mock(side_effect=RuntimeError("no activator"))
-    with caplog.at_level("INFO"):
-        assert cloud_init.wait_for_network(
-            cloud_of("init-network", wait_for_network=wait)
-        )
-    assert "no activator" in caplog.text
-
-
-@pytest.mark.parametrize("cloud", [cloud_of("init-network"), object(), None])
-def test_older_versions_do_not_wait(cloud: Any) -> None:
-    assert not cloud_init.wait_for_network(cloud)
 
 
 @pytest.mark.parametrize(

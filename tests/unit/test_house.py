@@ -77,6 +77,13 @@ def test_imports_go_down(name: str) -> None:
     assert not up, f"{name} imports {', '.join(sorted(up))} from a floor above"
 
 
+@pytest.mark.parametrize("floor", ["act", "decide"])
+def test_a_run_knows_of_a_cloud_its_protocol_alone(floor: str) -> None:
+    found = {to for name in NAMES if name.startswith(floor) for to in EDGES[name]}
+    assert {to for to in found if to.startswith("cloud")} <= {"cloud.protocol"}
+    assert EDGES["cloud.protocol"] == {"model"}
+
+
 def test_there_is_no_circle() -> None:
     done: Set[str] = set()
 

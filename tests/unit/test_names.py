@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.cloud.device_names import CANDIDATES, Names, allocate, canonical
+from cc_kraken.cloud.device_names import CANDIDATES, Names, canonical
 from cc_kraken.model import KrakenError
 
 
@@ -47,65 +47,53 @@ def test_canonical(name: str, expected: str) -> None:
 
 
 def test_names_in_use_and_refused_ones_are_left_out() -> None:
-    in_use = {"/dev/sda1", "/dev/xvdba", "xvdbc"}
-    assert allocate(in_use, {"/dev/xvdbb"}, 2) == ("/dev/xvdbd", "/dev/xvdbe")
+    names = Names({"/dev/sda1", "/dev/xvdba", "xvdbc"})
+    assert names.of("vol-1") == "/dev/xvdbb"
+    assert names.refused("vol-1") == names.of("vol-1") == "/dev/xvdbd"
+    assert names.of("vol-2") == "/dev/xvdbe"
+
+
+def test_a_name_that_was_freed_is_not_used_again() -> None:
+    names = Names(())
+    first = names.of("vol-1")
+    names.freed("vol-1")
+    names.freed("vol-2")
+    assert first not in {names.of("vol-1"), names.of("vol-2")}
 
 
 def test_a_one_letter_xvd_in_use_keeps_its_sd_twin_from_being_taken() -> None:
-    everything = allocate({"/dev/xvdf"}, count=126)
+    names = Names({"/dev/xvdf"})
+    everything = {names.of(str(number)) for number in range(126)}
     assert "/dev/sdf" not in everything and "/dev/sdg" in everything
 
 
-def test_exhausted_says_how_many_are_in_use_and_refused() -> None:
-    with pytest.raises(KrakenError) as caught:
-        allocate(CANDIDATES[:100], CANDIDATES[100:126], 2)
-    trouble = caught.value.trouble
-    assert trouble.kind == "device-names-exhausted" and not trouble.waits
-    assert "only 1 device names" in trouble.found
-    assert "100 in use, 26 refused" in trouble.found
-
-
-@given(
-    st.sets(st.sampled_from(CANDIDATES)),
-    st.sets(st.sampled_from(CANDIDATES)),
-    st.integers(0, 130),
-)
-def test_allocate_gives_free_distinct_names_or_raises(
-    in_use: Set[str], bad: Set[str], count: int
+@given(st.sets(st.sampled_from(CANDIDATES)), st.integers(0, 130))
+def test_names_are_free_and_distinct_or_there_is_none(
+    in_use: Set[str], count: int
 ) -> None:
-    free = len(set(CANDIDATES) - in_use - bad)
+    names = Names(in_use)
+    free = len(CANDIDATES) - len(in_use)
+    given_out = {names.of(str(number)) for number in range(min(count, free))}
+    assert len(given_out) == min(count, free) and not given_out & in_use
     if count > free:
-        with pytest.raises(KrakenError):
-            allocate(in_use, bad, count)
-        return
-    names = allocate(in_use, bad, count)
-    assert len(set(names)) == len(names) == count
-    assert not set(names) & (in_use | bad)
-
-
-def test_a_refused_name_is_never_given_out_again() -> None:
-    names = Names({"/dev/sda1"})
-    first = names.take()
-    second = names.reject(first)
-    rest = [names.take() for _ in range(125)]
-    assert first != second and names.bad == (first,)
-    assert first not in rest and second not in rest
-    with pytest.raises(KrakenError):
-        names.take()
+        with pytest.raises(KrakenError) as caught:
+            names.of("one more")
+        assert caught.value.trouble.kind == "device-names-exhausted"
+        assert not caught.value.trouble.waits
 
 
 def test_threads_never_share_a_name() -> None:
-    names = Names(frozenset())
+    names = Names(())
     given_out: List[str] = []
 
-    def work() -> None:
-        for _ in range(10):
-            given_out.append(names.reject(names.take()))
+    def work(thread: int) -> None:
+        for number in range(10):
+            given_out.append(names.of(f"{thread} {number}"))
+            given_out.append(names.refused(f"{thread} {number}"))
 
-    threads = [threading.Thread(target=work) for _ in range(6)]
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(given_out) == len(set(given_out)) == 60
-    assert not set(given_out) & set(names.bad)
+    assert len(given_out) == len(set(given_out)) == 120

@@ -549,14 +549,14 @@ class Story(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_rival_waits_for(self, data: st.DataObject) -> None:
-        self.simulation.rivals.append(data.draw(self._id()))
+        self.simulation.cloud.rivals.append(data.draw(self._id()))
 
     @rule(data=st.data(), state=st.sampled_from(["running", "stopped", "gone"]))
     def a_rival_takes(self, data: st.DataObject, state: str) -> None:
         disk = self.simulation.disks[data.draw(self._id())]
         if not disk.holder:
             disk.holder, disk.arrived = RIVAL, False
-            self.simulation.holders[RIVAL] = Holder(RIVAL, state, "kafka", "7")
+            self.simulation.cloud.instances[RIVAL] = Holder(RIVAL, state, "kafka", "7")
 
     @rule()
     def the_rival_lets_go(self) -> None:
@@ -630,7 +630,7 @@ class Story(RuleBasedStateMachine):
         if not hasattr(self, "before"):
             return
         self.simulation.slow = False
-        self.simulation.rivals.clear()
+        self.simulation.cloud.rivals.clear()
         self.the_rival_lets_go()
         self.simulation.run()
         done = len(self.simulation.done)

@@ -20,11 +20,12 @@ import pytest
 
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import DONE, FAILED, PENDING, Report
-from cc_kraken.act.run import Limits, Run
+from cc_kraken.act.run import Run
+from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
 from cc_kraken.cli import status_text
-from cc_kraken.cloud import ec2 as edge
 from cc_kraken.cloud import errors as reactions
+from cc_kraken.cloud import session
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
@@ -134,19 +135,24 @@ class Scene:
         final: bool = True,
         ask_tags: bool = False,
         section: Optional[Section] = None,
+        metadata_url: str = "",
         **ec2: Any,
     ) -> str:
         """One run; its end state.  ``told`` has the report."""
         options = Ec2Options(**{"endpoint_url": self.lab.endpoint_url, **ec2})
-        identity = Identity(self.instance, "us-east-1", ZONE, dict(ME))
+        identity = Identity(
+            self.instance, "us-east-1", ZONE, dict(ME), metadata_url=metadata_url
+        )
         self.told = Report(self.tree.paths, "test")
+        section = section or Section(ec2=options)
         self.run_now = Run(
-            section or Section(ec2=options),
+            section,
             identity,
             self.tree.paths,
             self.told,
             Limits(seconds, final),
             Events(None),
+            Ec2(identity, section),
             ask_tags=ask_tags,
             clock=LabClock(self.clock),
         )
@@ -561,7 +567,7 @@ def test_what_is_pending_is_handed_on(scene: Scene) -> None:
 def test_a_peer_that_does_not_answer_does_not_hold_the_boot(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(edge, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(session, "READ_TIMEOUT", 0.2)
     scene.volume()
     scene.lab.down(how)
     assert scene.run(20, final=False) == PENDING
@@ -571,9 +577,27 @@ def test_a_peer_that_does_not_answer_does_not_hold_the_boot(
     assert scene.status()["waiting_for"] is None
     (error,) = scene.told.status["errors"]
     assert error["kind"] == "ec2-unreachable" and "awaited for 20 s" in error["found"]
-    assert scene.run_now.ec2.calls["DescribeVolumes"] < 10
+    assert scene.run_now.cloud.calls["DescribeVolumes"] < 10
     scene.lab.up()
     assert scene.run(20) == DONE
+
+
+@pytest.mark.parametrize("how", ["refuse", "no metadata"])
+def test_a_network_that_comes_late_is_used_soon(
+    scene: Scene, on_instance: Callable[[], Metadata], how: str
+) -> None:
+    """The boot does not wait for the network; the run asks until EC2 answers."""
+    scene.volume()
+    if how == "refuse":
+        service = on_instance()
+        scene.lab.down("refuse")
+        scene.later(30, scene.lab.up)
+    else:
+        service = on_instance()
+        service.away("refuse")
+        scene.later(30, service.back)
+    assert scene.run(90, final=False) == DONE
+    assert scene.took < 30 + 2 + 5
 
 
 def test_an_api_that_goes_away_does_not_stop_what_needs_none(scene: Scene) -> None:
@@ -776,10 +800,10 @@ def test_who_loses_a_member_to_a_stranger_gives_the_others_back(
     other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
     attach = Ec2.attach
 
-    def late(self: Ec2, volume: str, instance: str, name: str) -> Any:
+    def late(self: Ec2, volume: str) -> str:
         if volume == second and not scene.lab.volume(second).attachments:
             scene.lab.attach_volume(second, other, "/dev/sdf")
-        return attach(self, volume, instance, name)
+        return attach(self, volume)
 
     monkeypatch.setattr(Ec2, "attach", late)
     assert scene.run(60) == FAILED
@@ -909,11 +933,24 @@ def test_credentials_of_the_profile_that_expire_and_come_late(
     assert {c.instance_id for c in scene.lab.calls} == {scene.instance}
 
 
+def test_a_metadata_service_with_ipv6_alone(
+    scene: Scene, on_instance: Callable[[], Metadata], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credentials come from where cloud-init has found it."""
+    scene.volume()
+    on_instance().away("refuse")
+    monkeypatch.delenv("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+    with Metadata(Facts.of(scene.lab, scene.instance), address="::1") as service:
+        assert scene.run(60, metadata_url=service.url) == DONE
+        assert {one.status for one in service.requests} == {200}
+
+
 def test_a_region_of_ones_own(make: Callable[..., Scene]) -> None:
     scene = make()
     scene.volume()
     assert scene.run(60, region="eu-central-1") == DONE
-    assert scene.run_now.ec2.region == "eu-central-1"
+    assert isinstance(scene.run_now.cloud, Ec2)
+    assert scene.run_now.cloud.region == "eu-central-1"
 
 
 def test_two_disks_of_one_serial_are_no_reason_to_look_again_and_again(

@@ -149,8 +149,6 @@ def test_real_cloud_has_what_we_read(cloud_dir: Path) -> None:
     cloud = init.cloudify()
     assert cloud_init.stage(cloud, ["cloud-init", "init"]) == "final"
     assert cloud_init.identity(cloud.datasource).instance_id == "i-0123456789abcdef0"
-    waits = hasattr(cloud.distro, "wait_for_network")
-    assert cloud_init.wait_for_network(cloud) is waits
 
 
 def test_real_events() -> None:
@@ -347,62 +345,3 @@ def test_nothing_that_cloud_init_takes_for_its_own() -> None:
     assert not {"schema", "meta", "handle"} & set(names)
     assert not hasattr(cc_kraken, "schema")
     assert {"frequency", "distros"} <= set(cc_kraken.meta)
-
-
-# ------------------------------------------------------- the wait for a network
-
-
-def test_ubuntu_waits_for_the_network(
-    cloud_dir: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    """The class of the distribution whose stage may begin without one."""
-    from cloudinit import distros
-
-    netplan = tmp_path / "netplan"
-    netplan.write_text("#!/bin/sh\n")
-    asked = tmp_path / "asked"
-    systemctl = tmp_path / "systemctl"
-    systemctl.write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
-    for program in (netplan, systemctl):
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    init_paths = types.SimpleNamespace()
-    made = distros.fetch("ubuntu")("ubuntu", {"network": ONLY_NETPLAN}, init_paths)
-    cloud = types.SimpleNamespace(distro=made)
-    waits = hasattr(made, "wait_for_network")
-    assert cloud_init.wait_for_network(cloud) is waits
-    assert waits is (VERSION >= (24, 4))
-    if waits:
-        assert "start systemd-networkd-wait-online.service" in asked.read_text()
-
-
-def test_a_network_that_does_not_come_is_no_error(
-    tmp_path: Path, monkeypatch: Any, records: List[logging.LogRecord]
-) -> None:
-    """EC2's own answer, or none, is what we tell then.  (cloud-init has an
-    ERROR of its own in the log.)"""
-    from cloudinit import distros
-
-    for name, text in (("netplan", ""), ("systemctl", "exit 1\n")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    config = {"network": ONLY_NETPLAN}
-    made = distros.fetch("ubuntu")("ubuntu", config, types.SimpleNamespace())
-    waits = hasattr(made, "wait_for_network")
-    assert cloud_init.wait_for_network(types.SimpleNamespace(distro=made)) is waits
-    ours = [one for one in records if one.name.startswith("cc_kraken")]
-    assert [one for one in ours if one.levelno >= logging.WARNING] == []
-    assert any("Failed to wait" in str(one.msg) for one in records) is waits
-
-
-ONLY_NETPLAN = {"renderers": ["netplan"], "activators": ["netplan"]}
-
-
-def version() -> Any:
-    from cloudinit import version as found
-
-    return tuple(int(word) for word in found.version_string().split(".")[:2])
-
-
-VERSION = version()

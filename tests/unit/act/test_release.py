@@ -98,10 +98,10 @@ def test_who_loses_a_member_keeps_what_was_used_meanwhile(
     other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
     attach = Ec2.attach
 
-    def late(self: Ec2, volume: str, instance: str, name: str) -> Any:
+    def late(self: Ec2, volume: str) -> str:
         if volume == second and not scene.lab.volume(second).attachments:
             scene.lab.attach_volume(second, other, "/dev/sdf")
-        return attach(self, volume, instance, name)
+        return attach(self, volume)
 
     used_as_it_comes(scene, first, USES[use])
     monkeypatch.setattr(Ec2, "attach", late)
@@ -121,10 +121,10 @@ def test_while_it_waits_for_the_rest_it_asks_once(
     old = scene.lab.run_instance(zone=ZONE, tags=ME)
     attach = Ec2.attach
 
-    def late(self: Ec2, volume: str, instance: str, name: str) -> Any:
+    def late(self: Ec2, volume: str) -> str:
         if volume == second and not scene.lab.volume(second).attachments:
             scene.lab.attach_volume(second, old, "/dev/sdf")
-        return attach(self, volume, instance, name)
+        return attach(self, volume)
 
     monkeypatch.setattr(Ec2, "attach", late)
 

@@ -1,0 +1,102 @@
+"""What a round's plans come to, in the report and in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Dict, Optional, Sequence
+
+from cc_kraken.act import report
+from cc_kraken.act.report import DONE, FAILED, PENDING, Report
+from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
+from cc_kraken.decide.steps import GROW
+from cc_kraken.decide.world import World
+from cc_kraken.model import Claim, Trouble
+
+LOG = logging.getLogger(__name__)
+
+
+def to_come(plan: Plan) -> bool:
+    """Whether a set is not up before these steps: growing is no such step."""
+    return any(step.phase != GROW for step in plan.steps)
+
+
+def tell(
+    told: Report,
+    plan: Plan,
+    claim: Optional[Claim],
+    world: World,
+    held: Optional[Trouble],
+    *,
+    dry_run: bool,
+) -> None:
+    """Bring the entry of one set up to date.
+
+    ``claim`` None: a set that this node no longer has.  ``held``: why its steps
+    were put off.
+    """
+    if claim is None:
+        for text in plan.warnings:
+            told.warn(text)
+        return
+    array = world.array(plan.array_uuid) if plan.array_uuid else None
+    told.describe(claim, world.devices, array, plan.mount_path)
+    entry = told.set(plan.name)
+    entry["plan"] = [str(step) for step in plan.steps]
+    entry["outcomes"] = list(plan.outcomes)
+    if plan.filesystem is not None and plan.filesystem.uuid:
+        entry["filesystem"] = {
+            "type": plan.filesystem.type,
+            "uuid": plan.filesystem.uuid,
+            "label": plan.filesystem.label,
+        }
+    _tell_state(entry, plan, held, dry_run)
+    pending = plan.trouble is not None and plan.trouble.kind == "owner-pending"
+    entry["owner"] = _owner(claim) if pending else None
+    told.notes(plan.name, plan.notes)
+    for text in plan.warnings:
+        told.warn(f"{plan.name}: {text}", plan.name)
+
+
+def _tell_state(
+    entry: Dict[str, Any], plan: Plan, held: Optional[Trouble], dry_run: bool
+) -> None:
+    trouble = plan.trouble
+    refused = trouble is not None and not trouble.waits
+    entry["error"] = report.error(trouble) if trouble and refused else None
+    entry["reason"] = str(trouble) if trouble and not refused else None
+    entry["state"] = plan.state
+    if dry_run:
+        if plan.steps and plan.state != MOUNTED:
+            entry["state"] = PLANNED
+    elif to_come(plan) and trouble is None:
+        entry["state"] = PENDING
+        entry["reason"] = str(held) if held else f"to do: {plan.steps[0]}"
+
+
+def _owner(claim: Claim) -> Dict[str, object]:
+    """What cc-kraken wait needs to settle the owner by itself."""
+    wish = claim.wanted
+    return {"owner": wish.owner, "group": wish.group, "mode": wish.mode}
+
+
+def say_planned(plans: Sequence[Plan]) -> str:
+    """Log what a run would do; the end state of a dry run."""
+    for plan in plans:
+        if plan.trouble is not None:
+            LOG.info("%s: %s", plan.name, plan.trouble)
+        for step in plan.steps:
+            LOG.info("%s: would %s", plan.name, step)
+        for outcome in plan.outcomes:
+            LOG.info("%s: %s", plan.name, outcome)
+    refused = any(plan.trouble and not plan.trouble.waits for plan in plans)
+    return FAILED if refused else DONE
+
+
+def say_done(told: Report, plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        entry = told.sets.get(plan.name)
+        if entry is None:
+            continue
+        where = f" at {entry['mount_path']}" if entry["mount_path"] else ""
+        did = "; ".join(entry["done"]) or "nothing to do"
+        LOG.info("%s is %s%s (%s)", plan.name, plan.state, where, did)

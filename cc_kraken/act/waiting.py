@@ -1,0 +1,188 @@
+"""What a run waits for, until when, and when it asks the cloud again."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
+
+from cc_kraken.act.pacing import Backoff, PutOff
+from cc_kraken.act.report import Report
+from cc_kraken.decide.plan import Plan
+from cc_kraken.machine.clock import Clock
+from cc_kraken.model import Trouble
+
+LOG = logging.getLogger(__name__)
+
+FIRST_POLL, POLL_GROWTH, LONGEST_POLL, SLOW_POLL = 1.5, 1.8, 12.0, 40.0
+UNREACHED_POLL = 4.0
+"""Seconds: a network that is coming up burdens nobody with the questions."""
+SLOW_AFTER = 120.0
+"""Seconds: who waits this long is not helped by asking every ten."""
+FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN = 1.5, 2.0, 30.0, 10.0
+TOLD_AGAIN_AFTER = 60.0
+"""Seconds: reasons that come and go by turns are not told each time."""
+DEVICE_GRACE = 10.0
+"""Seconds in which an accepted attachment is looked for in sysfs only."""
+OWNER_EVERY = 30.0
+"""Seconds: is there another reason to end the waiting for a user?"""
+LOCAL_KINDS = ("parent-not-mounted", "device-unseen")
+"""Cured by what this run itself does."""
+REFUSED_KINDS = ("ec2-throttled", "credentials-refused", "credentials-missing")
+"""The cloud has done nothing of what it was asked for: what is known stays true."""
+UNREACHED_KINDS = ("ec2-unreachable", "credentials-missing")
+PASSING_KINDS = (*REFUSED_KINDS, "ec2-unavailable", "ec2-unreachable", "ec2-answer")
+"""Told by their kind: whichever call it was that met with them."""
+
+
+@dataclass
+class Limits:
+    """How long a run may take.
+
+    ``seconds`` from its start; ``final``: what is still awaited then has
+    failed (the network stage hands it on instead).  ``settle_owners``: wait
+    for users that do not exist yet.
+    """
+
+    seconds: float
+    final: bool
+    settle_owners: bool = False
+
+
+class Waiting:
+    """The time of one run, and the reasons for which it passes."""
+
+    def __init__(self, limits: Limits, clock: Clock, report: Report) -> None:
+        self.limits = limits
+        self.clock = clock
+        self.report = report
+        self.begun = clock.now()
+        self.put_off = PutOff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN)
+        self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
+        self._next_ask = self.begun
+        self._not_asked: Optional[Trouble] = None
+        self._told: Dict[FrozenSet[Tuple[str, str]], float] = {}
+        self._told_last: FrozenSet[Tuple[str, str]] = frozenset()
+        self._awaited: FrozenSet[Tuple[str, str]] = frozenset()
+
+    def left(self) -> float:
+        if self.clock.stopped:
+            return 0.0
+        return self.limits.seconds - self.elapsed()
+
+    def elapsed(self) -> float:
+        return self.clock.now() - self.begun
+
+    def pause(self, failed: Optional[Trouble] = None) -> float:
+        """The next interval between questions to the cloud, with jitter.
+
+        ``failed``: why the last one had no answer.
+        """
+        unreached = failed is not None and failed.kind in UNREACHED_KINDS
+        self._polls.longest = UNREACHED_POLL if unreached else LONGEST_POLL
+        if self.elapsed() > SLOW_AFTER:
+            self._polls.longest = SLOW_POLL
+        return max(0.0, min(self._polls.interval(), self.left()))
+
+    def asked(self, failed: Optional[Trouble]) -> None:
+        """The cloud was asked for the volumes; why it could not be."""
+        self._not_asked = failed
+        self._next_ask = self.clock.now() + self.pause(failed)
+
+    def over(self, trouble: Trouble) -> Trouble:
+        """A trouble whose time is over."""
+        if not trouble.waits:
+            return trouble
+        found = f"{trouble.found} (awaited for {int(self.elapsed())} s"
+        if self._not_asked is not None and self._not_asked is not trouble:
+            found += f"; not asked again: {self._not_asked.found}"
+        return replace(trouble, waits=False, found=found + ")")
+
+    # ---- reasons
+
+    def reasons(self, plans: Sequence[Plan]) -> Dict[str, Trouble]:
+        """What each set that is not up yet waits for."""
+        reasons: Dict[str, Trouble] = {}
+        for plan in plans:
+            held = self.put_off.held(plan.name) if plan.steps else None
+            if held is not None:
+                reasons[plan.name] = held.trouble
+            elif plan.trouble is not None and self._awaits(plan.trouble):
+                reasons[plan.name] = plan.trouble
+        return reasons
+
+    def _awaits(self, trouble: Trouble) -> bool:
+        if trouble.kind == "owner-pending":
+            return self.limits.settle_owners
+        return trouble.waits
+
+    def say(self, reasons: Mapping[str, Trouble]) -> None:
+        """One line when the reasons change; ``""`` is the whole node."""
+        told = dict(reasons)
+        if self._not_asked is not None:
+            told.setdefault("", self._not_asked)
+        text = "; ".join(
+            f"{name}: {trouble}" if name else str(trouble)
+            for name, trouble in told.items()
+        )
+        key = _same(told)
+        moment = self.clock.now()
+        before = self._told.get(key)
+        quiet = key == self._told_last or (
+            before is not None and moment - before < TOLD_AGAIN_AFTER
+        )
+        self._told[key], self._told_last = moment, key
+        self.report.waiting(text, quiet=quiet)
+
+    # ---- waiting
+
+    def wait(
+        self,
+        reasons: Mapping[str, Trouble],
+        ages: Mapping[str, float],
+        changed: Callable[[], bool],
+    ) -> bool:
+        """Wait for a change; returns whether the cloud is to be asked.
+
+        ``ages``: seconds since the youngest attachment of a set was asked for.
+        """
+        self._ask_sooner(reasons)
+        moments = [
+            self._moment(name, trouble, ages.get(name, DEVICE_GRACE))
+            for name, trouble in reasons.items()
+        ]
+        end = min(moment for moment, _ in moments)
+        self.clock.watch(min(end - self.clock.now(), self.left()), changed)
+        now = self.clock.now()
+        return any(ask and moment <= now for moment, ask in moments)
+
+    def _ask_sooner(self, reasons: Mapping[str, Trouble]) -> None:
+        """Something has changed: more may follow soon."""
+        key = _same({n: t for n, t in reasons.items() if t.kind not in PASSING_KINDS})
+        if key != self._awaited:
+            self._awaited = key
+            self._polls.reset()
+            self._next_ask = min(self._next_ask, self.clock.now() + self.pause())
+
+    def _moment(self, name: str, trouble: Trouble, age: float) -> Tuple[float, bool]:
+        """When there is something to do again for a set, and whether the cloud is
+        to be asked then."""
+        now = self.clock.now()
+        held = self.put_off.held(name)
+        if held is not None and held.trouble is trouble:
+            return held.until, trouble.kind not in REFUSED_KINDS
+        if trouble.kind in LOCAL_KINDS:
+            return now + 1.0, False
+        if trouble.kind == "owner-pending":
+            return now + OWNER_EVERY, False
+        if trouble.kind == "attaching" and age < DEVICE_GRACE:
+            return now + DEVICE_GRACE - age, False
+        return self._next_ask, True
+
+
+def _same(reasons: Mapping[str, Trouble]) -> FrozenSet[Tuple[str, str]]:
+    """What makes reasons the same ones, though their words may differ."""
+    return frozenset(
+        (name, trouble.kind if trouble.kind in PASSING_KINDS else trouble.found)
+        for name, trouble in reasons.items()
+    )

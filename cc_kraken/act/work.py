@@ -1,0 +1,195 @@
+"""The work on the sets of one run: whose turn it is, and what came of it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from typing import Dict, List, Sequence, Set, Tuple
+
+from cc_kraken.act.executor import Carried, Executor
+from cc_kraken.act.known import UNDONE_LIMIT, Known
+from cc_kraken.act.report import FAILED, Report
+from cc_kraken.act.waiting import Waiting
+from cc_kraken.decide.plan import Plan
+from cc_kraken.decide.steps import ATTACH, LAST, Detach
+from cc_kraken.decide.world import World
+from cc_kraken.model import Claim, Trouble
+
+LOG = logging.getLogger(__name__)
+
+SAME_STEPS_LIMIT = 4
+
+
+def asks(plan: Plan) -> bool:
+    """Whether the cloud is asked for something by the steps of a plan."""
+    return any(step.phase == ATTACH for step in plan.steps)
+
+
+class Work:
+    """The sets of one run, by name.
+
+    ``failed``: those that it has given up.  ``not_grown``: those that could not
+    be grown.
+    """
+
+    def __init__(
+        self, executor: Executor, report: Report, known: Known, waiting: Waiting
+    ) -> None:
+        self.executor = executor
+        self.report = report
+        self.known = known
+        self.waiting = waiting
+        self.failed: Dict[str, Trouble] = {}
+        self.not_grown: Set[str] = set()
+        self._volumes: Dict[str, Set[str]] = {}
+        self._repeats: Counter[Tuple[str, ...]] = Counter()
+
+    def live(self, claims: Sequence[Claim]) -> List[Claim]:
+        """The claims that are not given up; what follows is about these."""
+        live = [claim for claim in claims if claim.name not in self.failed]
+        self._volumes = {
+            claim.name: {volume.id for volume in claim.volumes} for claim in live
+        }
+        return live
+
+    def volumes_of(self, name: str) -> Set[str]:
+        return self._volumes.get(name, set())
+
+    def settled(self, decided: Sequence[Plan]) -> List[Plan]:
+        """The plans, where what has failed stays so."""
+        plans = []
+        for plan in decided:
+            if plan.name in self.failed:
+                plan = Plan(plan.name, FAILED, trouble=self.failed[plan.name])
+            elif plan.trouble is not None and not plan.trouble.waits:
+                self.fail(plan.name, plan.trouble)
+            plans.append(plan)
+        return plans
+
+    def fail(self, name: str, trouble: Trouble) -> None:
+        if name in self.failed:
+            return
+        self.failed[name] = trouble
+        required = self.report.set(name)["required"]
+        level = logging.ERROR if required else logging.WARNING
+        LOG.log(level, "The set %s is not up: %s", name, trouble)
+
+    def due(self, plans: Sequence[Plan]) -> List[Plan]:
+        """The plans whose steps can be begun now.
+
+        While the cloud throttles, one set at a time asks, and first of all one
+        that has some of its volumes.
+        """
+        moment = self.waiting.clock.now()
+        put_off = self.waiting.put_off
+        local = [plan for plan in plans if plan.steps and not asks(plan)]
+        asking = [
+            plan for plan in plans if asks(plan) and put_off.until(plan.name) <= moment
+        ]
+        if put_off.throttled:
+            asking.sort(key=lambda plan: not self._begun(plan.name))
+            asking = asking[:1]
+        return [*local, *asking]
+
+    def _begun(self, name: str) -> bool:
+        return bool(self.volumes_of(name) & self.known.attached_now)
+
+    def act(self, todo: Sequence[Plan], world: World) -> bool:
+        """Carry out the steps; returns whether the cloud must be asked again."""
+        for plan in todo:
+            self._check_progress(plan)
+        todo = [plan for plan in todo if plan.name not in self.failed]
+        self.report.waiting(None)
+        outcome = self.executor.carry_out(todo, world)
+        for volume_id, device in outcome.attached.items():
+            self.known.attached(volume_id, device)
+        self._note_detached(outcome)
+        for name in outcome.used:
+            self.known.attached_now -= self.volumes_of(name)
+        for name, why in outcome.not_grown.items():
+            self.not_grown.add(name)
+            self.report.warn(f"{name} could not be grown: {why}", name)
+        ask = outcome.ask_again
+        for plan in todo:
+            ask = self._note(plan, outcome, world) or ask
+        return ask
+
+    def _note(self, plan: Plan, outcome: Carried, world: World) -> bool:
+        """What came of a plan; returns whether the cloud must be asked again."""
+        put_off, now = self.waiting.put_off, self.waiting.clock.now()
+        trouble = outcome.troubles.get(plan.name)
+        if trouble is None or self.volumes_of(plan.name) & set(outcome.attached):
+            put_off.progress(plan.name)
+        if trouble is None:
+            self._repeats[_key(plan)] += 1
+        elif trouble.kind == "ec2-throttled":
+            begun = any(self._begun(name) for name in self._volumes)
+            put_off.throttle(trouble, now, begun=begun)
+        elif trouble.waits:
+            put_off.hold(plan.name, trouble, now)
+        else:
+            self.fail(plan.name, trouble)
+            return self._let_go(plan, world)
+        return False
+
+    def _check_progress(self, plan: Plan) -> None:
+        """Fail a set whose steps are carried out, and change nothing."""
+        undone = self.known.undone(self.volumes_of(plan.name))
+        if undone is not None:
+            self.fail(plan.name, _attachment_undone(undone))
+        elif self._repeats[_key(plan)] >= SAME_STEPS_LIMIT:
+            self.fail(plan.name, _no_progress(plan))
+
+    def _let_go(self, plan: Plan, world: World) -> bool:
+        """A set that cannot be attached in whole is given back in whole, as
+        far as nothing has used it; returns whether there was anything."""
+        unused = sorted(self.volumes_of(plan.name) & self.known.attached_now)
+        if not unused or any(step.phase != ATTACH for step in plan.steps):
+            return False
+        steps = (Detach(plan.name, tuple(unused)),)
+        self.give_back(Plan(plan.name, FAILED, steps=steps), world)
+        return True
+
+    def give_back(self, plan: Plan, world: World) -> Plan:
+        """Do what is still to be done for a set that has failed: detach what it
+        does not use, put its line in fstab right.  The plan that is left."""
+        if plan.name not in self.failed:
+            return plan
+        steps = tuple(step for step in plan.steps if isinstance(step, LAST))
+        outcome = self.executor.carry_out([replace(plan, steps=steps)], world)
+        self._note_detached(outcome)
+        for trouble in outcome.troubles.values():
+            LOG.warning("%s could not %s: %s", plan.name, steps[0], trouble)
+        return replace(plan, steps=())
+
+    def _note_detached(self, outcome: Carried) -> None:
+        self.known.detached(outcome.detached)
+        # What somebody uses by now is not given back any more, either.
+        self.known.attached_now.difference_update(outcome.kept)
+
+
+def _key(plan: Plan) -> Tuple[str, ...]:
+    return (plan.name, *(str(step) for step in plan.steps))
+
+
+def _no_progress(plan: Plan) -> Trouble:
+    return Trouble(
+        "no-progress",
+        f"{SAME_STEPS_LIMIT} rounds of the same steps have changed nothing "
+        f"({plan.steps[0]})",
+        "a change after each step",
+        "This is a fault of cc_kraken: please report it with "
+        "/run/cc-kraken/status.json and the log.",
+    )
+
+
+def _attachment_undone(volume_id: str) -> Trouble:
+    return Trouble(
+        "attach-undone",
+        f"EC2 has accepted AttachVolume of {volume_id} {UNDONE_LIMIT} times, and "
+        "each time the volume was not attached after it",
+        "an attachment that stays",
+        "Look for who else detaches it (CloudTrail: DetachVolume), and for an "
+        "encrypted volume whether its KMS key is enabled and the role may use it.",
+    )

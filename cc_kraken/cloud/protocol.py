@@ -1,0 +1,44 @@
+"""What a run asks of a cloud.  EC2 is one; the tests have a second.
+
+Values come from :mod:`cc_kraken.model`.  A method that fails raises KrakenError,
+whose Trouble says whether time may cure it (``waits``).
+"""
+
+from __future__ import annotations
+
+from typing import Counter, Iterable, Mapping, Protocol, Tuple, runtime_checkable
+
+from cc_kraken.model import Holder, Node, Volume
+
+IN_USE = "volume-in-use"
+"""The kind of the error of :meth:`Cloud.attach` when somebody has the volume.  It
+may be this instance: only a new look at the volumes tells."""
+
+
+@runtime_checkable
+class Cloud(Protocol):
+    """The cloud as one instance sees it.  Threads may call at the same time."""
+
+    calls: Counter[str]
+    """How many requests were sent, by action."""
+
+    def instance_tags(self) -> Mapping[str, str]:
+        """The tags of this instance; empty when it has none."""
+
+    def volumes(self, node: Node) -> Tuple[Volume, ...]:
+        """Every volume with the node's tags, by id, in any zone and state."""
+
+    def holders(self, instance_ids: Iterable[str]) -> Mapping[str, Holder]:
+        """The instances; one that nobody knows any more has the state ``gone``."""
+
+    def attach(self, volume_id: str) -> str:
+        """Ask for an attachment to this instance; the device's name in the cloud.
+
+        There is no proof but the next look: an error can come after success.
+        """
+
+    def detach(self, volume_id: str) -> None:
+        """Take the attachment to this instance back, never by force.
+
+        It is no error when there is none.
+        """

@@ -1,0 +1,227 @@
+"""A client of EC2 out of a plain boto3 session, set up by documented means.
+
+Bounds: a connection is tried for 3 s, an answer awaited for 10 s, and each
+request sent once, because the caller asks again in its next round with the
+whole picture, and a throttle is met with patience, not with more requests.
+The metadata service is asked for credentials only, through botocore, three
+times for 2 s each, and never through a proxy.
+
+Sources: botocore's documentation of ``botocore.config.Config`` and of its
+configuration variables.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Iterator, Optional
+
+from cc_kraken.cloud.errors import Ec2Error, fatal, plain, waiting
+from cc_kraken.machine import schema_files
+from cc_kraken.model import Ec2Options, Identity
+
+CONNECT_TIMEOUT = 3  # seconds
+READ_TIMEOUT = 10  # seconds
+METADATA_TIMEOUT = 2  # seconds
+METADATA_ATTEMPTS = 3
+METADATA_ENDPOINT = "ec2_metadata_service_endpoint"  # for botocore
+THREADS = 32  # connections that are kept
+NOISY = ("boto3", "botocore", "urllib3", "s3transfer")
+
+
+def client(identity: Identity, options: Ec2Options) -> Any:
+    """A client that has credentials; Ec2Error where there can be none."""
+    region = options.region or identity.region
+    if not region:
+        raise fatal(
+            "region-missing",
+            "no region is known",
+            "the region of the instance's metadata or of the configuration",
+            "Set kraken.ec2.region.",
+        )
+    if options.ca_bundle and not os.path.isfile(options.ca_bundle):
+        raise fatal(
+            "ca-bundle-missing",
+            f"there is no file {options.ca_bundle}",
+            "the CA certificates that kraken.ec2.ca_bundle names",
+            "Correct the path, or write the file with write_files (the "
+            "ca_certs module is too late).",
+        )
+    silence()
+    session = _session(region, identity.metadata_url)
+    # After the session, which reports a boto3 that is missing.
+    from botocore.config import Config
+
+    options = _resolved(session, region, identity, options)
+    proxy = options.https_proxy
+    return session.client(
+        "ec2",
+        endpoint_url=options.endpoint_url,
+        verify=options.ca_bundle,
+        config=Config(
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=READ_TIMEOUT,
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=THREADS,
+            user_agent_extra="cc_kraken",
+            proxies={"http": proxy, "https": proxy} if proxy else None,
+            use_dualstack_endpoint=options.use_dualstack,
+            use_fips_endpoint=options.use_fips,
+        ),
+    )
+
+
+def _resolved(
+    session: Any, region: str, identity: Identity, options: Ec2Options
+) -> Ec2Options:
+    """The options, with an endpoint where botocore would take one of another
+    partition: an older one takes AWS's first for a region that it does not know.
+    The metadata service knows the domain."""
+    from botocore.exceptions import UnknownRegionError
+
+    if options.endpoint_url:
+        return replace(options, use_fips=False, use_dualstack=False)
+    if region != identity.region or not identity.domain:
+        return options
+    try:
+        known = session.get_partition_for_region(region)
+    except UnknownRegionError:
+        known = "aws"
+    if known == identity.partition:
+        return options
+    if options.use_dualstack:
+        raise fatal(
+            "ec2-request",
+            f"boto3 knows no dual-stack endpoint of EC2 in {region} (partition "
+            f"{identity.partition})",
+            "a boto3 that knows this region",
+            "Install a newer boto3, or name the endpoint in kraken.ec2.endpoint_url "
+            "in place of kraken.ec2.use_dualstack.",
+        )
+    host = "ec2-fips" if options.use_fips else "ec2"
+    url = f"https://{host}.{region}.{identity.domain}"
+    return replace(options, endpoint_url=url, use_fips=False, use_dualstack=False)
+
+
+def silence() -> None:
+    """boto3 and what it uses never log in this process: botocore writes session
+    tokens at DEBUG, and ``cc-kraken --debug`` sets the root logger to it."""
+    for name in NOISY:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL + 1)
+        logger.propagate = False
+
+
+def _session(region: str, metadata_url: str) -> Any:
+    """A boto3 session that has credentials, asked for where the datasource has
+    found the metadata service, or where the environment says that it is."""
+    try:
+        import boto3.session
+        import botocore.session
+    except ImportError as error:
+        raise fatal(
+            "boto3-missing",
+            f"Python's boto3 cannot be imported ({plain(str(error))})",
+            "boto3 1.26 or later",
+            "Install the package python3-boto3.",
+        ) from None
+    core = botocore.session.Session()
+    core.set_config_variable("metadata_service_timeout", METADATA_TIMEOUT)
+    core.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
+    if metadata_url and not core.get_config_variable(METADATA_ENDPOINT):
+        core.set_config_variable(METADATA_ENDPOINT, metadata_url)
+    _know_copies(core.get_component("data_loader"))
+    session = boto3.session.Session(region_name=region, botocore_session=core)
+    with _no_proxy_in_environment():
+        witness = _watch(core.get_component("credential_provider"))
+    if session.get_credentials() is None:
+        raise _no_credentials(witness)
+    return session
+
+
+def _know_copies(loader: Any) -> None:
+    """Add to botocore's description of EC2 what an older one lacks.
+
+    Debian 12's and 13's drops from EC2's answer that a volume is a copy of another,
+    and a copy must never be formatted.  The loader merges our file, as one of its
+    "extras" (see botocore.loaders).
+    """
+    path = schema_files.path(schema_files.EC2)
+    loader.search_paths.append(path[: -len(schema_files.EC2)])
+    loader.extras_types.append("kraken")
+
+
+@contextmanager
+def _no_proxy_in_environment() -> Iterator[None]:
+    """botocore's metadata clients take their proxies from the environment when
+    they are made, and proxies must never see instance credentials."""
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    taken = {k: v for k, v in os.environ.items() if k.lower() in names}
+    for name in taken:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+# --------------------------------------------------------------- credentials
+
+
+class _Witness:
+    """Stands before the metadata client's HTTP session and notes the status.
+
+    botocore has one answer for "there is no role" and "nobody answers"; a person
+    who reads it needs to know which.
+    """
+
+    def __init__(self, http: Any) -> None:
+        self._http = http
+        self.asked = False
+        self.status: Optional[int] = None
+
+    def send(self, request: Any) -> Any:
+        self.asked, self.status = True, None
+        response = self._http.send(request)
+        self.status = response.status_code
+        return response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._http, name)
+
+
+def _watch(resolver: Any) -> Optional[_Witness]:
+    """A witness at the metadata client; None when botocore has changed."""
+    try:
+        fetcher = resolver.get_provider("iam-role")._role_fetcher
+        witness = _Witness(fetcher._session)
+        fetcher._session = witness
+    except Exception:  # private names: do without
+        return None
+    return witness
+
+
+def _no_credentials(witness: Optional[_Witness]) -> Ec2Error:
+    off = witness is not None and not witness.asked
+    if off:
+        why = ", and the metadata service is switched off"
+    elif witness is None:
+        why = ""
+    elif witness.status is None:
+        why = ": the metadata service does not answer"
+    elif witness.status == 404:
+        why = ": this instance has no instance profile, or it has not arrived yet"
+    elif witness.status == 200:
+        why = ": the metadata service has none for the instance profile's role"
+    else:
+        why = f": the metadata service answers with HTTP status {witness.status}"
+    return (fatal if off else waiting)(
+        "credentials-missing",
+        f"there are no AWS credentials{why}",
+        "an instance profile",
+        "Give the instance a profile whose role has the IAM policy of the "
+        "documentation (ec2:DescribeVolumes, ec2:DescribeTags, "
+        "ec2:DescribeInstances, ec2:AttachVolume, ec2:DetachVolume).",
+    )
