@@ -405,6 +405,7 @@ def create_array(
             look = disk.look(seen=seen.get(record.volume_id))
             disk.check_blank(look, record.volume_id in permitted, record)
             disk.check_exclusive()
+        md.load_driver(paths)
         argv = md.create_argv(
             [device.path for device in members],
             node=md.node(paths, name, uuid, [one.path for one in members]),

@@ -100,6 +100,17 @@ def canonical_uuid(uuid: str) -> str:
     return str(uuids.UUID(uuid.replace(":", "")))
 
 
+def load_driver(paths: Paths) -> None:
+    """Load md where it is a module that nobody has loaded yet: mdadm 4.5 does not,
+    and fails on Linux 6.18 (md-raid-utilities/mdadm issue 236).
+
+    Where it cannot be loaded, mdadm says so.
+    """
+    loaded = os.path.exists(os.path.join(paths.proc, "mdstat"))
+    if not loaded and command.available("modprobe"):
+        command.run(["modprobe", "md_mod"])
+
+
 def assemble(
     paths: Paths,
     name: str,
@@ -120,6 +131,7 @@ def assemble(
     first): look again with :func:`scan`.  Raises :class:`KrakenError`
     ``assemble-failed`` when the members are in no running array after it.
     """
+    load_driver(paths)
     if incomplete:
         _gather(paths, uuid, members)
         return

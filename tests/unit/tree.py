@@ -47,6 +47,7 @@ class Tree:
         for name in ("sys/block", "sys/class/block", "sys/dev/block", "dev", "etc"):
             (base / name).mkdir(parents=True)
         (base / "proc/self").mkdir(parents=True)
+        self.write("proc/mdstat", "Personalities :\n")
         self.write("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n")
         self._mounts: list[str] = []
         self._minor = 0

@@ -140,6 +140,19 @@ def test_assemble(tree: Tree, mdadm: MagicMock) -> None:
     ]
 
 
+def test_md_is_loaded_first_where_it_is_a_module(
+    tree: Tree, mdadm: MagicMock, mocker: MockerFixture
+) -> None:
+    """mdadm 4.5 on Linux 6.18 does not load it by itself."""
+    mocker.patch.object(command, "available", autospec=True, return_value=True)
+    os.unlink(f"{tree.paths.proc}/mdstat")
+    arrays.assemble(tree.paths, "KRKN-data", UUID, ["/dev/nvme1n1"])
+    assert [argv[:2] for argv in asked(mdadm)] == [
+        ["modprobe", "md_mod"],
+        ["mdadm", "--assemble"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
