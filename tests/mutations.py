@@ -652,7 +652,7 @@ MUTATIONS = (
         "decide/filesystem",
         "        if content.type != case.wanted.fs_type:\n            # The wish",
         "        if False:\n            # The wish",
-        f"{PROPERTIES}::test_what_was_finished_for_an_older_wish",
+        DECISION,
     ),
     change(
         "an array that was made once more is the one of before",

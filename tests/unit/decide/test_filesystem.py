@@ -76,6 +76,11 @@ def test_content_that_is_refused(name: str) -> None:
     assert (plan.steps, plan.state, kind(plan)) == ((), FAILED, expected)
 
 
+def test_what_was_finished_for_an_older_wish_is_not_mounted_for_a_new_one() -> None:
+    plan = shown(w.look(Known("ext4", RECORD.fs_uuid), RECORD), fs_type="xfs")
+    assert names(plan.steps) == ["EraseRecords"]
+
+
 def test_a_copy_of_a_snapshot_is_never_formatted() -> None:
     volume = dataclasses.replace(w.attached(1), origin="snap-1")
     plan = decide(w.claim(w.single(), volume), w.world(1, looks={1: w.blank()}))
