@@ -712,10 +712,10 @@ class Simulation:
         if key in self.disks:
             return list(self.disks[key].records.values())
         return [
-            record
+            disk.records[MEMBER]  # nobody sees one behind an array's metadata
             for disk in self.disks.values()
             if disk.block is not None and disk.block.uuid == key
-            for record in disk.records.values()
+            if MEMBER in disk.records
         ]
 
     def _may_serve(self, body: Filesystem) -> bool:
@@ -927,6 +927,8 @@ class Simulation:
                 continue
             if disk.body is None:
                 disk.records.pop(OLD, None)  # nobody sees it: harmless
+            if disk.block is not None:
+                disk.records.pop(SINGLE, None)
             demand(not disk.records, f"{disk.id}: a record over a record")
             demand(not disk.origin, f"{disk.id}: a record on a copy")
             if disk.block is None:

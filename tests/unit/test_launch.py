@@ -18,6 +18,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from cc_kraken.boot import launch
+from cc_kraken.cloud.session import NOISY
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, Identity, KrakenError, Section
 from tests.unit.program import Program, work
@@ -103,6 +104,10 @@ def test_of_other_libraries_warnings_alone_come_out(
     work: Program, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Their details can hold credentials."""
+    # Where a run in this very process has silenced them.
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+        logging.getLogger(name).propagate = True
     work("""
         logging.getLogger("botocore.auth").debug("a token")
         logging.getLogger("botocore.auth").warning("a warning")
