@@ -136,6 +136,7 @@ def check_after_reboot(node: Node, copied: Copied) -> None:
         assert node.run(unit).out.strip() == "active"
 
 
+@pytest.mark.slow
 def test_a_copy_beside_the_original_at_a_reboot() -> None:
     """One comes before its original, one after it; then neither is mounted while
     the other is there, and a person takes the copy away."""
