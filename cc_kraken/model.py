@@ -64,8 +64,8 @@ class Trouble:
     def __str__(self) -> str:
         text = self.found
         if text.endswith(".") and self.expected.endswith("."):
-            return f"{text} {self.expected} {self.remedy}".rstrip()
-        if self.expected:
+            text += f" {self.expected}"
+        elif self.expected:
             text += f"; expected {self.expected}"
         if not text.endswith("."):
             text += "."
