@@ -147,7 +147,7 @@ def test_a_line_that_says_more_than_ours_stays_and_nothing_is_mounted_otherwise(
     assert error_of(status, "log") == "fstab-conflict"
     assert machine.fstab == theirs and machine.mounted() == {}
     remedy = status["sets"]["log"]["error"]["remedy"]
-    assert "Take that line out" in remedy and "to keep ro, set MountOptions" in remedy
+    assert "Take that line out" in remedy and "To keep ro, set MountOptions" in remedy
     # As it advises: by that line alone, or read-only by ours.
     retag(machine, volume, FsType="none")
     assert states(machine.run()) == {"log": "attached"}

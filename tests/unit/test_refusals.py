@@ -57,7 +57,8 @@ def test_each_part_is_a_sentence(name: str) -> None:
     for text in (trouble.found, trouble.expected, trouble.remedy):
         assert text.endswith(".") and ".." not in text, text
         assert text[0].isupper() or text.startswith(("/dev/", "mdadm", "overwrite"))
-    together = f"{trouble.found} {trouble.expected} {trouble.remedy}"
+    parts = (f"[{trouble.kind}]", trouble.found, trouble.expected, trouble.remedy)
+    together = " ".join(parts)
     assert str(SAID[name]) == together and "; expected" not in together
     print(together)  # pytest -s
 
@@ -71,7 +72,7 @@ def test_every_refusal_is_read_here() -> None:
 
 def test_a_record_for_something_else_reads_well() -> None:
     assert str(SAID["for xfs"]) == (
-        f"/dev/nvme1n1 (vol-00000000000000001) has an intent record for xfs {FS}. "
+        f"[record-refused] /dev/nvme1n1 (vol-00000000000000001) has an intent record for xfs {FS}. "
         "It must have one for a new array. Nothing was written. Look at the volume by "
         "hand. To give its content up, use overwrite."
     )

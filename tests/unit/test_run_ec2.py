@@ -374,7 +374,7 @@ CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
         lab("hold_attaching", "VOLUME"),
         "attach-stuck",
         1,
-        ("attaching", "a device within 90 s"),
+        ("attaching", "within 90 s"),
     ),
     "accepted and taken back": (undone, "attach-undone", 3, ("KMS", "3 times")),
 }
