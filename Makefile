@@ -36,7 +36,7 @@ READY = .venv/ready
 
 SOURCES := $(shell find cc_kraken -name '*.py') $(shell find schema -type f) setup.cfg pyproject.toml \
 	MANIFEST.in README.md LICENSE
-DOCS := CHANGELOG.md $(shell find docs examples -type f)
+DOCS := CHANGELOG.md $(shell find docs examples packaging/completion -type f)
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl

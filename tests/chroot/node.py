@@ -68,7 +68,7 @@ do
 done
 # What the kernel shows, with disks and a hypervisor of the test's own.
 mount -t tmpfs -o mode=755 tmpfs sys
-mkdir -p sys/block sys/class/net sys/all
+mkdir -p sys/block sys/class/net sys/class/block sys/dev/block sys/all
 mount -t sysfs sysfs sys/all
 for part in bus devices fs kernel module; do
     mkdir "sys/$part"
@@ -337,14 +337,17 @@ class Node:
         below = self.path("/sys") / f"new-{name}"
         (below / "device").mkdir(parents=True)
         (below / "holders").mkdir()
+        major_minor = f"{os.major(number)}:{os.minor(number)}"
         for entry, text in (
-            ("dev", f"{os.major(number)}:{os.minor(number)}"),
+            ("dev", major_minor),
             ("size", str(size // 512)),
             ("ro", "0"),
             ("device/serial", serial.replace("-", "")),
         ):
             (below / entry).write_text(f"{text}\n")
         below.rename(self.path("/sys/block") / name)
+        for link in (f"class/block/{name}", f"dev/block/{major_minor}"):
+            (self.path("/sys") / link).symlink_to(f"../../block/{name}")
 
     def forward(self, address: str, port: int, to: int) -> None:
         """Connections to address:port inside end at 127.0.0.1:``to`` of the
