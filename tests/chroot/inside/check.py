@@ -130,7 +130,9 @@ def test_the_command_says_what_it_has_to_say(tmp_path: Path, debug: Any) -> None
     )
     said = done.stderr.decode().splitlines()
     assert done.returncode == 1 and len(said) == 1, said
-    assert said[0].startswith(f"{path}:2: kraken.volmes is an unknown key")
+    assert said[0].startswith(
+        f"{path}:2: [config-unknown-key] kraken.volmes is an unknown key"
+    )
 
 
 LOGS = """
