@@ -73,6 +73,6 @@ def test_every_refusal_is_read_here() -> None:
 def test_a_record_for_something_else_reads_well() -> None:
     assert str(SAID["for xfs"]) == (
         "[record-refused] /dev/nvme1n1 (vol-00000000000000001) has an intent record "
-        f"for xfs {FS}. It must have one for a new array. Nothing was written. Look at the volume by "
-        "hand. To give its content up, use overwrite."
+        f"for xfs {FS}. It must have one for a new array. Nothing was written. Look "
+        "at the volume by hand. To give its content up, use overwrite."
     )
