@@ -129,7 +129,7 @@ def forbidden_attach(case: Case) -> tuple[str, ...]:
     case.volume("data")
     case.cloud.ec2.forbid("AttachVolume")
     try:
-        return (case.apply(boot_wait=2), "ec2:AttachVolume")
+        return (case.apply(boot_wait=20), "ec2:AttachVolume")
     finally:
         case.cloud.ec2.allow("AttachVolume")
 
