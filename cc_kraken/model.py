@@ -6,6 +6,7 @@ Sizes are in bytes unless a name says otherwise.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import FrozenSet, Iterable, Mapping, Optional, Tuple, Union
 
@@ -208,7 +209,7 @@ class Holder:
 # ------------------------------------------------------- found: the machine
 
 
-class Layer:
+class Layer(ABC):
     """What a filesystem can lie on: a disk, an array of disks.
 
     Whoever makes, mounts or grows a filesystem asks these, and never which it is.
@@ -227,9 +228,9 @@ class Layer:
     #: Whether it spreads what is written in stripes, whose size sysfs tells.
     striped = False
 
+    @abstractmethod
     def disks(self, devices: Iterable["Device"]) -> Tuple["Device", ...]:
         """Those of these that it lies on."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def check_serial(paths: Paths, device: Device) -> None:
 
 
 def sysfs_number(paths: Paths, target: Layer) -> str:
-    return sysfs.attribute(paths.sys, "block", target.name, "dev") or "absent"
+    return sysfs.disk(paths, target.name, "dev") or "absent"
 
 
 def check_unused(paths: Paths, device: Device, *, partitions: bool = False) -> None:

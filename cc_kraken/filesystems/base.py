@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -75,7 +76,7 @@ class State:
     device: int = 1
 
 
-class Filesystem:
+class Filesystem(ABC):
     """A type.  Each has one instance, in the registry."""
 
     name: str
@@ -173,16 +174,17 @@ class Filesystem:
         named = (self.label_option, name) if name else ()
         return (self.mkfs, *words, *flat(given), *named, path)
 
+    @abstractmethod
     def words(
         self, uuid: str, given: Given, geometry: Geometry, usage: str, prezeroed: bool
     ) -> List[str]:
         """The words of ours that come first.  Those of a letter that a user may give
         too go into ``given``: of a letter said twice some mkfs heed the last one."""
-        raise NotImplementedError
 
     def check_room(self, options: Sequence[str], size: int) -> None:
         """On a volume of ``size`` bytes these options leave the intent record's place
-        alone.  Raises KrakenError ``mkfs-option-refused``."""
+        alone; all do, if a type says nothing.  KrakenError ``mkfs-option-refused``."""
+        return
 
     def written(self, size: int, options: Sequence[str]) -> int:
         """Bytes that mkfs writes at most on a device of ``size`` bytes."""
@@ -190,6 +192,7 @@ class Filesystem:
 
     # ------------------------------------------------------------ superblocks
 
+    @abstractmethod
     def superblock(
         self, head: bytes, size: int, read: Optional[Read] = None
     ) -> Optional[Found]:
@@ -198,12 +201,11 @@ class Filesystem:
         None where its magic is not.  Never raises, whatever the bytes.  ``read``: for
         what is not in the head; without it ``ever_mounted`` may be missing.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self, size: int) -> Iterator[Place]:
         """What mkfs leaves on a disk, a partition or a mirror of ``size`` bytes, for
         the proof of blankness to read: where the first MiB was overwritten."""
-        raise NotImplementedError
 
     def striped_places(self, size: int, unit: int, width: int) -> Iterator[int]:
         """The same offsets in an array with stripes."""
@@ -216,6 +218,7 @@ class Filesystem:
         words = f"{MOUNT_OPTIONS} {self.mount_options}".split()
         return any(re.fullmatch(word, option) for word in words)
 
+    @abstractmethod
     def state(self, path: str, node: str) -> Optional[State]:
         """What the kernel says of the filesystem that is mounted at ``path`` from
         ``node``; None over several devices.  Raises OSError and struct.error.
@@ -223,11 +226,10 @@ class Filesystem:
         The superblock on the device can be older, and statvfs(2) leaves out what the
         filesystem keeps for itself.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def grow_argv(self, path: str, node: str, now: State) -> Tuple[str, ...]:
         """The command that lets it fill its device while it is mounted."""
-        raise NotImplementedError
 
 
 #: From mount(8).  Left out on purpose, here and in the types: what chooses another
