@@ -27,6 +27,14 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Claimant:
+    """An instance whose NodeId is ``*``: it becomes whichever node of its prefix is
+    free in its zone."""
+
+    prefix: str
+
+
+@dataclass(frozen=True)
 class Identity:
     """This instance, as cloud-init's datasource describes it.
 
@@ -110,6 +118,7 @@ class Section:
     tag_namespace: str = "KRKN-IN"
     prefix: Optional[str] = None
     node_id: Optional[str] = None
+    claim_order: str = "lowest"
     dry_run: bool = False
     boot_wait: int = 90
     wait: int = 3600

@@ -737,7 +737,7 @@ class Fleet:
         """The two runs of a boot: the network stage, and the unit after it."""
         limits = Limits(float(self.section.boot_wait), final=False)
         state = self.run(boot, "network", limits)
-        limits = Limits(float(self.section.wait), final=True, settle_owners=True)
+        limits = Limits(float(self.section.wait), final=True, background=True)
         if state != "failed":
             self.run(boot, "background", limits)
 

@@ -83,6 +83,23 @@ class Observer:
         """See :func:`devices.present`."""
         return devices.present(self.paths)
 
+    def volumes_here(self) -> FrozenSet[str]:
+        """The volumes whose disks are in this machine (sysfs)."""
+        return frozenset(volume for _, volume, _ in self.disks())
+
+    def volumes_in_use(self) -> FrozenSet[str]:
+        """Those of them that are mounted, swapped on, or held by anything but an array
+        that does not run."""
+        idle = {array.name for array in md.scan(self.paths) if not array.running}
+        return frozenset(
+            device.volume_id
+            for device in devices.scan(self.paths).by_volume.values()
+            if device.mounted or device.swap or set(device.holders) - idle
+        )
+
+    def system_volumes(self) -> FrozenSet[str]:
+        return devices.root_volumes(self.paths)
+
     def look(
         self,
         instance_id: str,

@@ -37,6 +37,8 @@ from cc_kraken.model import VERSION, Array, Claim, Device, Identity, Node, Troub
 LOG = logging.getLogger(__name__)
 
 RUNNING, DONE, PENDING, FAILED, OFF = "running", "done", "pending", "failed", "off"
+STANDBY = "standby"
+"""In a warm pool: the instance is no node yet."""
 
 
 def now(later: float = 0.0) -> str:
@@ -173,6 +175,7 @@ class Report:
             "cc_kraken": VERSION,
             "instance": None,
             "node": None,
+            "claim": None,
             "stage": stage,
             "state": RUNNING,
             "dry_run": dry_run,
@@ -209,6 +212,18 @@ class Report:
         }
         if node is not None:
             self._status["node"] = {"prefix": node.prefix, "node_id": node.node_id}
+
+    def claim(self, claim: Optional[Mapping[str, Any]]) -> None:
+        """The claim of an instance that may be any node (:meth:`ClaimFile.told`)."""
+        self._status["claim"] = claim
+        self.write()
+
+    def standby(self, there: bool) -> None:
+        """Whether the run waits in a warm pool."""
+        state = STANDBY if there else RUNNING
+        if self._status["state"] != state:
+            self._status["state"] = state
+            self.write()
 
     def set(self, name: str, *, required: bool = True) -> Dict[str, Any]:
         """The entry of one set, made on first use."""

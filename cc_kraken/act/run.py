@@ -18,13 +18,15 @@ from typing import (
     Protocol,
     Sequence,
     Tuple,
+    Union,
 )
 
 from cc_kraken.act import array_history, last_resort, telling, udev_rules
+from cc_kraken.act.claiming import Claiming, Lost, Standby
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer, account_number
-from cc_kraken.act.report import DONE, FAILED, PENDING, Report
+from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
 from cc_kraken.act.waiting import Limits, Waiting
 from cc_kraken.act.work import Work, asks
 from cc_kraken.cloud.protocol import Cloud
@@ -36,7 +38,15 @@ from cc_kraken.decide.world import World
 from cc_kraken.machine import command, devices
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Claim, Identity, KrakenError, Node, Section, Trouble
+from cc_kraken.model import (
+    Claim,
+    Claimant,
+    Identity,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -99,15 +109,20 @@ class Run:
         self.clock = clock or Clock()
         self.observer = Observer(paths, section)
         self.waiting = Waiting(limits, self.clock, told)
-        self.known = Known(cloud, identity.instance_id, self.clock)
-        executor = Executor(paths, cloud, told, self._enter, self.clock)
-        self.work = Work(executor, told, self.known, self.waiting)
+        self.executor = Executor(paths, cloud, told, self._enter, self.clock)
+        self.claiming: Optional[Claiming] = None
+        self._begin()
         self.instance_tags: Mapping[str, str] = {}
-        self.awaited_since: Dict[str, float] = {}
         self._there: FrozenSet[Tuple[str, str, str]] = frozenset()
         """The disks when it was looked around last."""
         self._phase: Optional[str] = None
         self._processes_before = sum(command.STARTED.values())
+
+    def _begin(self) -> None:
+        """Nothing is known of the node yet."""
+        self.known = Known(self.cloud, self.identity.instance_id, self.clock)
+        self.work = Work(self.executor, self.report, self.known, self.waiting)
+        self.awaited_since: Dict[str, float] = {}
 
     def _enter(self, phase: Optional[str]) -> None:
         if phase is not None and phase != self._phase:
@@ -141,9 +156,18 @@ class Run:
         self.report.count(self.cloud.calls, processes)
 
     def _go(self) -> str:
-        self._enter(IDENTIFY)
         try:
-            return self._rounds(self._identify())
+            self._enter(IDENTIFY)
+            node = self._identify()
+            while True:
+                try:
+                    if isinstance(node, Node):
+                        return self._rounds(node)
+                    return self._rounds(self._claim(node), ask=False)
+                except Lost:
+                    self._enter(IDENTIFY)
+        except Standby:
+            return STANDBY
         except _Over as over:
             trouble = over.trouble
         if trouble.waits and not self.limits.final:
@@ -162,8 +186,9 @@ class Run:
         self.waiting.say({"": trouble})
         self.clock.sleep(self.waiting.pause(trouble))
 
-    def _identify(self) -> Node:
-        """The node that this instance is; waits for tags that come late."""
+    def _identify(self) -> Union[Node, Claimant]:
+        """The node that this instance is, or that it may be any; waits for tags that
+        come late."""
         LOG.info("instance %s in %s", self.identity.instance_id, self.identity.zone)
         read = self.identity.tags
         ask = self.ask_tags or read is None
@@ -172,11 +197,9 @@ class Run:
                 if ask:
                     read = self.cloud.instance_tags()
                 node = tags.node(self.section, read, self.identity.instance_id)
-                if isinstance(node, Node):
+                if not isinstance(node, Trouble):
                     self.instance_tags = read or {}
-                    self.report.identify(self.identity, node)
-                    LOG.info("node %s", node)
-                    return node
+                    return self._identified(node)
                 trouble = node
             except KrakenError as error:
                 trouble = error.trouble
@@ -187,8 +210,41 @@ class Run:
                 self._check_time(trouble)
             ask = True
 
-    def _rounds(self, node: Node) -> str:
-        ask = True
+    def _identified(self, who: Union[Node, Claimant]) -> Union[Node, Claimant]:
+        node = who if isinstance(who, Node) else None
+        self.report.identify(self.identity, node)
+        if node is not None:
+            LOG.info("node %s", node)
+        return who
+
+    def _claim(self, claimant: Claimant) -> Node:
+        """The node that this instance has become."""
+        self._begin()
+        self._identified(claimant)
+        if self.claiming is None:
+            self.claiming = Claiming(
+                self.section,
+                self.identity,
+                self.paths,
+                self.cloud,
+                self.observer,
+                self.executor,
+                self.report,
+                self.clock,
+                self.waiting,
+                self._hold_up,
+                prefix=claimant.prefix,
+                declared=tags.declared(self.section, self.instance_tags),
+                dry_run=self.dry_run,
+            )
+        settled = self.claiming.settle()
+        self.known.volumes = settled.volumes
+        for volume_id, device in settled.attached.items():
+            self.known.attached(volume_id, device)
+        self._identified(settled.node)
+        return settled.node
+
+    def _rounds(self, node: Node, ask: bool = True) -> str:
         while True:
             if ask and not self._ask(node):
                 continue
@@ -197,7 +253,7 @@ class Run:
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)
             world = self._look(node, claims)
-            plans = self.work.settled(decision.decide(node, claims, world))
+            plans = self.work.settled(self._decide(node, claims, world))
             if not self.dry_run:
                 array_history.save(self.paths, self.identity.instance_id, claims, world)
             self._tell(claims, plans, world)
@@ -268,10 +324,19 @@ class Run:
         return replace(
             world,
             awaited=awaited,
+            elapsed=self.waiting.elapsed(),
             overdue=late or self.waiting.left() <= 0,
             failed=frozenset(self.work.failed),
             not_grown=frozenset(self.work.not_grown),
         )
+
+    def _decide(
+        self, node: Node, claims: Sequence[Claim], world: World
+    ) -> Sequence[Plan]:
+        plans = decision.decide(node, claims, world)
+        if self.claiming is None:
+            return plans
+        return self.claiming.check(claims, plans, self.known.is_ours, world)
 
     # ---- waiting
 
@@ -330,7 +395,7 @@ class Run:
             if trouble is None or not trouble.waits:
                 continue
             soft = trouble.kind == "owner-pending"
-            if self.limits.final and not (soft and not self.limits.settle_owners):
+            if self.limits.final and not (soft and not self.limits.background):
                 self.work.fail(plan.name, self.waiting.over(trouble))
             elif not soft:
                 pending = True

@@ -40,13 +40,14 @@ class Limits:
     """How long a run may take.
 
     ``seconds`` from its start; ``final``: what is still awaited then has
-    failed (the network stage hands it on instead).  ``settle_owners``: wait
-    for users that do not exist yet.
+    failed (the network stage hands it on instead).  ``background``: nobody
+    waits for this run, so it waits for users that do not exist yet, and in a warm
+    pool for as long as the instance is kept there.
     """
 
     seconds: float
     final: bool
-    settle_owners: bool = False
+    background: bool = False
 
 
 class Waiting:
@@ -69,6 +70,10 @@ class Waiting:
         if self.clock.stopped:
             return 0.0
         return self.limits.seconds - self.elapsed()
+
+    def restart(self) -> None:
+        """The time begins now."""
+        self.begun = self.clock.now()
 
     def elapsed(self) -> float:
         return self.clock.now() - self.begun
@@ -113,7 +118,7 @@ class Waiting:
 
     def _awaits(self, trouble: Trouble) -> bool:
         if trouble.kind == "owner-pending":
-            return self.limits.settle_owners
+            return self.limits.background
         return trouble.waits
 
     def say(self, reasons: Mapping[str, Trouble]) -> None:

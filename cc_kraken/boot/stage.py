@@ -167,7 +167,7 @@ def carry_out(
             until=seconds if final else float(section.wait),
         )
         told.write()
-        limits = Limits(seconds, final, settle_owners=stage == "background")
+        limits = Limits(seconds, final, background=stage == "background")
         run = Run(
             section,
             identity,

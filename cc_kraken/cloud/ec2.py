@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, T
 from typing import Counter as Counts
 from urllib.parse import urlsplit, urlunsplit
 
-from cc_kraken.cloud import answers, session
+from cc_kraken.cloud import answers, metadata, session
 from cc_kraken.cloud.device_names import Names
 from cc_kraken.cloud.errors import Ec2Error, Reaction, fatal, plain, refused, waiting
 from cc_kraken.model import Holder, Identity, KrakenError, Node, Section, Volume
@@ -75,23 +75,41 @@ class Ec2:
 
     def volumes(self, node: Node) -> Tuple[Volume, ...]:
         """See :class:`Cloud` (DescribeVolumes)."""
-        wished = {
-            f"{self.namespace}:Prefix": node.prefix,
-            f"{self.namespace}:NodeId": node.node_id,
-        }
+        wished = {"Prefix": node.prefix, "NodeId": node.node_id}
+        return self._volumes(f"of node {node}", wished)
+
+    def prefix_volumes(self, prefix: str, zone: str = "") -> Tuple[Volume, ...]:
+        """See :class:`Cloud` (DescribeVolumes)."""
+        return self._volumes(f"of {prefix}", {"Prefix": prefix}, zone)
+
+    def _volumes(
+        self, subject: str, wished: Mapping[str, str], zone: str = ""
+    ) -> Tuple[Volume, ...]:
         filters = [
-            {"Name": f"tag:{key}", "Values": [answers.filter_value(value)]}
-            for key, value in wished.items()
+            {
+                "Name": f"tag:{self.namespace}:{tag}",
+                "Values": [answers.filter_value(value)],
+            }
+            for tag, value in wished.items()
         ]
+        if zone:
+            filters.append({"Name": "availability-zone", "Values": [zone]})
         found: Dict[str, Volume] = {}
-        for page in self._pages("DescribeVolumes", f"of node {node}", Filters=filters):
+        for page in self._pages("DescribeVolumes", subject, Filters=filters):
             for raw in page.get("Volumes") or ():
                 volume = answers.volume(raw)
                 # a filter that takes a value too freely must not bring us
                 # another node's volumes
-                if all(volume.tags.get(k) == v for k, v in wished.items()):
+                own = {
+                    tag: volume.tags.get(f"{self.namespace}:{tag}") for tag in wished
+                }
+                if own == wished:
                     found[volume.id] = volume
         return tuple(found[key] for key in sorted(found))
+
+    def lifecycle(self) -> str:
+        """See :class:`Cloud` (the instance's metadata service)."""
+        return metadata.lifecycle(self.identity.metadata_url)
 
     def holders(self, instance_ids: Iterable[str]) -> Mapping[str, Holder]:
         """See :class:`Cloud` (DescribeInstances).  No id, no call."""

@@ -28,6 +28,13 @@ class Cloud(Protocol):
     def volumes(self, node: Node) -> Tuple[Volume, ...]:
         """Every volume with the node's tags, by id, in any zone and state."""
 
+    def prefix_volumes(self, prefix: str, zone: str = "") -> Tuple[Volume, ...]:
+        """Every volume of all nodes of a prefix, by id; with ``zone`` of that zone."""
+
+    def lifecycle(self) -> str:
+        """What the group that has launched this instance wants of it
+        (``Warmed:Stopped``, ``InService``); "" where none has."""
+
     def holders(self, instance_ids: Iterable[str]) -> Mapping[str, Holder]:
         """The instances; one that nobody knows any more has the state ``gone``."""
 

@@ -331,6 +331,7 @@ def _section(merged: Mapping[str, Any]) -> Section:
         tag_namespace=merged.get("tag_namespace", plain.tag_namespace),
         prefix=None if prefix is None else prefix.strip(),
         node_id=None if node_id is None else str(node_id).strip(),
+        claim_order=merged.get("claim_order", plain.claim_order),
         dry_run=merged.get("dry_run", plain.dry_run),
         boot_wait=merged.get("boot_wait", plain.boot_wait),
         wait=merged.get("wait", plain.wait),

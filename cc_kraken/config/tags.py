@@ -12,7 +12,7 @@ import re
 from typing import Dict, List, Mapping, Optional, Tuple, Union
 
 from cc_kraken.config.values import odd_character, quoted
-from cc_kraken.model import Node, Section, Trouble
+from cc_kraken.model import Claimant, Node, Section, Trouble
 
 PREFIX = "Prefix"
 NODE_ID = "NodeId"
@@ -20,6 +20,9 @@ VOLUMES = "Volumes"
 VOLUME_NAME = "VolumeName"
 VOLUME_SIZE = "VolumeSize"
 MEMBERS = "Members"
+
+ANY_NODE = "*"
+"""The NodeId of an instance that becomes any free node of its prefix."""
 
 # Keys of a set that may stand in a volume's tags, by the name of the tag.
 # overwrite, allow_degraded, mount_over and volume_ids are never among them.
@@ -147,8 +150,9 @@ def node(
     section: Section,
     instance_tags: Optional[Mapping[str, object]],
     instance_id: str = "this instance",
-) -> Union[Node, Trouble]:
-    """Which node this instance is: the section says, else its tags.
+) -> Union[Node, Claimant, Trouble]:
+    """Which node this instance is: the section says, else its tags.  A Claimant
+    where it may be any.
 
     ``instance_tags`` None: they are not known (the metadata service offers
     none), which reads like none.  Trouble ``identity-missing`` waits, because
@@ -196,7 +200,7 @@ def node(
                 f"a text of up to {_LONGEST} characters that people can read",
                 f"Correct the tag {name(namespace, tag)} or the configuration.",
             )
-    return Node(prefix, node_id)
+    return Claimant(prefix) if node_id == ANY_NODE else Node(prefix, node_id)
 
 
 def declared(

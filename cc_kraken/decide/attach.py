@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import List, Optional, Sequence, Tuple
 
+from cc_kraken.config.tags import ANY_NODE
 from cc_kraken.decide.case import Case, Noticed
 from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import Attach, Detach, Step
-from cc_kraken.model import Node, Trouble, Volume
+from cc_kraken.model import Holder, Node, Trouble, Volume
 
 NEVER = "It is never taken away."
+CLAIM_SECONDS = 120
+"""For so long an instance that may be any node is given to settle or to give back."""
 ATTACH_LIMIT_SECONDS = 90
 """Longer in "attaching" is stuck (block-device practice on EC2)."""
 
@@ -24,10 +27,13 @@ def steps(case: Case) -> Tuple[Step, ...]:
             troubles.append(trouble)
         elif not volume.attachments and volume.id not in case.world.devices:
             free.append(volume.id)
+    if free and all(trouble.kind == "attaching" for trouble in troubles):
+        # Those are ours: the others need not wait for their disks.
+        return (Attach(case.name, tuple(sorted(free))),)
     if troubles:
         troubles.sort(key=lambda trouble: trouble.waits)
         raise Stop(troubles[0], _give_way(case, troubles))
-    return (Attach(case.name, tuple(sorted(free))),) if free else ()
+    return ()
 
 
 def warn_of_termination(case: Case, noticed: Noticed) -> None:
@@ -51,6 +57,11 @@ def _give_way(case: Case, troubles: Sequence[Trouble]) -> Tuple[Step, ...]:
     mine = [volume for volume in case.volume_ids if volume in case.world.attached_now]
     unused = tuple(volume for volume in mine if not _in_use(case, volume))
     return (Detach(case.name, unused),) if unused else ()
+
+
+def _is_claiming(case: Case, holder: Holder) -> bool:
+    any_node = (holder.prefix, holder.node_id) == (case.node.prefix, ANY_NODE)
+    return any_node and case.world.elapsed < CLAIM_SECONDS
 
 
 def _in_use(case: Case, volume_id: str) -> bool:
@@ -146,6 +157,13 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         kind = "holder-predecessor"
         found = f"{attached} as the same node {case.node}."
         remedy = f"Terminate {instance_id} if it is not on its way out."
+    elif holder and _is_claiming(case, holder):
+        kind = "holder-claiming"
+        found = f"{attached} and may be any node of {case.node.prefix}."
+        remedy = (
+            "It gives the volume back if it becomes another node. If that lasts, take "
+            f"the fixed NodeId off this instance, or terminate {instance_id}."
+        )
     else:
         kind = "holder-running"
         waits = False

@@ -40,6 +40,7 @@ class World:
     ``accounts``: user or group name to number, None where there is none yet;
     users as ``user:NAME``, groups as ``group:NAME``.
     ``attached_now``: volumes that this run attached and has not used yet.
+    ``elapsed``: seconds since the run has begun.
     ``overdue``: missing volumes have been waited for long enough.
     ``failed``: sets that this run has given up.
     ``not_grown``: sets that this run has tried to grow, and could not.
@@ -69,6 +70,7 @@ class World:
     accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
     missing_programs: FrozenSet[str] = frozenset()
     attached_now: FrozenSet[str] = frozenset()
+    elapsed: float = 0.0
     overdue: bool = False
     failed: FrozenSet[str] = frozenset()
     not_grown: FrozenSet[str] = frozenset()

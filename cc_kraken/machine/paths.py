@@ -46,6 +46,16 @@ class Paths:
         return os.path.join(self.state, "arrays.json")
 
     @property
+    def claim(self) -> str:
+        """Which node this instance has asked for, where it may be any."""
+        return os.path.join(self.state, "claim.json")
+
+    @property
+    def boot_id(self) -> str:
+        """Another value at each boot (random(4))."""
+        return os.path.join(self.proc, "sys/kernel/random/boot_id")
+
+    @property
     def checked(self) -> str:
         """Says which configuration the schema was held against already."""
         return os.path.join(self.state, "checked")

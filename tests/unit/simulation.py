@@ -178,7 +178,7 @@ class SimulatedCloud:
     """The second :class:`cc_kraken.cloud.protocol.Cloud`: disks, and who has them.
 
     ``instances``: the others that it knows.  ``rivals``: volumes that another
-    instance gets a moment before this one.
+    instance gets a moment before this one.  ``group``: what its group wants of it.
     """
 
     def __init__(self, disks: Iterable[Disk], instance: str = w.ME) -> None:
@@ -186,6 +186,7 @@ class SimulatedCloud:
         self.instance = instance
         self.instances: Dict[str, Holder] = {}
         self.rivals: List[str] = []
+        self.group = ""
         self.calls: Counter[str] = Counter()
 
     def instance_tags(self) -> Mapping[str, str]:
@@ -215,6 +216,17 @@ class SimulatedCloud:
             attachments,
             disk.origin,
         )
+
+    def prefix_volumes(self, prefix: str, zone: str = "") -> Tuple[Volume, ...]:
+        self.calls["prefix_volumes"] += 1
+        return tuple(
+            self._volume(disk)
+            for _, disk in sorted(self.disks.items())
+            if disk.tags.get("KRKN-IN:Prefix") == prefix and zone in ("", disk.zone)
+        )
+
+    def lifecycle(self) -> str:
+        return self.group
 
     def holders(self, instance_ids: Iterable[str]) -> Mapping[str, Holder]:
         ids = set(instance_ids)

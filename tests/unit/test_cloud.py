@@ -98,7 +98,7 @@ def test_the_methods_are_those_of_the_protocol(kind: str, method: str) -> None:
 
 def test_an_object_of_each_is_a_cloud(place: Place) -> None:
     assert isinstance(place.cloud, Cloud)
-    assert len(METHODS) == 5 and not isinstance(object(), Cloud)
+    assert len(METHODS) == 7 and not isinstance(object(), Cloud)
 
 
 def test_a_node_has_its_own_volumes_alone(place: Place) -> None:

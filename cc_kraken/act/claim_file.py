@@ -1,0 +1,179 @@
+"""``claim.json``: what this instance has asked EC2 for, noted before it was asked.
+
+A hint and never a right: the attachment alone makes an instance a node.  The note
+tells a run that was cut off which calls can still come true.  An entry of another
+boot counts as made when this run has begun: no clock is trusted over a reboot.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from cc_kraken.act.report import now as time_of_day
+from cc_kraken.decide.claiming import CLAIMING, GIVING_BACK, SETTLED, USED, Noted
+from cc_kraken.machine import files
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
+
+OPEN_FOR = 30.0
+"""Seconds after which a call that nobody sees any trace of has done nothing."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One AttachVolume: when it was sent (the run's clock), and whether EC2 has
+    said yes."""
+
+    at: float
+    accepted: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """The claim of this instance.  ``calls``: by volume id; ``since``: UTC."""
+
+    prefix: str
+    node_id: str
+    state: str
+    since: str
+    calls: Mapping[str, Call]
+
+
+class ClaimFile:
+    """The note, in memory and on disk; every change is on disk when it returns.
+
+    Raises KrakenError ``cannot-write``: what is not noted must not be asked for.
+    """
+
+    def __init__(self, paths: Paths, instance_id: str, clock: Clock) -> None:
+        self._paths = paths
+        self._instance_id = instance_id
+        self._clock = clock
+        self._boot = (files.read_text(paths.boot_id) or "").strip()
+        self.note: Optional[Note] = self._load()
+
+    def noted(self) -> Optional[Noted]:
+        """The note as a decision may rest on it now."""
+        if self.note is None:
+            return None
+        moment = self._clock.now()
+        fresh = {
+            volume: call
+            for volume, call in self.note.calls.items()
+            if moment - call.at < OPEN_FOR
+        }
+        accepted = frozenset(volume for volume, call in fresh.items() if call.accepted)
+        return Noted(self.note.node_id, self.note.state, frozenset(fresh), accepted)
+
+    def told(self) -> Optional[Dict[str, str]]:
+        """The claim as ``status.json`` shows it."""
+        note = self.note
+        if note is None:
+            return None
+        keys = ("prefix", "node_id", "state", "since")
+        return {key: getattr(note, key) for key in keys}
+
+    def claim(self, prefix: str, node_id: str) -> None:
+        """The node is asked for from now on; of the same node, calls are kept."""
+        old = self.note
+        if old is None or (old.prefix, old.node_id) != (prefix, node_id):
+            self.note = Note(prefix, node_id, CLAIMING, time_of_day(), {})
+        else:
+            self.note = replace(old, state=CLAIMING)
+
+    def sending(self, volume_id: str) -> None:
+        """An AttachVolume is about to be sent."""
+        self._change(volume_id, Call(self._clock.now()))
+
+    def answered(self, volume_id: str, *, accepted: bool) -> None:
+        """EC2 has said yes, or no."""
+        assert self.note is not None
+        call = self.note.calls.get(volume_id)
+        if accepted and call is not None:
+            self._change(volume_id, replace(call, accepted=True))
+        else:
+            self._change(volume_id, None)
+
+    def _change(self, volume_id: str, call: Optional[Call]) -> None:
+        assert self.note is not None
+        calls = {key: one for key, one in self.note.calls.items() if key != volume_id}
+        if call is not None:
+            calls[volume_id] = call
+        self.note = replace(self.note, calls=calls)
+        self._save()
+
+    def enter(self, state: str) -> None:
+        """The claim has come to this state."""
+        if self.note is not None and self.note.state != state:
+            self.note = replace(self.note, state=state)
+            self._save()
+
+    def forget(self) -> None:
+        self.note = None
+        files.remove(self._paths.claim)
+
+    # ---------------------------------------------------------------- on disk
+
+    def _save(self) -> None:
+        note = self.note
+        assert note is not None
+        content = {
+            "version": 1,
+            "instance_id": self._instance_id,
+            "boot": self._boot,
+            "prefix": note.prefix,
+            "node_id": note.node_id,
+            "state": note.state,
+            "since": note.since,
+            "calls": {
+                volume: {"at": call.at, "accepted": call.accepted}
+                for volume, call in sorted(note.calls.items())
+            },
+        }
+        files.make_directories(self._paths.state)
+        data = json.dumps(content, indent=2) + "\n"
+        files.write_atomic(self._paths.claim, data.encode(), 0o644)
+
+    def _load(self) -> Optional[Note]:
+        content = read(self._paths)
+        if content is None or content["instance_id"] != self._instance_id:
+            return None
+        moment = self._clock.now()
+        same = bool(self._boot) and content["boot"] == self._boot
+        calls = {
+            volume: Call(min(call["at"], moment) if same else moment, call["accepted"])
+            for volume, call in content["calls"].items()
+        }
+        return Note(
+            content["prefix"],
+            content["node_id"],
+            content["state"],
+            content["since"],
+            calls,
+        )
+
+
+def read(paths: Paths) -> Optional[Dict[str, Any]]:
+    """The file's content; None where there is none that can be read."""
+    text = files.read_text(paths.claim)
+    try:
+        content = json.loads(text) if text else None
+        return content if _well_formed(content) else None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _well_formed(content: Any) -> bool:
+    words: Tuple[Any, ...] = tuple(
+        content[key] for key in ("instance_id", "boot", "prefix", "node_id", "since")
+    )
+    calls = content["calls"].values()
+    return (
+        content["version"] == 1
+        and content["state"] in (CLAIMING, SETTLED, USED, GIVING_BACK)
+        and all(isinstance(word, str) for word in words)
+        and all(isinstance(call["at"], (int, float)) for call in calls)
+        and all(isinstance(call["accepted"], bool) for call in calls)
+    )

@@ -1,0 +1,342 @@
+"""Claim a node for an instance that may be any (design, section 13).
+
+Looks, asks :func:`cc_kraken.decide.claiming.next_step`, does what it says, and looks
+again, until this instance is a node or its time is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+
+from cc_kraken.act.claim_file import ClaimFile
+from cc_kraken.act.executor import Executor
+from cc_kraken.act.observe import Observer
+from cc_kraken.act.report import Report
+from cc_kraken.act.waiting import Waiting
+from cc_kraken.cloud.protocol import IN_USE, Cloud
+from cc_kraken.decide import claiming
+from cc_kraken.decide.claiming import GiveBack, Look, Settle, Stay, Take
+from cc_kraken.decide.plan import PENDING, PLANNED, Plan
+from cc_kraken.decide.steps import ATTACH, Attach, Detach
+from cc_kraken.decide.world import World
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import (
+    Claim,
+    Identity,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+    Volume,
+)
+
+LOG = logging.getLogger(__name__)
+
+STRUCK_OUT = 5.0
+"""Seconds: EC2 shows by then who was faster."""
+AVOIDED = (5.0, 20.0)
+"""Seconds, drawn by chance, for which a node that was given back is left alone."""
+UNSURE = ("ec2-unavailable", "ec2-unreachable", "ec2-answer")
+"""After these an AttachVolume may have been carried out all the same."""
+
+
+STANDBY_EVERY = 10.0
+"""Seconds: has the group taken this instance out of its warm pool?"""
+WARM = "Warmed:"
+
+
+class Standby(Exception):
+    """The instance is in a warm pool, and nobody is to wait for it."""
+
+
+class Lost(Exception):
+    """Another instance has a volume of the node, and nothing of it was used here."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The node, its volumes as EC2 has just shown them, and the device names of those
+    that this run has attached."""
+
+    node: Node
+    volumes: Tuple[Volume, ...]
+    attached: Mapping[str, str]
+
+
+class Claiming:
+    """The claim of one run.
+
+    ``hold_up(trouble)``: wait a moment for what time may cure, or end the run.
+    """
+
+    def __init__(
+        self,
+        section: Section,
+        identity: Identity,
+        paths: Paths,
+        cloud: Cloud,
+        observer: Observer,
+        executor: Executor,
+        report: Report,
+        clock: Clock,
+        waiting: Waiting,
+        hold_up: Callable[[Trouble], None],
+        *,
+        prefix: str,
+        declared: Sequence[str],
+        dry_run: bool,
+    ) -> None:
+        self._section = section
+        self._identity = identity
+        self._paths = paths
+        self._cloud = cloud
+        self._observer = observer
+        self._executor = executor
+        self._report = report
+        self._clock = clock
+        self._waiting = waiting
+        self._hold_up = hold_up
+        self._prefix = prefix
+        self._declared = tuple(declared)
+        self._dry_run = dry_run
+        self._file = ClaimFile(paths, identity.instance_id, clock)
+        self._avoided: Dict[str, float] = {}
+        self._attached: Dict[str, str] = {}
+        self._looked = False
+
+    # ----------------------------------------------------------- to be a node
+
+    def settle(self) -> Settled:
+        """Become a node; ``hold_up`` ends this when the time is over."""
+        self._stand_by()
+        self._check_prefix()
+        while True:
+            try:
+                look = self._look()
+            except KrakenError as error:
+                self._hold_up(error.trouble)
+                continue
+            answer = claiming.next_step(look)
+            if isinstance(answer, Settle):
+                return self._settled(look, answer.node_id)
+            if self._dry_run and isinstance(answer, (Take, GiveBack)):
+                return self._planned(look, answer)
+            if isinstance(answer, Take):
+                self._take(look, answer)
+            elif isinstance(answer, GiveBack):
+                self._give_back(look, answer)
+            elif isinstance(answer, Stay):
+                self._hold_up(answer.trouble)
+            else:
+                self._forget(answer.node_id)
+
+    def _stand_by(self) -> None:
+        """In a warm pool nothing is claimed: the instance may be stopped for days."""
+        stood = False
+        while self._is_warm():
+            if not self._waiting.limits.background or self._clock.stopped:
+                raise Standby
+            stood = True
+            self._report.standby(True)
+            self._clock.sleep(STANDBY_EVERY)
+        if stood:
+            self._report.standby(False)
+            self._waiting.restart()
+
+    def _is_warm(self) -> bool:
+        while True:
+            try:
+                return self._cloud.lifecycle().startswith(WARM)
+            except KrakenError as error:
+                self._hold_up(error.trouble)
+
+    def _check_prefix(self) -> None:
+        """A note of another prefix: its node may still be attached here."""
+        note = self._file.note
+        if note is None or note.prefix == self._prefix:
+            return
+        here = self._observer.volumes_here()
+        if here & set(note.calls):
+            raise KrakenError(
+                Trouble(
+                    "claim-two-nodes",
+                    f"{self._identity.instance_id} is {note.prefix}/{note.node_id} "
+                    f"({', '.join(sorted(here & set(note.calls)))} is attached), and "
+                    f"is told to claim a node of {self._prefix}.",
+                    "An instance can be one node.",
+                    f"Correct the prefix, or detach the volumes of {note.prefix}/"
+                    f"{note.node_id} in EC2, then: cc-kraken apply.",
+                )
+            )
+        self._forget(note.node_id)
+
+    def _look(self) -> Look:
+        """Everything of the prefix in this zone; behind the lock the node alone."""
+        note = self._file.note
+        if self._looked and note is not None:
+            volumes = self._cloud.volumes(Node(self._prefix, note.node_id))
+        else:
+            volumes = self._cloud.prefix_volumes(self._prefix, self._identity.zone)
+            self._looked = True
+        moment = self._clock.now()
+        avoided = {key for key, until in self._avoided.items() if until > moment}
+        return Look(
+            self._identity.instance_id,
+            self._section,
+            self._prefix,
+            self._identity.zone,
+            self._declared,
+            tuple(volumes),
+            here=self._observer.volumes_here(),
+            used=self._observer.volumes_in_use(),
+            system=self._observer.system_volumes(),
+            avoided=frozenset(avoided),
+            noted=self._file.noted(),
+            late=self._waiting.elapsed() >= self._section.boot_wait,
+        )
+
+    def _take(self, look: Look, answer: Take) -> None:
+        """Note it, then attach the anchor."""
+        anchor, name = answer.anchor, look.set_of(answer.anchor)
+        LOG.info("claiming %s/%s", self._prefix, answer.node_id)
+        self._file.claim(self._prefix, answer.node_id)
+        self._file.sending(anchor)
+        self._report.claim(self._file.told())
+        step = Attach(name, (anchor,))
+        outcome = self._executor.carry_out([Plan(name, PLANNED, (step,))], self._world)
+        if anchor in outcome.attached:
+            self._file.answered(anchor, accepted=True)
+            self._attached[anchor] = outcome.attached[anchor]
+            return
+        trouble = outcome.troubles[name]
+        if trouble.kind not in UNSURE:
+            self._file.answered(anchor, accepted=False)
+        if trouble.kind != IN_USE:
+            self._hold_up(trouble)
+            return
+        # An earlier call may have brought it here: the next look tells.
+        noted = self._file.noted()
+        if noted is None or not noted.open:
+            self._forget(answer.node_id)
+            self._avoided[answer.node_id] = self._clock.now() + STRUCK_OUT
+
+    @property
+    def _world(self) -> World:
+        return World(self._identity.instance_id)
+
+    def _give_back(self, look: Look, answer: GiveBack) -> None:
+        """Note it, then detach what nothing uses; the next looks tell when it is
+        given back."""
+        node = f"{self._prefix}/{answer.node_id}"
+        rivals = look.rivals(answer.node_id)
+        if rivals:
+            held = ", ".join(f"{one} is attached to {i}" for one, i in rivals.items())
+            LOG.info("%s is given back: %s", node, held)
+        note = self._file.note
+        if note is None or note.node_id != answer.node_id:
+            self._file.claim(self._prefix, answer.node_id)
+        self._file.enter(claiming.GIVING_BACK)
+        self._report.claim(self._file.told())
+        pause = random.uniform(*AVOIDED)
+        self._avoided[answer.node_id] = self._clock.now() + pause
+        if not answer.volume_ids:
+            return
+        name = look.set_of(answer.volume_ids[0])
+        step = Detach(name, answer.volume_ids)
+        outcome = self._executor.carry_out([Plan(name, PENDING, (step,))], self._world)
+        if outcome.kept:
+            # Used since the look: then it stays, and the run tells why it is not up.
+            self._file.enter(claiming.USED)
+        for trouble in outcome.troubles.values():
+            self._hold_up(trouble)
+
+    def _forget(self, node_id: str) -> None:
+        if not self._dry_run:
+            self._file.forget()
+        self._file.note = None
+        self._attached.clear()
+        self._looked = False
+        self._report.claim(None)
+
+    def _settled(self, look: Look, node_id: str) -> Settled:
+        note = self._file.note
+        if note is None or note.node_id != node_id:
+            self._file.claim(self._prefix, node_id)
+        used = any(volume.id in look.used for volume in look.ours(node_id))
+        note = self._file.note
+        if not self._dry_run and (note is None or note.state != claiming.USED):
+            self._file.enter(claiming.USED if used else claiming.SETTLED)
+        self._report.claim(self._file.told())
+        LOG.info("this instance is %s/%s", self._prefix, node_id)
+        node = Node(self._prefix, node_id)
+        return Settled(node, look.nodes.get(node_id, ()), dict(self._attached))
+
+    def _planned(self, look: Look, answer: object) -> Settled:
+        """What a dry run says instead of doing it."""
+        assert isinstance(answer, (Take, GiveBack))
+        node = Node(self._prefix, answer.node_id)
+        if isinstance(answer, Take):
+            text = f"would claim {node}, by attaching {answer.anchor} first"
+        else:
+            text = f"would give {node} back ({', '.join(answer.volume_ids) or 'noted'})"
+        self._report.notes("", [text])
+        return Settled(node, look.nodes.get(answer.node_id, ()), {})
+
+    # ---------------------------------------------------- to keep it, or not
+
+    @property
+    def used(self) -> bool:
+        """Whether something of the node was used: then it is never given back."""
+        note = self._file.note
+        return note is not None and note.state == claiming.USED
+
+    def check(
+        self,
+        claims: Sequence[Claim],
+        plans: Sequence[Plan],
+        is_ours: Callable[[Volume], bool],
+        world: World,
+    ) -> List[Plan]:
+        """The plans, in which nothing of the node is used before every volume of its
+        declared sets is ours.  Raises :class:`Lost`."""
+        if self.used or self._dry_run:
+            return list(plans)
+        by_name = {plan.name: plan for plan in plans}
+        missing: List[str] = []
+        for claim in claims:
+            trouble = by_name[claim.name].trouble
+            if not claim.wanted.declared or claim.name in world.failed:
+                continue
+            if trouble is not None and trouble.kind.startswith("holder-"):
+                LOG.info("%s", trouble)
+                raise Lost
+            if trouble is not None and not trouble.waits:
+                continue
+            missing += [
+                volume.id
+                for volume in claim.volumes
+                if volume.id not in world.devices and not is_ours(volume)
+            ]
+        if not missing:
+            if any(step.phase != ATTACH for plan in plans for step in plan.steps):
+                self._file.enter(claiming.USED)
+            return list(plans)
+        return [_without_use(plan, missing) for plan in plans]
+
+
+def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:
+    steps = tuple(step for step in plan.steps if step.phase == ATTACH)
+    if steps == plan.steps:
+        return plan
+    trouble = Trouble(
+        "claim-incomplete",
+        f"{', '.join(missing)} of this node is not attached yet.",
+        "All volumes of the declared sets must be attached before one is used.",
+        "This ends when they are, or when another instance turns out to have one.",
+        waits=True,
+    )
+    return Plan(plan.name, PENDING, steps, trouble, warnings=plan.warnings)

@@ -1,0 +1,377 @@
+"""Which node does an instance become whose NodeId is ``*`` (design, section 13)?
+
+The lock is AttachVolume of the node's anchor, the lowest volume id of its declared
+sets: EC2 lets one instance attach it, and the attachment is lease and fence in one.
+:func:`next_step` says what to do next; :mod:`cc_kraken.act.claiming` does it, looks
+again, and asks again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
+
+from cc_kraken.config import sets, tags
+from cc_kraken.model import Claim, Node, Section, Trouble, Volume
+
+CLAIMING, SETTLED, USED, GIVING_BACK = "claiming", "settled", "used", "giving-back"
+"""How far a claim has come: the anchor is asked for; it is ours; something of the
+node was used; another instance has a member, so this one gives the node back."""
+
+LEAVING = ("detaching", "busy")
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What an instance has noted of its claim, before this look.
+
+    ``open``: volumes of AttachVolume calls so recent that they can still come true.
+    ``accepted``: those of them that EC2 has accepted.
+    """
+
+    node_id: str
+    state: str
+    open: FrozenSet[str] = frozenset()
+    accepted: FrozenSet[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that a claim rests on.
+
+    ``volumes``: of the prefix in this zone, as EC2 has just shown them.  ``here``:
+    volumes whose disks are in this machine; ``used``: those that something uses.
+    ``system``: the volumes behind / and /boot.  ``avoided``: nodes that another
+    instance was faster to get, or that were just given back.  ``late``: volumes that
+    are made beside the instance should be there by now.
+    """
+
+    instance_id: str
+    section: Section
+    prefix: str
+    zone: str
+    declared: Tuple[str, ...]
+    volumes: Tuple[Volume, ...]
+    here: FrozenSet[str] = frozenset()
+    used: FrozenSet[str] = frozenset()
+    system: FrozenSet[str] = frozenset()
+    avoided: FrozenSet[str] = frozenset()
+    noted: Optional[Noted] = None
+    late: bool = False
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Tuple[Volume, ...]]:
+        """The volumes of each node of the prefix, by id."""
+        found: Dict[str, List[Volume]] = {}
+        for volume in sorted(self.volumes, key=lambda volume: volume.id):
+            own = tags.read(volume.tags, self.section.tag_namespace)
+            node_id = own.get("node_id", "")
+            if not node_id or own.get("prefix") != self.prefix:
+                continue
+            if volume.zone != self.zone or volume.id in self.system:
+                continue
+            if node_id != tags.ANY_NODE and volume.state not in sets.LEAVING:
+                found.setdefault(node_id, []).append(volume)
+        return {key: tuple(found[key]) for key in sorted(found, key=_by_number)}
+
+    def members(self, node_id: str) -> Tuple[Volume, ...]:
+        """The volumes of the node's declared sets, by id."""
+        names = set(self.declared)
+        return tuple(
+            volume
+            for volume in self.nodes.get(node_id, ())
+            if self._set(volume) in names
+        )
+
+    def _set(self, volume: Volume) -> str:
+        name = tags.read(volume.tags, self.section.tag_namespace).get("volume_name", "")
+        pins = self.section.volumes.get(name, {}).get("volume_ids") or ()
+        return "" if pins and volume.id not in pins else name  # type: ignore[operator]
+
+    def set_of(self, volume_id: str) -> str:
+        return next(self._set(one) for one in self.volumes if one.id == volume_id)
+
+    def anchor(self, node_id: str) -> Optional[str]:
+        return next((volume.id for volume in self.members(node_id)), None)
+
+    def is_ours(self, volume: Volume) -> bool:
+        return volume.id in self.here or any(
+            one.instance_id == self.instance_id for one in volume.attachments
+        )
+
+    def ours(self, node_id: str) -> Tuple[Volume, ...]:
+        return tuple(one for one in self.nodes.get(node_id, ()) if self.is_ours(one))
+
+    def rivals(self, node_id: str) -> Dict[str, str]:
+        """The members that other instances hold: volume id to who holds it."""
+        return {
+            volume.id: one.instance_id or "something that EC2 does not name"
+            for volume in self.members(node_id)
+            for one in volume.attachments
+            if one.instance_id != self.instance_id and volume.id not in self.here
+        }
+
+
+# ------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True)
+class Settle:
+    """This instance is the node: the anchor is ours, no member is anybody else's."""
+
+    node_id: str
+
+
+@dataclass(frozen=True)
+class Take:
+    """Note it, and attach the anchor."""
+
+    node_id: str
+    anchor: str
+
+
+@dataclass(frozen=True)
+class GiveBack:
+    """Note it, and detach these, which nothing uses: another instance has a member."""
+
+    node_id: str
+    volume_ids: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nothing is left of the claim to this node, and nothing can come any more."""
+
+    node_id: str
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Nothing to do: wait for what the trouble says, or refuse."""
+
+    trouble: Trouble
+
+
+Answer = Union[Settle, Take, GiveBack, Forget, Stay]
+
+
+def next_step(look: Look) -> Answer:
+    """What a claimant does next.
+
+    What is ours already comes first: the disks here and what EC2 shows, then the
+    note.  Only an instance that is nobody, and can be nobody yet, chooses.
+    """
+    if not look.declared:
+        return Stay(_undeclared(look))
+    held = [node_id for node_id in look.nodes if look.ours(node_id)]
+    noted = look.noted
+    if len(held) > 1:
+        return Stay(_two_nodes(look, held))
+    if noted is not None and noted.state == GIVING_BACK:
+        return _giving_back(look, noted)
+    if held and noted is not None and noted.node_id != held[0]:
+        return Stay(_unsure(look, noted)) if noted.open else Forget(noted.node_id)
+    if held:
+        return _held(look, held[0])
+    if noted is not None:
+        return _unseen(look, noted)
+    return _choice(look)
+
+
+def _held(look: Look, node_id: str) -> Answer:
+    """Something of the node is ours: it is kept, if nobody else has a member."""
+    used = look.noted is not None and look.noted.state == USED
+    ours = look.ours(node_id)
+    if used or any(volume.id in look.used for volume in ours):
+        return Settle(node_id)  # what is used is never given back
+    if look.rivals(node_id):
+        return GiveBack(node_id, _detachable(look, node_id))
+    anchor = look.anchor(node_id)
+    accepted = look.noted.accepted if look.noted else frozenset()
+    if anchor is None or anchor in accepted or anchor in {one.id for one in ours}:
+        return Settle(node_id)
+    return Take(node_id, anchor)
+
+
+def _detachable(look: Look, node_id: str) -> Tuple[str, ...]:
+    return tuple(
+        volume.id
+        for volume in look.ours(node_id)
+        if not any(one.state in LEAVING for one in volume.attachments)
+    )
+
+
+def _unseen(look: Look, noted: Noted) -> Answer:
+    """The note says that a node was asked for, and nothing shows it."""
+    anchor = look.anchor(noted.node_id)
+    if not noted.open:
+        if anchor is not None and not _unfree(look, noted.node_id):
+            return Take(noted.node_id, anchor)
+        return Forget(noted.node_id)
+    if anchor is None or look.rivals(noted.node_id):
+        return GiveBack(noted.node_id, ())
+    if anchor in noted.accepted:
+        return Settle(noted.node_id)  # nobody else had a member at this second look
+    return Take(noted.node_id, anchor)
+
+
+def _giving_back(look: Look, noted: Noted) -> Answer:
+    """Given back is what neither the machine nor EC2 shows any more, and what no
+    call can bring any more."""
+    if not look.ours(noted.node_id):
+        return Stay(_unsure(look, noted)) if noted.open else Forget(noted.node_id)
+    volume_ids = _detachable(look, noted.node_id)
+    if volume_ids:
+        return GiveBack(noted.node_id, volume_ids)
+    return Stay(_unsure(look, noted))
+
+
+# ------------------------------------------------------------------ a choice
+
+
+def _choice(look: Look) -> Answer:
+    if not look.nodes:
+        return Stay(_none_here(look))
+    for node_id in ordered(look):
+        anchor = look.anchor(node_id)
+        if node_id in look.avoided or anchor is None or _unfree(look, node_id):
+            continue
+        return Take(node_id, anchor)
+    return Stay(_none_free(look))
+
+
+def ordered(look: Look) -> Sequence[str]:
+    """The nodes in the order in which they are tried: the lowest first, or spread, by
+    chance that is this instance's own."""
+    if look.section.claim_order == "lowest":
+        return list(look.nodes)
+    return sorted(
+        look.nodes,
+        key=lambda node_id: hashlib.sha256(
+            f"{look.instance_id} {node_id}".encode()
+        ).digest(),
+    )
+
+
+def _by_number(node_id: str) -> Tuple[int, int, str]:
+    plain = node_id.isascii() and node_id.isdigit()
+    return (0, int(node_id), node_id) if plain else (1, 0, node_id)
+
+
+def _unfree(look: Look, node_id: str) -> str:
+    """Why a node cannot be chosen; "" where it can."""
+    rivals = look.rivals(node_id)
+    if rivals:
+        return "held by " + " and ".join(sorted(set(rivals.values())))
+    for volume in look.members(node_id):
+        if volume.state != "available" or volume.attachments:
+            return f"{volume.id} is {volume.state}"
+    for claim in declared_sets(look, node_id):
+        if claim.trouble is not None:
+            return str(claim.trouble).partition("] ")[2].partition(";")[0].rstrip(".")
+    return ""
+
+
+def declared_sets(look: Look, node_id: str) -> Tuple[Claim, ...]:
+    """The declared sets of one node, each judged complete or not."""
+    node = Node(look.prefix, node_id)
+    volumes = look.nodes[node_id]
+    found = sets.claims(
+        look.section, node, look.zone, volumes, look.declared, look.system
+    )
+    return tuple(claim for claim in found.claims if claim.wanted.declared)
+
+
+# ------------------------------------------------------------------ in words
+
+
+def _tag(look: Look, tag: str) -> str:
+    return tags.name(look.section.tag_namespace, tag)
+
+
+def _undeclared(look: Look) -> Trouble:
+    return Trouble(
+        "claim-undeclared",
+        f"{look.instance_id} may be any node of {look.prefix} "
+        f"({_tag(look, tags.NODE_ID)}=*), and nothing says which sets a node has.",
+        "Its sets must be declared, so that no node is taken that lacks one.",
+        f"Name them in the instance's tag {_tag(look, tags.VOLUMES)} (log,data), or "
+        "under volumes: in the section.",
+    )
+
+
+def _two_nodes(look: Look, held: Sequence[str]) -> Trouble:
+    """Two nodes whose disks are here; what EC2 alone shows may be old."""
+    shown = ", ".join(
+        f"{look.prefix}/{node_id} ({', '.join(one.id for one in look.ours(node_id))})"
+        for node_id in held
+    )
+    disks = [
+        node_id
+        for node_id in held
+        if any(volume.id in look.here for volume in look.ours(node_id))
+    ]
+    return Trouble(
+        "claim-two-nodes",
+        f"Volumes of {len(held)} nodes are attached to {look.instance_id}: {shown}.",
+        "An instance can be one node.",
+        "Detach the volumes of the others in EC2, then: cc-kraken apply.",
+        waits=len(disks) < 2,
+    )
+
+
+def _unsure(look: Look, noted: Noted) -> Trouble:
+    return Trouble(
+        "claim-giving-back",
+        f"The node {look.prefix}/{noted.node_id} went to another instance, and EC2 "
+        "may still carry out what this one has asked for.",
+        "Nothing of it may be attached here before another node is claimed.",
+        "This ends by itself within a minute. If it stays, detach the volumes of "
+        f"{look.prefix}/{noted.node_id} from {look.instance_id} in EC2.",
+        waits=True,
+    )
+
+
+def _none_here(look: Look) -> Trouble:
+    stars = [
+        volume.id
+        for volume in look.volumes
+        if tags.read(volume.tags, look.section.tag_namespace).get("node_id")
+        == tags.ANY_NODE
+    ]
+    also = (
+        f" {', '.join(stars)} has {_tag(look, tags.NODE_ID)}=*, which is for instances."
+        if stars
+        else ""
+    )
+    return Trouble(
+        "claim-none-here",
+        f"No volume in {look.zone} has the tag {_tag(look, tags.PREFIX)}="
+        f"{look.prefix} and the id of a node.{also}",
+        f"There must be a node of {look.prefix} in {look.zone}.",
+        f"Create the volumes of a node in {look.zone}, or launch instances in the "
+        "zones that have some.",
+        waits=not look.late,
+    )
+
+
+def _none_free(look: Look) -> Trouble:
+    reasons = "; ".join(
+        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in look.nodes
+    )
+    return Trouble(
+        "claim-none-free",
+        f"No node of {look.prefix} is free in {look.zone} ({reasons}).",
+        "One must be free, with all volumes of its declared sets.",
+        "It is claimed as soon as its instance is gone. Or create the volumes of "
+        "another node.",
+        waits=True,
+    )
+
+
+def _reason(look: Look, node_id: str) -> str:
+    if look.anchor(node_id) is None:
+        return f"has no volume of {' or '.join(look.declared)}"
+    return _unfree(look, node_id) or "another instance was faster just now"
