@@ -56,6 +56,7 @@ from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide.steps import (
     AssembleArray,
     CreateArray,
+    Detach,
     EraseRecords,
     MakeDirectory,
     MakeFilesystem,
@@ -441,6 +442,11 @@ class Machine:
         if len(members) == block.raid_disks:
             self.arrays[block.uuid] = members
 
+    def in_use(self) -> FrozenSet[str]:
+        """What is mounted, or in an array that runs."""
+        groups = [*self.arrays.values(), *(one for _, one in self.mounts.values())]
+        return frozenset(volume for group in groups for volume in group)
+
     def device(self, volume_id: str) -> Device:
         holders = [
             f"md{number}"
@@ -467,6 +473,15 @@ class MachineObserver:
 
     def close(self) -> None:
         pass
+
+    def volumes_here(self) -> FrozenSet[str]:
+        return frozenset(self.machine.disks)
+
+    def volumes_in_use(self) -> FrozenSet[str]:
+        return self.machine.in_use()
+
+    def system_volumes(self) -> FrozenSet[str]:
+        return frozenset()
 
     def look(
         self,
@@ -537,10 +552,20 @@ class MachineExecutor(Executor):
             MakeDirectory: lambda step: machine.directories.add(step.path),
             WriteFstab: self._fact_fstab,
             MountFilesystem: self._fact_mounted,
+            Detach: self._fact_detached,
         }
         do: Dict[type, Callable[[Step], None]] = dict(self._do)
         do.update(facts)
         self._do = do
+
+    def _fact_detached(self, step: Detach) -> None:
+        """Held while EC2 is asked, as :mod:`cc_kraken.act.release` does it."""
+        self._carried.ask_again = True
+        for volume in step.volume_ids:
+            if volume in self.machine.in_use():
+                self._carried.kept.append(volume)
+            else:
+                self._detach_one(volume)
 
     def _fact_records(self, step: WriteRecords) -> None:
         for record in step.records:
@@ -741,18 +766,29 @@ class Fleet:
         if state != "failed":
             self.run(boot, "background", limits)
 
+    def report(self, boot: Boot, stage: str) -> Report:
+        return QuietReport(self.paths(boot), stage)
+
+    def paths(self, boot: Boot) -> Paths:
+        return self._paths
+
+    def edge(self, boot: Boot, identity: Identity) -> "DirectEc2":
+        """This instance's way to EC2."""
+        key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
+        return DirectEc2(identity, self.section, self.lab, self.wire, key, self.turn)
+
     def run(self, boot: Boot, stage: str, limits: Limits) -> str:
         instance = self.lab.instance(boot.instance_id)
         identity = Identity(
             boot.instance_id, self.lab.region, instance.zone, instance.tags
         )
-        told = QuietReport(self._paths, stage)
-        key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
-        edge = DirectEc2(identity, self.section, self.lab, self.wire, key, self.turn)
+        paths = self.paths(boot)
+        told = self.report(boot, stage)
+        edge = self.edge(boot, identity)
         run = Run(
             self.section,
             identity,
-            self._paths,
+            paths,
             told,
             limits,
             Events(None),
@@ -761,7 +797,7 @@ class Fleet:
             clock=boot.machine.clock,
         )
         run.observer = MachineObserver(boot.machine)  # type: ignore[assignment]
-        run.work.executor = MachineExecutor(
+        run.executor = MachineExecutor(
             boot.machine,
             run.paths,
             edge,
@@ -769,6 +805,7 @@ class Fleet:
             run._enter,
             run.clock,
         )
+        run._begin()
         state = run.go()
         boot.states.append(state)
         boot.calls.update(edge.calls)
