@@ -307,6 +307,16 @@ def status_text(status: Mapping[str, Any]) -> str:
     lines = [f"{status['state']}: {who} (stage {status['stage']})"]
     if status["state"] == report.OFF:
         lines.append("enabled: false; user-data with enabled: true switches it on")
+    if status["state"] == report.STANDBY:
+        lines.append("this instance is in a warm pool: it claims no node there")
+    claim = status.get("claim")
+    if claim and claim["state"] in ("claiming", "giving-back"):
+        words = (
+            f"{claim['state'].replace('-', ' ')} {claim['prefix']}/{claim['node_id']}"
+        )
+        lines.append(f"{words} since {claim['since']}")
+    elif claim:
+        lines.append(f"claimed since {claim['since']}")
     if status["waiting_for"]:
         lines.append(f"waiting: {status['waiting_for']} ({report.awaited(status)})")
     rows = [("SET", "STATE", "MOUNT PATH", "TYPE", "DEVICE", "VOLUMES")]

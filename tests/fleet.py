@@ -689,7 +689,10 @@ class Fleet:
         machine = boot.machine
 
         def plug() -> None:
-            if any(x.volume_id == volume_id for x in self.lab.attached_to(instance_id)):
+            if any(
+                one.volume_id == volume_id and one.state in ("attaching", "attached")
+                for one in self.lab.attached_to(instance_id)
+            ):
                 machine.plug(volume_id)
 
         self.time.clock.later(self.lab.attach_seconds, plug)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from cc_kraken.act.report import now as time_of_day
-from cc_kraken.decide.claiming import CLAIMING, GIVING_BACK, SETTLED, USED, Noted
+from cc_kraken.decide.claiming import CLAIMING, GIVING_BACK, LOCKED, SETTLED, Noted
 from cc_kraken.machine import files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
@@ -52,6 +52,7 @@ class ClaimFile:
         self._instance_id = instance_id
         self._clock = clock
         self._boot = (files.read_text(paths.boot_id) or "").strip()
+        self._earlier: Optional[Call] = None
         self.note: Optional[Note] = self._load()
 
     def noted(self) -> Optional[Noted]:
@@ -85,16 +86,19 @@ class ClaimFile:
 
     def sending(self, volume_id: str) -> None:
         """An AttachVolume is about to be sent."""
+        assert self.note is not None
+        self._earlier = self.note.calls.get(volume_id)
         self._change(volume_id, Call(self._clock.now()))
 
     def answered(self, volume_id: str, *, accepted: bool) -> None:
-        """EC2 has said yes, or no."""
+        """EC2 has said yes, or no; an earlier call for the volume is as open as it
+        was: it may be the reason for the no."""
         assert self.note is not None
         call = self.note.calls.get(volume_id)
         if accepted and call is not None:
             self._change(volume_id, replace(call, accepted=True))
         else:
-            self._change(volume_id, None)
+            self._change(volume_id, self._earlier)
 
     def _change(self, volume_id: str, call: Optional[Call]) -> None:
         assert self.note is not None
@@ -172,7 +176,7 @@ def _well_formed(content: Any) -> bool:
     calls = content["calls"].values()
     return (
         content["version"] == 1
-        and content["state"] in (CLAIMING, SETTLED, USED, GIVING_BACK)
+        and content["state"] in (CLAIMING, LOCKED, SETTLED, GIVING_BACK)
         and all(isinstance(word, str) for word in words)
         and all(isinstance(call["at"], (int, float)) for call in calls)
         and all(isinstance(call["accepted"], bool) for call in calls)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Sequence, Set, Tuple
 
+from cc_kraken.act import last_resort
 from cc_kraken.act.claim_file import ClaimFile
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.observe import Observer
@@ -18,7 +19,7 @@ from cc_kraken.act.report import Report
 from cc_kraken.act.waiting import Waiting
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import GiveBack, Look, Settle, Stay, Take
+from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import ATTACH, Attach, Detach
 from cc_kraken.decide.world import World
@@ -58,9 +59,9 @@ class Lost(Exception):
 
 
 @dataclass(frozen=True)
-class Settled:
-    """The node, its volumes as EC2 has just shown them, and the device names of those
-    that this run has attached."""
+class Locked:
+    """The node whose anchor is ours, its volumes as EC2 has just shown them, and the
+    device names of those that this run has attached."""
 
     node: Node
     volumes: Tuple[Volume, ...]
@@ -106,12 +107,13 @@ class Claiming:
         self._file = ClaimFile(paths, identity.instance_id, clock)
         self._avoided: Dict[str, float] = {}
         self._attached: Dict[str, str] = {}
-        self._looked = False
+        self._let_go: Set[str] = set()
+        self._strangers = None
 
     # ----------------------------------------------------------- to be a node
 
-    def settle(self) -> Settled:
-        """Become a node; ``hold_up`` ends this when the time is over."""
+    def lock(self) -> Locked:
+        """Get the anchor of a node; ``hold_up`` ends this when the time is over."""
         self._stand_by()
         self._check_prefix()
         while True:
@@ -121,8 +123,8 @@ class Claiming:
                 self._hold_up(error.trouble)
                 continue
             answer = claiming.next_step(look)
-            if isinstance(answer, Settle):
-                return self._settled(look, answer.node_id)
+            if isinstance(answer, Lock):
+                return self._locked(look, answer.node_id)
             if self._dry_run and isinstance(answer, (Take, GiveBack)):
                 return self._planned(look, answer)
             if isinstance(answer, Take):
@@ -175,13 +177,17 @@ class Claiming:
         self._forget(note.node_id)
 
     def _look(self) -> Look:
-        """Everything of the prefix in this zone; behind the lock the node alone."""
-        note = self._file.note
-        if self._looked and note is not None:
+        """Everything of the prefix in this zone; behind the lock the node alone, as
+        long as no other disk has come."""
+        here = self._observer.volumes_here()
+        note, volumes = self._file.note, None
+        if self._strangers is not None and note is not None:
             volumes = self._cloud.volumes(Node(self._prefix, note.node_id))
-        else:
+            if here - self._strangers - {volume.id for volume in volumes}:
+                volumes = None
+        if volumes is None:
             volumes = self._cloud.prefix_volumes(self._prefix, self._identity.zone)
-            self._looked = True
+            self._strangers = here - {volume.id for volume in volumes}
         moment = self._clock.now()
         avoided = {key for key, until in self._avoided.items() if until > moment}
         return Look(
@@ -191,7 +197,7 @@ class Claiming:
             self._identity.zone,
             self._declared,
             tuple(volumes),
-            here=self._observer.volumes_here(),
+            here=here,
             used=self._observer.volumes_in_use(),
             system=self._observer.system_volumes(),
             avoided=frozenset(avoided),
@@ -204,6 +210,9 @@ class Claiming:
         anchor, name = answer.anchor, look.set_of(answer.anchor)
         LOG.info("claiming %s/%s", self._prefix, answer.node_id)
         self._file.claim(self._prefix, answer.node_id)
+        # Before the disk comes: its array is not to be started without the others.
+        sets = claiming.declared_sets(look, answer.node_id)
+        last_resort.write(self._paths, self._identity.instance_id, sets)
         self._file.sending(anchor)
         self._report.claim(self._file.told())
         step = Attach(name, (anchor,))
@@ -245,12 +254,16 @@ class Claiming:
         self._avoided[answer.node_id] = self._clock.now() + pause
         if not answer.volume_ids:
             return
+        if self._let_go.issuperset(answer.volume_ids):
+            # EC2 has said yes to it, and the disk is here still.
+            self._hold_up(claiming.unsure(look, answer.node_id))
+        self._let_go.update(answer.volume_ids)
         name = look.set_of(answer.volume_ids[0])
         step = Detach(name, answer.volume_ids)
         outcome = self._executor.carry_out([Plan(name, PENDING, (step,))], self._world)
         if outcome.kept:
             # Used since the look: then it stays, and the run tells why it is not up.
-            self._file.enter(claiming.USED)
+            self._file.enter(claiming.SETTLED)
         for trouble in outcome.troubles.values():
             self._hold_up(trouble)
 
@@ -259,23 +272,22 @@ class Claiming:
             self._file.forget()
         self._file.note = None
         self._attached.clear()
-        self._looked = False
+        self._let_go.clear()
+        self._strangers = None
         self._report.claim(None)
 
-    def _settled(self, look: Look, node_id: str) -> Settled:
+    def _locked(self, look: Look, node_id: str) -> Locked:
         note = self._file.note
         if note is None or note.node_id != node_id:
             self._file.claim(self._prefix, node_id)
-        used = any(volume.id in look.used for volume in look.ours(node_id))
-        note = self._file.note
-        if not self._dry_run and (note is None or note.state != claiming.USED):
-            self._file.enter(claiming.USED if used else claiming.SETTLED)
+        if not self._dry_run and not self.settled:
+            used = any(volume.id in look.used for volume in look.ours(node_id))
+            self._file.enter(claiming.SETTLED if used else claiming.LOCKED)
         self._report.claim(self._file.told())
-        LOG.info("this instance is %s/%s", self._prefix, node_id)
         node = Node(self._prefix, node_id)
-        return Settled(node, look.nodes.get(node_id, ()), dict(self._attached))
+        return Locked(node, look.nodes.get(node_id, ()), dict(self._attached))
 
-    def _planned(self, look: Look, answer: object) -> Settled:
+    def _planned(self, look: Look, answer: object) -> Locked:
         """What a dry run says instead of doing it."""
         assert isinstance(answer, (Take, GiveBack))
         node = Node(self._prefix, answer.node_id)
@@ -284,15 +296,15 @@ class Claiming:
         else:
             text = f"would give {node} back ({', '.join(answer.volume_ids) or 'noted'})"
         self._report.notes("", [text])
-        return Settled(node, look.nodes.get(answer.node_id, ()), {})
+        return Locked(node, look.nodes.get(answer.node_id, ()), {})
 
     # ---------------------------------------------------- to keep it, or not
 
     @property
-    def used(self) -> bool:
-        """Whether something of the node was used: then it is never given back."""
+    def settled(self) -> bool:
+        """Whether this instance is the node: then it is never given back."""
         note = self._file.note
-        return note is not None and note.state == claiming.USED
+        return note is not None and note.state == claiming.SETTLED
 
     def check(
         self,
@@ -301,31 +313,33 @@ class Claiming:
         is_ours: Callable[[Volume], bool],
         world: World,
     ) -> List[Plan]:
-        """The plans, in which nothing of the node is used before every volume of its
-        declared sets is ours.  Raises :class:`Lost`."""
-        if self.used or self._dry_run:
+        """The plans, in which nothing of the node is used before it is settled: when
+        every volume of its declared sets is ours.  Raises :class:`Lost`."""
+        if self.settled or self._dry_run:
             return list(plans)
         by_name = {plan.name: plan for plan in plans}
         missing: List[str] = []
         for claim in claims:
             trouble = by_name[claim.name].trouble
-            if not claim.wanted.declared or claim.name in world.failed:
-                continue
             if trouble is not None and trouble.kind.startswith("holder-"):
                 LOG.info("%s", trouble)
                 raise Lost
-            if trouble is not None and not trouble.waits:
+            failed = trouble is not None and not trouble.waits
+            if not claim.wanted.declared or failed:
                 continue
-            missing += [
-                volume.id
-                for volume in claim.volumes
-                if volume.id not in world.devices and not is_ours(volume)
-            ]
-        if not missing:
-            if any(step.phase != ATTACH for plan in plans for step in plan.steps):
-                self._file.enter(claiming.USED)
-            return list(plans)
-        return [_without_use(plan, missing) for plan in plans]
+            if claim.trouble is not None:
+                missing.append(f"all of {claim.name}")  # an answer may be old
+            else:
+                missing += [
+                    volume.id
+                    for volume in claim.volumes
+                    if volume.id not in world.devices and not is_ours(volume)
+                ]
+        if missing:
+            return [_without_use(plan, missing) for plan in plans]
+        self._file.enter(claiming.SETTLED)
+        self._report.claim(self._file.told())
+        return list(plans)
 
 
 def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:

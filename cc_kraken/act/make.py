@@ -463,6 +463,15 @@ def stop_array(
         run_on(disks, argv, f"stopping the half-made {array.path}")
 
 
+def stop_idle(paths: Paths, array: Array) -> None:
+    """``mdadm --stop`` of an array that does not run: it lets its members go, and
+    writes nothing.  One that runs is left alone."""
+    now = [one for one in md.scan(paths) if one.name == array.name]
+    if now and not now[0].running and now[0].members == array.members:
+        argv = ["mdadm", "--stop", array.path]
+        command.check(command.run(argv), f"stopping {array.path}")
+
+
 def _check_half_made(disk: Held) -> None:
     """Nothing but zeros lies outside the record and md's own places."""
     look = disk.look(ours=rehearsal.MD_EXTENTS)

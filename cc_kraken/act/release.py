@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Callable, Dict, Optional, Sequence
 
 from cc_kraken.act import make, preconditions
-from cc_kraken.machine import devices
+from cc_kraken.machine import devices, md
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, KrakenError, Trouble
@@ -76,6 +76,9 @@ def _one(
 
 
 def _hold(paths: Paths, device: Device, held: ExitStack) -> None:
+    # udev has put it into an array that lacks the other members: nobody uses that.
+    for array in md.holding(md.scan(paths), (device.name,)):
+        make.stop_idle(paths, array)
     preconditions.check_unused(paths, device, partitions=True)
     if os.path.exists(device.path):  # it may have gone by itself
         disk = held.enter_context(make.held(paths, device))

@@ -204,14 +204,17 @@ class Report:
         sets: Dict[str, Dict[str, Any]] = self._status["sets"]
         return sets
 
-    def identify(self, identity: Identity, node: Optional[Node]) -> None:
+    def identify(self, identity: Identity, node: Optional[Node]) -> bool:
+        """Who this is; returns whether the node is another than before."""
         self._status["instance"] = {
             "id": identity.instance_id,
             "region": identity.region,
             "zone": identity.zone,
         }
-        if node is not None:
-            self._status["node"] = {"prefix": node.prefix, "node_id": node.node_id}
+        before = self._status["node"]
+        told = node and {"prefix": node.prefix, "node_id": node.node_id}
+        self._status["node"] = told
+        return bool(told != before)
 
     def claim(self, claim: Optional[Mapping[str, Any]]) -> None:
         """The claim of an instance that may be any node (:meth:`ClaimFile.told`)."""

@@ -212,8 +212,7 @@ class Run:
 
     def _identified(self, who: Union[Node, Claimant]) -> Union[Node, Claimant]:
         node = who if isinstance(who, Node) else None
-        self.report.identify(self.identity, node)
-        if node is not None:
+        if self.report.identify(self.identity, node) and node is not None:
             LOG.info("node %s", node)
         return who
 
@@ -237,12 +236,11 @@ class Run:
                 declared=tags.declared(self.section, self.instance_tags),
                 dry_run=self.dry_run,
             )
-        settled = self.claiming.settle()
-        self.known.volumes = settled.volumes
-        for volume_id, device in settled.attached.items():
+        locked = self.claiming.lock()
+        self.known.volumes = locked.volumes
+        for volume_id, device in locked.attached.items():
             self.known.attached(volume_id, device)
-        self._identified(settled.node)
-        return settled.node
+        return locked.node
 
     def _rounds(self, node: Node, ask: bool = True) -> str:
         while True:
@@ -336,7 +334,10 @@ class Run:
         plans = decision.decide(node, claims, world)
         if self.claiming is None:
             return plans
-        return self.claiming.check(claims, plans, self.known.is_ours, world)
+        plans = tuple(self.claiming.check(claims, plans, self.known.is_ours, world))
+        if self.claiming.settled or self.dry_run:
+            self._identified(node)
+        return plans
 
     # ---- waiting
 

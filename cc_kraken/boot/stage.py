@@ -26,7 +26,16 @@ from typing import (
 )
 
 from cc_kraken.act import layout, report
-from cc_kraken.act.report import DONE, FAILED, OFF, PENDING, RUNNING, UP, Report
+from cc_kraken.act.report import (
+    DONE,
+    FAILED,
+    OFF,
+    PENDING,
+    RUNNING,
+    STANDBY,
+    UP,
+    Report,
+)
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
@@ -185,11 +194,11 @@ def carry_out(
         try:
             if not dry_run:
                 _read_fstab(paths, told.warn)
-            run.go()
+            state = run.go()
         except BaseException:
             told.finish(FAILED)
             raise
-        if not dry_run and not told.status["errors"]:
+        if not dry_run and state != STANDBY and not told.status["errors"]:
             layout.save(paths, section, identity, told.status)
         return told.status
 
@@ -377,7 +386,7 @@ def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
                 "volumes up in the network stage. Run cc-kraken enable."
             )
         return
-    if status["state"] == OFF or status["dry_run"]:
+    if status["state"] in (OFF, STANDBY) or status["dry_run"]:
         return
     try:
         section = loading.load(cfg, paths)

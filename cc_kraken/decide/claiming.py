@@ -16,9 +16,10 @@ from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Un
 from cc_kraken.config import sets, tags
 from cc_kraken.model import Claim, Node, Section, Trouble, Volume
 
-CLAIMING, SETTLED, USED, GIVING_BACK = "claiming", "settled", "used", "giving-back"
-"""How far a claim has come: the anchor is asked for; it is ours; something of the
-node was used; another instance has a member, so this one gives the node back."""
+CLAIMING, LOCKED, SETTLED, GIVING_BACK = "claiming", "locked", "settled", "giving-back"
+"""How far a claim has come: the anchor is asked for; it is ours, and no volume of the
+node was anybody else's; all volumes are ours, and may be used; another instance was
+faster, so this one gives the node back."""
 
 LEAVING = ("detaching", "busy")
 
@@ -105,10 +106,14 @@ class Look:
         return tuple(one for one in self.nodes.get(node_id, ()) if self.is_ours(one))
 
     def rivals(self, node_id: str) -> Dict[str, str]:
-        """The members that other instances hold: volume id to who holds it."""
+        """The volumes of the node that other instances hold: id to who holds it.
+
+        All of them, not only those of declared sets: an instance of another template
+        may declare others.
+        """
         return {
             volume.id: one.instance_id or "something that EC2 does not name"
-            for volume in self.members(node_id)
+            for volume in self.nodes.get(node_id, ())
             for one in volume.attachments
             if one.instance_id != self.instance_id and volume.id not in self.here
         }
@@ -118,8 +123,8 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Settle:
-    """This instance is the node: the anchor is ours, no member is anybody else's."""
+class Lock:
+    """The anchor is ours, and no volume of the node is anybody else's."""
 
     node_id: str
 
@@ -154,7 +159,7 @@ class Stay:
     trouble: Trouble
 
 
-Answer = Union[Settle, Take, GiveBack, Forget, Stay]
+Answer = Union[Lock, Take, GiveBack, Forget, Stay]
 
 
 def next_step(look: Look) -> Answer:
@@ -172,7 +177,9 @@ def next_step(look: Look) -> Answer:
     if noted is not None and noted.state == GIVING_BACK:
         return _giving_back(look, noted)
     if held and noted is not None and noted.node_id != held[0]:
-        return Stay(_unsure(look, noted)) if noted.open else Forget(noted.node_id)
+        return (
+            Stay(unsure(look, noted.node_id)) if noted.open else Forget(noted.node_id)
+        )
     if held:
         return _held(look, held[0])
     if noted is not None:
@@ -182,16 +189,16 @@ def next_step(look: Look) -> Answer:
 
 def _held(look: Look, node_id: str) -> Answer:
     """Something of the node is ours: it is kept, if nobody else has a member."""
-    used = look.noted is not None and look.noted.state == USED
+    kept = look.noted is not None and look.noted.state == SETTLED
     ours = look.ours(node_id)
-    if used or any(volume.id in look.used for volume in ours):
-        return Settle(node_id)  # what is used is never given back
+    if kept or any(volume.id in look.used for volume in ours):
+        return Lock(node_id)  # what is used is never given back
     if look.rivals(node_id):
         return GiveBack(node_id, _detachable(look, node_id))
     anchor = look.anchor(node_id)
     accepted = look.noted.accepted if look.noted else frozenset()
     if anchor is None or anchor in accepted or anchor in {one.id for one in ours}:
-        return Settle(node_id)
+        return Lock(node_id)
     return Take(node_id, anchor)
 
 
@@ -213,7 +220,7 @@ def _unseen(look: Look, noted: Noted) -> Answer:
     if anchor is None or look.rivals(noted.node_id):
         return GiveBack(noted.node_id, ())
     if anchor in noted.accepted:
-        return Settle(noted.node_id)  # nobody else had a member at this second look
+        return Lock(noted.node_id)  # nobody else had a member at this second look
     return Take(noted.node_id, anchor)
 
 
@@ -221,11 +228,13 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
     """Given back is what neither the machine nor EC2 shows any more, and what no
     call can bring any more."""
     if not look.ours(noted.node_id):
-        return Stay(_unsure(look, noted)) if noted.open else Forget(noted.node_id)
+        return (
+            Stay(unsure(look, noted.node_id)) if noted.open else Forget(noted.node_id)
+        )
     volume_ids = _detachable(look, noted.node_id)
     if volume_ids:
         return GiveBack(noted.node_id, volume_ids)
-    return Stay(_unsure(look, noted))
+    return Stay(unsure(look, noted.node_id))
 
 
 # ------------------------------------------------------------------ a choice
@@ -322,14 +331,14 @@ def _two_nodes(look: Look, held: Sequence[str]) -> Trouble:
     )
 
 
-def _unsure(look: Look, noted: Noted) -> Trouble:
+def unsure(look: Look, node_id: str) -> Trouble:
     return Trouble(
         "claim-giving-back",
-        f"The node {look.prefix}/{noted.node_id} went to another instance, and EC2 "
+        f"The node {look.prefix}/{node_id} went to another instance, and EC2 "
         "may still carry out what this one has asked for.",
         "Nothing of it may be attached here before another node is claimed.",
         "This ends by itself within a minute. If it stays, detach the volumes of "
-        f"{look.prefix}/{noted.node_id} from {look.instance_id} in EC2.",
+        f"{look.prefix}/{node_id} from {look.instance_id} in EC2.",
         waits=True,
     )
 

@@ -11,14 +11,14 @@ import pytest
 from cc_kraken.decide.claiming import (
     CLAIMING,
     GIVING_BACK,
+    LOCKED,
     SETTLED,
-    USED,
     Answer,
     Forget,
     GiveBack,
+    Lock,
     Look,
     Noted,
-    Settle,
     Stay,
     Take,
     next_step,
@@ -112,30 +112,30 @@ ROWS: Dict[str, Tuple[Look, Answer]] = {
     # what is ours comes first
     "disks of a node in this machine": (
         look(*FREE, *node(2), here=frozenset({vol(20), vol(21)})),
-        Settle("2"),
+        Lock("2"),
     ),
-    "attachments that EC2 shows": (look(*node(2), *MINE), Settle("1")),
+    "attachments that EC2 shows": (look(*node(2), *MINE), Lock("1")),
     "a member without the anchor: the anchor is asked for": (
         look(*node(1, "", ME), *node(2)),
         Take("1", vol(10)),
     ),
     # behind the lock
-    "the anchor is ours, the rest is free": (look(*HALF), Settle("1")),
+    "the anchor is ours, the rest is free": (look(*HALF), Lock("1")),
     "another has a member": (look(*LOST, *node(2)), GiveBack("1", (vol(10),))),
     "another has the anchor": (look(*STOLEN), GiveBack("1", (vol(11),))),
     "what is used is kept": (
         look(*LOST, here=frozenset({vol(10)}), used=frozenset({vol(10)})),
-        Settle("1"),
+        Lock("1"),
     ),
-    "what was ever used is kept": (look(*LOST, noted=noted("1", USED)), Settle("1")),
-    "what was settled and never used is not": (
-        look(*LOST, noted=noted("1", SETTLED)),
+    "what was settled is kept": (look(*LOST, noted=noted("1", SETTLED)), Lock("1")),
+    "what was locked and never used is not": (
+        look(*LOST, noted=noted("1", LOCKED)),
         GiveBack("1", (vol(10),)),
     ),
     # what was asked for, and is not to be seen
     "accepted, and an old answer": (
         look(*FREE, noted=noted("1", calls="10", accepted=True)),
-        Settle("1"),
+        Lock("1"),
     ),
     "sent, and no answer": (
         look(*FREE, *node(2), noted=noted("1", calls="10")),
@@ -299,7 +299,7 @@ def test_no_answer_ever_takes_a_second_node() -> None:
         None,
         *(
             noted("1", state, calls, accepted)
-            for state in (CLAIMING, SETTLED, USED, GIVING_BACK)
+            for state in (CLAIMING, LOCKED, SETTLED, GIVING_BACK)
             for calls in ("", "10")
             for accepted in (False, True)
         ),
@@ -312,6 +312,6 @@ def test_no_answer_ever_takes_a_second_node() -> None:
                 if isinstance(answer, Take) and answer.node_id == "2":
                     assert not given.ours("1")
                     assert note is None
-                if isinstance(answer, Settle):
+                if isinstance(answer, Lock):
                     other = "1" if answer.node_id == "2" else "2"
                     assert not given.ours(other)
