@@ -5,7 +5,8 @@
 A node of a Kafka cluster: one volume for its log, three for its data (RAID 0),
 with the tags of the deck of 2017.  It boots, the volumes come up; a file is
 written to each; it reboots; it is terminated without a warning; another
-instance takes its place, and the files are there.
+instance takes its place, and the files are there.  Then two instances that may be
+any node claim one each; one dies, and a third takes its place.
 """
 
 from __future__ import annotations
@@ -155,7 +156,41 @@ def tell(story: Story) -> None:
         if identities(second) != before:
             raise LabError(f"{identities(second)} instead of {before}")
         story.say("The same arrays, the same filesystems, the same files.")
-        story.chapter("In 2017 it ended here, with mdadm's exit status 2. No more.")
+        second.terminate()
+        any_node(story, cloud)
+
+
+def any_node(story: Story, cloud: Cloud) -> None:
+    """The second act: two nodes, and instances that may be either."""
+    prefix = "kafka"
+    story.chapter("5. Two nodes, and instances that may be either (NodeId=*)")
+    for number in range(2):
+        tags = krkn(prefix=prefix, node_id=number, volume_name="log", fs_type="ext4")
+        cloud.volume(1, {**tags, **krkn(mount_path="/krkn_log")})
+    tags = krkn(prefix=prefix, node_id="*", volumes="log")
+    user_data = cloud.config({})
+    claimants = [cloud.launch(tags, user_data) for _ in range(2)]
+    for node in claimants:
+        wait_ready(story, node)
+    said = {}
+    for node in claimants:
+        story.show(node, "cat /run/cc-kraken/node.env")
+        said[status(node)["node"]["node_id"]] = f"{node.id} was here"
+        text = f"{node.id} was here"
+        story.show(node, f"echo '{text}' > /krkn_log/who; sync")
+    if set(said) != {"0", "1"}:
+        raise LabError(f"two instances are the nodes {sorted(said)}")
+
+    story.chapter("6. One dies; a third takes its place, told by nobody which")
+    lost = status(claimants[0])["node"]["node_id"]
+    claimants[0].terminate()
+    third = cloud.launch(tags, user_data)
+    wait_ready(story, third)
+    report(story, third)
+    found = story.show(third, "cat /krkn_log/who").strip()
+    if (status(third)["node"]["node_id"], found) != (lost, said[lost]):
+        raise LabError(f"the third is not node {lost}: it found {found!r}")
+    story.chapter("We need 2 Kafka volumes, not 2 Kafka instances.")
 
 
 def main() -> int:

@@ -9,7 +9,17 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Mapping, Sequence, Set, Tuple
+from typing import (
+    Callable,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from cc_kraken.act import last_resort
 from cc_kraken.act.claim_file import ClaimFile
@@ -108,7 +118,8 @@ class Claiming:
         self._avoided: Dict[str, float] = {}
         self._attached: Dict[str, str] = {}
         self._let_go: Set[str] = set()
-        self._strangers = None
+        self._strangers: Optional[FrozenSet[str]] = None
+        """Disks here that are of no node of the prefix; None: not looked yet."""
 
     # ----------------------------------------------------------- to be a node
 

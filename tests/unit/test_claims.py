@@ -1,0 +1,58 @@
+"""The protocol under fire: worlds drawn by chance, and each rule taken out."""
+
+from __future__ import annotations
+
+import logging
+from typing import Iterator
+
+import pytest
+
+from tests import claims
+from tests.claims import RULES, Chances, Outcome, one_world, told
+
+pytest.importorskip("boto3")
+
+BLOCK = 25
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [0, *(pytest.param(one, marks=pytest.mark.long) for one in range(1, 20))],
+)
+def test_no_node_is_on_two_instances_and_nobody_is_stuck(block: int) -> None:
+    """500 worlds in all."""
+    begin = block * BLOCK + 1
+    outcomes = [one_world(seed) for seed in range(begin, begin + BLOCK)]
+    assert not any(one.wrong for one in outcomes), told(outcomes)
+    assert sum(one.kills for one in outcomes) > BLOCK
+    assert sum(one.up for one in outcomes) > BLOCK
+
+
+def test_the_same_seed_is_the_same_world() -> None:
+    first, second = one_world(3), one_world(3)
+    assert (first.kills, first.up, first.calls) == (
+        second.kills,
+        second.up,
+        second.calls,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it one of these worlds goes wrong, and with it none does."""
+    seed = SEEN[rule]
+    assert one_world(seed, HARD[rule]).wrong == []
+    RULES[rule](monkeypatch.setattr)
+    assert one_world(seed, HARD[rule]).wrong
+
+
+def test_the_judge_sees_a_node_on_two_instances() -> None:
+    assert claims.Violation("x")
