@@ -35,6 +35,7 @@ from cc_kraken.act.waiting import Limits
 from cc_kraken.decide import claiming
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, Node, Section
+from tests import fleet
 from tests.fleet import (
     Boot,
     DirectEc2,
@@ -49,7 +50,11 @@ OUTAGES = 0.15
 """Of the calls; half of them are carried out all the same."""
 KILLS = 0.03
 """At each call and each note: before it or after it."""
+HARDER = {"stale": 12.0, "share": 0.5, "kills": 0.06}
+"""For the worlds in which a rule is taken out."""
 ANY = "*"
+CLAIM_TARGET = 1.3
+"""Times the bound of the attaches that are needed."""
 
 
 class Killed(BaseException):
@@ -71,6 +76,9 @@ class Chances:
     outages: float = OUTAGES
     kills: float = KILLS
     stale: float = 3.0
+    """Seconds that an answer may be old."""
+    share: float = 0.2
+    """Of the answers that are."""
     calm_after: float = 400.0
     """Seconds after which nothing goes wrong any more."""
 
@@ -94,7 +102,7 @@ class World(Fleet):
     def __init__(
         self, seed: int, base: str, chances: Chances, section: Section, **lab: Any
     ) -> None:
-        super().__init__(seed, section, throttled=False, **lab)
+        super().__init__(seed, section, **{"throttled": False, **lab})
         self.seed = seed
         self.base = base
         self.chances = chances
@@ -149,6 +157,12 @@ class World(Fleet):
         return _Edge(
             identity, self.section, self.lab, self.wire, key, self.turn, self, boot
         )
+
+    def settle(self, seed: int) -> float:
+        begun = super().settle(seed)
+        stale, share = self.chances.stale, self.chances.share
+        self.lab.lag(stale, share=share, spread=True, seed=seed)
+        return begun
 
     # --------------------------------------------------------------- to live
 
@@ -468,6 +482,42 @@ def told(outcomes: List[Outcome]) -> str:
     kills, up = (sum(getattr(one, key) for one in outcomes) for key in ("kills", "up"))
     line = f"{len(outcomes)} worlds, {kills} kills, {up} nodes up, {len(wrong)} wrong"
     return "\n".join([line, *(f"  seed {one.seed}: {one.wrong}" for one in wrong[:9])])
+
+
+def burst(order: str, nodes: int, others: int, seed: int = 1) -> fleet.Outcome:
+    """All instances of a group boot within two seconds, under EC2's throttles, and as
+    many nodes are free; volumes are new and blank."""
+    directory = tempfile.mkdtemp(prefix="kraken-claims-", dir=_memory())
+    try:
+        calm = Chances(outages=0.0, kills=0.0)
+        section = Section(claim_order=order)
+        world = World(seed, directory, calm, section, throttled=True)
+        world.turn = lambda: None
+        chance = random.Random(seed)
+        world.strangers(others)
+        for number in range(nodes):
+            zone = fleet.ZONES[number % 3]
+            world.node(f"{number}", zone)
+            world.claimant(zone)
+        world.begun = world.settle(seed)
+        delays = [chance.uniform(0, 2) for _ in world.claimants]
+        for boot, delay in zip(world.claimants, delays):
+            world.boot(boot, delay)
+        world.time.run()
+    finally:
+        shutil.rmtree(directory)
+    for boot in world.claimants:
+        boot.node_id = boot.node or ANY
+    ready = [delay for delay in delays for _ in range(Fleet.VOLUMES)]
+    return fleet.Outcome(
+        f"{nodes} instances claim {nodes} nodes, {order} first",
+        world,
+        list(world.claimants),
+        world.begun,
+        fleet.bucket_bound(ready) + world.lab.attach_seconds,
+        f"{nodes * Fleet.VOLUMES} x AttachVolume, 50 and 5/s, 2 s to attach",
+        CLAIM_TARGET,
+    )
 
 
 # ---------------------------------------------------------------- the rules

@@ -21,6 +21,9 @@ OPEN_FOR = 30.0
 """Seconds after which a call that nobody sees any trace of has done nothing."""
 
 
+TOLD = ("prefix", "node_id", "state", "since")
+
+
 @dataclass(frozen=True)
 class Call:
     """One AttachVolume: when it was sent (the run's clock), and whether EC2 has
@@ -73,8 +76,7 @@ class ClaimFile:
         note = self.note
         if note is None:
             return None
-        keys = ("prefix", "node_id", "state", "since")
-        return {key: getattr(note, key) for key in keys}
+        return {key: getattr(note, key) for key in TOLD}
 
     def claim(self, prefix: str, node_id: str) -> None:
         """The node is asked for from now on; of the same node, calls are kept."""
@@ -167,6 +169,14 @@ def read(paths: Paths) -> Optional[Dict[str, Any]]:
         return content if _well_formed(content) else None
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
+
+
+def told(paths: Paths, instance_id: str) -> Optional[Dict[str, str]]:
+    """What ``status.json`` shows of the claim of this instance."""
+    content = read(paths)
+    if content is None or content["instance_id"] != instance_id:
+        return None
+    return {key: content[key] for key in TOLD}
 
 
 def _well_formed(content: Any) -> bool:

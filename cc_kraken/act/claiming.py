@@ -118,6 +118,8 @@ class Claiming:
         self._avoided: Dict[str, float] = {}
         self._attached: Dict[str, str] = {}
         self._let_go: Set[str] = set()
+        self.notes: Tuple[str, ...] = ()
+        """What a dry run says of the claim."""
         self._strangers: Optional[FrozenSet[str]] = None
         """Disks here that are of no node of the prefix; None: not looked yet."""
 
@@ -306,7 +308,7 @@ class Claiming:
             text = f"would claim {node}, by attaching {answer.anchor} first"
         else:
             text = f"would give {node} back ({', '.join(answer.volume_ids) or 'noted'})"
-        self._report.notes("", [text])
+        self.notes = (text,)
         return Locked(node, look.nodes.get(answer.node_id, ()), {})
 
     # ---------------------------------------------------- to keep it, or not
@@ -325,7 +327,7 @@ class Claiming:
         world: World,
     ) -> List[Plan]:
         """The plans, in which nothing of the node is used before it is settled: when
-        every volume of its declared sets is ours.  Raises :class:`Lost`."""
+        its declared sets are whole, and every volume is ours.  Raises :class:`Lost`."""
         if self.settled or self._dry_run:
             return list(plans)
         by_name = {plan.name: plan for plan in plans}
@@ -335,17 +337,16 @@ class Claiming:
             if trouble is not None and trouble.kind.startswith("holder-"):
                 LOG.info("%s", trouble)
                 raise Lost
-            failed = trouble is not None and not trouble.waits
-            if not claim.wanted.declared or failed:
+            if trouble is not None and not trouble.waits:
                 continue
-            if claim.trouble is not None:
-                missing.append(f"all of {claim.name}")  # an answer may be old
-            else:
+            if claim.trouble is None:
                 missing += [
                     volume.id
                     for volume in claim.volumes
                     if volume.id not in world.devices and not is_ours(volume)
                 ]
+            elif claim.wanted.declared:
+                missing.append(f"a part of {claim.name}")  # an answer may be old
         if missing:
             return [_without_use(plan, missing) for plan in plans]
         self._file.enter(claiming.SETTLED)

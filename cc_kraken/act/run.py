@@ -247,7 +247,8 @@ class Run:
             if ask and not self._ask(node):
                 continue
             claims, notes = self._claims(node)
-            self.report.notes("", notes)
+            said = self.claiming.notes if self.claiming is not None else ()
+            self.report.notes("", (*said, *notes))
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)
             world = self._look(node, claims)

@@ -25,7 +25,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import layout, report
+from cc_kraken.act import claim_file, layout, report
 from cc_kraken.act.report import (
     DONE,
     FAILED,
@@ -334,6 +334,7 @@ def _report_kept(
     told = Report(paths, "network")
     node = saved["node"]
     told.identify(identity, Node(node["prefix"], node["node_id"]))
+    told.claim(claim_file.told(paths, identity.instance_id))
     for name, entry in saved["sets"].items():
         shown = told.set(name, required=entry["required"])
         shown["state"] = "mounted"

@@ -8,7 +8,7 @@ from typing import Iterator
 import pytest
 
 from tests import claims
-from tests.claims import RULES, Chances, Outcome, one_world, told
+from tests.claims import RULES, one_world, told
 
 pytest.importorskip("boto3")
 

@@ -96,6 +96,7 @@ class Scene:
         self.base = base
         self.tree = Tree(base)
         self.disks: Dict[str, int] = {}
+        self.plugged = 0
         self.statuses: List[Dict[str, Any]] = []
         self.lab.start()
         self.instance = self.lab.run_instance(kind, zone=ZONE, tags=ME)
@@ -109,7 +110,7 @@ class Scene:
                 x.volume_id == volume_id for x in self.lab.attached_to(instance_id)
             ):
                 return
-            number = len(self.disks) + 1
+            number = self.plugged = self.plugged + 1
             self.disks[volume_id] = number
             self.tree.disk(number, volume_id.replace("-", ""))
             self.tree.nodeless(f"nvme{number}n1")
@@ -133,6 +134,8 @@ class Scene:
         seconds: float = 300.0,
         *,
         final: bool = True,
+        background: bool = False,
+        dry_run: bool = False,
         ask_tags: bool = False,
         section: Optional[Section] = None,
         metadata_url: str = "",
@@ -150,10 +153,11 @@ class Scene:
             identity,
             self.tree.paths,
             self.told,
-            Limits(seconds, final),
+            Limits(seconds, final, background),
             Events(None),
             Ec2(identity, section),
             ask_tags=ask_tags,
+            dry_run=dry_run,
             clock=LabClock(self.clock),
         )
         self.begun = self.clock.now()

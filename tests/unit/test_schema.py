@@ -332,6 +332,7 @@ def status(**changes: Any) -> dict:
         "cc_kraken": "0.1.0",
         "instance": {"id": "i-1", "region": "us-east-1", "zone": "us-east-1a"},
         "node": {"prefix": "kafka", "node_id": "0"},
+        "claim": None,
         "stage": "network",
         "state": "failed",
         "dry_run": False,
