@@ -239,7 +239,8 @@ class World(Fleet):
     def is_node(self, boot: Claimant, node: Optional[Node]) -> None:
         """An instance says which node it is now."""
         boot.node = node.node_id if node is not None else None
-        if boot.node is None:
+        if boot.node is None or boot.gone:
+            boot.node = None  # it is off, and says nothing any more
             return
         for other in self.claimants:
             if other is not boot and other.node == boot.node and not boot.fixed:
