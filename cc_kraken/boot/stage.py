@@ -25,7 +25,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import layout, report
+from cc_kraken.act import layout, node_env, report
 from cc_kraken.act.report import DONE, FAILED, OFF, PENDING, RUNNING, UP, Report
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
@@ -343,6 +343,7 @@ def _report_kept(
         LOG.info("%s is mounted at %s (as before)", name, entry["mount_path"])
     for name, text in layout.copies(paths, saved):
         told.warn(f"{name}: {text}", name)
+    node_env.keep(paths, told)
     told.count(Counter(), sum(command.STARTED.values()))
     told.finish(DONE)
     return told.status

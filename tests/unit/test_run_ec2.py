@@ -96,6 +96,7 @@ class Scene:
         self.base = base
         self.tree = Tree(base)
         self.disks: Dict[str, int] = {}
+        self.plugged = 0
         self.statuses: List[Dict[str, Any]] = []
         self.lab.start()
         self.instance = self.lab.run_instance(kind, zone=ZONE, tags=ME)
@@ -109,8 +110,8 @@ class Scene:
                 x.volume_id == volume_id for x in self.lab.attached_to(instance_id)
             ):
                 return
-            number = len(self.disks) + 1
-            self.disks[volume_id] = number
+            self.plugged += 1
+            number = self.disks[volume_id] = self.plugged
             self.tree.disk(number, volume_id.replace("-", ""))
             self.tree.nodeless(f"nvme{number}n1")
 
