@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
@@ -21,10 +26,12 @@ from tests.conftest import LATER, soon
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.world import seed_ids
+from tests.unit.test_node_env import SHARED, by_systemd
 from tests.unit.test_run_ec2 import LabClock, environment
 
 __all__ = ["environment"]  # a fixture
 
+ROOT = Path(__file__).parents[2]
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 SETS = {"log": 1, "data": 2}
 
@@ -557,3 +564,129 @@ def test_the_story_finds_who_is_named_wrongly() -> None:
 
 def test_the_clock_is_the_machine_s_own() -> None:
     assert peers.Clock is Clock
+
+
+# ------------------------------------------------------- the example for etcd
+
+WRAPPED = """\
+#!{python} -I
+import os, sys
+from types import SimpleNamespace
+sys.path.insert(0, {root!r})
+from cc_kraken import cli
+from cc_kraken.boot import stage
+from cc_kraken.model import Ec2Options, Section
+
+source = SimpleNamespace(
+    cloud_name="aws",
+    metadata={{}},
+    identity={{"instanceId": {me!r}, "availabilityZone": {zone!r}}},
+    region="us-east-1",
+)
+section = Section(ec2=Ec2Options(endpoint_url={url!r}), wait=30)
+stage.load_by_hand = lambda _: (section, source)
+os.geteuid = lambda: 0
+sys.exit(cli.main())
+"""
+ETCDCTL = """\
+#!/bin/sh
+echo "$*" >>{base}/etcdctl.log
+case $* in *"member list")
+    echo '8211f1d0f64f3269, started, node0, http://10.9.9.9:2380, http://x:2379, false'
+    echo '91bc3c398fb3c146, started, node1, http://10.9.9.8:2380, http://x:2379, false'
+esac
+"""
+
+
+class Etcd:
+    """The script on this instance, with the real command, and etcdctl's edge."""
+
+    def __init__(self, cluster: Cluster, base: Path) -> None:
+        self.base = base
+        (base / "bin").mkdir()
+        words = {"python": sys.executable, "root": str(ROOT), "me": cluster.me}
+        words.update(zone=ZONES[0], url=cluster.lab.endpoint_url)
+        self.program("cc-kraken", WRAPPED.format(**words))
+        self.program("etcdctl", ETCDCTL.format(base=base))
+        self.data = base / "the data"
+        env = f"KRAKEN_NODE_ID=0\nKRAKEN_INSTANCE_ID={cluster.me}\n"
+        (base / "node.env").write_text(f'{env}KRAKEN_PATH_DATA="{self.data}"\n')
+        script = (ROOT / "examples/cluster/etcd-cluster").read_text()
+        assert script.count("/run/cc-kraken/node.env") == 1
+        there = f"'{base}/node.env'"
+        self.program("etcd-cluster", script.replace("/run/cc-kraken/node.env", there))
+        self.file = base / "etcd.env"
+
+    def program(self, name: str, text: str) -> None:
+        path = self.base / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def run(self, members: int) -> subprocess.CompletedProcess[str]:
+        path = f"{self.base}/bin:{os.environ['PATH']}"
+        return subprocess.run(
+            ["etcd-cluster", str(members), str(self.file)],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
+
+
+@pytest.fixture
+def etcd(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Etcd:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    return Etcd(cluster, tmp_path)
+
+
+def test_etcd_is_told_its_members(cluster: Cluster, etcd: Etcd) -> None:
+    a, b = (cluster.lab.instance(one).private_ip for one in three(cluster))
+    done = etcd.run(2)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert by_systemd_or_shell(etcd.file) == {
+        "ETCD_NAME": "node0",
+        "ETCD_DATA_DIR": f"{etcd.data}/etcd",
+        "ETCD_INITIAL_CLUSTER": f"node0=http://{a}:2380,node1=http://{b}:2380",
+        "ETCD_INITIAL_CLUSTER_STATE": "new",
+        "ETCD_INITIAL_ADVERTISE_PEER_URLS": f"http://{a}:2380",
+        "ETCD_LISTEN_PEER_URLS": f"http://{a}:2380",
+        "ETCD_ADVERTISE_CLIENT_URLS": f"http://{a}:2379",
+        "ETCD_LISTEN_CLIENT_URLS": f"http://{a}:2379",
+    }
+    assert not (etcd.base / "etcdctl.log").exists()
+
+
+def test_an_etcd_with_data_tells_the_others_where_it_is(
+    cluster: Cluster, etcd: Etcd
+) -> None:
+    """Also when not all members are there: it waits for none."""
+    a, b = (cluster.lab.instance(one).private_ip for one in three(cluster))
+    (etcd.data / "etcd/member").mkdir(parents=True)
+    done = etcd.run(3)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (etcd.base / "etcdctl.log").read_text().splitlines() == [
+        f"--endpoints=http://{b}:2379 member list",
+        f"--endpoints=http://{b}:2379 member update 8211f1d0f64f3269 "
+        f"--peer-urls=http://{a}:2380",
+    ]
+
+
+def test_etcd_is_told_nothing_where_ec2_tells_nothing(
+    cluster: Cluster, etcd: Etcd
+) -> None:
+    three(cluster)
+    cluster.lab.forbid("DescribeInstances")
+    (etcd.data / "etcd/member").mkdir(parents=True)
+    done = etcd.run(3)
+    assert done.returncode == 1 and "[permission-missing]" in done.stderr
+    assert not etcd.file.exists()
+
+
+def by_systemd_or_shell(path: Path) -> Dict[str, str]:
+    """The variables, as systemd reads them (tests/unit/test_node_env.py)."""
+    if SHARED:
+        return by_systemd(path)
+    lines = path.read_text().splitlines()
+    return {
+        name: shlex.split(value)[0]
+        for name, _, value in (line.partition("=") for line in lines)
+    }
