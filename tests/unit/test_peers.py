@@ -591,8 +591,10 @@ sys.exit(cli.main())
 ETCDCTL = """\
 #!/bin/sh
 echo "$*" >>{base}/etcdctl.log
+[ ! -e {base}/down ] || exit 1
 case $* in *"member list")
-    echo '8211f1d0f64f3269, started, node0, http://10.9.9.9:2380, http://x:2379, false'
+    url=$(cat {base}/url)
+    echo "8211f1d0f64f3269, started, node0, $url, http://x:2379, false"
     echo '91bc3c398fb3c146, started, node1, http://10.9.9.8:2380, http://x:2379, false'
 esac
 """
@@ -661,13 +663,22 @@ def test_an_etcd_with_data_tells_the_others_where_it_is(
     """Also when not all members are there: it waits for none."""
     a, b = (cluster.lab.instance(one).private_ip for one in three(cluster))
     (etcd.data / "etcd/member").mkdir(parents=True)
-    done = etcd.run(3)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (etcd.base / "etcdctl.log").read_text().splitlines() == [
-        f"--endpoints=http://{b}:2379 member list",
+    asked = f"--endpoints=http://{b}:2379 member list"
+    moved = (
         f"--endpoints=http://{b}:2379 member update 8211f1d0f64f3269 "
-        f"--peer-urls=http://{a}:2380",
-    ]
+        f"--peer-urls=http://{a}:2380"
+    )
+    log, url = etcd.base / "etcdctl.log", etcd.base / "url"
+    for known, calls in (("10.9.9.9", [asked, moved]), (a, [asked])):
+        url.write_text(f"http://{known}:2380\n")
+        done = etcd.run(3)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert log.read_text().splitlines() == calls
+        log.unlink()
+    etcd.file.unlink()
+    (etcd.base / "down").touch()
+    assert etcd.run(3).returncode == 0, "all of them start at the same time"
+    assert etcd.file.exists()
 
 
 def test_etcd_is_told_nothing_where_ec2_tells_nothing(
