@@ -328,7 +328,11 @@ def status_text(status: Mapping[str, Any]) -> str:
             )
         )
     if len(rows) > 1:
-        lines += report.columns(rows)
+        widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+        lines += [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in rows
+        ]
     for name, entry in status["sets"].items():
         if entry["error"]:
             lines.append(f"error: {name}: {entry['error']['message']}")

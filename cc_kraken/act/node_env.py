@@ -23,8 +23,12 @@ SPECIAL = re.compile(r'(["\\$`])')
 
 
 def keep(paths: Paths, told: Report, notes: Sequence[str] = ()) -> None:
-    """Bring the file up to date with a report.  ``notes``: of the node, to which those
-    of this file are added.  A file that cannot be written is a warning."""
+    """Bring the file up to date with a report: away while the node is not settled.
+    ``notes``: of the node, to which those of this file are added.  A file that cannot
+    be written is a warning."""
+    if told.status["node"] is None:
+        files.remove(paths.node_env)
+        return
     text, left_out = content(told.status)
     try:
         files.make_directories(paths.run)

