@@ -371,6 +371,25 @@ def test_status_says_what_is_awaited_since_when_and_until_when(
     assert out.endswith("More: cc-kraken explain zone-mixed\n")
 
 
+def test_what_a_run_by_hand_writes_is_for_everybody_to_read(
+    runs: Callable[..., None], mocker: MockerFixture
+) -> None:
+    runs(data={"state": "mounted", "mount_path": "/data"})
+    carry_out, seen = stage.carry_out, []
+
+    def look(*words: Any, **named: Any) -> Any:
+        seen.append(os.umask(0o022))
+        return carry_out(*words, **named)
+
+    mocker.patch.object(stage, "carry_out", look)
+    before = os.umask(0o077)
+    try:
+        assert cli.main(["apply"]) == 0
+    finally:
+        os.umask(before)
+    assert seen == [0o022]
+
+
 def test_status_tells_what_comes_later_and_the_notes(
     tree: Tree, capsys: pytest.CaptureFixture[str]
 ) -> None:
