@@ -240,7 +240,7 @@ FAULTS: Dict[str, Tuple[Callable[[Ec2Lab], None], str]] = {
 SHAPES: List[Tuple[str, ...]] = [(), ("--json",), ("--format", "{node_id}")]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", soon(list(FAULTS)[::4], FAULTS, LATER))
 def test_a_call_that_fails_prints_nothing(
     cluster: Cluster, command: Command, fault: str
 ) -> None:
@@ -640,6 +640,7 @@ def etcd(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E
     return Etcd(cluster, tmp_path)
 
 
+@pytest.mark.long
 def test_etcd_is_told_its_members(cluster: Cluster, etcd: Etcd) -> None:
     a, b = (cluster.lab.instance(one).private_ip for one in three(cluster))
     done = etcd.run(2)
@@ -657,6 +658,7 @@ def test_etcd_is_told_its_members(cluster: Cluster, etcd: Etcd) -> None:
     assert not (etcd.base / "etcdctl.log").exists()
 
 
+@pytest.mark.long
 def test_an_etcd_with_data_tells_the_others_where_it_is(
     cluster: Cluster, etcd: Etcd
 ) -> None:
@@ -681,6 +683,7 @@ def test_an_etcd_with_data_tells_the_others_where_it_is(
     assert etcd.file.exists()
 
 
+@pytest.mark.long
 def test_etcd_is_told_nothing_where_ec2_tells_nothing(
     cluster: Cluster, etcd: Etcd
 ) -> None:
