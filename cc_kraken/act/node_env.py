@@ -25,12 +25,11 @@ SPECIAL = re.compile(r'(["\\$`])')
 def keep(paths: Paths, told: Report, notes: Sequence[str] = ()) -> None:
     """Bring the file up to date with a report: away while the node is not settled.
     ``notes``: of the node, to which those of this file are added.  A file that cannot
-    be written is a warning."""
+    be written is a warning.  Its directory is there, as that of ``status.json``."""
     settled = told.status["node"] is not None
     text, left_out = content(told.status) if settled else ("", [])
     try:
         if settled:
-            files.make_directories(paths.run)
             files.write_atomic(paths.node_env, files.encode(text), 0o644)
         else:
             files.remove(paths.node_env)

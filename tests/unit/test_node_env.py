@@ -221,9 +221,9 @@ def test_a_name_that_no_set_can_have_is_left_out(tmp_path: Path) -> None:
 def test_everybody_can_read_it_and_it_is_replaced_as_a_whole(tmp_path: Path) -> None:
     umask = os.umask(0o077)
     try:
-        path = written(tmp_path / "run", report(tmp_path, data="/data"))
+        path = written(tmp_path, report(tmp_path, data="/data"))
         with open(path) as before:
-            written(tmp_path / "run", report(tmp_path, "1", data="/data"))
+            written(tmp_path, report(tmp_path, "1", data="/data"))
             assert "KRAKEN_NODE_ID=0\n" in before.read()
     finally:
         os.umask(umask)
