@@ -12,23 +12,17 @@ import json
 import logging
 import math
 import os
-import re
 import sys
-import time
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from cc_kraken.act import report
-from cc_kraken.boot import cloud_init, stage
+from cc_kraken.boot import cloud_init, peers, stage, wait
 from cc_kraken.boot.configured import is_ec2
-from cc_kraken.decide import seen
 from cc_kraken.decide.plan import MOUNTED
-from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, KrakenError, Trouble
 
-WAIT_EVERY = 0.5
-ALIVE_EVERY = 5.0
 NOT_FINISHED = 3
 
 DESCRIPTION = """\
@@ -124,13 +118,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for what is late (default: boot_wait of the section, 90)",
     )
-    wait = add("wait", _wait, "wait until a set is mounted, or fail")
-    wait.add_argument("set", metavar="SET", help="its VolumeName")
-    wait.add_argument(
+    waits = add("wait", _wait, "wait until a set is mounted, or fail")
+    awaited = waits.add_mutually_exclusive_group(required=True)
+    awaited.add_argument("set", metavar="SET", nargs="?", help="its VolumeName")
+    awaited.add_argument(
+        "--node",
+        action="store_true",
+        help="wait until it is known which node this instance is",
+    )
+    waits.add_argument(
         "--attached",
         action="store_true",
         help="a set that has nothing to mount is enough",
     )
+    peers.add_options(add("peers", _peers, "say which instance is which node"))
     explain = add("explain", _explain, "say what an error means and what to do")
     explain.add_argument(
         "kind", metavar="KIND", nargs="*", help="as in brackets: zone-other; none: list"
@@ -172,6 +173,7 @@ def _run(
 ) -> Optional[Dict[str, Any]]:
     """A run by hand or of the unit; None when there is nothing to do here."""
     _need_root()
+    os.umask(0o022)  # what is written here is for everybody to read
     paths = Paths()
     section, datasource = stage.load_by_hand(paths)
     if not is_ec2(datasource):
@@ -285,7 +287,7 @@ def _status(options: argparse.Namespace) -> int:
         return NOT_FINISHED
     print(json.dumps(status, indent=2) if options.json else status_text(status))
     lost = [
-        f"{name} is not up now: {_not_seen(name, entry, paths)}"
+        f"{name} is not up now: {wait.not_seen(name, entry, paths)}"
         for name, entry in status["sets"].items()
         if entry["state"] == MOUNTED and not report.is_up(entry, paths)
     ]
@@ -360,120 +362,19 @@ def status_text(status: Mapping[str, Any]) -> str:
 
 
 def _wait(options: argparse.Namespace) -> int:
-    paths = Paths()
-    name = options.set
-    next_alive = time.monotonic() + ALIVE_EVERY
-    while True:
-        status = report.read(paths)
-        if status is None:
-            raise _not_up(name, "the module never ran in this boot")
-        name = _set_name(options.set, status)
-        entry = status["sets"].get(name)
-        if entry is not None and _is_there(entry, paths, options.attached):
-            _settle(name, entry, paths)
-            return 0
-        over = status["stage"] != "network" and status["state"] != report.RUNNING
-        if over:
-            raise _not_up(name, _why(name, status, entry, paths))
-        if time.monotonic() >= next_alive:
-            next_alive = time.monotonic() + ALIVE_EVERY
-            if not stage.at_work(paths) and not stage.background_alive():
-                status = report.read(paths) or status
-                entry = status["sets"].get(name)
-                if entry is None or not _is_there(entry, paths, options.attached):
-                    raise _not_up(name, _why(name, status, entry, paths))
-        time.sleep(WAIT_EVERY)
-
-
-def _is_there(entry: Mapping[str, Any], paths: Paths, attached: bool) -> bool:
-    wanted = report.UP if attached else (MOUNTED,)
-    return entry["state"] in wanted and report.is_up(entry, paths)
-
-
-def _set_name(given: str, status: Mapping[str, Any]) -> str:
-    """The set that is meant: a unit's instance name may have systemd's
-    escapes in it (``my\\x2dset``)."""
-    if given in status["sets"]:
-        return given
-    return re.sub(
-        r"\\x([0-9a-f]{2})", lambda found: chr(int(found.group(1), 16)), given
-    )
-
-
-def _not_seen(name: str, entry: Mapping[str, Any], paths: Paths) -> str:
-    """Why a set that was mounted is not up now."""
-    path, volumes = entry["mount_path"], report.volumes(entry)
-    now = devices.mounts_now(paths)
-    for one in now:
-        if one.mount.path == path and one.volumes and one.volumes <= volumes:
-            return str(seen.hidden(name, now, one))
-    found = seen.at(now, path)
-    what = seen.brief(found.mount) if found else "nothing"
-    return f"{what} is mounted at {path} now"
-
-
-def _why(
-    name: str,
-    status: Mapping[str, Any],
-    entry: Optional[Mapping[str, Any]],
-    paths: Paths,
-) -> str:
-    if entry is not None and entry["error"]:
-        return str(entry["error"]["message"])
-    if entry is not None and entry["reason"] and entry["state"] != MOUNTED:
-        return str(entry["reason"])
-    if status["errors"]:
-        return str(status["errors"][0]["message"])
-    if entry is not None and entry["state"] == MOUNTED:
-        return _not_seen(name, entry, paths)
-    if entry is None:
-        known = ", ".join(sorted(status["sets"])) or "none"
-        return f"this node has no such set (it has: {known})"
-    if entry["state"] in report.UP:
-        return (
-            f"it is {entry['state']}, not mounted (cc-kraken wait --attached is "
-            "content with that)"
-        )
-    return f"it is {entry['state']}"
-
-
-def _not_up(name: str, why: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            "set-not-up",
-            f"The set {name} is not up: {why.rstrip('.')}",
-            "",
-            "See cc-kraken status.",
-        )
-    )
-
-
-def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
-    """Give the mount its owner, if it still waits for one: the service that
-    asks is about to start."""
-    pending = entry.get("owner")
-    if not pending or not entry["mount_path"] or os.geteuid() != 0:
-        return
-    state = mount_points.path_state(entry["mount_path"])
-    if state.entries or (state.uid, state.gid, state.mode) != (0, 0, 0o755):
-        return
-    owner, group, mode = pending["owner"], pending["group"], pending["mode"]
-    uid = mount_points.user_id(owner) if owner is not None else None
-    gid = mount_points.group_id(group) if group is not None else None
-    if (owner is not None and uid is None) or (group is not None and gid is None):
-        raise KrakenError(
-            Trouble(
-                "owner-pending",
-                f"There is no user {owner} or no group {group} yet, "
-                f"{entry['mount_path']} stays with root",
-                f"the owner that the set {name} names",
-                "Make the user before the service starts.",
-            )
-        )
-    mount_points.set_owner(entry["mount_path"], uid, gid, mode)
+    if options.node:
+        wait.for_node(Paths())
+    else:
+        wait.for_set(options.set, Paths(), attached=options.attached)
+    return 0
 
 
 # ------------------------------------------------------------------ the rest
+
+
+def _peers(options: argparse.Namespace) -> int:
+    _need_root()
+    return peers.command(options)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -206,13 +206,16 @@ class Volume:
 class Holder:
     """An instance that holds one of our volumes.
 
-    ``state``: as DescribeInstances names it, or ``gone``.
+    ``state``: as DescribeInstances names it, or ``gone``.  The addresses are those of
+    its first network interface, "" where it has none.
     """
 
     instance_id: str
     state: str
     prefix: Optional[str] = None
     node_id: Optional[str] = None
+    private_ip: str = ""
+    private_dns: str = ""
 
 
 # ------------------------------------------------------- found: the machine

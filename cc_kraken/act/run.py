@@ -21,7 +21,7 @@ from typing import (
     Union,
 )
 
-from cc_kraken.act import array_history, last_resort, telling, udev_rules
+from cc_kraken.act import array_history, last_resort, node_env, telling, udev_rules
 from cc_kraken.act.claiming import Claiming, Lost, Standby
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
@@ -35,7 +35,7 @@ from cc_kraken.decide import decision
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import ATTACH
 from cc_kraken.decide.world import World
-from cc_kraken.machine import command, devices
+from cc_kraken.machine import command, devices, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -165,6 +165,7 @@ class Run:
                         return self._rounds(node)
                     return self._rounds(self._claim(node), ask=False)
                 except Lost:
+                    files.remove(self.paths.node_env)
                     self._enter(IDENTIFY)
         except Standby:
             return STANDBY
@@ -262,6 +263,7 @@ class Run:
                 continue
             if self.dry_run:
                 return telling.say_planned(plans)
+            node_env.keep(self.paths, self.report, notes)
             udev_rules.keep(self.paths, claims, plans, world, self.report.warn)
             plans = [self.work.give_back(plan, world) for plan in plans]
             todo = self.work.due(plans)

@@ -42,8 +42,9 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     if os.path.isdir(paths.state):
         shutil.rmtree(paths.state)
         said.append(f"Removed {paths.state}.")
-    if files.remove(paths.status):
-        said.append(f"Removed {paths.status}.")
+    for path in (paths.status, paths.node_env):
+        if files.remove(path):
+            said.append(f"Removed {path}.")
     return said
 
 

@@ -25,7 +25,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import claim_file, layout, report
+from cc_kraken.act import claim_file, layout, node_env, report
 from cc_kraken.act.report import (
     DONE,
     FAILED,
@@ -39,7 +39,7 @@ from cc_kraken.act.report import (
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
-from cc_kraken.machine import command
+from cc_kraken.machine import command, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
@@ -353,6 +353,8 @@ def _report_kept(
         LOG.info("%s is mounted at %s (as before)", name, entry["mount_path"])
     for name, text in layout.copies(paths, saved):
         told.warn(f"{name}: {text}", name)
+    files.make_directories(paths.run)
+    node_env.keep(paths, told)
     told.count(Counter(), sum(command.STARTED.values()))
     told.finish(DONE)
     return told.status

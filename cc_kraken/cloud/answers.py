@@ -61,6 +61,8 @@ def holder(raw: Mapping[str, Any], namespace: str) -> Holder:
         state=(raw.get("State") or {}).get("Name") or "",
         prefix=found.get(f"{namespace}:Prefix"),
         node_id=found.get(f"{namespace}:NodeId"),
+        private_ip=raw.get("PrivateIpAddress") or "",
+        private_dns=raw.get("PrivateDnsName") or "",
     )
 
 

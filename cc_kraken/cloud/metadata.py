@@ -7,6 +7,7 @@ Sources: EC2's user guide, "Instance metadata categories" (autoscaling/, from ve
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from typing import Mapping, Optional
@@ -39,12 +40,13 @@ def _ask(url: str, headers: Mapping[str, str], method: str) -> Optional[str]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=TIMEOUT) as answer:
-            return str(answer.read(4096).decode("ascii", "replace").strip())
+            # Without a size, so that half an answer is an error.
+            return str(answer.read().decode("ascii", "replace").strip())
     except urllib.error.HTTPError as error:
         if error.code in (403, 404, 405):
             return None
         reason = f"HTTP status {error.code}"
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = plain(str(getattr(error, "reason", error)))
     raise waiting(
         "metadata-unreachable",

@@ -28,6 +28,11 @@ class Paths:
         return os.path.join(self.run, "status.json")
 
     @property
+    def node_env(self) -> str:
+        """Which node this instance is, for services; absent until that is known."""
+        return os.path.join(self.run, "node.env")
+
+    @property
     def lock(self) -> str:
         return os.path.join(self.run, "lock")
 

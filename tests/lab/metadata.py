@@ -35,6 +35,8 @@ LONGEST_TTL = 21600
 # Tags came with 2021-03-23; older cloud-init asks for the older ones.
 VERSIONS = ("2009-04-04", "2016-09-02", "2018-09-24", "2021-03-23", "latest")
 VERSIONS_WITH_TAGS = ("2021-03-23", "latest")
+# So did what a group wants of its instance, with 2021-07-15.
+VERSIONS_WITH_GROUPS = ("latest",)
 
 # Keys that EC2 lets into the metadata ("Using_Tags", instance tags).
 TAG_KEY = re.compile(r"[A-Za-z0-9+\-=._:@,]{1,255}")
@@ -53,8 +55,10 @@ def check_tag_keys(tags: Tags) -> None:
 @dataclass(frozen=True)
 class Facts:
     """What the service says.  ``tags`` None: tags in metadata are off; a
-    function is asked anew at every request, as one for ``credentials`` or
-    ``role`` is.  ``role`` "": no profile; ``user_data`` None: none (404)."""
+    function is asked anew at every request, as one for ``credentials``, ``role`` or
+    ``lifecycle`` is.  ``role`` "": no profile; ``user_data`` None: none (404).
+    ``lifecycle`` is what a group wants of the instance (``Warmed:Stopped``); "": it is
+    of no group."""
 
     instance_id: str
     region: str = "us-east-1"
@@ -75,6 +79,7 @@ class Facts:
             "Token": "session",
         }
     )
+    lifecycle: Union[str, Callable[[], str]] = ""
     public_keys: Mapping[str, str] = field(default_factory=dict)
     security_groups: Sequence[str] = ("default",)
     block_devices: Mapping[str, str] = field(
@@ -110,6 +115,9 @@ class Facts:
 
     def current_role(self) -> str:
         return self.role() if callable(self.role) else self.role
+
+    def current_lifecycle(self) -> str:
+        return self.lifecycle() if callable(self.lifecycle) else self.lifecycle
 
     def current_tags(self) -> Optional[Tags]:
         return self.tags() if callable(self.tags) else self.tags
@@ -280,7 +288,9 @@ class Metadata:
             return "\n".join(VERSIONS).encode()
         if version not in VERSIONS:
             return None
-        node: Any = tree(self.facts, version in VERSIONS_WITH_TAGS)
+        node: Any = tree(
+            self.facts, version in VERSIONS_WITH_TAGS, version in VERSIONS_WITH_GROUPS
+        )
         parts = rest.split("/")
         slash = parts[-1] == ""
         for part in parts[:-1] if slash else parts:
@@ -324,18 +334,18 @@ def _refusal(status: int, text: str) -> Response:
 # --------------------------------------------------------------------- tree
 
 
-def tree(facts: Facts, with_tags: bool = True) -> Tree:
+def tree(facts: Facts, with_tags: bool = True, with_groups: bool = True) -> Tree:
     """Everything below a version."""
     root: Tree = {
         "dynamic": {"instance-identity": {"document": _document(facts)}},
-        "meta-data": _meta_data(facts, with_tags),
+        "meta-data": _meta_data(facts, with_tags, with_groups),
     }
     if facts.user_data is not None:
         root["user-data"] = facts.user_data
     return root
 
 
-def _meta_data(facts: Facts, with_tags: bool) -> Tree:
+def _meta_data(facts: Facts, with_tags: bool, with_groups: bool) -> Tree:
     groups = "\n".join(facts.security_groups)
     data: Tree = {
         "ami-id": facts.ami_id,
@@ -354,6 +364,9 @@ def _meta_data(facts: Facts, with_tags: bool) -> Tree:
         "security-groups": groups,
         "services": {"domain": "amazonaws.com", "partition": "aws"},
     }
+    lifecycle = facts.current_lifecycle() if with_groups else ""
+    if lifecycle:
+        data["autoscaling"] = {"target-lifecycle-state": lifecycle}
     role = facts.current_role()
     if role:
         data["iam"] = _iam(facts, role)

@@ -17,8 +17,8 @@ from pytest_mock import MockerFixture
 from cc_kraken import cli
 from cc_kraken.act import lock, report
 from cc_kraken.act.report import Report
-from cc_kraken.boot import stage
-from cc_kraken.model import VERSION, Section
+from cc_kraken.boot import stage, wait
+from cc_kraken.model import VERSION, Section, Trouble
 from tests.unit.test_stage import SOURCE
 from tests.unit.tree import Tree
 
@@ -29,8 +29,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     made.disk(1, "vol00000000000000001")
     monkeypatch.setattr(cli, "Paths", lambda: made.paths)
     monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
-    monkeypatch.setattr(cli, "WAIT_EVERY", 0.01)
-    monkeypatch.setattr(cli, "ALIVE_EVERY", 0.05)
+    monkeypatch.setattr(wait, "WAIT_EVERY", 0.01)
+    monkeypatch.setattr(wait, "ALIVE_EVERY", 0.05)
     return made
 
 
@@ -191,6 +191,104 @@ def test_waiting_for_a_run_that_is_at_work(tree: Tree) -> None:
     thread.join()
 
 
+@pytest.mark.parametrize("name", ["network", "background"])
+@pytest.mark.parametrize("words", [["data"], ["--node"]])
+def test_an_instance_in_a_warm_pool_is_waited_for(
+    tree: Tree, name: str, words: list[str]
+) -> None:
+    """As long as a run is there that waits for the end of it."""
+    write(tree, name, report.STANDBY)
+    begun = threading.Event()
+
+    def work() -> None:
+        with lock.held(tree.paths, 5):
+            begun.set()
+            threading.Event().wait(0.5)
+            tree.write("run/node.env", "KRAKEN_NODE_ID=0\n")
+            write(tree, "background", "running", data=mounted(tree))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(5)
+    assert cli.main(["wait", *words]) == 0
+    thread.join()
+
+
+@pytest.mark.parametrize("words", [["data"], ["--node"]])
+def test_nobody_waits_for_the_end_of_the_warm_pool(
+    tree: Tree, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    write(tree, "background", report.STANDBY)
+    assert cli.main(["wait", *words]) == 1
+    assert "is in a warm pool, and no run waits" in said(capsys)
+
+
+# -------------------------------------------------------------- wait --node
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("network", "running"), ("background", "failed"), ("apply", "done")],
+)
+def test_a_node_is_known_whatever_becomes_of_its_sets(
+    tree: Tree, name: str, state: str
+) -> None:
+    write(tree, name, state, data={"state": "failed"})
+    tree.write("run/node.env", "KRAKEN_NODE_ID=0\n")
+    assert cli.main(["wait", "--node"]) == 0
+
+
+def refused(made: Report) -> None:
+    made.fail(Trouble("identity-missing", "No tag", "a tag", "Tag it.", waits=True))
+
+
+def awaits(made: Report) -> None:
+    made.waiting("No node is free.", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "change", "words"),
+    [
+        ("background", "failed", refused, "[identity-missing] No tag"),
+        ("network", "failed", refused, "[identity-missing] No tag"),
+        ("apply", "pending", awaits, "No node is free"),
+        ("background", "running", awaits, "No node is free"),  # it was killed
+        ("network", "off", lambda _: None, "enabled: false"),
+        ("apply", "done", lambda m: m.status.update(dry_run=True), "a dry run"),
+        ("apply", "done", lambda _: None, "no run has written node.env"),
+    ],
+)
+def test_waiting_for_a_node_ends_where_none_will_come(
+    tree: Tree,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    state: str,
+    change: Callable[[Report], None],
+    words: str,
+) -> None:
+    change(made := write(tree, name, state))
+    made.write()
+    assert cli.main(["wait", "--node"]) == 1
+    told = said(capsys)
+    assert told.startswith("cc-kraken: [node-unknown] This instance is no node: ")
+    assert words in told
+
+
+def test_no_module_no_node(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["wait", "--node"]) == 1
+    assert "never ran" in said(capsys)
+
+
+@pytest.mark.parametrize("words", [[], ["--node", "data"]])
+def test_one_thing_is_waited_for(
+    tree: Tree, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["wait", *words])
+    assert ended.value.code == 2
+    assert "--node" in said(capsys)
+
+
 def own(tree: Tree, path: Path, owner: str) -> None:
     pending = {"owner": owner, "group": None, "mode": 0o750}
     write(tree, "network", "done", data={**mounted(tree, str(path)), "owner": pending})
@@ -271,6 +369,25 @@ def test_status_says_what_is_awaited_since_when_and_until_when(
     time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     assert re.search(rf"zones. \(awaited since {time} until {time}\)", out), out
     assert out.endswith("More: cc-kraken explain zone-mixed\n")
+
+
+def test_what_a_run_by_hand_writes_is_for_everybody_to_read(
+    runs: Callable[..., None], mocker: MockerFixture
+) -> None:
+    runs(data={"state": "mounted", "mount_path": "/data"})
+    carry_out, seen = stage.carry_out, []
+
+    def look(*words: Any, **named: Any) -> Any:
+        seen.append(os.umask(0o022))
+        return carry_out(*words, **named)
+
+    mocker.patch.object(stage, "carry_out", look)
+    before = os.umask(0o077)
+    try:
+        assert cli.main(["apply"]) == 0
+    finally:
+        os.umask(before)
+    assert seen == [0o022]
 
 
 def test_status_tells_what_comes_later_and_the_notes(

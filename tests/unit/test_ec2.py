@@ -814,6 +814,11 @@ def test_instance_tags(lab: Ec2Lab) -> None:
     assert edge(lab.endpoint_url).instance_tags() == {}
 
 
+def addresses(lab: Ec2Lab, instance_id: str) -> Tuple[str, str]:
+    ip = lab.instance(instance_id).private_ip
+    return ip, f"ip-{ip.replace('.', '-')}.ec2.internal"
+
+
 def test_holders(lab: Ec2Lab) -> None:
     running = lab.run_instance(tags=TAGGED)
     stopped = lab.run_instance(tags={"Name": "x"})
@@ -825,8 +830,8 @@ def test_holders(lab: Ec2Lab) -> None:
     ec2 = edge(lab.endpoint_url)
     found = ec2.holders([stopped, running, forgotten, running])
     assert found == {
-        running: Holder(running, "running", "kafka", "0"),
-        stopped: Holder(stopped, "stopped"),
+        running: Holder(running, "running", "kafka", "0", *addresses(lab, running)),
+        stopped: Holder(stopped, "stopped", None, None, *addresses(lab, stopped)),
         forgotten: Holder(forgotten, "gone"),
     }
     assert ec2.holders([]) == {}

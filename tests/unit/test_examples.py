@@ -204,6 +204,65 @@ def test_the_service_is_a_unit_that_needs_the_set(tmp_path: Path) -> None:
         assert f"\n{key}=cc-kraken@data.service\n" in unit.read_text()
 
 
+NODE_UNITS = {
+    "systemd/member.service": "member.service",
+    "cluster/hostname.service": "hostname.service",
+    "cluster/kafka.conf": "kafka.service.d/kraken.conf",
+    "cluster/etcd.conf": "etcd.service.d/kraken.conf",
+}
+
+
+@pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed"
+)
+@pytest.mark.parametrize("name", NODE_UNITS)
+def test_a_unit_that_needs_to_know_the_node(tmp_path: Path, name: str) -> None:
+    units = ROOT / "debian"
+    for unit in ("cc-kraken-node.service", "cc-kraken@.service"):
+        source = "cloud-init-kraken"
+        source += "@.cc-kraken.service" if "@" in unit else f".{unit}"
+        place_unit(tmp_path / unit, (units / source).read_text())
+    place = tmp_path / NODE_UNITS[name]
+    unit = place
+    if place.parent != tmp_path:
+        # A drop-in for a unit that a package brings.
+        unit = tmp_path / place.parent.name[: -len(".d")]
+        place_unit(unit, "[Service]\nExecStart=/bin/false package\n")
+    place_unit(place, text(name))
+    done = analyze(unit)
+    assert (done.returncode, done.stderr) == (0, "")
+    for key in ("Requires", "After"):
+        assert re.search(rf"(?m)^{key}=cc-kraken-node\.service\b", text(name))
+    assert "\nEnvironmentFile=/run/cc-kraken/node.env\n" in text(name)
+    # What is wrong in it would be seen.
+    place_unit(place, text(name).replace("[Unit]", "[Unit]\nRequirez=x", 1))
+    assert "Requirez" in analyze(unit).stderr
+
+
+def place_unit(path: Path, body: str) -> None:
+    """The commands are not installed here: only their paths are not looked at."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(re.sub(r"(?m)^(ExecStart\w*=\+?)/\S+", r"\1/bin/true", body))
+
+
+def analyze(unit: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit.name],
+        cwd=unit.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_script_that_names_the_members_of_etcd() -> None:
+    """What it writes: tests/unit/test_peers.py."""
+    script = EXAMPLES / "cluster/etcd-cluster"
+    assert script.stat().st_mode & 0o111
+    assert subprocess.run(["sh", "-n", str(script)]).returncode == 0
+    usage = subprocess.run(["sh", str(script)], capture_output=True, text=True)
+    assert usage.returncode == 2 and "usage" in usage.stderr
+
+
 # ------------------------------------------------------------- infrastructure
 
 
@@ -444,6 +503,9 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
     )
     expected[f"{units}/cc-kraken@.service"] = (
         debian / "cloud-init-kraken@.cc-kraken.service"
+    )
+    expected[f"{units}/cc-kraken-node.service"] = (
+        debian / "cloud-init-kraken.cc-kraken-node.service"
     )
     expected["/usr/share/man/man8/cc-kraken.8"] = debian / "cc-kraken.8"
     held = f"{units}/mdadm-last-resort@.service.d/50-cc-kraken.conf"

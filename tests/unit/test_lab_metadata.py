@@ -168,6 +168,19 @@ def test_a_profile_that_comes_late() -> None:
             assert text(service, path) == "kraken-node"
 
 
+def test_what_a_group_wants_of_its_instance(metadata: Metadata) -> None:
+    path = "meta-data/autoscaling/target-lifecycle-state"
+    assert get(metadata, f"/latest/{path}")[0] == 404
+    assert "autoscaling/" not in text(metadata, MD).splitlines()
+    states = ["Warmed:Stopped", "InService"]
+    metadata.change(lifecycle=lambda: states.pop(0))
+    assert text(metadata, f"/latest/{path}") == "Warmed:Stopped"
+    assert text(metadata, f"/latest/{path}") == "InService"
+    metadata.change(lifecycle="InService")
+    assert "autoscaling/" in text(metadata, MD).splitlines()
+    assert get(metadata, f"/2021-03-23/{path}")[0] == 404
+
+
 def test_public_keys_are_listed_by_number(metadata: Metadata) -> None:
     metadata.change(public_keys={"me": "ssh-ed25519 AAAA me"})
     assert text(metadata, MD + "public-keys/") == "0=me"

@@ -1,0 +1,196 @@
+"""``cc-kraken wait``: until a set is mounted, or until this instance is a node.
+
+It looks at what runs leave in /run/cc-kraken, and gives up when nobody is at work.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any, Callable, Mapping, Optional
+
+from cc_kraken.act import report
+from cc_kraken.boot import stage
+from cc_kraken.decide import seen
+from cc_kraken.decide.plan import MOUNTED
+from cc_kraken.machine import devices, mount_points
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import KrakenError, Trouble
+
+WAIT_EVERY = 0.5
+ALIVE_EVERY = 5.0
+WARM = "this instance is in a warm pool, and no run waits for the end of that"
+
+Status = Mapping[str, Any]
+
+
+def for_set(given: str, paths: Paths, *, attached: bool) -> None:
+    """Return when a set is up, its owner settled.  ``attached``: one that has nothing
+    to mount is up when it is attached and assembled.
+
+    Raises KrakenError ``set-not-up`` and ``owner-pending``.
+    """
+
+    def there(status: Status) -> bool:
+        entry = status["sets"].get(_set_name(given, status))
+        return entry is not None and _is_there(entry, paths, attached)
+
+    def failed(status: Optional[Status]) -> Trouble:
+        name = _set_name(given, status) if status else given
+        return Trouble(
+            "set-not-up",
+            f"The set {name} is not up: {_why(name, status, paths).rstrip('.')}",
+            "",
+            "See cc-kraken status.",
+        )
+
+    status = _until(there, failed, paths)
+    name = _set_name(given, status)
+    _settle(name, status["sets"][name], paths)
+
+
+def for_node(paths: Paths) -> None:
+    """Return when ``node.env`` says which node this instance is.
+
+    Raises KrakenError ``node-unknown``.
+    """
+
+    def failed(status: Optional[Status]) -> Trouble:
+        return Trouble(
+            "node-unknown",
+            f"This instance is no node: {_why_no_node(status).rstrip('.')}",
+            "",
+            "See cc-kraken status.",
+        )
+
+    _until(lambda _: os.path.exists(paths.node_env), failed, paths)
+
+
+def _until(
+    there: Callable[[Status], bool],
+    failed: Callable[[Optional[Status]], Trouble],
+    paths: Paths,
+) -> Status:
+    """The status that ``there`` has found right."""
+    next_alive = time.monotonic() + ALIVE_EVERY
+    while True:
+        status = report.read(paths)
+        if status is not None and there(status):
+            return status
+        if status is None or _is_over(status):
+            raise KrakenError(failed(status))
+        if time.monotonic() >= next_alive:
+            next_alive = time.monotonic() + ALIVE_EVERY
+            if not stage.at_work(paths) and not stage.background_alive():
+                status = report.read(paths) or status
+                if there(status):
+                    return status
+                raise KrakenError(failed(status))
+        time.sleep(WAIT_EVERY)
+
+
+def _is_over(status: Status) -> bool:
+    """Whether nobody goes on after this run.  In a warm pool a run waits."""
+    at_work = (report.RUNNING, report.STANDBY)
+    return status["stage"] != "network" and status["state"] not in at_work
+
+
+def _is_there(entry: Mapping[str, Any], paths: Paths, attached: bool) -> bool:
+    wanted = report.UP if attached else (MOUNTED,)
+    return entry["state"] in wanted and report.is_up(entry, paths)
+
+
+def _set_name(given: str, status: Status) -> str:
+    """The set that is meant: a unit's instance name may have systemd's
+    escapes in it (``my\\x2dset``)."""
+    if given in status["sets"]:
+        return given
+    return re.sub(
+        r"\\x([0-9a-f]{2})", lambda found: chr(int(found.group(1), 16)), given
+    )
+
+
+# ------------------------------------------------------------------- in words
+
+
+NEVER = "the module never ran in this boot"
+
+
+def not_seen(name: str, entry: Mapping[str, Any], paths: Paths) -> str:
+    """Why a set that was mounted is not up now."""
+    path, volumes = entry["mount_path"], report.volumes(entry)
+    now = devices.mounts_now(paths)
+    for one in now:
+        if one.mount.path == path and one.volumes and one.volumes <= volumes:
+            return str(seen.hidden(name, now, one))
+    found = seen.at(now, path)
+    what = seen.brief(found.mount) if found else "nothing"
+    return f"{what} is mounted at {path} now"
+
+
+def _why(name: str, status: Optional[Status], paths: Paths) -> str:
+    if status is None:
+        return NEVER
+    entry = status["sets"].get(name)
+    if entry is not None and entry["error"]:
+        return str(entry["error"]["message"])
+    if entry is not None and entry["reason"] and entry["state"] != MOUNTED:
+        return str(entry["reason"])
+    if status["errors"]:
+        return str(status["errors"][0]["message"])
+    if entry is not None and entry["state"] == MOUNTED:
+        return not_seen(name, entry, paths)
+    if status["state"] == report.STANDBY:
+        return WARM
+    if entry is None:
+        known = ", ".join(sorted(status["sets"])) or "none"
+        return f"this node has no such set (it has: {known})"
+    if entry["state"] in report.UP:
+        return (
+            f"it is {entry['state']}, not mounted (cc-kraken wait --attached is "
+            "content with that)"
+        )
+    return f"it is {entry['state']}"
+
+
+def _why_no_node(status: Optional[Status]) -> str:
+    if status is None:
+        return NEVER
+    if status["errors"]:
+        return str(status["errors"][0]["message"])
+    if status["state"] == report.OFF:
+        return "the module is switched off by enabled: false"
+    if status["state"] == report.STANDBY:
+        return WARM
+    if status["dry_run"]:
+        return "the last run was a dry run"
+    return str(status["waiting_for"] or "no run has written node.env in this boot")
+
+
+# ------------------------------------------------------------------ the owner
+
+
+def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
+    """Give the mount its owner, if it still waits for one: the service that
+    asks is about to start."""
+    pending = entry.get("owner")
+    if not pending or not entry["mount_path"] or os.geteuid() != 0:
+        return
+    state = mount_points.path_state(entry["mount_path"])
+    if state.entries or (state.uid, state.gid, state.mode) != (0, 0, 0o755):
+        return
+    owner, group, mode = pending["owner"], pending["group"], pending["mode"]
+    uid = mount_points.user_id(owner) if owner is not None else None
+    gid = mount_points.group_id(group) if group is not None else None
+    if (owner is not None and uid is None) or (group is not None and gid is None):
+        raise KrakenError(
+            Trouble(
+                "owner-pending",
+                f"There is no user {owner} or no group {group} yet, "
+                f"{entry['mount_path']} stays with root",
+                f"the owner that the set {name} names",
+                "Make the user before the service starts.",
+            )
+        )
+    mount_points.set_owner(entry["mount_path"], uid, gid, mode)

@@ -1,0 +1,152 @@
+"""Who is which node of a prefix: the instance that holds a node's anchor *is* that
+node (:attr:`cc_kraken.decide.claiming.Look.anchor` has the rule).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Dict, List, Mapping, Sequence, Tuple
+
+from cc_kraken.config import tags
+from cc_kraken.config.values import odd_character
+from cc_kraken.decide import claiming
+from cc_kraken.decide.claiming import LEAVING as DETACHING
+from cc_kraken.decide.claiming import Look
+from cc_kraken.model import Holder, Section, Volume
+
+HELD, LEAVING, VACANT, UNCLEAR = "held", "leaving", "vacant", "unclear"
+"""An instance is the node; one that was it goes away; nobody is it; or it cannot be
+said, and ``reason`` says why."""
+
+GOING = ("shutting-down", "terminated")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One node of the prefix.  Of who holds it only while someone does; the addresses
+    are those of its first network interface, "" where it has none."""
+
+    prefix: str
+    node_id: str
+    state: str
+    zone: str = ""
+    anchor: str = ""
+    instance_id: str = ""
+    instance_state: str = ""
+    private_ip: str = ""
+    private_dns: str = ""
+    reason: str = ""
+
+
+def by_anchor(
+    section: Section, prefix: str, declared: Sequence[str], volumes: Sequence[Volume]
+) -> Tuple[Peer, ...]:
+    """The nodes in order, as far as their volumes tell.
+
+    ``volumes``: of the prefix, in all zones.  ``declared``: the sets of a node; none:
+    all that it has.
+    """
+    # A node is looked for in every zone, so none counts.
+    flat = tuple(replace(volume, zone="") for volume in volumes)
+    zones = {volume.id: volume.zone for volume in volumes}
+    nodes = Look("", section, prefix, "", (), flat).nodes
+    return tuple(
+        _node(_look(section, prefix, declared, own), node_id, zones)
+        for node_id, own in nodes.items()
+    )
+
+
+def with_holders(
+    peers: Sequence[Peer], holders: Mapping[str, Holder]
+) -> Tuple[Peer, ...]:
+    """The same, with what EC2 says of the instances."""
+    return tuple(
+        _with_holder(one, holders[one.instance_id]) if one.instance_id else one
+        for one in peers
+    )
+
+
+def _look(
+    section: Section, prefix: str, declared: Sequence[str], own: Tuple[Volume, ...]
+) -> Look:
+    """A look at the volumes of one node."""
+    ids = {volume.id for volume in own}
+    wishes: Dict[str, Mapping[str, object]] = {}
+    for name, wish in section.volumes.items():
+        pins = wish.get("volume_ids") or ()
+        if not ids.intersection(pins):  # type: ignore[arg-type]
+            # Pins are about one node, and this is another.
+            wish = {key: wish[key] for key in wish if key != "volume_ids"}
+        wishes[name] = wish
+    names = tuple(declared) or tuple(
+        dict.fromkeys(
+            name
+            for volume in own
+            for key, name in tags.read(volume.tags, section.tag_namespace).items()
+            if key == "volume_name"
+        )
+    )
+    return Look("", replace(section, volumes=wishes), prefix, "", names, own)
+
+
+def _node(look: Look, node_id: str, zones: Mapping[str, str]) -> Peer:
+    own = look.nodes[node_id]
+    members = look.members(node_id) or (() if look.declared else own)
+    if not any(one.attachments for one in own):
+        anchor = members[0].id if members else ""
+        zone = zones.get(anchor, zones[own[0].id])
+        return Peer(look.prefix, node_id, VACANT, zone, anchor)
+    reason = _unclear(look, node_id, members, zones)
+    if reason:
+        return Peer(look.prefix, node_id, UNCLEAR, reason=reason)
+    first = members[0]
+    peer = Peer(look.prefix, node_id, VACANT, zones[first.id], first.id)
+    for one in first.attachments:
+        state = LEAVING if one.state in DETACHING else HELD
+        peer = replace(peer, state=state, instance_id=one.instance_id or "")
+    return peer
+
+
+def _unclear(
+    look: Look, node_id: str, members: Sequence[Volume], zones: Mapping[str, str]
+) -> str:
+    """Why it cannot be said who a node is; "" where it can."""
+    odd = odd_character(node_id)
+    if odd:
+        return f"its NodeId has the character {odd}"
+    if not members:
+        return f"it has no volume of {' or '.join(look.declared)}"
+    for claim in claiming.declared_sets(look, node_id):
+        there, wanted = len(claim.volumes), claim.wanted.members
+        if there != wanted:
+            # The anchor may be one that is not shown, or not the one that is.
+            return f"its set {claim.name} has {there} of {wanted} volumes"
+    if len({zones[volume.id] for volume in members}) > 1:
+        return "its volumes are in several zones"
+    attachments = members[0].attachments
+    if len(attachments) > 1 or any(not one.instance_id for one in attachments):
+        return f"EC2 does not name the one instance that has {members[0].id}"
+    return ""
+
+
+def _with_holder(peer: Peer, holder: Holder) -> Peer:
+    if holder.state == "gone":
+        reason = f"EC2 does not show {peer.instance_id}, which has its anchor"
+        return replace(peer, state=UNCLEAR, reason=reason)
+    return replace(
+        peer,
+        state=LEAVING if holder.state in GOING else peer.state,
+        instance_state=holder.state,
+        private_ip=holder.private_ip,
+        private_dns=holder.private_dns,
+    )
+
+
+def not_held(peers: Sequence[Peer]) -> List[str]:
+    """A few words on each node that nobody is."""
+    return [
+        f"{one.prefix}/{one.node_id} is {one.state}"
+        + (f", because {one.reason}" if one.reason else "")
+        for one in peers
+        if one.state != HELD
+    ]
