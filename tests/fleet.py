@@ -45,7 +45,7 @@ from typing import (
 )
 
 from cc_kraken.act import executor as executor_module
-from cc_kraken.act import last_resort
+from cc_kraken.act import last_resort, node_env
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
@@ -288,15 +288,16 @@ def in_turn(seed: int) -> Iterator[None]:
     state = random.getstate()
     random.seed(seed)
     inside, disk = vars(executor_module), vars(last_resort)
-    before = inside["ThreadPoolExecutor"], disk["write"]
+    before = inside["ThreadPoolExecutor"], disk["write"], node_env.keep
     inside["ThreadPoolExecutor"] = InTurn
     disk["write"] = lambda *_: True  # a file for udev
+    vars(node_env)["keep"] = lambda *_: None  # and one for services
     size = threading.stack_size(STACK)
     try:
         yield
     finally:
         threading.stack_size(size)
-        inside["ThreadPoolExecutor"], disk["write"] = before
+        inside["ThreadPoolExecutor"], disk["write"], vars(node_env)["keep"] = before
         random.setstate(state)
 
 

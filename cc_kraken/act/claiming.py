@@ -33,6 +33,7 @@ from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import ATTACH, Attach, Detach
 from cc_kraken.decide.world import World
+from cc_kraken.machine import files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -283,6 +284,7 @@ class Claiming:
     def _forget(self, node_id: str) -> None:
         if not self._dry_run:
             self._file.forget()
+            files.remove(self._paths.node_env)
         self._file.note = None
         self._attached.clear()
         self._let_go.clear()
