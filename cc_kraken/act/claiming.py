@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import (
     Callable,
     Dict,
@@ -66,7 +66,14 @@ class Standby(Exception):
 
 
 class Lost(Exception):
-    """Another instance has a volume of the node, and nothing of it was used here."""
+    """Another instance has a volume of the node, and nothing of it was used here.
+
+    ``trouble`` waits: there may be another node, and an answer may be old.
+    """
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = replace(trouble, waits=True)
 
 
 @dataclass(frozen=True)
@@ -338,7 +345,7 @@ class Claiming:
             trouble = by_name[claim.name].trouble
             if trouble is not None and trouble.kind.startswith("holder-"):
                 LOG.info("%s", trouble)
-                raise Lost
+                raise Lost(trouble)
             if trouble is not None and not trouble.waits:
                 continue
             if claim.trouble is None:

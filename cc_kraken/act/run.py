@@ -164,9 +164,10 @@ class Run:
                     if isinstance(node, Node):
                         return self._rounds(node)
                     return self._rounds(self._claim(node), ask=False)
-                except Lost:
+                except Lost as lost:
                     files.remove(self.paths.node_env)
                     self._enter(IDENTIFY)
+                    self._hold_up(lost.trouble)
         except Standby:
             return STANDBY
         except _Over as over:
