@@ -1,4 +1,5 @@
-"""The repository that ``make repo`` makes, as apt and dnf take it from a server."""
+"""The repository that ``make repo`` makes, as apt, dnf and Ansible take it from a
+server."""
 
 from __future__ import annotations
 
@@ -6,10 +7,13 @@ import contextlib
 import functools
 import gzip
 import http.server
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.chroot.node import Done, Node
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 SOURCES = "/etc/apt/sources.list.d/cc-kraken.sources"
 NAME = "cloud-init-kraken"
 
@@ -338,6 +344,68 @@ def test_dnf_refuses_a_package_that_another_key_signed(
     assert not said.startswith("0\n")
     assert re.search("GPG check FAILED|not correct|not installed", said), said
     assert not (tmp_path / "root/usr/bin/cc-kraken").exists()
+
+
+# --------------------------------------------------------------------- Ansible
+
+SSH = """#!/bin/sh
+# Stands for ssh: the last word is the command.
+for last; do :; done
+exec {enter} /bin/sh -c "$last"
+"""
+
+
+@pytest.fixture
+def playbook(customer: Node, tmp_path: Path) -> Callable[..., str]:
+    """A function that runs the playbook of the examples on the node, with variables;
+    what Ansible said."""
+    customer.run("rm", SOURCES, check=True)
+    ssh = tmp_path / "ssh"
+    ssh.write_text(SSH.format(enter=shlex.join(customer.enter)))
+    ssh.chmod(0o755)
+
+    def play(**variables: object) -> str:
+        done = run(
+            *(Path(sys.executable).parent / "ansible-playbook", "-i", "node,"),
+            *("-e", json.dumps(variables), EXAMPLES / "ansible/image.yml"),
+            ANSIBLE_HOME=str(tmp_path / "ansible"),
+            ANSIBLE_LOCALHOST_WARNING="0",
+            ANSIBLE_NOCOLOR="1",
+            ANSIBLE_PIPELINING="1",
+            ANSIBLE_SSH_ARGS="",
+            ANSIBLE_SSH_EXECUTABLE=str(ssh),
+            ANSIBLE_SSH_TRANSFER_METHOD="piped",
+        )
+        return f"{done.returncode}\n{done.stdout}{done.stderr}"
+
+    return play
+
+
+def test_ansible_makes_an_image_and_finds_nothing_to_do_the_second_time(
+    playbook: Callable[..., str], customer: Node, built: Built
+) -> None:
+    said = playbook(cc_kraken_repository=built.url)
+    assert said.startswith("0\n"), said
+    assert customer.run("cc-kraken", "--version").code == 0
+    defaults = "/etc/cloud/cloud.cfg.d/50-kraken-defaults.cfg"
+    assert yaml.safe_load(customer.read(defaults))["kraken"]["enabled"] is False
+    assert not customer.exists("/var/lib/cloud/instance")
+    again = playbook(cc_kraken_repository=built.url, cc_kraken_clean=False)
+    assert "changed=0" in again, again
+
+
+def test_ansible_installs_a_file_and_refuses_a_section_with_a_mistake(
+    playbook: Callable[..., str], customer: Node, built: Built
+) -> None:
+    (deb,) = built.dist.glob("*.deb")
+    wrong = {"defaults": {"fstype": "xfs"}}
+    said = playbook(cc_kraken_package=str(deb), cc_kraken_section=wrong)
+    assert not said.startswith("0\n")
+    assert "kraken.defaults.fstype" in said
+    assert customer.run("cc-kraken", "--version").code == 0
+    assert not customer.exists("/etc/cloud/cloud.cfg.d/50-kraken-defaults.cfg")
+    said = playbook()
+    assert "Set cc_kraken_repository or cc_kraken_package" in said
 
 
 # ------------------------------------------------------------- what it refuses

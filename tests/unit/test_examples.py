@@ -26,8 +26,13 @@ from cc_kraken.model import Node, Section, Volume
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ZONE = "us-east-1a"
-#: Has its own tests (test_terraform.py).
-ELSEWHERE = [path for path in (EXAMPLES / "terraform").rglob("*") if path.is_file()]
+#: They have tests of their own: test_terraform.py, and tests/chroot/test_repo.py.
+ELSEWHERE = [
+    path
+    for name in ("terraform", "ansible")
+    for path in (EXAMPLES / name).rglob("*")
+    if path.is_file()
+]
 
 
 def text(name: str) -> str:
@@ -42,7 +47,10 @@ def test_every_example_is_named_in_the_index_and_checked_here() -> None:
     }
     told = set(re.findall(r"\]\(([^)]+)\)", text("README.md")))
     files -= {str(path.relative_to(EXAMPLES)) for path in ELSEWHERE}
-    assert files == told - {"terraform/README.md"} | {"README.md"}
+    assert {"terraform/README.md", "ansible/README.md"} <= told
+    assert files == {name for name in told if (EXAMPLES / name) not in ELSEWHERE} | {
+        "README.md"
+    }
     source = Path(__file__).read_text(encoding="utf-8")
     for name in files:
         assert f'"{name}"' in source, f"{name} is not checked"
