@@ -13,9 +13,10 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 
 from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, stage
@@ -26,6 +27,7 @@ from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, KrakenError, Trouble
+from cc_kraken.shown import plan_text, status_text, terminal_text
 
 WAIT_EVERY = 0.5
 ALIVE_EVERY = 5.0
@@ -252,28 +254,6 @@ def _summary(status: Mapping[str, Any]) -> str:
     return f"{status['state']}: {', '.join(places)}"
 
 
-def plan_text(status: Mapping[str, Any]) -> str:
-    """A dry run for people, step by step."""
-    lines: List[str] = []
-    node = status["node"]
-    if node:
-        lines.append(f"node {node['prefix']}/{node['node_id']}: nothing is changed")
-    for name, entry in status["sets"].items():
-        lines.append(f"{name}:")
-        if entry["error"]:
-            lines.append(f"  refused: {entry['error']['message']}")
-        elif entry["reason"]:
-            lines.append(f"  waits: {entry['reason']}")
-        elif not entry["plan"]:
-            lines.append(f"  {entry['state']}: nothing to do")
-        lines += [f"  {n}. {step}" for n, step in enumerate(entry["plan"], 1)]
-        lines += [f"  - {outcome}" for outcome in entry["outcomes"]]
-    lines += [f"note: {text}" for text in status.get("notes", ())]
-    lines += [f"warning: {text}" for text in status["warnings"]]
-    lines += [f"error: {entry['message']}" for entry in status["errors"]]
-    return "\n".join(lines)
-
-
 # -------------------------------------------------------------------- status
 
 
@@ -283,7 +263,13 @@ def _status(options: argparse.Namespace) -> int:
     if status is None:
         print("cc-kraken: no run has left a status in this boot", file=sys.stderr)
         return NOT_FINISHED
-    print(json.dumps(status, indent=2) if options.json else status_text(status))
+    if options.json:
+        print(json.dumps(status, indent=2))
+    elif sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+        print(terminal_text(status, columns, colour=_has_colour()))
+    else:
+        print(status_text(status))
     lost = [
         f"{name} is not up now: {_not_seen(name, entry, paths)}"
         for name, entry in status["sets"].items()
@@ -297,53 +283,9 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if finished else NOT_FINISHED
 
 
-def status_text(status: Mapping[str, Any]) -> str:
-    """The status as a table."""
-    node = status["node"]
-    who = f"node {node['prefix']}/{node['node_id']}" if node else "no node"
-    instance = status["instance"]
-    if instance:
-        who += f" on {instance['id']} in {instance['zone']}"
-    lines = [f"{status['state']}: {who} (stage {status['stage']})"]
-    if status["state"] == report.OFF:
-        lines.append("enabled: false; user-data with enabled: true switches it on")
-    if status["waiting_for"]:
-        lines.append(f"waiting: {status['waiting_for']} ({report.awaited(status)})")
-    rows = [("SET", "STATE", "MOUNT PATH", "TYPE", "DEVICE", "VOLUMES")]
-    for name, entry in status["sets"].items():
-        array, filesystem = entry["array"], entry["filesystem"]
-        device = array["device"] if array else None
-        if device is None:
-            device = next((v["device"] for v in entry["volumes"] if v["device"]), "-")
-        rows.append(
-            (
-                name,
-                entry["state"],
-                entry["mount_path"] or "-",
-                filesystem["type"] if filesystem else "-",
-                device,
-                ",".join(volume["id"] for volume in entry["volumes"]) or "-",
-            )
-        )
-    if len(rows) > 1:
-        widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        ]
-    for name, entry in status["sets"].items():
-        if entry["error"]:
-            lines.append(f"error: {name}: {entry['error']['message']}")
-        elif entry["reason"]:
-            lines.append(f"{name}: {entry['reason']}")
-        if entry["state"] in report.UP:
-            lines += [f"{name}: later: {text}" for text in entry["outcomes"]]
-        lines += [f"{name}: {text}" for text in entry.get("notes", ())]
-    lines += [f"error: {entry['message']}" for entry in status["errors"]]
-    lines += [f"note: {text}" for text in status.get("notes", ())]
-    lines += [f"warning: {text}" for text in status["warnings"]]
-    hint = report.more("\n".join(lines).replace("\n", " "))
-    return "\n".join([*lines, hint.strip()] if hint else lines)
+def _has_colour() -> bool:
+    """Whether a terminal is to show colours (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 # ---------------------------------------------------------------------- wait
