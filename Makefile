@@ -11,6 +11,7 @@
 #                  without the lab's tools (says which tools are missing)
 #   make repo      a signed repository for apt and dnf in dist/repo (KEY= of gpg,
 #                  URL= where it will be found)
+#   make pictures  docs/*.svg of what status and plan print, from a node in a chroot
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
 #   make torture   100 power cuts (COUNT=, SEED=, JOBS=)
 #   make random    random worlds and values, many more than check draws
@@ -47,7 +48,7 @@ DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 DIST ?= dist
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel packages repo clean torture random mutations fleet bench
+.PHONY: help prepare check lint unit long chroot shown pictures test test-all vm demo deb wheel packages repo clean torture random mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
@@ -132,6 +133,9 @@ chroot: $(READY)
 
 shown: $(READY)
 	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
+
+pictures: $(READY)
+	@exec $(PYTHON) -m tests.chroot.pictures docs
 
 vm: $(READY) deb
 	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 $(if $(ALL),,-m "not slow") $(VM_TESTS)
