@@ -23,7 +23,7 @@ from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.decide import seen
 from cc_kraken.decide.plan import MOUNTED
-from cc_kraken.machine import devices, mount_points
+from cc_kraken.machine import devices, journal, mount_points
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, KrakenError, Trouble
@@ -71,14 +71,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 @contextlib.contextmanager
 def _said(level: int, debug: bool) -> Iterator[None]:
-    """What the program logs goes to standard error.
+    """What the program logs goes to standard error, or with fields to journald when
+    that is what reads it.
 
     By our own logger: the import of cloud-init 22.4 takes away the root's handlers,
     and its own details are none of ours.
     """
     logger = logging.getLogger("cc_kraken")
     level_before, propagate_before = logger.level, logger.propagate
-    handler = logging.StreamHandler()
+    handler: logging.Handler = logging.StreamHandler()
+    if journal.gets_standard_error():
+        handler = journal.handler(otherwise=handler) or handler
     if debug:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.addHandler(handler)
@@ -88,6 +91,7 @@ def _said(level: int, debug: bool) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+        handler.close()
         logger.setLevel(level_before)
         logger.propagate = propagate_before
 
