@@ -26,10 +26,11 @@ from cc_kraken.model import Node, Section, Volume
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ZONE = "us-east-1a"
-#: They have tests of their own: test_terraform.py, and tests/chroot/test_repo.py.
+#: They have tests of their own: test_terraform.py, test_monitoring.py, and
+#: tests/chroot/test_repo.py.
 ELSEWHERE = [
     path
-    for name in ("terraform", "ansible")
+    for name in ("terraform", "ansible", "monitoring")
     for path in (EXAMPLES / name).rglob("*")
     if path.is_file()
 ]
@@ -47,7 +48,8 @@ def test_every_example_is_named_in_the_index_and_checked_here() -> None:
     }
     told = set(re.findall(r"\]\(([^)]+)\)", text("README.md")))
     files -= {str(path.relative_to(EXAMPLES)) for path in ELSEWHERE}
-    assert {"terraform/README.md", "ansible/README.md"} <= told
+    for name in ("terraform", "ansible", "monitoring"):
+        assert f"{name}/README.md" in told
     assert files == {name for name in told if (EXAMPLES / name) not in ELSEWHERE} | {
         "README.md"
     }
