@@ -26,8 +26,10 @@ from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import devices, journal, mount_points
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import VERSION, KrakenError, Trouble
+from cc_kraken.model import VERSION, KrakenError, Trouble, of_set
 from cc_kraken.shown import plan_text, status_text, terminal_text
+
+LOG = logging.getLogger(__name__)
 
 WAIT_EVERY = 0.5
 ALIVE_EVERY = 5.0
@@ -58,7 +60,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             code: int = options.call(options)
             return code
         except KrakenError as error:
-            print(f"cc-kraken: {error}{report.more(str(error))}", file=sys.stderr)
+            text = f"{error}{report.more(str(error))}"
+            _complain(text, getattr(options, "set", ""))
             return 1
         except KeyboardInterrupt:
             words = "interrupted; the next run goes on from here"
@@ -67,6 +70,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+
+
+def _complain(text: str, name: str = "") -> None:
+    """Say an error, of a set or of the node, to whoever reads standard error."""
+    if journal.gets_standard_error():
+        LOG.error("%s", text, extra=of_set(name))
+    else:
+        print(f"cc-kraken: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -240,7 +251,7 @@ def _apply(options: argparse.Namespace) -> int:
         print(plan_text(status))
     text = stage.failures(status, pending=True)
     if text:
-        print(f"cc-kraken: {text}", file=sys.stderr)
+        _complain(text)
         return 1
     print(f"cc-kraken: {_summary(status)}")
     return 0

@@ -74,6 +74,14 @@ class Trouble:
         return f"[{self.kind}] {text} {self.remedy}".rstrip()
 
 
+SET_FIELD = "KRAKEN_SET"
+
+
+def of_set(name: str) -> Mapping[str, str]:
+    """For ``extra`` of a log record that speaks of one set: journald's field for it."""
+    return {SET_FIELD: name}
+
+
 def kinds_in(text: str) -> Tuple[str, ...]:
     """The kinds of trouble that a text tells of (``[zone-other] …``), once each."""
     return tuple(dict.fromkeys(re.findall(r"(?:^| )\[([a-z][a-z0-9-]+)\] ", text)))

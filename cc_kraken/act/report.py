@@ -29,7 +29,7 @@ from typing import (
 )
 
 from cc_kraken.decide import seen
-from cc_kraken.machine import devices, files, journal
+from cc_kraken.machine import devices, files
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     VERSION,
@@ -40,6 +40,7 @@ from cc_kraken.model import (
     Node,
     Trouble,
     kinds_in,
+    of_set,
 )
 
 LOG = logging.getLogger(__name__)
@@ -299,7 +300,7 @@ class Report:
             if text in told:
                 return
             told.append(text)
-        LOG.warning("%s", text, extra=journal.of(name or ""))
+        LOG.warning("%s", text, extra=of_set(name or ""))
 
     def notes(self, name: str, texts: Sequence[str]) -> None:
         """What a person may want to know of a set ("": of the node), and need not;
@@ -309,7 +310,7 @@ class Report:
             if (name, text) not in self._noted:
                 self._noted.add((name, text))
                 shown = f"{name}: {text}" if name else text
-                LOG.info("%s", shown, extra=journal.of(name))
+                LOG.info("%s", shown, extra=of_set(name))
         entry["notes"] = list(texts)
 
     def fail(self, trouble: Trouble) -> None:

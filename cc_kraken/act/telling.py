@@ -10,8 +10,11 @@ from cc_kraken.act.report import DONE, FAILED, PENDING, Report
 from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.decide.steps import GROW
 from cc_kraken.decide.world import World
-from cc_kraken.machine import journal
-from cc_kraken.model import Claim, Trouble
+from cc_kraken.model import (
+    Claim,
+    Trouble,
+    of_set,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +86,7 @@ def _owner(claim: Claim) -> Dict[str, object]:
 def say_planned(plans: Sequence[Plan]) -> str:
     """Log what a run would do; the end state of a dry run."""
     for plan in plans:
-        own = journal.of(plan.name)
+        own = of_set(plan.name)
         if plan.trouble is not None:
             LOG.info("%s: %s", plan.name, plan.trouble, extra=own)
         for step in plan.steps:
@@ -101,5 +104,5 @@ def say_done(told: Report, plans: Sequence[Plan]) -> None:
             continue
         where = f" at {entry['mount_path']}" if entry["mount_path"] else ""
         did = "; ".join(entry["done"]) or "nothing to do"
-        own = journal.of(plan.name)
+        own = of_set(plan.name)
         LOG.info("%s is %s%s (%s)", plan.name, plan.state, where, did, extra=own)

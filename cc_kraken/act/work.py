@@ -14,8 +14,11 @@ from cc_kraken.act.waiting import Waiting
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import ATTACH, LAST, Detach
 from cc_kraken.decide.world import World
-from cc_kraken.machine import journal
-from cc_kraken.model import Claim, Trouble
+from cc_kraken.model import (
+    Claim,
+    Trouble,
+    of_set,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class Work:
         required = self.report.set(name)["required"]
         level = logging.ERROR if required else logging.WARNING
         told = "The set %s is not up: %s"
-        LOG.log(level, told, name, trouble, extra=journal.of(name))
+        LOG.log(level, told, name, trouble, extra=of_set(name))
 
     def due(self, plans: Sequence[Plan]) -> List[Plan]:
         """The plans whose steps can be begun now.
@@ -163,7 +166,7 @@ class Work:
         self._note_detached(outcome)
         for trouble in outcome.troubles.values():
             told = "%s could not %s: %s"
-            own = journal.of(plan.name)
+            own = of_set(plan.name)
             LOG.warning(told, plan.name, steps[0], trouble, extra=own)
         return replace(plan, steps=())
 

@@ -30,10 +30,17 @@ from cc_kraken.act.report import DONE, FAILED, OFF, PENDING, RUNNING, UP, Report
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
-from cc_kraken.machine import command, journal
+from cc_kraken.machine import command
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
+from cc_kraken.model import (
+    Identity,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+    of_set,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -341,7 +348,7 @@ def _report_kept(
             for volume in entry["volumes"]
         ]
         told_of = "%s is mounted at %s (as before)"
-        LOG.info(told_of, name, entry["mount_path"], extra=journal.of(name))
+        LOG.info(told_of, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
         told.warn(f"{name}: {text}", name)
     told.count(Counter(), sum(command.STARTED.values()))

@@ -3,7 +3,7 @@
     journalctl KRAKEN_SET=data
     journalctl KRAKEN_KIND=zone-other
 
-The set comes with the record (``extra=journal.of(name)``), the kinds of errors and
+The set comes with the record (``extra=of_set(name)``), the kinds of errors and
 the volumes out of its text.  Not by python3-systemd: when journald hangs, that waits
 without an end, and the volumes with it.
 """
@@ -14,12 +14,11 @@ import logging
 import os
 import re
 import socket
-from typing import Dict, Optional
+from typing import Optional
 
-from cc_kraken.model import kinds_in
+from cc_kraken.model import SET_FIELD, kinds_in
 
 SOCKET = "/run/systemd/journal/socket"
-SET = "KRAKEN_SET"
 # As syslog numbers them.
 _PRIORITIES = (
     (logging.CRITICAL, 2),
@@ -28,11 +27,6 @@ _PRIORITIES = (
     (logging.INFO, 6),
 )
 _VOLUME = re.compile(r"\bvol-[0-9a-f]{8,17}\b")
-
-
-def of(name: str) -> Dict[str, str]:
-    """For ``extra`` of a log record that speaks of one set."""
-    return {SET: name}
 
 
 def handler(otherwise: Optional[logging.Handler] = None) -> Optional[logging.Handler]:
@@ -57,9 +51,9 @@ def datagram(record: logging.LogRecord, text: str) -> bytes:
     numbers = (number for level, number in _PRIORITIES if record.levelno >= level)
     fields = [("MESSAGE", text), ("PRIORITY", str(next(numbers, 7)))]
     fields.append(("SYSLOG_IDENTIFIER", "cc-kraken"))
-    name = getattr(record, SET, None)
+    name = getattr(record, SET_FIELD, None)
     if name:
-        fields.append((SET, name))
+        fields.append((SET_FIELD, name))
     fields += [("KRAKEN_KIND", kind) for kind in kinds_in(text)]
     fields += [("KRAKEN_VOLUME", one) for one in dict.fromkeys(_VOLUME.findall(text))]
     return b"".join(_field(key, value) for key, value in fields)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from cc_kraken.machine import journal
+from cc_kraken.model import of_set
 
 
 def record(level: int, text: str, name: str = "") -> logging.LogRecord:
     made = logging.LogRecord("cc_kraken", level, "file.py", 1, text, (), None)
-    vars(made).update(journal.of(name) if name else {})
+    vars(made).update(of_set(name) if name else {})
     return made
 
 

@@ -129,7 +129,5 @@ def test_a_unit_that_fails_starts_the_alarm(tmp_path: Path, unit: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     conf = (MONITORING / "alarm.conf").read_text()
     assert "\nOnFailure=kraken-alarm@%n.service\n" in conf
-    assert (
-        f"/etc/systemd/system/$unit.service.d/{'alarm.conf'}"
-        in (MONITORING / "README.md").read_text()
-    )
+    page = (MONITORING / "README.md").read_text()
+    assert "alarm.conf /etc/systemd/system/$unit.service.d/alarm.conf" in page
