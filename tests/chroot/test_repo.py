@@ -114,16 +114,33 @@ def packages(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return at
 
 
-@pytest.fixture
-def built(packages: Path, tmp_path: Path) -> Iterator[Built]:
-    """A repository of these packages, on a server."""
-    dist = tmp_path / "dist"
-    shutil.copytree(packages, dist)
+@pytest.fixture(scope="session")
+def keys() -> Iterator[str]:
     with keyring("First <first@example.com>", "Other <other@example.com>") as home:
-        with served(dist) as port:
-            made = Built(dist, home, port)
-            made.build(url=made.url)
-            yield made
+        yield home
+
+
+@pytest.fixture(scope="session")
+def first(packages: Path, keys: str, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A repository of these packages, made once; its URL is not served."""
+    dist = tmp_path_factory.mktemp("first") / "dist"
+    shutil.copytree(packages, dist)
+    made = Built(dist, keys, 1)
+    made.build(url=made.url)
+    return made
+
+
+@pytest.fixture
+def built(first: Built, tmp_path: Path) -> Iterator[Built]:
+    """A copy of it, on a server."""
+    dist = tmp_path / "dist"
+    shutil.copytree(first.dist, dist)
+    with served(dist) as port:
+        made = Built(dist, first.home, port)
+        for name in ("apt/cc-kraken.sources", "rpm/cc-kraken.repo"):
+            path = made.repo / name
+            path.write_text(path.read_text().replace(first.url, made.url))
+        yield made
 
 
 @pytest.fixture
