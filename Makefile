@@ -7,6 +7,11 @@
 #   make test-all  the same with what is slow, and the other releases
 #   make chroot    the chroots alone (RELEASE=bookworm, trixie, sid, bullseye)
 #   make shown     prints what cloud-init says of the module in RELEASE
+#   make packages  deb, rpm, wheel and source archive in dist/, with SHA256SUMS;
+#                  without the lab's tools (says which tools are missing)
+#   make repo      a signed repository for apt and dnf in dist/repo (KEY= of gpg,
+#                  URL= where it will be found)
+#   make pictures  docs/*.svg of what status and plan print, from a node in a chroot
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
 #   make torture   100 power cuts (COUNT=, SEED=, JOBS=)
 #   make random    random worlds and values, many more than check draws
@@ -39,9 +44,11 @@ SOURCES := $(shell find cc_kraken -name '*.py') $(shell find schema -type f) set
 DOCS := CHANGELOG.md $(shell find docs examples packaging/completion -type f)
 VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
+# Where packages and repo put their results.
+DIST ?= dist
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel clean torture random mutations fleet bench
+.PHONY: help prepare check lint unit long chroot shown pictures test test-all vm demo deb wheel packages repo clean torture random mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
@@ -89,7 +96,9 @@ $(DEB): $(SOURCES) $(DOCS) $(wildcard debian/* debian/source/* debian/tests/*)
 	@cd build/deb/tree && dpkg-buildpackage -us -uc -b >../build.log 2>&1 \
 	    || { cat ../build.log >&2; exit 1; }
 	@rm -rf build/deb/tree
-	lintian --allow-root --fail-on error,warning build/deb/*.changes
+	@if command -v lintian >/dev/null; then \
+	    set -x; lintian --allow-root --fail-on error,warning build/deb/*.changes; \
+	else echo "deb: lintian is not installed; the package was not checked"; fi
 	@touch $@
 
 wheel: $(READY) $(WHEEL)
@@ -103,12 +112,30 @@ $(WHEEL): $(SOURCES)
 	@rm -rf cc_kraken.egg-info
 	@touch $@
 
+# By the distribution's tools alone; what was there of other versions goes.
+packages:
+	@packaging/check-tools
+	@$(MAKE) --no-print-directory $(DEB) $(WHEEL) PYTHON=/usr/bin/python3
+	@mkdir -p $(DIST)
+	@rm -f $(DIST)/*.deb $(DIST)/*.rpm $(DIST)/*.whl $(DIST)/*.tar.gz $(DIST)/SHA256SUMS
+	@packaging/build-rpm $(DIST)
+	@cp $(DEB) build/wheel/*.whl build/wheel/*.tar.gz $(DIST)/
+	@cd $(DIST) && sha256sum *.deb *.rpm *.whl *.tar.gz >SHA256SUMS
+	@echo "packages: in $(DIST)/, with SHA256SUMS:"
+	@cd $(DIST) && ls *.deb *.rpm *.whl *.tar.gz
+
+repo:
+	@packaging/build-repo '$(DIST)' '$(KEY)' '$(URL)'
+
 # cloud-init and dpkg of RELEASE, for real, without a machine of their own.
 chroot: $(READY)
 	$(PYTEST) -q -n 2 $(if $(ALL),,-m "not slow") tests/chroot
 
 shown: $(READY)
 	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
+
+pictures: $(READY)
+	@exec $(PYTHON) -m tests.chroot.pictures docs
 
 vm: $(READY) deb
 	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 $(if $(ALL),,-m "not slow") $(VM_TESTS)

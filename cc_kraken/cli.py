@@ -12,16 +12,21 @@ import json
 import logging
 import math
 import os
+import shutil
 import sys
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 
 from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, peers, stage, wait
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.decide.plan import MOUNTED
+from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import VERSION, KrakenError, Trouble
+from cc_kraken.model import VERSION, KrakenError, Trouble, of_set
+from cc_kraken.shown import plan_text, status_text, terminal_text
+
+LOG = logging.getLogger(__name__)
 
 NOT_FINISHED = 3
 
@@ -50,7 +55,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             code: int = options.call(options)
             return code
         except KrakenError as error:
-            print(f"cc-kraken: {error}{report.more(str(error))}", file=sys.stderr)
+            text = f"{error}{report.more(str(error))}"
+            _complain(text, getattr(options, "set", ""))
             return 1
         except KeyboardInterrupt:
             words = "interrupted; the next run goes on from here"
@@ -61,16 +67,27 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             return 1
 
 
+def _complain(text: str, name: str = "") -> None:
+    """Say an error, of a set or of the node, to whoever reads standard error."""
+    if journal.gets_standard_error():
+        LOG.error("%s", text, extra=of_set(name))
+    else:
+        print(f"cc-kraken: {text}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def _said(level: int, debug: bool) -> Iterator[None]:
-    """What the program logs goes to standard error.
+    """What the program logs goes to standard error, or with fields to journald when
+    that is what reads it.
 
     By our own logger: the import of cloud-init 22.4 takes away the root's handlers,
     and its own details are none of ours.
     """
     logger = logging.getLogger("cc_kraken")
     level_before, propagate_before = logger.level, logger.propagate
-    handler = logging.StreamHandler()
+    handler: logging.Handler = logging.StreamHandler()
+    if journal.gets_standard_error():
+        handler = journal.handler(otherwise=handler) or handler
     if debug:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.addHandler(handler)
@@ -80,6 +97,7 @@ def _said(level: int, debug: bool) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+        handler.close()
         logger.setLevel(level_before)
         logger.propagate = propagate_before
 
@@ -236,7 +254,7 @@ def _apply(options: argparse.Namespace) -> int:
         print(plan_text(status))
     text = stage.failures(status, pending=True)
     if text:
-        print(f"cc-kraken: {text}", file=sys.stderr)
+        _complain(text)
         return 1
     print(f"cc-kraken: {_summary(status)}")
     return 0
@@ -254,28 +272,6 @@ def _summary(status: Mapping[str, Any]) -> str:
     return f"{status['state']}: {', '.join(places)}"
 
 
-def plan_text(status: Mapping[str, Any]) -> str:
-    """A dry run for people, step by step."""
-    lines: List[str] = []
-    node = status["node"]
-    if node:
-        lines.append(f"node {node['prefix']}/{node['node_id']}: nothing is changed")
-    for name, entry in status["sets"].items():
-        lines.append(f"{name}:")
-        if entry["error"]:
-            lines.append(f"  refused: {entry['error']['message']}")
-        elif entry["reason"]:
-            lines.append(f"  waits: {entry['reason']}")
-        elif not entry["plan"]:
-            lines.append(f"  {entry['state']}: nothing to do")
-        lines += [f"  {n}. {step}" for n, step in enumerate(entry["plan"], 1)]
-        lines += [f"  - {outcome}" for outcome in entry["outcomes"]]
-    lines += [f"note: {text}" for text in status.get("notes", ())]
-    lines += [f"warning: {text}" for text in status["warnings"]]
-    lines += [f"error: {entry['message']}" for entry in status["errors"]]
-    return "\n".join(lines)
-
-
 # -------------------------------------------------------------------- status
 
 
@@ -285,7 +281,13 @@ def _status(options: argparse.Namespace) -> int:
     if status is None:
         print("cc-kraken: no run has left a status in this boot", file=sys.stderr)
         return NOT_FINISHED
-    print(json.dumps(status, indent=2) if options.json else status_text(status))
+    if options.json:
+        print(json.dumps(status, indent=2))
+    elif sys.stdout.isatty():
+        columns = shutil.get_terminal_size().columns
+        print(terminal_text(status, columns, colour=_has_colour()))
+    else:
+        print(status_text(status))
     lost = [
         f"{name} is not up now: {wait.not_seen(name, entry, paths)}"
         for name, entry in status["sets"].items()
@@ -299,63 +301,9 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if finished else NOT_FINISHED
 
 
-def status_text(status: Mapping[str, Any]) -> str:
-    """The status as a table."""
-    node = status["node"]
-    who = f"node {node['prefix']}/{node['node_id']}" if node else "no node"
-    instance = status["instance"]
-    if instance:
-        who += f" on {instance['id']} in {instance['zone']}"
-    lines = [f"{status['state']}: {who} (stage {status['stage']})"]
-    if status["state"] == report.OFF:
-        lines.append("enabled: false; user-data with enabled: true switches it on")
-    if status["state"] == report.STANDBY:
-        lines.append("this instance is in a warm pool: it claims no node there")
-    claim = status.get("claim")
-    if claim and claim["state"] in ("claiming", "giving-back"):
-        words = (
-            f"{claim['state'].replace('-', ' ')} {claim['prefix']}/{claim['node_id']}"
-        )
-        lines.append(f"{words} since {claim['since']}")
-    elif claim:
-        lines.append(f"claimed since {claim['since']}")
-    if status["waiting_for"]:
-        lines.append(f"waiting: {status['waiting_for']} ({report.awaited(status)})")
-    rows = [("SET", "STATE", "MOUNT PATH", "TYPE", "DEVICE", "VOLUMES")]
-    for name, entry in status["sets"].items():
-        array, filesystem = entry["array"], entry["filesystem"]
-        device = array["device"] if array else None
-        if device is None:
-            device = next((v["device"] for v in entry["volumes"] if v["device"]), "-")
-        rows.append(
-            (
-                name,
-                entry["state"],
-                entry["mount_path"] or "-",
-                filesystem["type"] if filesystem else "-",
-                device,
-                ",".join(volume["id"] for volume in entry["volumes"]) or "-",
-            )
-        )
-    if len(rows) > 1:
-        widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in rows
-        ]
-    for name, entry in status["sets"].items():
-        if entry["error"]:
-            lines.append(f"error: {name}: {entry['error']['message']}")
-        elif entry["reason"]:
-            lines.append(f"{name}: {entry['reason']}")
-        if entry["state"] in report.UP:
-            lines += [f"{name}: later: {text}" for text in entry["outcomes"]]
-        lines += [f"{name}: {text}" for text in entry.get("notes", ())]
-    lines += [f"error: {entry['message']}" for entry in status["errors"]]
-    lines += [f"note: {text}" for text in status.get("notes", ())]
-    lines += [f"warning: {text}" for text in status["warnings"]]
-    hint = report.more("\n".join(lines).replace("\n", " "))
-    return "\n".join([*lines, hint.strip()] if hint else lines)
+def _has_colour() -> bool:
+    """Whether a terminal is to show colours (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 # ---------------------------------------------------------------------- wait

@@ -6,6 +6,7 @@ Sizes are in bytes unless a name says otherwise.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import FrozenSet, Iterable, Mapping, Optional, Tuple, Union
@@ -79,6 +80,19 @@ class Trouble:
         if not text.endswith("."):
             text += "."
         return f"[{self.kind}] {text} {self.remedy}".rstrip()
+
+
+SET_FIELD = "KRAKEN_SET"
+
+
+def of_set(name: str) -> Mapping[str, str]:
+    """For ``extra`` of a log record that speaks of one set: journald's field for it."""
+    return {SET_FIELD: name}
+
+
+def kinds_in(text: str) -> Tuple[str, ...]:
+    """The kinds of trouble that a text tells of (``[zone-other] …``), once each."""
+    return tuple(dict.fromkeys(re.findall(r"(?:^| )\[([a-z][a-z0-9-]+)\] ", text)))
 
 
 class KrakenError(Exception):

@@ -87,6 +87,7 @@ from cc_kraken.model import (
     Look,
     Record,
     Trouble,
+    of_set,
 )
 from cc_kraken.proof import content, record
 
@@ -241,7 +242,7 @@ class Executor:
                 self._note(name, step, error.trouble)
                 return
             except Exception as error:
-                LOG.exception("%s: cannot %s", name, step)
+                LOG.exception("%s: cannot %s", name, step, extra=of_set(name))
                 self._note(name, step, _fault(str(step), error))
                 return
 
@@ -254,7 +255,7 @@ class Executor:
     def _one(self, step: Step) -> None:
         if step.phase != "attach":
             self._carried.used.append(step.set)
-        LOG.info("%s: %s", step.set, step)
+        LOG.info("%s: %s", step.set, step, extra=of_set(step.set))
         if isinstance(step, (Wipe, MakeFilesystem)):
             self._begun.add(step.set)
         self._do[type(step)](step)
@@ -503,7 +504,7 @@ class Executor:
             disk.check_exclusive()
             said = preen.preen(target.path, step.type)
         if said:
-            LOG.info("%s: %s", step.set, said)
+            LOG.info("%s: %s", step.set, said, extra=of_set(step.set))
 
     def _mount(self, step: Step) -> None:
         """Mount the very device, never whatever has its UUID."""

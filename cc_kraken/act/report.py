@@ -12,7 +12,6 @@ import datetime
 import json
 import logging
 import os
-import re
 import threading
 import time
 from collections import Counter
@@ -32,7 +31,17 @@ from typing import (
 from cc_kraken.decide import seen
 from cc_kraken.machine import devices, files
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import VERSION, Array, Claim, Device, Identity, Node, Trouble
+from cc_kraken.model import (
+    VERSION,
+    Array,
+    Claim,
+    Device,
+    Identity,
+    Node,
+    Trouble,
+    kinds_in,
+    of_set,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -75,7 +84,7 @@ def more(text: str) -> str:
     """Where to read more about the errors in a text (``[zone-other] …``)."""
     if "cc-kraken explain" in text:
         return ""
-    kinds = dict.fromkeys(re.findall(r"(?:^| )\[([a-z][a-z0-9-]+)\] ", text))
+    kinds = kinds_in(text)
     return f" More: cc-kraken explain {' '.join(kinds)}" if kinds else ""
 
 
@@ -318,7 +327,7 @@ class Report:
             if text in told:
                 return
             told.append(text)
-        LOG.warning("%s", text)
+        LOG.warning("%s", text, extra=of_set(name or ""))
 
     def notes(self, name: str, texts: Sequence[str]) -> None:
         """What a person may want to know of a set ("": of the node), and need not;
@@ -327,7 +336,8 @@ class Report:
         for text in texts:
             if (name, text) not in self._noted:
                 self._noted.add((name, text))
-                LOG.info("%s", f"{name}: {text}" if name else text)
+                shown = f"{name}: {text}" if name else text
+                LOG.info("%s", shown, extra=of_set(name))
         entry["notes"] = list(texts)
 
     def fail(self, trouble: Trouble) -> None:

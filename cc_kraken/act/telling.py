@@ -10,7 +10,11 @@ from cc_kraken.act.report import DONE, FAILED, PENDING, Report
 from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.decide.steps import GROW
 from cc_kraken.decide.world import World
-from cc_kraken.model import Claim, Trouble
+from cc_kraken.model import (
+    Claim,
+    Trouble,
+    of_set,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -82,12 +86,13 @@ def _owner(claim: Claim) -> Dict[str, object]:
 def say_planned(plans: Sequence[Plan]) -> str:
     """Log what a run would do; the end state of a dry run."""
     for plan in plans:
+        own = of_set(plan.name)
         if plan.trouble is not None:
-            LOG.info("%s: %s", plan.name, plan.trouble)
+            LOG.info("%s: %s", plan.name, plan.trouble, extra=own)
         for step in plan.steps:
-            LOG.info("%s: would %s", plan.name, step)
+            LOG.info("%s: would %s", plan.name, step, extra=own)
         for outcome in plan.outcomes:
-            LOG.info("%s: %s", plan.name, outcome)
+            LOG.info("%s: %s", plan.name, outcome, extra=own)
     refused = any(plan.trouble and not plan.trouble.waits for plan in plans)
     return FAILED if refused else DONE
 
@@ -99,4 +104,5 @@ def say_done(told: Report, plans: Sequence[Plan]) -> None:
             continue
         where = f" at {entry['mount_path']}" if entry["mount_path"] else ""
         did = "; ".join(entry["done"]) or "nothing to do"
-        LOG.info("%s is %s%s (%s)", plan.name, plan.state, where, did)
+        own = of_set(plan.name)
+        LOG.info("%s is %s%s (%s)", plan.name, plan.state, where, did, extra=own)

@@ -14,7 +14,11 @@ from cc_kraken.act.waiting import Waiting
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import ATTACH, LAST, Detach
 from cc_kraken.decide.world import World
-from cc_kraken.model import Claim, Trouble
+from cc_kraken.model import (
+    Claim,
+    Trouble,
+    of_set,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +77,8 @@ class Work:
         self.failed[name] = trouble
         required = self.report.set(name)["required"]
         level = logging.ERROR if required else logging.WARNING
-        LOG.log(level, "The set %s is not up: %s", name, trouble)
+        told = "The set %s is not up: %s"
+        LOG.log(level, told, name, trouble, extra=of_set(name))
 
     def due(self, plans: Sequence[Plan]) -> List[Plan]:
         """The plans whose steps can be begun now.
@@ -160,7 +165,9 @@ class Work:
         outcome = self.executor.carry_out([replace(plan, steps=steps)], world)
         self._note_detached(outcome)
         for trouble in outcome.troubles.values():
-            LOG.warning("%s could not %s: %s", plan.name, steps[0], trouble)
+            told = "%s could not %s: %s"
+            own = of_set(plan.name)
+            LOG.warning(told, plan.name, steps[0], trouble, extra=own)
         return replace(plan, steps=())
 
     def _note_detached(self, outcome: Carried) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping, NoReturn, Optional
 
 from cc_kraken.boot import stage
 from cc_kraken.boot.cloud_init import Events
+from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, Identity, KrakenError, Section
@@ -76,7 +77,11 @@ def main() -> NoReturn:
 
 def _carry_out(order: Mapping[str, Any], wire: _Wire) -> Any:
     # Of other libraries warnings alone: their details can hold credentials.
-    logging.getLogger("cc_kraken").setLevel(logging.DEBUG)
+    ours = logging.getLogger("cc_kraken")
+    ours.setLevel(logging.DEBUG)
+    beside = journal.handler()
+    if beside is not None:
+        ours.addHandler(beside)
     ec2 = Ec2Options(**order["section"]["ec2"])
     section = Section(**{**order["section"], "ec2": ec2})
     with ended_by_signals() as clock:

@@ -42,7 +42,14 @@ from cc_kraken.config import loading
 from cc_kraken.machine import command, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble
+from cc_kraken.model import (
+    Identity,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+    of_set,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -350,7 +357,8 @@ def _report_kept(
             }
             for volume in entry["volumes"]
         ]
-        LOG.info("%s is mounted at %s (as before)", name, entry["mount_path"])
+        told_of = "%s is mounted at %s (as before)"
+        LOG.info(told_of, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
         told.warn(f"{name}: {text}", name)
     files.make_directories(paths.run)

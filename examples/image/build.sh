@@ -10,8 +10,9 @@ defaults=${2:-}
 export DEBIAN_FRONTEND=noninteractive
 
 apt-get -q update
-# An absolute path: apt takes a bare name for a package of its sources.
-apt-get -q -y install "$(readlink -f "$deb")" btrfs-progs
+# An absolute path: apt takes a bare name for a package of its sources. What mdadm
+# recommends is a mail server.
+apt-get -q -y install --no-install-recommends "$(readlink -f "$deb")" btrfs-progs
 
 if [ -n "$defaults" ]; then
     # An image with a mistake in it would be noticed at its first boot.

@@ -1,80 +1,77 @@
-# The cluster of the deck: three nodes, each with one log volume and three data
-# volumes in RAID 0. Instances may be replaced at any time; volumes may not.
+# Nodes whose instances may be replaced at any time, and whose volumes stay.
 #
-# Replace a node:  terraform apply -replace='aws_instance.node["1"]'
-
-terraform {
-  required_version = ">= 1.3"
-  required_providers {
-    aws = {
-      source  = "hashicorp/aws"
-      version = ">= 5.0"
-    }
-  }
-}
+# Replace a node:  terraform apply -replace='module.kafka.aws_instance.node["1"]'
 
 locals {
-  # Node id to subnet. A node stays in its zone, because its volumes do.
-  nodes = {
-    for i in range(var.servers) :
-    tostring(i) => var.subnet_ids[i % length(var.subnet_ids)]
+  # One entry a volume, by "node/set/number". The key stays when others come and go.
+  members = merge(flatten([
+    for node_id, node in var.nodes : [
+      for name, set in var.sets : {
+        for number in range(set.members) :
+        "${node_id}/${name}/${number}" => { node_id = node_id, set = name }
+      }
+    ]
+  ])...)
+
+  node_tags = {
+    for node_id, node in var.nodes : node_id => {
+      "${var.tag_namespace}:Prefix" = var.prefix
+      "${var.tag_namespace}:NodeId" = node_id
+    }
   }
 
-  # Three data volumes for each node, by "node-number".
-  data = merge([
-    for node, subnet in local.nodes : {
-      for n in range(3) : "${node}-${n}" => { node = node, subnet = subnet }
+  # What is null gets no tag.
+  set_tags = {
+    for name, set in var.sets : name => {
+      for tag, value in {
+        VolumeName   = name
+        Members      = tostring(set.members)
+        RaidLevel    = set.members > 1 ? set.raid_level : null
+        FsType       = set.fs_type
+        MountPath    = set.mount_path
+        MountOptions = set.mount_options
+        MkfsOptions  = set.mkfs_options
+        Owner        = set.owner
+        Group        = set.group
+        Mode         = set.mode
+        Label        = set.label
+      } : "${var.tag_namespace}:${tag}" => value if value != null
     }
-  ]...)
+  }
+
+  kms_key_arns = distinct([
+    for set in values(var.sets) : set.kms_key_arn if set.kms_key_arn != null
+  ])
+
+  namespace = var.tag_namespace == "KRKN-IN" ? {} : { tag_namespace = var.tag_namespace }
 }
 
 data "aws_subnet" "node" {
-  for_each = local.nodes
-  id       = each.value
+  for_each = var.nodes
+  id       = each.value.subnet_id
 }
 
 # ---------------------------------------------------------------- volumes
 
-resource "aws_ebs_volume" "log" {
-  for_each          = local.nodes
-  availability_zone = data.aws_subnet.node[each.key].availability_zone
-  size              = var.log_size
-  type              = "gp3"
-  encrypted         = true
+resource "aws_ebs_volume" "member" {
+  for_each          = local.members
+  availability_zone = data.aws_subnet.node[each.value.node_id].availability_zone
+  size              = var.sets[each.value.set].size
+  type              = var.sets[each.value.set].type
+  iops              = var.sets[each.value.set].iops
+  throughput        = var.sets[each.value.set].throughput
+  encrypted         = var.sets[each.value.set].encrypted
+  kms_key_id        = var.sets[each.value.set].kms_key_arn
 
-  tags = {
-    Name                 = "${var.prefix}-${each.key}-log"
-    "KRKN-IN:Prefix"     = var.prefix
-    "KRKN-IN:NodeId"     = each.key
-    "KRKN-IN:VolumeName" = "log"
-    "KRKN-IN:Members"    = "1"
-    "KRKN-IN:FsType"     = "ext4"
-    "KRKN-IN:MountPath"  = "/krkn_log"
-  }
+  tags = merge(
+    var.tags,
+    var.sets[each.value.set].tags,
+    { Name = "${var.prefix}-${each.key}" },
+    local.node_tags[each.value.node_id],
+    local.set_tags[each.value.set],
+  )
 
-  lifecycle {
-    prevent_destroy = true
-  }
-}
-
-resource "aws_ebs_volume" "data" {
-  for_each          = local.data
-  availability_zone = data.aws_subnet.node[each.value.node].availability_zone
-  size              = var.data_size
-  type              = "gp3"
-  encrypted         = true
-
-  tags = {
-    Name                 = "${var.prefix}-${each.key}-data"
-    "KRKN-IN:Prefix"     = var.prefix
-    "KRKN-IN:NodeId"     = each.value.node
-    "KRKN-IN:VolumeName" = "data"
-    "KRKN-IN:Members"    = "3"
-    "KRKN-IN:RaidLevel"  = "0"
-    "KRKN-IN:FsType"     = "ext4"
-    "KRKN-IN:MountPath"  = "/krkn_data"
-  }
-
+  # To take a node away: first "terraform state rm" its volumes.
   lifecycle {
     prevent_destroy = true
   }
@@ -82,71 +79,166 @@ resource "aws_ebs_volume" "data" {
 
 # ------------------------------------------------------------------- role
 
+data "aws_partition" "current" {}
+
+data "aws_service_principal" "ec2" {
+  service_name = "ec2"
+}
+
 resource "aws_iam_role" "node" {
-  name_prefix = "${var.prefix}-node-"
+  count                = var.iam_instance_profile == null ? 1 : 0
+  name_prefix          = "${substr(var.prefix, 0, 30)}-node-"
+  permissions_boundary = var.permissions_boundary
+  tags                 = var.tags
+
   assume_role_policy = jsonencode({
     Version = "2012-10-17"
     Statement = [{
       Effect    = "Allow"
       Action    = "sts:AssumeRole"
-      Principal = { Service = "ec2.amazonaws.com" }
+      Principal = { Service = data.aws_service_principal.ec2.name }
     }]
   })
 }
 
-resource "aws_iam_role_policy" "node" {
+resource "aws_iam_role_policy" "volumes" {
+  count       = length(aws_iam_role.node)
   name_prefix = "volumes-"
-  role        = aws_iam_role.node.id
-  policy      = replace(file("${path.module}/../iam-policy.json"), "\"kafka\"", jsonencode(var.prefix))
+  role        = aws_iam_role.node[0].id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Sid    = "Look"
+        Effect = "Allow"
+        Action = [
+          "ec2:DescribeInstanceTypes",
+          "ec2:DescribeInstances",
+          "ec2:DescribeTags",
+          "ec2:DescribeVolumes",
+        ]
+        Resource = "*"
+      },
+      {
+        Sid    = "AttachTheVolumesOfThisService"
+        Effect = "Allow"
+        Action = [
+          "ec2:AttachVolume",
+          "ec2:DetachVolume",
+        ]
+        Resource = [
+          "arn:${data.aws_partition.current.partition}:ec2:*:*:instance/*",
+          "arn:${data.aws_partition.current.partition}:ec2:*:*:volume/*",
+        ]
+        Condition = {
+          StringEquals = { "aws:ResourceTag/${var.tag_namespace}:Prefix" = var.prefix }
+        }
+      },
+    ]
+  })
+}
+
+resource "aws_iam_role_policy" "keys" {
+  count       = length(local.kms_key_arns) > 0 ? length(aws_iam_role.node) : 0
+  name_prefix = "keys-"
+  role        = aws_iam_role.node[0].id
+
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [
+      {
+        Sid    = "UseTheKeyOfTheVolumes"
+        Effect = "Allow"
+        Action = [
+          "kms:Decrypt",
+          "kms:DescribeKey",
+          "kms:GenerateDataKeyWithoutPlaintext",
+          "kms:ReEncrypt*",
+        ]
+        Resource = local.kms_key_arns
+      },
+      {
+        Sid       = "LetEbsUseTheKey"
+        Effect    = "Allow"
+        Action    = "kms:CreateGrant"
+        Resource  = local.kms_key_arns
+        Condition = { Bool = { "kms:GrantIsForAWSResource" = "true" } }
+      },
+    ]
+  })
 }
 
 resource "aws_iam_instance_profile" "node" {
-  name_prefix = "${var.prefix}-node-"
-  role        = aws_iam_role.node.name
+  count       = length(aws_iam_role.node)
+  name_prefix = "${substr(var.prefix, 0, 30)}-node-"
+  role        = aws_iam_role.node[0].name
+  tags        = var.tags
 }
 
 # -------------------------------------------------------------- instances
 
-resource "aws_launch_template" "node" {
-  name_prefix   = "${var.prefix}-"
-  image_id      = var.image_id
-  instance_type = var.instance_type
-  user_data     = filebase64("${path.module}/../user-data.yaml")
+data "cloudinit_config" "node" {
+  gzip          = false
+  base64_encode = true
 
-  vpc_security_group_ids = var.security_group_ids
-
-  iam_instance_profile {
-    arn = aws_iam_instance_profile.node.arn
+  part {
+    filename     = "kraken.yaml"
+    content_type = "text/cloud-config"
+    content      = "#cloud-config\n${yamlencode({ kraken = merge({ enabled = true }, local.namespace, var.kraken) })}"
   }
+
+  dynamic "part" {
+    for_each = var.user_data
+
+    content {
+      filename     = part.value.filename
+      content_type = part.value.content_type
+      content      = part.value.content
+      merge_type   = "list(append)+dict(no_replace,recurse_list)+str()"
+    }
+  }
+}
+
+resource "aws_instance" "node" {
+  for_each                    = var.nodes
+  ami                         = var.image_id
+  instance_type               = coalesce(each.value.instance_type, var.instance_type)
+  subnet_id                   = each.value.subnet_id
+  private_ip                  = each.value.private_ip
+  vpc_security_group_ids      = var.security_group_ids
+  key_name                    = var.key_name
+  iam_instance_profile        = var.iam_instance_profile == null ? aws_iam_instance_profile.node[0].name : var.iam_instance_profile
+  user_data_base64            = data.cloudinit_config.node.rendered
+  user_data_replace_on_change = true
 
   metadata_options {
     http_endpoint          = "enabled"
     http_tokens            = "required"
     instance_metadata_tags = "enabled"
   }
-}
 
-resource "aws_instance" "node" {
-  for_each  = local.nodes
-  subnet_id = each.value
-
-  launch_template {
-    id      = aws_launch_template.node.id
-    version = aws_launch_template.node.latest_version
+  # Without the tags of the node: it would count as one of its volumes.
+  root_block_device {
+    volume_size = var.root_volume.size
+    volume_type = var.root_volume.type
+    encrypted   = true
+    kms_key_id  = var.root_volume.kms_key_arn
+    tags        = merge(var.tags, { Name = "${var.prefix}-${each.key}-root" })
   }
 
-  # Of the instance alone: its root volume must not carry them.
-  tags = {
-    Name              = "${var.prefix}-${each.key}"
-    "KRKN-IN:Prefix"  = var.prefix
-    "KRKN-IN:NodeId"  = each.key
-    "KRKN-IN:Volumes" = "log,data"
-  }
+  tags = merge(
+    var.tags,
+    each.value.tags,
+    { Name = "${var.prefix}-${each.key}" },
+    local.node_tags[each.key],
+    { "${var.tag_namespace}:Volumes" = join(",", sort(keys(var.sets))) },
+  )
 
-  # The role must be able to attach before the instance asks.
-  depends_on = [aws_iam_role_policy.node]
-}
-
-output "instances" {
-  value = { for node, instance in aws_instance.node : node => instance.private_ip }
+  # The role and the volumes are there before the instance asks for them.
+  depends_on = [
+    aws_ebs_volume.member,
+    aws_iam_role_policy.volumes,
+    aws_iam_role_policy.keys,
+  ]
 }

@@ -40,6 +40,7 @@ PACKAGES = (
     "locales",
     "openssh-server",
     "procps",
+    "python3-apt",
     "python3-boto3",
     "python3-jsonschema",
     "python3-pytest",

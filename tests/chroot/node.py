@@ -216,7 +216,7 @@ class Node:
     ) -> Done:
         """Run a command inside, as root, and wait for it."""
         done = subprocess.run(
-            [*self._enter, *argv],
+            [*self.enter, *argv],
             stdin=subprocess.DEVNULL if input is None else None,
             input=input,
             capture_output=True,
@@ -233,7 +233,7 @@ class Node:
     def start(self, *argv: str) -> subprocess.Popen[str]:
         """Start a command inside; its output is to be read."""
         return subprocess.Popen(
-            [*self._enter, *argv],
+            [*self.enter, *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
@@ -241,7 +241,8 @@ class Node:
         )
 
     @property
-    def _enter(self) -> list[str]:
+    def enter(self) -> list[str]:
+        """What stands before a command that is run inside."""
         namespaces = ("--mount", "--pid", "--net", "--uts", "--ipc", "--root")
         return ["nsenter", f"--target={self._pid}", *namespaces, "--wdns=/", "--"]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import email.mime.multipart
+import email.mime.text
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +62,26 @@ def test_the_example_brings_the_volumes_up(
         made.volume(one, FsType="ext4", MountPath=f"/krkn_{one}")
     booted(made)
     assert states(made) == {"log": "mounted", "data": "mounted"}
+
+
+def test_the_parts_that_terraform_sends_are_merged_at_a_boot(
+    machine: Callable[..., Machine],
+) -> None:
+    main = (ROOT / "examples/terraform/main.tf").read_text()
+    (merge,) = re.findall(r'merge_type += "(.*)"', main)
+    cluster = (ROOT / "examples/terraform/examples/kafka/main.tf").read_text()
+    (theirs,) = re.findall(r"(?s)content = <<-EOT\n(.*?)\n +EOT", cluster)
+    message = email.mime.multipart.MIMEMultipart()
+    ours = "#cloud-config\nkraken: {enabled: true, volumes: {data: {owner: kafka}}}\n"
+    message.attach(email.mime.text.MIMEText(ours, "cloud-config"))
+    part = email.mime.text.MIMEText(textwrap.dedent(theirs), "cloud-config")
+    part["X-Merge-Type"] = merge
+    message.attach(part)
+    made = machine(message.as_string())
+    made.api_in_image()
+    made.volume("data", FsType="ext4", MountPath="/krkn_data")
+    booted(made)
+    assert states(made) == {"data": "mounted"}
+    # The user of the second part is there, for the set of the first.
+    made.node.run("cc-kraken", "wait", "data", check=True)
+    assert made.node.run("stat", "-c", "%U", "/krkn_data").out == "kafka\n"

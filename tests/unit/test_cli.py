@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken import cli
+from cc_kraken import cli, shown
 from cc_kraken.act import lock, report
 from cc_kraken.act.report import Report
 from cc_kraken.boot import stage, wait
@@ -505,7 +505,7 @@ def nothing(told: Report) -> None:
 def test_the_plan_for_people(tree: Tree, fill: Fill, line: str) -> None:
     told = Report(tree.paths, "plan", dry_run=True, kept=False)
     fill(told)
-    assert cli.plan_text(told.status) == "data:\n" + line
+    assert shown.plan_text(told.status) == "data:\n" + line
 
 
 # ---------------------------------------------------------------- the rest

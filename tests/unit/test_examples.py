@@ -26,6 +26,14 @@ from cc_kraken.model import Node, Section, Volume
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 ZONE = "us-east-1a"
+#: They have tests of their own: test_terraform.py, test_monitoring.py, and
+#: tests/chroot/test_repo.py.
+ELSEWHERE = [
+    path
+    for name in ("terraform", "ansible", "monitoring")
+    for path in (EXAMPLES / name).rglob("*")
+    if path.is_file()
+]
 
 
 def text(name: str) -> str:
@@ -39,8 +47,12 @@ def test_every_example_is_named_in_the_index_and_checked_here() -> None:
         if path.is_file()
     }
     told = set(re.findall(r"\]\(([^)]+)\)", text("README.md")))
-    beside = {"README.md", "terraform/variables.tf"}
-    assert files == told | beside
+    files -= {str(path.relative_to(EXAMPLES)) for path in ELSEWHERE}
+    for name in ("terraform", "ansible", "monitoring"):
+        assert f"{name}/README.md" in told
+    assert files == {name for name in told if (EXAMPLES / name) not in ELSEWHERE} | {
+        "README.md"
+    }
     source = Path(__file__).read_text(encoding="utf-8")
     for name in files:
         assert f'"{name}"' in source, f"{name} is not checked"
@@ -149,6 +161,21 @@ def test_the_policy_is_what_the_module_calls() -> None:
     check_policy(policy, "kafka")
     resources = statements(policy)[1]["Resource"]
     assert resources == ["arn:aws:ec2:*:*:instance/*", "arn:aws:ec2:*:*:volume/*"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "iam-policy-aws-cn.json",
+        "iam-policy-aws-eusc.json",
+        "iam-policy-aws-us-gov.json",
+    ],
+)
+def test_the_policy_of_a_partition_differs_in_its_arns_alone(name: str) -> None:
+    partition = name[len("iam-policy-") : -len(".json")]
+    assert partition in botocore.session.get_session().get_available_partitions()
+    expected = text("iam-policy.json").replace("arn:aws:", f"arn:{partition}:")
+    assert text(name) == expected
 
 
 def test_the_policy_is_explained_action_by_action() -> None:
@@ -286,44 +313,6 @@ def plain(value: object) -> str:
     return str(value).strip('"')
 
 
-def blocks(document: Dict[str, Any], kind: str) -> Dict[str, Dict[str, Any]]:
-    """The resources of a type by name."""
-    found: Dict[str, Dict[str, Any]] = {}
-    for one in document["resource"]:
-        for name, resources in one.items():
-            if plain(name) == kind:
-                found.update({plain(key): body for key, body in resources.items()})
-    return found
-
-
-def tags_of(body: Dict[str, Any], key: str) -> Dict[str, str]:
-    """The tags of a block, with node "1" for what is known at run time."""
-    known = {"${var.prefix}": "kafka", f"${{{key}}}": "1"}
-    return {
-        plain(name): known.get(plain(value), plain(value))
-        for name, value in body["tags"].items()
-        if not name.startswith("__")
-    }
-
-
-def test_the_cluster_in_terraform() -> None:
-    with open(EXAMPLES / "terraform/main.tf", encoding="utf-8") as file:
-        document = hcl2.load(file)
-    volumes = blocks(document, "aws_ebs_volume")
-    log = tags_of(volumes["log"], "each.key")
-    data = tags_of(volumes["data"], "each.value.node")
-    check_sets([log, data, data, data], {"log": 1, "data": 3})
-    assert "range(3)" in text("terraform/main.tf")
-    for body in volumes.values():
-        assert body["lifecycle"][0]["prevent_destroy"] is True
-    instance = tags_of(blocks(document, "aws_instance")["node"], "each.key")
-    check_instance(instance)
-    (template,) = blocks(document, "aws_launch_template").values()
-    assert "tag_specifications" not in template, "the root volume would be tagged"
-    (metadata,) = template["metadata_options"]
-    assert plain(metadata["http_tokens"]) == "required"
-
-
 def check_instance(own: Dict[str, str]) -> None:
     node = tags.node(Section(), own)
     assert isinstance(node, Node)
@@ -334,23 +323,6 @@ def check_instance(own: Dict[str, str]) -> None:
 def references(document: str, kind: str) -> Set[str]:
     bare = re.sub(r"#.*", "", document)
     return set(re.findall(rf"\b{kind}\.(\w+)", bare))
-
-
-def test_terraform_names_only_what_is_there() -> None:
-    main = text("terraform/main.tf")
-    with open(EXAMPLES / "terraform/variables.tf", encoding="utf-8") as file:
-        variables = {plain(name) for one in hcl2.load(file)["variable"] for name in one}
-    assert references(main, "var") == variables
-    with open(EXAMPLES / "terraform/main.tf", encoding="utf-8") as file:
-        document = hcl2.load(file)
-    known = {name for one in document["locals"] for name in one}
-    assert references(main, "local") <= known
-    for kind in {plain(name) for one in document["resource"] for name in one}:
-        assert references(main, kind) <= set(blocks(document, kind)), kind
-    for name in re.findall(r'\$\{path\.module\}/([\w./-]+)"', main):
-        assert (EXAMPLES / "terraform" / name).exists(), name
-    # The prefix is put into the policy in the place of this word.
-    assert text("iam-policy.json").count('"kafka"') == 1
 
 
 class Template(yaml.SafeLoader):

@@ -163,6 +163,27 @@ def test_the_index_would_take_what_is_built(built: Path) -> None:
     assert done.stdout.count("PASSED") == 2
 
 
+@pytest.mark.long
+def test_make_packages_leaves_all_four_and_their_sums(tmp_path: Path) -> None:
+    old = tmp_path / "cloud-init-kraken_0.0.1_all.deb"
+    old.touch()
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "packages", f"DIST={tmp_path}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MAKEFLAGS": ""},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {path.name for path in tmp_path.iterdir()} - {"SHA256SUMS"}
+    assert {fnmatch.filter(names, one) != [] for one in ("*.deb", "*.rpm")} == {True}
+    assert len(names) == 4 and old.name not in names
+    assert all(VERSION in name for name in names)
+    sums = (tmp_path / "SHA256SUMS").read_text()
+    assert {line.split()[1] for line in sums.splitlines()} == names
+    checked = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=tmp_path)
+    assert checked.returncode == 0
+
+
 def test_what_the_debian_package_ships_besides_the_program() -> None:
     debian = ROOT / "debian"
     assert (debian / "docs").read_text().split() == [

@@ -23,12 +23,12 @@ from cc_kraken.act.report import DONE, FAILED, PENDING, Report
 from cc_kraken.act.run import Run
 from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
-from cc_kraken.cli import status_text
 from cc_kraken.cloud import errors as reactions
 from cc_kraken.cloud import session
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
+from cc_kraken.shown import status_text
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.metadata import Facts, Metadata

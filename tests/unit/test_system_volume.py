@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import pytest
 
-from cc_kraken import cli
+from cc_kraken import shown
 from cc_kraken.act.report import DONE, FAILED
 from cc_kraken.config import sets
 from cc_kraken.model import Section, Volume
@@ -105,7 +105,7 @@ def test_a_boot_with_it(
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert len([text for text in caplog.messages if own in text]) == 1
     (note,) = scene.status()["notes"]
-    assert own in note and note in cli.status_text(scene.status())
+    assert own in note and note in shown.status_text(scene.status())
     # The next run says so again, and does as little.
     assert scene.run(60) == DONE
     assert len(scene.status()["notes"]) == 1

@@ -13,10 +13,10 @@ from pytest_mock import MockerFixture
 
 from cc_kraken.act.claim_file import OPEN_FOR, ClaimFile
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY
-from cc_kraken.cli import plan_text, status_text
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Section
+from cc_kraken.shown import plan_text, status_text
 from tests.unit.test_run_ec2 import ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree
 

@@ -1,0 +1,186 @@
+"""What ``cc-kraken status`` and ``plan`` say to people: lines for a pipe or a log, a
+table for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
+
+from cc_kraken.act import report
+
+Remark = Tuple[str, str]
+"""What kind of remark it is ("" or error, warning, note), and its text."""
+
+BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
+COLOURS: Mapping[str, str] = {
+    **dict.fromkeys((report.DONE, *report.UP), GREEN),
+    report.FAILED: RED,
+    "error": RED,
+    "warning": YELLOW,
+}
+"""By state and kind of remark; other states are yellow, other remarks plain."""
+
+GIB = 1 << 30
+
+
+def plan_text(status: Mapping[str, Any]) -> str:
+    """A dry run for people, step by step."""
+    lines: List[str] = []
+    node = status["node"]
+    if node:
+        lines.append(f"node {node['prefix']}/{node['node_id']}: nothing is changed")
+    for name, entry in status["sets"].items():
+        lines.append(f"{name}:")
+        if entry["error"]:
+            lines.append(f"  refused: {entry['error']['message']}")
+        elif entry["reason"]:
+            lines.append(f"  waits: {entry['reason']}")
+        elif not entry["plan"]:
+            lines.append(f"  {entry['state']}: nothing to do")
+        lines += [f"  {n}. {step}" for n, step in enumerate(entry["plan"], 1)]
+        lines += [f"  - {outcome}" for outcome in entry["outcomes"]]
+    lines += [f"note: {text}" for text in status.get("notes", ())]
+    lines += [f"warning: {text}" for text in status["warnings"]]
+    lines += [f"error: {entry['message']}" for entry in status["errors"]]
+    return "\n".join(lines)
+
+
+def status_text(status: Mapping[str, Any]) -> str:
+    """The status as lines, for a pipe or a log."""
+    lines = [f"{status['state']}: {_who(status)}", *_about(status)]
+    rows = [("SET", "STATE", "MOUNT PATH", "TYPE", "DEVICE", "VOLUMES")]
+    for name, entry in status["sets"].items():
+        array = entry["array"]
+        device = array["device"] if array else None
+        if device is None:
+            device = next((v["device"] for v in entry["volumes"] if v["device"]), "-")
+        volumes = ",".join(volume["id"] for volume in entry["volumes"]) or "-"
+        rows.append((name, entry["state"], *_place(entry), device, volumes))
+    if len(rows) > 1:
+        lines += report.columns(rows)
+    lines += [f"{kind}: {text}" if kind else text for kind, text in _remarks(status)]
+    hint = _hint(lines)
+    return "\n".join([*lines, hint] if hint else lines)
+
+
+def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> str:
+    """The status for a terminal that is ``columns`` wide: a volume a line, with its
+    size, and what there is to say below the table, wrapped."""
+
+    def paint(text: str, *codes: str) -> str:
+        if not colour or not any(codes):
+            return text
+        return f"\033[{';'.join(code for code in codes if code)}m{text}\033[0m"
+
+    state = status["state"]
+    lines = [f"{paint(state, BOLD, _colour(state))}  {_who(status)}"]
+    for text in _about(status):
+        lines += textwrap.wrap(text, columns)
+    table = report.columns([HEADER, *_volume_rows(status)])
+    if len(table) > 1:
+        lines += ["", paint(table[0], DIM)]
+        names, start = iter(status["sets"].values()), table[0].index("STATE")
+        for line in table[1:]:
+            if line[:1].strip():  # the first volume of a set
+                own = next(names)["state"]
+                painted = paint(own, _colour(own))
+                line = line[:start] + painted + line[start + len(own) :]
+            lines.append(line)
+    remarks = _remarks(status)
+    if remarks:
+        lines.append("")
+    for kind, text in remarks:
+        label = f"{kind}: " if kind else ""
+        wrapped = textwrap.wrap(label + text, columns, subsequent_indent="  ")
+        wrapped[0] = wrapped[0].replace(label, paint(label, COLOURS.get(kind, "")), 1)
+        lines += wrapped
+    hint = _hint([text for _, text in remarks])
+    return "\n".join([*lines, paint(hint, BOLD)] if hint else lines)
+
+
+HEADER = ("SET", "STATE", "MOUNT PATH", "TYPE", "SIZE", "DEVICE", "VOLUME")
+
+
+def _volume_rows(status: Mapping[str, Any]) -> List[Sequence[str]]:
+    """A row for each volume; what all of a set share stands in the first."""
+    rows: List[Sequence[str]] = []
+    for name, entry in status["sets"].items():
+        shared: Sequence[str] = (name, entry["state"], *_place(entry))
+        volumes = entry["volumes"] or [{"id": "-", "device": None, "size": None}]
+        array = entry["array"]
+        if array:
+            worn = ", degraded" if array["degraded"] else ""
+            device = f"{_short(array['device'])} ({array['level']}{worn})"
+            rows.append((*shared, "", device, ""))
+            shared = ("",) * len(shared)
+        for volume in volumes:
+            size = volume["size"]
+            shown = "-" if size is None else f"{size / GIB:.4g} GiB"
+            rows.append((*shared, shown, _short(volume["device"]), volume["id"]))
+            shared = ("",) * len(shared)
+    return rows
+
+
+def _short(device: Optional[str]) -> str:
+    """A device without its directory: an ordinary set then fits into 80 columns."""
+    return (device or "-").replace("/dev/", "", 1)
+
+
+def _place(entry: Mapping[str, Any]) -> Tuple[str, str]:
+    """Where a set is mounted, and the type of its filesystem."""
+    filesystem = entry["filesystem"]
+    return entry["mount_path"] or "-", filesystem["type"] if filesystem else "-"
+
+
+def _colour(state: str) -> str:
+    return COLOURS.get(state, YELLOW)
+
+
+def _who(status: Mapping[str, Any]) -> str:
+    node, instance = status["node"], status["instance"]
+    who = f"node {node['prefix']}/{node['node_id']}" if node else "no node"
+    if instance:
+        who += f" on {instance['id']} in {instance['zone']}"
+    return f"{who} (stage {status['stage']})"
+
+
+def _about(status: Mapping[str, Any]) -> List[str]:
+    """What is to be known before the table."""
+    lines = []
+    if status["state"] == report.OFF:
+        lines.append("enabled: false; user-data with enabled: true switches it on")
+    if status["state"] == report.STANDBY:
+        lines.append("this instance is in a warm pool: it claims no node there")
+    claim = status.get("claim")
+    if claim and claim["state"] in ("claiming", "giving-back"):
+        doing = claim["state"].replace("-", " ")
+        lines.append(
+            f"{doing} {claim['prefix']}/{claim['node_id']} since {claim['since']}"
+        )
+    elif claim:
+        lines.append(f"claimed since {claim['since']}")
+    if status["waiting_for"]:
+        lines.append(f"waiting: {status['waiting_for']} ({report.awaited(status)})")
+    return lines
+
+
+def _remarks(status: Mapping[str, Any]) -> List[Remark]:
+    """What is to be said below the table: of each set, then of the node."""
+    found: List[Remark] = []
+    for name, entry in status["sets"].items():
+        if entry["error"]:
+            found.append(("error", f"{name}: {entry['error']['message']}"))
+        elif entry["reason"]:
+            found.append(("", f"{name}: {entry['reason']}"))
+        if entry["state"] in report.UP:
+            found += [("", f"{name}: later: {text}") for text in entry["outcomes"]]
+        found += [("", f"{name}: {text}") for text in entry.get("notes", ())]
+    found += [("error", entry["message"]) for entry in status["errors"]]
+    found += [("note", text) for text in status.get("notes", ())]
+    found += [("warning", text) for text in status["warnings"]]
+    return found
+
+
+def _hint(lines: Sequence[str]) -> str:
+    """Where to read more about the errors in these lines."""
+    return report.more("\n".join(lines).replace("\n", " ")).strip()
