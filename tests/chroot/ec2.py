@@ -50,12 +50,21 @@ class Account:
         with ExitStack() as stack:
             self.disks = Path(tempfile.mkdtemp(prefix="cc-chroot-disks-"))
             stack.callback(shutil.rmtree, self.disks)
+            stack.callback(self._let_go)
             stack.enter_context(self.lab)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
+
+    def _let_go(self) -> None:
+        """No loop device stays, not even one that was made while all ended."""
+        for file in self.disks.iterdir():
+            argv = ["losetup", "--noheadings", "--output=NAME", "--associated", file]
+            found = subprocess.run(argv, capture_output=True, text=True).stdout
+            for device in found.split():
+                subprocess.run(["losetup", "--detach", device])
 
     def backing(self, volume_id: str) -> Path:
         """The sparse file that holds what is on the volume."""
