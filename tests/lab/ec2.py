@@ -30,7 +30,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from tests.lab import loopback, query
 from tests.lab.actions import ACCOUNT, ACTIONS, Actions
@@ -480,6 +480,30 @@ class Ec2Lab(Actions):
             if kind is not None:
                 return f"arn:aws:ec2:{self.region}:{ACCOUNT}:{kind}/{resource}"
         return ""
+
+    def profile_exists(self, name: str) -> bool:
+        return self._known_to_moto(
+            "iam", {"Action": "GetInstanceProfile", "InstanceProfileName": name}
+        )
+
+    def key_pair_exists(self, name: str) -> bool:
+        return self._known_to_moto(
+            "ec2", {"Action": "DescribeKeyPairs", "KeyName.1": name}
+        )
+
+    def _known_to_moto(self, service: str, parameters: Mapping[str, str]) -> bool:
+        signed = f"AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/{self.region}/{service}"
+        request = loopback.Request(
+            "POST",
+            "/",
+            "",
+            {
+                "authorization": f"{signed}/aws4_request, SignedHeaders=host",
+                "content-type": "application/x-www-form-urlencoded; charset=utf-8",
+            },
+            urlencode(parameters).encode(),
+        )
+        return self._elsewhere(request, parameters["Action"], service).status == 200
 
     # -------------------------------------------------------------- control
 
