@@ -639,6 +639,12 @@ class Actions(World):
         self.delete_volume(request["VolumeId"])
         return {"return": True}
 
+    def _delete_snapshot(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Volumes that were made of it stay whole."""
+        _require(request, "SnapshotId")
+        del self._snapshots[self._snapshot(request["SnapshotId"]).id]
+        return {"return": True}
+
     def _modify_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         _require(request, "VolumeId")
         volume = self._volume(request["VolumeId"])
@@ -873,6 +879,7 @@ ACTIONS: Dict[str, Tuple[Handler, Set[str]]] = {
         {"SourceVolumeId", "Size", "VolumeType", "ClientToken", "TagSpecification"},
     ),
     "DeleteVolume": (Actions._delete_volume, {"VolumeId"}),
+    "DeleteSnapshot": (Actions._delete_snapshot, {"SnapshotId"}),
     "ModifyVolume": (Actions._modify_volume, {"VolumeId", "Size"}),
     "CreateTags": (Actions._create_tags, {"ResourceId", "Tag"}),
     "DeleteTags": (Actions._delete_tags, {"ResourceId", "Tag"}),

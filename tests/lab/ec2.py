@@ -30,7 +30,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from tests.lab import loopback, query
 from tests.lab.actions import ACCOUNT, ACTIONS, Actions
@@ -539,10 +539,12 @@ class Ec2Lab(Actions):
         return self._api(request)
 
     def _api(self, request: loopback.Request) -> loopback.Response:
-        text = request.query if request.method == "GET" else request.body.decode()
+        text = request.query
+        if request.method != "GET":
+            text = request.body.decode(errors="replace")
         parameters = dict(parse_qsl(text, keep_blank_values=True))
         action = parameters.get("Action", "")
-        access_key, service = _signer(request.headers.get("authorization", ""))
+        access_key, service = _signer(request)
         token = request.headers.get("x-amz-security-token", "")
         refused = self._unauthentic(access_key, token)
         if refused is not None:
@@ -599,11 +601,15 @@ class Ec2Lab(Actions):
         )
 
 
-def _signer(authorization: str) -> Tuple[str, str]:
-    """Access key and service out of a SigV4 header; the signature is not
-    checked."""
-    scope = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/", authorization)
-    return (scope.group(1), scope.group(2)) if scope else ("", "")
+def _signer(request: loopback.Request) -> Tuple[str, str]:
+    """Access key and service out of a SigV4 header, or of the query of a URL that
+    was signed for somebody else; the signature is not checked."""
+    signed = request.headers.get("authorization", "") or unquote(request.query)
+    scope = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/", signed)
+    if scope is not None:
+        return scope.group(1), scope.group(2)
+    old = dict(parse_qsl(request.query)).get("AWSAccessKeyId", "")  # S3 alone
+    return old, "s3" if old else ""
 
 
 def _moto(

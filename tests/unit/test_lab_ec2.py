@@ -569,6 +569,11 @@ def test_snapshots_of_all_volumes_of_an_instance(lab: Ec2Lab) -> None:
         CopyTagsFromSource="volume",
     )["Snapshots"]
     assert (one["VolumeId"], one["Tags"]) == (volume, [{"Key": "a", "Value": "b"}])
+    client(lab).delete_snapshot(SnapshotId=one["SnapshotId"])
+    left = client(lab).describe_snapshots()["Snapshots"]
+    assert {each["SnapshotId"] for each in left} == {e["SnapshotId"] for e in every}
+    code, _, _ = refusal(client(lab).delete_snapshot, SnapshotId=one["SnapshotId"])
+    assert code == "InvalidSnapshot.NotFound"
     wrong = {"InstanceSpecification": {"InstanceId": instance}}
     code, _, _ = refusal(ask, **wrong, CopyTagsFromSource="all")
     assert code == "InvalidParameterValue"
