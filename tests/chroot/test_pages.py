@@ -156,8 +156,9 @@ def test_another_level(reader: Reader) -> None:
 
 
 def test_a_failed_member(reader: Reader) -> None:
-    """A chroot has no md: what is typed on the node is left to the virtual machines
-    (tests/vm/test_arrays.py).  Here: the set has its number of volumes again."""
+    """A chroot has no md: what is typed on the node is not typed here.  What the run
+    makes of it is a row of tests/unit/decide/test_array.py; here the set has its
+    number of volumes again."""
     page = "docs/guides/replace-member.md"
     failed, well = (
         reader.volume("data", Members="2", RaidLevel="1", FsType="ext4")
