@@ -27,7 +27,7 @@ from tests.lab.image import LabError, ended_by_signals
 RELEASE = "bookworm"
 FILE = "the-old-one-wrote-this"
 #: Shorter than a node's: what is refused here has nobody to put it right.
-SECTION = api(boot_wait=5, wait=5, final_wait=5)
+SECTION = api(boot_wait=5, wait=5, final_wait=0)
 
 
 def say(text: str) -> None:

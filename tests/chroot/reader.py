@@ -152,9 +152,21 @@ class Reader:
         # A URL that was made on the reader's machine holds on the node, too.
         node.forward("127.0.0.1", self.lab.port, self.lab.port)
         node.write("/usr/local/bin/curl", CURL, 0o755)
+        node.write("/var/local/agent.deb", self._agent().read_bytes())
         node.write("/etc/apt/apt.conf.d/99here", 'Acquire::Retries "0";\n')
         machine.api_in_image({**SECTION, "enabled": False})
         machine.boot()
+
+    def _agent(self) -> Path:
+        """A package in the place of the agent for Session Manager."""
+        tree = self.account.disks / "agent"
+        deb = self.account.disks / "agent.deb"
+        if not deb.exists():
+            (tree / "DEBIAN").mkdir(parents=True)
+            (tree / "DEBIAN" / "control").write_text(AGENT)
+            argv = ["dpkg-deb", "--build", "--root-owner-group", tree, deb]
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+        return deb
 
     # ---------------------------------------------------------------- the page
 
@@ -222,12 +234,21 @@ class Reader:
         )
 
 
-#: The chroots have no curl.
+AGENT = """\
+Package: amazon-ssm-agent
+Version: 1
+Architecture: all
+Maintainer: nobody <nobody@example.org>
+Description: stands in for the agent
+"""
+#: The chroots have no curl, and no way to AWS.
 CURL = """\
 #!/usr/bin/python3
 import sys, urllib.request
 words = [word for word in sys.argv[1:] if not word.startswith("-")]
 path, url = words
+if url.startswith("https://s3.amazonaws.com/ec2-downloads-windows/SSMAgent/latest/"):
+    url = "file:///var/local/agent.deb"
 with urllib.request.urlopen(url) as source, open(path, "wb") as target:
     target.write(source.read())
 """
