@@ -408,7 +408,7 @@ def test_the_table_of_ec2s_answers_is_the_code() -> None:
 def test_completeness_and_arrays_name_kinds_that_are_there() -> None:
     kinds = all_kinds()
     text = page("docs/decisions.md")
-    named = set(re.findall(r"\(operations\.md#([\w-]+)\)", text)) - {"errors"}
+    named = set(re.findall(r"operations\.md#([\w-]+)\)", text)) - {"errors"}
     assert named and named <= kinds
 
 
