@@ -72,7 +72,7 @@ def _goes_on(command: str) -> bool:
     document = re.search(r"<<'?(\w+)'?", command)
     if document:
         return not re.search(rf"^{document.group(1)}$", command, re.M)
-    if command.endswith("\\\n"):
+    if command.endswith(("\\\n", "&&\n")):
         return True
     bare = re.sub(r"\\.", "", command)
     if bare.count("'") % 2 or bare.count('"') % 2:
