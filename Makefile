@@ -1,5 +1,6 @@
 # For a Debian machine, as root; nothing needs to be installed before.
 #
+#   make try       a boot and a replacement in a chroot, in ten seconds
 #   make demo      the story, on a virtual EC2, with virtual machines
 #   make check     what needs no virtual machine (under 2 minutes)
 #   make test      check, the packages, the chroots and the virtual machines
@@ -48,7 +49,7 @@ DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 DIST ?= dist
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot shown pictures test test-all vm demo deb wheel packages repo clean torture random mutations fleet bench
+.PHONY: help prepare check lint unit long chroot shown pictures test test-all vm try demo deb wheel packages repo clean torture random mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
@@ -158,6 +159,10 @@ test-all: $(READY)
 	    $(MAKE) chroot ALL=1 RELEASE=$$release; \
 	    $(MAKE) vm VM_TESTS=tests/vm/test_story.py RELEASE=$$release; done
 	$(MAKE) chroot RELEASE=$(OLD)
+
+# The first one builds the chroot, in a minute or two.
+try: $(READY)
+	@exec $(PYTHON) -m tests.trial
 
 demo: $(READY) deb
 	@exec $(PYTHON) -m tests.demo

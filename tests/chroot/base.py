@@ -45,6 +45,7 @@ PACKAGES = (
     "python3-jsonschema",
     "python3-pytest",
     "python3-yaml",
+    "rsync",
     "sudo",
 )
 

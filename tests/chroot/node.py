@@ -350,6 +350,14 @@ class Node:
         for link in (f"class/block/{name}", f"dev/block/{major_minor}"):
             (self.path("/sys") / link).symlink_to(f"../../block/{name}")
 
+    def unplug(self, name: str) -> None:
+        """The disk is gone from /dev and /sys."""
+        numbers = (self.path("/sys/block") / name / "dev").read_text().strip()
+        for link in (f"class/block/{name}", f"dev/block/{numbers}"):
+            (self.path("/sys") / link).unlink()
+        shutil.rmtree(self.path("/sys/block") / name)
+        self.path(f"/dev/{name}").unlink()
+
     def forward(self, address: str, port: int, to: int) -> None:
         """Connections to address:port inside end at 127.0.0.1:``to`` of the
         host, until the node ends."""

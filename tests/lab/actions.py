@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from tests.lab import instance_types, query
+from tests.lab.metadata import check_tag_keys
 from tests.lab.query import Ec2Error, boolean, integer, moment
 from tests.lab.world import (
     ROOT_DEVICE,
@@ -26,6 +27,14 @@ from tests.lab.world import (
 )
 
 ACCOUNT = "123456789012"
+VPC = "vpc-0123456789abcdef0"
+
+#: Of RunInstances: what may be said, and what holds where nothing is.
+METADATA_OPTIONS = {
+    "HttpEndpoint": ("enabled", "disabled"),
+    "HttpTokens": ("optional", "required"),
+    "InstanceMetadataTags": ("disabled", "enabled"),
+}
 
 
 @dataclass
@@ -304,6 +313,12 @@ class Actions(World):
             "amiLaunchIndex": 0,
             "instanceType": instance.type,
             "launchTime": moment(instance.launch_time),
+            "subnetId": self.subnet(instance.zone),
+            "keyName": instance.key_name or None,
+            "iamInstanceProfile": {"arn": _profile_arn(instance.profile)}
+            if instance.profile
+            else None,
+            "metadataOptions": {"state": "applied", **_named(instance)},
             "placement": {
                 "availabilityZone": instance.zone,
                 "availabilityZoneId": self._zone_id(instance.zone),
@@ -547,6 +562,35 @@ class Actions(World):
         )
         return {**_snapshot_xml(self._snapshots[made]), "status": "pending"}
 
+    def _create_snapshots(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of all volumes of an instance, at one moment."""
+        _require(request, "InstanceSpecification")
+        wanted = request["InstanceSpecification"]
+        _require(wanted, "InstanceId")
+        instance = self._instance(wanted["InstanceId"])
+        copied = request.get("CopyTagsFromSource", "")
+        if copied not in ("", "volume"):
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ({copied}) for parameter copyTagsFromSource is invalid.",
+            )
+        given = _specified_tags(request, "snapshot")
+        without = set(wanted.get("ExcludeDataVolumeId", []))
+        if boolean(wanted.get("ExcludeBootVolume")):
+            without |= {
+                one.volume_id
+                for one in self._attachments(instance.id)
+                if one.device == instance.root_device
+            }
+        made = []
+        for one in self._attachments(instance.id):
+            if one.volume_id in without:
+                continue
+            own = self._tags_of(one.volume_id) if copied else {}
+            made.append(self.create_snapshot(one.volume_id, {**own, **given}))
+        shown = [_snapshot_xml(self._snapshots[one]) for one in made]
+        return {"snapshotSet": [{**one, "state": "pending"} for one in shown]}
+
     def _describe_snapshots(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         size = self._page(request, "SnapshotId")
         ids = request.get("SnapshotId", [])
@@ -595,6 +639,12 @@ class Actions(World):
         self.delete_volume(request["VolumeId"])
         return {"return": True}
 
+    def _delete_snapshot(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Volumes that were made of it stay whole."""
+        _require(request, "SnapshotId")
+        del self._snapshots[self._snapshot(request["SnapshotId"]).id]
+        return {"return": True}
+
     def _modify_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         _require(request, "VolumeId")
         volume = self._volume(request["VolumeId"])
@@ -638,23 +688,97 @@ class Actions(World):
             ),
             {},
         )
+        tags = _specified_tags(request, "instance")
+        profile = request.get("IamInstanceProfile", {}).get("Name", "")
+        if profile and not self.profile_exists(profile):
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ({profile}) for parameter iamInstanceProfile.name is "
+                "invalid. Invalid IAM Instance Profile name",
+            )
+        key_name = request.get("KeyName", "")
+        if key_name and not self.key_pair_exists(key_name):
+            raise Ec2Error(
+                "InvalidKeyPair.NotFound",
+                f"The key pair '{key_name}' does not exist",
+            )
+        metadata = _metadata_options(request.get("MetadataOptions", {}), tags)
         reservation = new_id("r")
         instances = [
             self._launch(
                 request.get("InstanceType", "m5.large"),
-                request.get("Placement", {}).get("AvailabilityZone", self.zones[0]),
-                _specified_tags(request, "instance"),
+                self._zone_of_launch(request),
+                tags,
                 reservation,
                 user_data=base64.b64decode(request.get("UserData", "")),
                 root_size_gib=int(root.get("VolumeSize", 8)),
                 root_delete=boolean(root.get("DeleteOnTermination"), True),
                 image_id=request["ImageId"],
+                profile=profile,
+                key_name=key_name,
+                metadata_options=metadata,
             )
             for _ in range(int(request["MaxCount"]))
         ]
         return self._reservation_xml(
             [_Shown(one, self._attachments(one.id)) for one in instances]
         )
+
+    def _zone_of_launch(self, request: Mapping[str, Any]) -> str:
+        """The subnet decides; a zone beside it must be the subnet's."""
+        wanted: str = request.get("Placement", {}).get("AvailabilityZone", "")
+        subnet = request.get("SubnetId", "")
+        zone = self._zone_of_subnet(subnet) if subnet else wanted or self.zones[0]
+        if wanted not in ("", zone):
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ({wanted}) for parameter availabilityZone is invalid. "
+                f"Subnet '{subnet}' is in the availability zone {zone}",
+            )
+        return zone
+
+    def profile_exists(self, name: str) -> bool:
+        """Whether IAM knows the instance profile; nobody is asked here."""
+        return False
+
+    def key_pair_exists(self, name: str) -> bool:
+        return False
+
+    def _describe_subnets(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The default subnets, one a zone."""
+        size = self._page(request, "")
+        wanted = [self._zone_of_subnet(one) for one in request.get("SubnetId", [])]
+        fields: Dict[str, Callable[[str], List[str]]] = {
+            "subnet-id": lambda zone: [self.subnet(zone)],
+            "availability-zone": lambda zone: [zone],
+            "availability-zone-id": lambda zone: [self._zone_id(zone)],
+            "default-for-az": lambda zone: ["true"],
+            "state": lambda zone: ["available"],
+            "vpc-id": lambda zone: [VPC],
+        }
+        found, token = self._paged(
+            wanted or list(self.zones),
+            str,
+            lambda some: query.select(some, request.get("Filter", []), fields, None),
+            request,
+            size,
+        )
+        return {
+            "subnetSet": [
+                {
+                    "subnetId": self.subnet(zone),
+                    "vpcId": VPC,
+                    "ownerId": ACCOUNT,
+                    "state": "available",
+                    "availabilityZone": zone,
+                    "availabilityZoneId": self._zone_id(zone),
+                    "defaultForAz": True,
+                    "mapPublicIpOnLaunch": True,
+                }
+                for zone in found
+            ],
+            "nextToken": token,
+        }
 
     def _change_states(
         self, request: Mapping[str, Any], change: Callable[[Instance], None]
@@ -740,6 +864,12 @@ ACTIONS: Dict[str, Tuple[Handler, Set[str]]] = {
         Actions._create_snapshot,
         {"VolumeId", "Description", "TagSpecification"},
     ),
+    "CreateSnapshots": (
+        Actions._create_snapshots,
+        {"InstanceSpecification", "Description", "TagSpecification"}
+        | {"CopyTagsFromSource"},
+    ),
+    "DescribeSubnets": (Actions._describe_subnets, {"SubnetId"} | _PAGES),
     "DescribeSnapshots": (
         Actions._describe_snapshots,
         {"SnapshotId", "Owner"} | _PAGES,
@@ -749,13 +879,15 @@ ACTIONS: Dict[str, Tuple[Handler, Set[str]]] = {
         {"SourceVolumeId", "Size", "VolumeType", "ClientToken", "TagSpecification"},
     ),
     "DeleteVolume": (Actions._delete_volume, {"VolumeId"}),
+    "DeleteSnapshot": (Actions._delete_snapshot, {"SnapshotId"}),
     "ModifyVolume": (Actions._modify_volume, {"VolumeId", "Size"}),
     "CreateTags": (Actions._create_tags, {"ResourceId", "Tag"}),
     "DeleteTags": (Actions._delete_tags, {"ResourceId", "Tag"}),
     "RunInstances": (
         Actions._run_instances,
         {"ImageId", "MinCount", "MaxCount", "InstanceType", "Placement"}
-        | {"TagSpecification", "UserData", "BlockDeviceMapping", "ClientToken"},
+        | {"TagSpecification", "UserData", "BlockDeviceMapping", "ClientToken"}
+        | {"SubnetId", "IamInstanceProfile", "KeyName", "MetadataOptions"},
     ),
     "StopInstances": (Actions._stop_instances, {"InstanceId"}),
     "StartInstances": (Actions._start_instances, {"InstanceId"}),
@@ -855,6 +987,45 @@ def _modification_xml(
         "startTime": moment(change.start_time),
         "endTime": ended,
     }
+
+
+def _metadata_options(
+    request: Mapping[str, str], tags: Mapping[str, str]
+) -> Mapping[str, str]:
+    """The options in effect, checked, with their defaults."""
+    for name, value in request.items():
+        if name not in METADATA_OPTIONS:
+            raise Ec2Error(
+                "UnknownParameter",
+                f"The parameter MetadataOptions.{name} is not recognized",
+            )
+        if value not in METADATA_OPTIONS[name]:
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ({value}) for parameter {name} is invalid. "
+                f"Expecting one of {', '.join(METADATA_OPTIONS[name])}.",
+            )
+    options = {
+        name: request.get(name, most[0]) for name, most in METADATA_OPTIONS.items()
+    }
+    if options["InstanceMetadataTags"] == "enabled":
+        try:
+            check_tag_keys(tags)
+        except ValueError as error:
+            raise Ec2Error("InvalidParameterValue", str(error)) from None
+    return options
+
+
+def _named(instance: Instance) -> Dict[str, str]:
+    """The options as answers name them: httpTokens."""
+    return {
+        name[0].lower() + name[1:]: value
+        for name, value in instance.metadata_options.items()
+    }
+
+
+def _profile_arn(name: str) -> str:
+    return f"arn:aws:iam::{ACCOUNT}:instance-profile/{name}"
 
 
 def _state_xml(state: str) -> Dict[str, Any]:

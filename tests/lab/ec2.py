@@ -30,7 +30,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from tests.lab import loopback, query
 from tests.lab.actions import ACCOUNT, ACTIONS, Actions
@@ -481,6 +481,30 @@ class Ec2Lab(Actions):
                 return f"arn:aws:ec2:{self.region}:{ACCOUNT}:{kind}/{resource}"
         return ""
 
+    def profile_exists(self, name: str) -> bool:
+        return self._known_to_moto(
+            "iam", {"Action": "GetInstanceProfile", "InstanceProfileName": name}
+        )
+
+    def key_pair_exists(self, name: str) -> bool:
+        return self._known_to_moto(
+            "ec2", {"Action": "DescribeKeyPairs", "KeyName.1": name}
+        )
+
+    def _known_to_moto(self, service: str, parameters: Mapping[str, str]) -> bool:
+        signed = f"AWS4-HMAC-SHA256 Credential=AKIALAB/20260101/{self.region}/{service}"
+        request = loopback.Request(
+            "POST",
+            "/",
+            "",
+            {
+                "authorization": f"{signed}/aws4_request, SignedHeaders=host",
+                "content-type": "application/x-www-form-urlencoded; charset=utf-8",
+            },
+            urlencode(parameters).encode(),
+        )
+        return self._elsewhere(request, parameters["Action"], service).status == 200
+
     # -------------------------------------------------------------- control
 
     def _control(self, request: loopback.Request) -> loopback.Response:
@@ -515,10 +539,12 @@ class Ec2Lab(Actions):
         return self._api(request)
 
     def _api(self, request: loopback.Request) -> loopback.Response:
-        text = request.query if request.method == "GET" else request.body.decode()
+        text = request.query
+        if request.method != "GET":
+            text = request.body.decode(errors="replace")
         parameters = dict(parse_qsl(text, keep_blank_values=True))
         action = parameters.get("Action", "")
-        access_key, service = _signer(request.headers.get("authorization", ""))
+        access_key, service = _signer(request)
         token = request.headers.get("x-amz-security-token", "")
         refused = self._unauthentic(access_key, token)
         if refused is not None:
@@ -575,11 +601,15 @@ class Ec2Lab(Actions):
         )
 
 
-def _signer(authorization: str) -> Tuple[str, str]:
-    """Access key and service out of a SigV4 header; the signature is not
-    checked."""
-    scope = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/", authorization)
-    return (scope.group(1), scope.group(2)) if scope else ("", "")
+def _signer(request: loopback.Request) -> Tuple[str, str]:
+    """Access key and service out of a SigV4 header, or of the query of a URL that
+    was signed for somebody else; the signature is not checked."""
+    signed = request.headers.get("authorization", "") or unquote(request.query)
+    scope = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/", signed)
+    if scope is not None:
+        return scope.group(1), scope.group(2)
+    old = dict(parse_qsl(request.query)).get("AWSAccessKeyId", "")  # S3 alone
+    return old, "s3" if old else ""
 
 
 def _moto(

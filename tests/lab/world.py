@@ -121,6 +121,9 @@ class Instance:
     tags: Dict[str, str] = field(default_factory=dict)
     image_id: str = IMAGE
     user_data: bytes = b""
+    profile: str = ""
+    key_name: str = ""
+    metadata_options: Mapping[str, str] = field(default_factory=dict)
     root_device: str = ROOT_DEVICE
     hidden_devices: Set[str] = field(default_factory=set)
 
@@ -679,6 +682,19 @@ class World:
         if zone not in self.zones:
             raise Ec2Error("InvalidZone.NotFound", f"The zone '{zone}' does not exist.")
 
+    def subnet(self, zone: str) -> str:
+        """The id of the zone's default subnet."""
+        digest = hashlib.sha256(f"subnet of {zone}".encode()).hexdigest()
+        return f"subnet-0{digest[:16]}"
+
+    def _zone_of_subnet(self, subnet: str) -> str:
+        for zone in self.zones:
+            if self.subnet(zone) == subnet:
+                return zone
+        raise Ec2Error(
+            "InvalidSubnetID.NotFound", f"The subnet ID '{subnet}' does not exist"
+        )
+
     def _zone_id(self, zone: str) -> str:
         """us-east-1a is use1-az1 here; in EC2 it differs by account."""
         area, direction, number = self.region.rsplit("-", 2)
@@ -942,6 +958,9 @@ class World:
         root_size_gib: int = 8,
         root_delete: bool = True,
         image_id: str = IMAGE,
+        profile: str = "",
+        key_name: str = "",
+        metadata_options: Optional[Mapping[str, str]] = None,
     ) -> Instance:
         self._check_zone(zone)
         instance_types.get(instance_type)
@@ -956,6 +975,9 @@ class World:
             private_ip=f"10.0.{number // 250}.{number % 250 + 1}",
             image_id=image_id,
             user_data=user_data,
+            profile=profile,
+            key_name=key_name,
+            metadata_options=metadata_options or {},
         )
         self._instances[instance.id] = instance
         self._past[instance.id] = [Past(instance.launch_time, None)]

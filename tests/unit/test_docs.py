@@ -29,7 +29,7 @@ from tests.unit.worlds import NODE, claim, single, volume, world
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "cc_kraken").rglob("*.py"))
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     + [*(ROOT / "examples").rglob("*.md")]
 )
 
@@ -244,11 +244,19 @@ def test_files_that_are_named_are_there(path: Path) -> None:
         assert (ROOT / name).exists(), f"{short(path)}: {name}"
 
 
-def test_the_readme_leads_to_every_page() -> None:
-    told = set(links(page("README.md")))
-    for path in (ROOT / "docs").glob("*.md"):
-        name = f"docs/{path.name}"
-        assert any(one.startswith(name) for one in told), name
+def test_the_index_leads_to_every_page_and_the_readme_to_the_index() -> None:
+    told = {one.partition("#")[0] for one in links(page("docs/README.md"))}
+    for path in (ROOT / "docs").rglob("*.md"):
+        name = str(path.relative_to(ROOT / "docs"))
+        assert name == "README.md" or name in told, name
+    assert "docs/README.md" in set(links(page("README.md")))
+
+
+def test_the_readme_is_short_and_begins_with_what_counts() -> None:
+    text = page("README.md")
+    assert text.count("\n") < 400
+    parts = re.findall(r"^## (.+)$", text, re.M)
+    assert parts[:3] == ["Where it runs", "Try it here", "EC2 in five minutes"]
 
 
 def test_the_tests_on_virtual_machines_are_all_told() -> None:
@@ -256,9 +264,9 @@ def test_the_tests_on_virtual_machines_are_all_told() -> None:
     assert told == {path.name for path in (ROOT / "tests" / "vm").glob("test_*.py")}
 
 
-def test_the_two_commands_are_in_the_readme_and_in_the_makefile() -> None:
+def test_the_commands_of_make_are_in_the_readme_and_in_the_makefile() -> None:
     makefile = page("Makefile")
-    for target in ("demo", "test", "check", "deb"):
+    for target in ("try", "demo", "test", "check", "deb"):
         assert f"make {target}" in page("README.md")
         assert re.search(rf"^{target}:", makefile, re.M)
 
@@ -292,6 +300,7 @@ def test_the_table_of_tags_is_that_of_the_code() -> None:
         assert ("volume" in on) == (code(name) != "Volumes")
 
 
+KEYS = "docs/reference/configuration.md"
 WORDS = {"object": "mapping", "array": "list"}
 SECTION = schema_files.load(schema_files.SECTION)["properties"]["kraken"]["properties"]
 (SET,) = SECTION["volumes"]["patternProperties"].values()
@@ -308,7 +317,7 @@ SECTION = schema_files.load(schema_files.SECTION)["properties"]["kraken"]["prope
 def test_the_tables_of_keys_are_the_schema(
     head: str, properties: Dict[str, Dict[str, object]]
 ) -> None:
-    table = rows(page("README.md"), head)
+    table = rows(page(KEYS), head)
     assert [code(row[0]) for row in table if len(row) != 4] == []
     assert {code(row[0]) for row in table} == set(properties)
     for key, kind, default, meaning in table:
@@ -328,12 +337,12 @@ def test_the_tables_of_keys_are_the_schema(
 
 def test_what_is_not_among_the_defaults_is_said() -> None:
     missing = set(SET["properties"]) - set(SECTION["defaults"]["properties"])
-    table = rows(page("README.md"), "Key of a set")
+    table = rows(page(KEYS), "Key of a set")
     assert missing == {code(r[0]) for r in table if "not in `defaults`" in r[3]}
 
 
 def test_the_tables_of_levels_and_filesystems_are_the_code() -> None:
-    table = rows(page("README.md"), "RAID level")
+    table = rows(page(KEYS), "RAID level")
     assert {int(a): int(b) for a, b in table} == dict(values.FEWEST_MEMBERS)
     (cell,) = [row[2] for row in rows(page("README.md"), "Tag") if "FsType" in row[0]]
     assert set(re.findall("`(.+?)`", cell)) == {*registry.TYPES, "none"}
@@ -399,7 +408,7 @@ def test_the_table_of_ec2s_answers_is_the_code() -> None:
 def test_completeness_and_arrays_name_kinds_that_are_there() -> None:
     kinds = all_kinds()
     text = page("docs/decisions.md")
-    named = set(re.findall(r"\(operations\.md#([\w-]+)\)", text)) - {"errors"}
+    named = set(re.findall(r"operations\.md#([\w-]+)\)", text)) - {"errors"}
     assert named and named <= kinds
 
 

@@ -499,6 +499,86 @@ def test_states_of_an_instance_over_time() -> None:
     assert entered == [(instance, name) for name in names]
 
 
+def launch(lab: Ec2Lab, **more: Any) -> Any:
+    wanted = {"ImageId": "ami-1", "MinCount": 1, "MaxCount": 1, **more}
+    # moto is loaded by the first call that names a key pair or a profile.
+    patient = client(lab, read_timeout=120)
+    return patient.run_instances(**wanted)["Instances"][0]
+
+
+def test_a_subnet_gives_the_zone(lab: Ec2Lab) -> None:
+    ours = [{"Name": "availability-zone", "Values": ["us-east-1b"]}]
+    (found,) = client(lab).describe_subnets(Filters=ours)["Subnets"]
+    subnet = found["SubnetId"]
+    made = launch(lab, SubnetId=subnet)
+    assert made["SubnetId"] == subnet
+    assert made["Placement"]["AvailabilityZone"] == "us-east-1b"
+    other = {"AvailabilityZone": "us-east-1a"}
+    code, text, _ = refusal(launch, lab=lab, SubnetId=subnet, Placement=other)
+    assert code == "InvalidParameterValue" and subnet in text
+    code, _, _ = refusal(launch, lab=lab, SubnetId="subnet-0123456789abcdef0")
+    assert code == "InvalidSubnetID.NotFound"
+
+
+def test_metadata_options_are_checked_and_shown(lab: Ec2Lab) -> None:
+    options = {"HttpTokens": "required", "InstanceMetadataTags": "enabled"}
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "a b", "Value": ""}]}]
+    shown = launch(lab, MetadataOptions=options)["MetadataOptions"]
+    assert shown["HttpTokens"] == "required"
+    assert shown["InstanceMetadataTags"] == "enabled"
+    assert launch(lab)["MetadataOptions"]["HttpTokens"] == "optional"
+    wrong = {"HttpTokens": "always"}
+    code, text, _ = refusal(launch, lab=lab, MetadataOptions=wrong)
+    assert code == "InvalidParameterValue" and "always" in text
+    code, text, _ = refusal(
+        launch, lab=lab, MetadataOptions=options, TagSpecifications=tags
+    )
+    assert code == "InvalidParameterValue" and "a b" in text
+    ignored = {"HttpPutResponseHopLimit": 2}
+    code, _, _ = refusal(launch, lab=lab, MetadataOptions=ignored)
+    assert code == "UnknownParameter"
+
+
+def test_a_key_pair_and_a_profile_must_be_there(lab: Ec2Lab) -> None:
+    pytest.importorskip("moto")
+    profile = {"Name": "lab-profile"}
+    code, _, _ = refusal(launch, lab=lab, KeyName="lab-key")
+    assert code == "InvalidKeyPair.NotFound"
+    code, text, _ = refusal(launch, lab=lab, IamInstanceProfile=profile)
+    assert (code, text.split(".")[-1]) == (
+        "InvalidParameterValue",
+        " Invalid IAM Instance Profile name",
+    )
+    client(lab).create_key_pair(KeyName="lab-key")
+    lab.client("iam").create_instance_profile(InstanceProfileName="lab-profile")
+    made = launch(lab, KeyName="lab-key", IamInstanceProfile=profile)
+    assert made["KeyName"] == "lab-key"
+    assert made["IamInstanceProfile"]["Arn"].endswith(":instance-profile/lab-profile")
+
+
+def test_snapshots_of_all_volumes_of_an_instance(lab: Ec2Lab) -> None:
+    volume, instance = pair(lab, tags={"a": "b"})
+    attach(lab, volume, instance)
+    root = lab.attached_to(instance)[0].volume_id
+    ask = client(lab).create_snapshots
+    every = ask(InstanceSpecification={"InstanceId": instance})["Snapshots"]
+    assert {one["VolumeId"] for one in every} == {root, volume}
+    assert all(one["State"] == "pending" and not one["Tags"] for one in every)
+    (one,) = ask(
+        InstanceSpecification={"InstanceId": instance, "ExcludeBootVolume": True},
+        CopyTagsFromSource="volume",
+    )["Snapshots"]
+    assert (one["VolumeId"], one["Tags"]) == (volume, [{"Key": "a", "Value": "b"}])
+    client(lab).delete_snapshot(SnapshotId=one["SnapshotId"])
+    left = client(lab).describe_snapshots()["Snapshots"]
+    assert {each["SnapshotId"] for each in left} == {e["SnapshotId"] for e in every}
+    code, _, _ = refusal(client(lab).delete_snapshot, SnapshotId=one["SnapshotId"])
+    assert code == "InvalidSnapshot.NotFound"
+    wrong = {"InstanceSpecification": {"InstanceId": instance}}
+    code, _, _ = refusal(ask, **wrong, CopyTagsFromSource="all")
+    assert code == "InvalidParameterValue"
+
+
 def test_termination_lets_go_of_volumes_late() -> None:
     lab, clock = slow(terminate_seconds=20, release_seconds=5)
     with lab:

@@ -127,6 +127,21 @@ def test_a_member_recorded_as_lost_is_replaced_by_a_blank_volume() -> None:
     assert any("degraded" in text for text in plan.warnings)
 
 
+def test_a_failed_member_is_replaced_while_the_array_is_in_use() -> None:
+    """As docs/guides/replace-member.md has it: --fail and --remove, a new volume."""
+    looks = {1: w.member(0, count=2, level=1, active=(0, 0xFFFE)), 2: w.blank()}
+    world = running(looks, 1, raid_disks=2)
+    mount = w.mounted("/krkn_data", "xfs", 1)
+    mount = dataclasses.replace(
+        mount, mount=dataclasses.replace(mount.mount, devno="9:127")
+    )
+    world = dataclasses.replace(world, mounts=(mount,))
+    plan = decide(raid_claim(w.raid(2, 1), 2), world)
+    assert plan.trouble is None
+    assert names(plan.steps)[0] == "AddMember"
+    assert not {"CreateArray", "MakeFilesystem", "Wipe"} & set(names(plan.steps))
+
+
 def test_tags_that_contradict_the_array_are_a_warning() -> None:
     world = raid_world(
         members(level=5),

@@ -1,0 +1,266 @@
+"""The commands of the README and of the guides, typed as a reader would.
+
+The real AWS command line against the strict EC2, and what it launches boots in a
+chroot.  `tests/chroot/reader.py` says what is left out, and why.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chroot.conftest import RELEASE
+from tests.chroot.reader import IMAGE, LEFT_OUT, Reader
+from tests.lab.cloud import krkn
+from tests.pages import ROOT, blocks, commands
+
+Readers = Callable[[tuple[Path, ...]], Reader]
+
+pytestmark = pytest.mark.skipif(
+    RELEASE != "bookworm", reason="the pages launch Debian 12"
+)
+
+
+@pytest.fixture
+def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Readers]:
+    """Makes a reader whose instances boot from these layers."""
+    monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
+    made: list[Reader] = []
+
+    def make(layers: tuple[Path, ...]) -> Reader:
+        made.append(Reader(tmp_path, layers).__enter__())
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.__exit__()
+
+
+@pytest.fixture
+def reader(readers: Readers, installed: tuple[Path, ...]) -> Reader:
+    """One who has a node already: an image with the package, and a volume."""
+    made = readers(installed)
+    made.settled_in()
+    return made
+
+
+NODE = krkn(prefix="kafka", node_id=0)
+FILE = "/krkn_data/kept"
+
+
+def begin(reader: Reader) -> str:
+    """The node kafka/0 with a file on its set ``data``; the volume."""
+    volume = reader.volume("data", FsType="ext4", MountPath="/krkn_data")
+    reader.launch(**NODE)
+    reader.node.write(FILE, "kept")
+    return volume
+
+
+def tag(reader: Reader, volume: str, name: str) -> str:
+    return reader.lab.volume(volume).tags.get(f"KRKN-IN:{name}", "")
+
+
+def test_ec2_in_five_minutes(
+    readers: Readers, bare: tuple[Path, ...], deb: Path, tmp_path: Path
+) -> None:
+    reader = readers(bare)
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "deb").symlink_to(deb.parent)
+    said = reader.read("README.md", "EC2 in five minutes")
+    assert re.search(r"^log +mounted +/krkn_log +ext4 +/dev/\S+ +vol-", said, re.M)
+    assert said.count("status: done") == 2
+    assert said.count("I was here") == 2, "written, and read on the next instance"
+    one, two = (reader.lab.instance(each.id) for each in reader.machines)
+    for instance in (one, two):
+        assert instance.image_id == IMAGE
+        assert (instance.profile, instance.key_name) == ("kafka-node", "kafka-try")
+        assert instance.metadata_options["HttpTokens"] == "required"
+        assert instance.state == "terminated"
+    # Cleaned up: nothing is left in the account, nor beside the reader.
+    assert reader.lab.volumes() == []
+    iam, s3 = reader.lab.client("iam"), reader.lab.client("s3")
+    assert iam.list_roles()["Roles"] == []
+    assert iam.list_instance_profiles()["InstanceProfiles"] == []
+    assert s3.list_buckets()["Buckets"] == []
+    assert reader.lab.client().describe_key_pairs()["KeyPairs"] == []
+    assert {path.name for path in tmp_path.iterdir()} <= {".shell", "build", "examples"}
+
+
+def test_another_zone(reader: Reader) -> None:
+    old = begin(reader)
+    said = reader.read("docs/guides/other-zone.md")
+    assert "mounted" in said
+    assert reader.node.read(FILE) == "kept"
+    assert reader.lab.instance(reader.machine.id).zone == "us-east-1b"
+    assert old not in {one.id for one in reader.lab.volumes()}
+
+
+def test_restore(reader: Reader) -> None:
+    old = begin(reader)
+    reader.read("docs/guides/restore.md", "Take snapshots")
+    reader.node.run("rm", FILE, check=True)
+    reader.read("docs/guides/restore.md", "Restore")
+    assert reader.node.read(FILE) == "kept"
+    assert reader.lab.volume(old).state == "available", "it is kept"
+    assert tag(reader, old, "NodeId") == ""
+
+
+def test_decommission(reader: Reader) -> None:
+    old = begin(reader)
+    reader.read("docs/guides/decommission.md")
+    left = [one.id for one in reader.lab.volumes()]
+    assert left == []
+    answer = reader.lab.client().describe_snapshots()
+    (snapshot,) = answer["Snapshots"]
+    assert snapshot["VolumeId"] == old and snapshot["State"] == "completed"
+
+
+def test_a_new_image(reader: Reader) -> None:
+    volume = begin(reader)
+    first = reader.machine.id
+    said = reader.read("docs/guides/new-ami.md")
+    assert reader.machine.id != first and "status: done" in said
+    assert reader.node.read(FILE) == "kept"
+    held = reader.lab.volume(volume).attachments[0].instance_id
+    assert held == reader.machine.id
+
+
+def test_another_prefix(reader: Reader) -> None:
+    volume = begin(reader)
+    reader.lab.client("iam").create_role(
+        RoleName="kafka-node", AssumeRolePolicyDocument="{}"
+    )
+    said = reader.read("docs/guides/rename-prefix.md")
+    assert "done: node events/0" in said
+    assert tag(reader, volume, "Prefix") == "events"
+    assert reader.node.read(FILE) == "kept"
+    policy = reader.lab.client("iam").get_role_policy(
+        RoleName="kafka-node", PolicyName="volumes"
+    )
+    text = str(policy["PolicyDocument"])
+    assert "events" in text and "kafka" not in text
+
+
+def test_another_level(reader: Reader) -> None:
+    """A chroot has no md: the new set has one member.  The copy and the exchange
+    of the paths are the same."""
+    old = begin(reader)
+    reader.read("docs/guides/raid-level.md", members="1", size="1")
+    disks = reader.node.disks()
+    assert sorted(disks) == ["/krkn_data", "/krkn_old"]
+    assert reader.node.read(FILE) == "kept"
+    held = reader.account.machines[reader.machine.id].device(old)
+    assert disks["/krkn_old"] == held
+
+
+def test_a_failed_member(reader: Reader) -> None:
+    """A chroot has no md: what is typed on the node is not typed here.  What the run
+    makes of it is a row of tests/unit/decide/test_array.py; here the set has its
+    number of volumes again."""
+    page = "docs/guides/replace-member.md"
+    failed, well = (
+        reader.volume("data", Members="2", RaidLevel="1", FsType="ext4")
+        for _ in range(2)
+    )
+    instance = reader.lab.run_instance(tags=NODE)
+    for number, volume in enumerate((failed, well)):
+        reader.lab.attach_volume(volume, instance, f"/dev/sd{'fg'[number]}")
+    for block in blocks(page):
+        if block.place == "your machine":
+            reader.type(block, {"failed": failed})
+    (new,) = {
+        one.id
+        for one in reader.lab.volumes()
+        if one.tags.get("KRKN-IN:NodeId") == "0" and one.id != well
+    }
+    assert new != failed
+    assert reader.lab.volume(new).tags == reader.lab.volume(well).tags
+    assert reader.lab.volume(new).snapshot_id == ""
+    assert reader.lab.volume(failed).state == "available"
+
+
+def test_existing_data(
+    readers: Readers, bare: tuple[Path, ...], deb: Path, tmp_path: Path
+) -> None:
+    reader = readers(bare)
+    reader.settled_in()
+    machine = reader.launch(Name="kafka-0")
+    node = machine.node
+    theirs, lvm = (reader.lab.create_volume(1, "us-east-1a") for _ in range(2))
+    for volume, device in ((theirs, "/dev/sdf"), (lvm, "/dev/sdg")):
+        reader.lab.attach_volume(volume, machine.id, device)
+        reader.lab.wait_until(
+            lambda one=volume: reader.lab.volume(one).attachments[0].state == "attached"
+        )
+    disk = machine.device(theirs)
+    with open(reader.account.backing(lvm), "r+b") as stream:
+        stream.seek(512)
+        stream.write(b"LABELONE" + bytes(16) + b"LVM2 001")
+    before = reader.account.backing(lvm).read_bytes()
+    node.run("mkfs.ext4", "-q", "-L", "theirs", disk, check=True)
+    node.write("/etc/fstab", f"{disk} /data ext4 defaults 0 2\n")
+    node.run("mkdir", "/data", check=True)
+    node.run("mount", "/data", check=True)
+    node.write("/data/kept", "kept")
+    node.write("/root/" + deb.name, deb.read_bytes())
+    said = reader.read("docs/guides/existing-data.md")
+    assert "nothing is changed" in said
+    line = next(
+        one
+        for one in said.splitlines()
+        if one.endswith("=data 0 0") or "kraken.set=data" in one
+    )
+    assert line.startswith("UUID=") and "nofail" in line
+    assert node.read("/krkn_new/kept") == "kept"
+    assert node.disks()["/data"] == disk
+    assert reader.account.backing(lvm).read_bytes() == before
+
+
+def test_monitoring(reader: Reader) -> None:
+    begin(reader)
+    said = reader.read("docs/guides/monitoring.md")
+    assert "well\n" in said
+    assert 'kraken_set_mounted{set="data"} 1' in said
+    assert "kraken_done 1" in said
+    reader.node.run("umount", "/krkn_data", check=True)
+    assert reader.node.run("cc-kraken", "status").code == 1
+
+
+# ---------------------------------------------------------------- completeness
+
+#: Pages that are no list of commands, and where the tests of what they say are.
+NOT_TYPED = {
+    "from-goat.md": "tests/loop/test_changes.py, tests/vm/test_changes.py",
+    "images.md": "tests/chroot/test_images.py",
+    "services.md": "tests/vm/test_services.py",
+}
+GUIDES = [
+    path
+    for path in sorted((ROOT / "docs" / "guides").glob("*.md"))
+    if path.name not in NOT_TYPED
+]
+
+
+def test_every_guide_is_typed() -> None:
+    told = Path(__file__).read_text()
+    for path in GUIDES:
+        assert f'"docs/guides/{path.name}"' in told
+
+
+PAGES = ("README.md", *(f"docs/guides/{path.name}" for path in GUIDES))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_can_be_typed_as_it_stands(page: str) -> None:
+    for block in blocks(page):
+        for command in commands(block.text):
+            assert "…" not in command, f"{block.where}: {command}"
+
+
+def test_what_is_left_out_is_in_a_page() -> None:
+    typed = [c for page in PAGES for b in blocks(page) for c in commands(b.text)]
+    for beginning in LEFT_OUT:
+        assert any(one.startswith(beginning) for one in typed), beginning
