@@ -372,10 +372,7 @@ def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
         # The network stage was silent: no configuration, or not listed there.
         section = loading.load(cfg, paths)
         if section is not None and section.enabled:
-            raise RuntimeError(
-                "cc_kraken is listed in the final stage only: it brings the "
-                "volumes up in the network stage. Run cc-kraken enable."
-            )
+            raise RuntimeError(_too_late(cfg))
         return
     if status["state"] == OFF or status["dry_run"]:
         return
@@ -390,6 +387,20 @@ def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
         raise RuntimeError(text)
     for name, entry in status["sets"].items():
         LOG.info("%s is %s", name, entry["state"])
+
+
+def _too_late(cfg: Mapping[str, Any]) -> str:
+    """Why the network stage was silent though there is a section."""
+    if cloud_init.early_entry(cfg):
+        return (
+            "The kraken section came after the module's turn in the network stage. "
+            "Put it into user-data or into the image, or have write_files make the "
+            "file. For now, run cc-kraken apply."
+        )
+    return (
+        "cc_kraken is listed in the final stage only: it brings the volumes up in "
+        "the network stage. Run cc-kraken enable, then cc-kraken apply."
+    )
 
 
 def join(paths: Paths, seconds: float) -> Dict[str, Any]:
