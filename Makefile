@@ -6,6 +6,8 @@
 #                  of RELEASE
 #   make test-all  the same with what is slow, and the other releases
 #   make chroot    the chroots alone (RELEASE=bookworm, trixie, sid, bullseye)
+#   make distros   the stages of releases of cloud-init, and of the lists that each
+#                  distribution has (CLOUD_INIT=PATH…, docs/distributions.md)
 #   make shown     prints what cloud-init says of the module in RELEASE
 #   make deb       build/deb/cloud-init-kraken_VERSION_all.deb
 #   make torture   100 power cuts (COUNT=, SEED=, JOBS=)
@@ -41,7 +43,7 @@ VERSION := $(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)
 DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot shown test test-all vm demo deb wheel clean torture random mutations fleet bench
+.PHONY: help prepare check lint unit long chroot distros shown test test-all vm demo deb wheel clean torture random mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
@@ -109,6 +111,12 @@ chroot: $(READY)
 
 shown: $(READY)
 	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
+
+# A row a release and distribution; DOCS=1 puts the rows into docs/distributions.md.
+ON = bullseye
+distros: $(READY)
+	@exec $(PYTHON) -m tests.chroot.distros $(if $(DOCS),--docs) --on $(ON) \
+	    $(addprefix --python=,$(PREFIX)) $(addprefix --variants=,$(VARIANTS)) $(CLOUD_INIT)
 
 vm: $(READY) deb
 	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 $(if $(ALL),,-m "not slow") $(VM_TESTS)
