@@ -274,6 +274,16 @@ def _network(
         raise RuntimeError(text)
 
 
+def _forget_other(paths: Paths, identity: Identity) -> None:
+    from cc_kraken.boot import clean
+
+    try:
+        for sentence in clean.forget_other(paths, identity.instance_id):
+            LOG.info("%s", sentence)
+    except (KrakenError, OSError) as error:  # it costs a boot time, no more
+        LOG.warning("%s", error)
+
+
 def _bring_up(
     section: Section, identity: Identity, paths: Paths, events: cloud_init.Events
 ) -> Dict[str, Any]:
@@ -281,6 +291,8 @@ def _bring_up(
     as far as it has come when it hangs or was killed."""
     from cc_kraken.boot import launch
 
+    if not section.dry_run:
+        _forget_other(paths, identity)
     seconds = section.boot_wait + HANG_GRACE
     try:
         return launch.carry_out(

@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import threading
 from collections import Counter
@@ -30,6 +31,8 @@ ENVIRONMENT = {"BLKID_FILE": "/dev/null", "LC_ALL": "C", "PATH": PATH}
 
 #: More output than this is an error: half an answer must not be parsed.
 OUTPUT_LIMIT = 8 << 20
+#: What a pipe holds (pipe(7)).
+PIPE_SIZE = 64 << 10
 #: Seconds that a killed command has to go away.
 KILL_WAIT = 5.0
 
@@ -41,6 +44,7 @@ _COUNTING = threading.Lock()
 #: said by their types.
 _PACKAGES: Mapping[str, Tuple[str, str]] = {
     "blkid": ("util-linux", "util-linux"),
+    "dracut": ("dracut", "dracut"),
     "mdadm": ("mdadm", "mdadm"),
     "mount": ("mount", "util-linux"),
     "restorecon": ("policycoreutils", "policycoreutils"),
@@ -73,25 +77,29 @@ def run(
     *,
     timeout: Optional[float] = 60,
     pass_fds: Sequence[int] = (),
+    piped: bool = False,
 ) -> Finished:
     """Run ``argv`` to its end and return what it said, whatever its code.
 
     ``timeout`` in seconds; None for a command that writes to a volume: it is
     never killed, and an interrupt of ours is raised only after its end.  The
     command has its own session, so a Ctrl-C at our terminal passes it by.
-    ``pass_fds``: descriptors that it shares, under the same numbers.
+    ``pass_fds``: descriptors that it shares, under the same numbers.  ``piped``: its
+    SELinux domain may write to a pipe of its caller's, not into our memory; it says
+    little (a pipe's 64 KiB).
     Raises KrakenError: ``program-missing``, ``command-argument``,
     ``command-timeout``, ``command-output``.
     """
     words = tuple(argv)
     program = _find(words)
-    with memory(b"") as out, memory(b"") as err:
+    output = _pipe if piped else _memory
+    with output() as (out, out_end), output() as (err, err_end):
         process = subprocess.Popen(
             words,
             executable=program,
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
+            stdout=out_end,
+            stderr=err_end,
             env=ENVIRONMENT,
             cwd="/",
             umask=0o022,
@@ -182,6 +190,25 @@ def memory(content: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _memory() -> Iterator[Tuple[int, int]]:
+    """One descriptor to write to and to read from."""
+    with memory(b"") as descriptor:
+        yield descriptor, descriptor
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[Tuple[int, int]]:
+    """Both ends of a pipe that nobody waits at for more."""
+    ends = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.set_blocking(ends[0], False)
+        yield ends
+    finally:
+        os.close(ends[0])
+        os.close(ends[1])
+
+
 def _wait(
     process: "subprocess.Popen[bytes]",
     words: Tuple[str, ...],
@@ -219,6 +246,10 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _text(descriptor: int, words: Tuple[str, ...]) -> str:
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        with contextlib.suppress(BlockingIOError):
+            return os.read(descriptor, PIPE_SIZE).decode("utf-8", "replace")
+        return ""
     size = os.fstat(descriptor).st_size
     # The child has moved the position, which it shares.
     content = os.pread(descriptor, min(size, OUTPUT_LIMIT + 1), 0) if size else b""

@@ -128,7 +128,8 @@ def relabel(paths: Paths, path: str) -> bool:
         return False
     if not command.available("restorecon"):
         return False
-    command.check(command.run(["restorecon", path]), f"labelling {path!r}")
+    done = command.run(["restorecon", path], piped=True)
+    command.check(done, f"labelling {path!r}")
     return True
 
 
