@@ -99,7 +99,7 @@ def unpacked(
             if python is not None:
                 _replace_python(node, python)
             elif release in BOTO3:
-                _add_boto3(node, BOTO3[release])
+                _add_boto3(node, *BOTO3[release])
             _install_ours(node)
         yield (upper, *lower)
 
@@ -138,15 +138,23 @@ def _replace_python(node: Node, prefix: Path) -> None:
     for part in ("bin", "lib"):
         shutil.copytree(prefix / part, place / part, symlinks=True, ignore=skipped)
     (library,) = (place / "lib").glob("python3.*")
-    (library / "site-packages").mkdir()
-    (library / "site-packages" / "debian.pth").write_text(f"/{SITE}\n")
+    site = library / "site-packages"
+    site.mkdir()
+    # Debian's needs a module in C, which is for Debian's Python.
+    _pip(site, library.name[len("python") :], "jsonschema")
+    (site / "debian.pth").write_text(f"/{SITE}\n")
     node.run("ln", "-sf", f"{prefix}/bin/python3", "/usr/bin/python3", check=True)
 
 
-def _add_boto3(node: Node, what: Sequence[str]) -> None:
+def _add_boto3(node: Node, *what: str) -> None:
     version = node.python("import sys; print('%d.%d' % sys.version_info[:2])").strip()
     place = node.path(f"/usr/local/lib/python{version}/dist-packages")
     place.mkdir(parents=True, exist_ok=True)
+    _pip(place, version, *what)
+
+
+def _pip(place: Path, version: str, *what: str) -> None:
+    """Into a directory, for a Python of that version."""
     argv = [sys.executable, "-m", "pip", "install", "--no-compile"]
     argv += ["--only-binary=:all:", "--python-version", version]
     argv += ["--target", str(place), *what]
