@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
@@ -112,10 +112,11 @@ def _refresh_initramfs() -> List[str]:
     return []
 
 
-def main() -> int:
-    """``python3 -m cc_kraken.boot.clean``: what the hook runs."""
+def told(action: Callable[[], List[str]]) -> int:
+    """Carry it out for a script, and print what was done or why not; the exit
+    status."""
     try:
-        for sentence in clean():
+        for sentence in action():
             print(f"cc-kraken: {sentence}")
     except KrakenError as error:
         print(f"cc-kraken: {error}", file=sys.stderr)
@@ -126,5 +127,5 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # what the hook runs
+    sys.exit(told(clean))

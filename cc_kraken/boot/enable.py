@@ -25,6 +25,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from cc_kraken.boot.clean import told
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
 from cc_kraken.machine.paths import Paths
@@ -361,22 +362,18 @@ def _check(path: str, data: bytes) -> None:
 
 
 def _merged(path: str, files: Mapping[str, bytes]) -> Mapping[str, object]:
-    """``cloud.cfg`` at ``path`` and its ``.d`` directory, merged."""
-    try:
-        from cloudinit import util
-    except ImportError:
-        return _merged_by_ourselves(files)
-    merged: Mapping[str, object] = util.read_conf_with_confd(path)
-    return merged
-
-
-def _merged_by_ourselves(files: Mapping[str, bytes]) -> Mapping[str, object]:
-    """The same where cloud-init is not importable (an image's file system
-    from outside): the top level as cloud-init merges it when no file says
-    otherwise.  Raises KrakenError if one does."""
+    """``cloud.cfg`` at ``path`` and its ``.d`` directory, merged.  Raises KrakenError
+    where that takes cloud-init's own reader and there is none."""
     import yaml
 
     merged: Dict[str, object] = {}
+    with contextlib.suppress(ImportError):
+        from cloudinit import util
+
+        merged = util.read_conf_with_confd(path)
+        return merged
+    # An image's file system from outside: the top level as cloud-init merges it
+    # when no file says otherwise.
     for name in sorted(files, key=lambda name: (name != "cloud.cfg", name)):
         content = yaml.safe_load(files[name]) or {}
         if "merge_how" in content or "merge_type" in content:
@@ -563,16 +560,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0] not in actions:
         print(f"usage: python3 -m cc_kraken.boot.enable {'|'.join(actions)}")
         return 2
-    try:
-        for sentence in actions[argv[0]]():
-            print(f"cc-kraken: {sentence}")
-    except KrakenError as error:
-        print(f"cc-kraken: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cc-kraken: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+    return told(actions[argv[0]])
 
 
 if __name__ == "__main__":
