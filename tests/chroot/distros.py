@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -425,38 +425,63 @@ def _order(key: tuple[str, ...]) -> Any:
     return at == len(VARIANTS), number, int(python.split(".")[1]), at
 
 
-def main() -> int:
+def nodes(
+    given: argparse.Namespace,
+) -> Iterator[tuple[str, Sequence[Path], str | None]]:
+    """What a row is about, its file system, and whose lists it has."""
+    for tree in given.tree:
+        with unpacked(tree, given.on, given.python) as layers:
+            for variant in given.variants:
+                yield f"{tree}, {variant}", layers, variant
+    for release in () if given.tree else PACKAGED:
+        yield release, base.installed(release, say), None
+
+
+def arguments() -> argparse.Namespace:
+    def tree(text: str) -> Path:
+        if not Path(text, "config", "cloud.cfg.tmpl").is_file():
+            raise argparse.ArgumentTypeError(f"{text} is no source tree of cloud-init")
+        return Path(text)
+
+    def variants(text: str) -> list[str]:
+        unknown = set(text.split(",")) - set(VARIANTS)
+        if unknown:
+            raise argparse.ArgumentTypeError(f"not known: {', '.join(unknown)}")
+        return text.split(",")
+
     parser = argparse.ArgumentParser(prog="tests.chroot.distros")
-    parser.add_argument("tree", nargs="*", type=Path)
+    parser.add_argument("tree", nargs="*", type=tree)
     parser.add_argument("--docs", action="store_true")
     parser.add_argument("--on", default=OLDEST, choices=base.RELEASES)
     parser.add_argument("--python", type=Path)
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    given = parser.parse_args()
+    parser.add_argument("--variants", default=VARIANTS, type=variants)
+    return parser.parse_args()
+
+
+def main() -> int:
+    given = arguments()
     rows: list[Row] = []
-
-    def add(make: Callable[[], Row]) -> None:
-        made = make()
-        rows.append(made)
-        print(f"| {' | '.join(made.cells)} |", flush=True)
-
+    lost = 0
     try:
         with ended_by_signals():
             print(table([]), end="", flush=True)
-            for tree in given.tree:
-                with unpacked(tree, given.on, given.python) as layers:
-                    for variant in given.variants.split(","):
-                        add(lambda: row(layers, variant))  # noqa: B023
-            for release in () if given.tree else PACKAGED:
-                add(lambda: row(base.installed(release, say), None))  # noqa: B023
-    except (LabError, AssertionError) as error:
+            for what, layers, variant in nodes(given):
+                try:
+                    made = row(layers, variant)
+                except AssertionError as error:  # it does not come as far as to boot
+                    lost += 1
+                    say(f"distros: {what}: {error}")
+                    continue
+                rows.append(made)
+                print(f"| {' | '.join(made.cells)} |", flush=True)
+    except LabError as error:
         say(f"distros: {error}")
         return 1
     finally:
         if given.docs and rows:
             keep(rows)
-    failed = [one for one in rows if one.faults]
-    say(f"distros: {len(rows)} rows, {len(failed)} with a fault")
+    failed = lost + sum(bool(one.faults) for one in rows)
+    say(f"distros: {len(rows) + lost} rows, {failed} with a fault")
     return 1 if failed else 0
 
 
