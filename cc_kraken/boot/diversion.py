@@ -29,8 +29,10 @@ DEFINITION = "cc_kraken"
 
 
 def schema_of_this_python() -> str:
-    """Where cloud-init's schema is below ``/``: as Debian has it, or beside the
+    """Where cloud-init's schema is below ``/``: as Debian has it, elsewhere in the
     cloud-init that this Python imports."""
+    if _has_dpkg():
+        return SCHEMA
     with contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec("cloudinit")
         if found is not None and found.origin:
