@@ -128,8 +128,7 @@ def relabel(paths: Paths, path: str) -> bool:
         return False
     if not command.available("restorecon"):
         return False
-    done = command.run(["restorecon", path], piped=True)
-    command.check(done, f"labelling {path!r}")
+    command.check(command.run(["restorecon", path]), f"labelling {path!r}")
     return True
 
 
