@@ -7,6 +7,8 @@
 #                  of RELEASE
 #   make test-all  the same with what is slow, and the other releases
 #   make chroot    the chroots alone (RELEASE=bookworm, trixie, sid, bullseye)
+#   make distros   the stages of releases of cloud-init, and of the lists that each
+#                  distribution has (CLOUD_INIT=PATH…, docs/distributions.md)
 #   make shown     prints what cloud-init says of the module in RELEASE
 #   make packages  deb, rpm, wheel and source archive in dist/, with SHA256SUMS;
 #                  without the lab's tools (says which tools are missing)
@@ -49,7 +51,7 @@ DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 DIST ?= dist
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot shown pictures test test-all vm try demo deb wheel packages repo clean torture random mutations fleet bench
+.PHONY: help prepare check lint unit long chroot distros shown pictures test test-all vm try demo deb wheel packages repo clean torture random mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
@@ -137,6 +139,12 @@ shown: $(READY)
 
 pictures: $(READY)
 	@exec $(PYTHON) -m tests.chroot.pictures docs
+
+# A row a release and distribution; DOCS=1 puts the rows into docs/distributions.md.
+ON = bullseye
+distros: $(READY)
+	@exec $(PYTHON) -m tests.chroot.distros $(if $(DOCS),--docs) --on $(ON) \
+	    $(addprefix --python=,$(PREFIX)) $(addprefix --variants=,$(VARIANTS)) $(CLOUD_INIT)
 
 vm: $(READY) deb
 	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=0 $(if $(ALL),,-m "not slow") $(VM_TESTS)

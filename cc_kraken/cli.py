@@ -157,8 +157,23 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", _check, "check user-data or a file of ours before a boot")
     check.add_argument("file", metavar="FILE", nargs="+", help="- is standard input")
     enable = add("enable", _enable, "put the module into cloud-init's lists")
-    enable.add_argument(
-        "--no-schema", action="store_true", help="leave cloud-init's schema alone"
+    how = enable.add_mutually_exclusive_group()
+    how.add_argument(
+        "--schema",
+        action="store_true",
+        default=None,
+        help="put the key kraken into cloud-init's schema, on RPM systems too",
+    )
+    how.add_argument(
+        "--no-schema",
+        dest="schema",
+        action="store_false",
+        help="leave cloud-init's schema alone",
+    )
+    how.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; fail unless cloud-init will run the module",
     )
     add("disable", _disable, "take that back")
     return parser
@@ -371,8 +386,15 @@ def _explain(options: argparse.Namespace) -> int:
 def _enable(options: argparse.Namespace) -> int:
     from cc_kraken.boot import enable
 
+    if options.check:
+        found = enable.faults()
+        for text in found:
+            print(f"cc-kraken: {text}", file=sys.stderr)
+        if not found:
+            print("cloud-init will run the module at the next boot.")
+        return 1 if found else 0
     _need_root()
-    for text in enable.enable(no_schema=options.no_schema):
+    for text in enable.enable(schema=options.schema):
         print(text)
     return 0
 

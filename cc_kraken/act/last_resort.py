@@ -5,11 +5,14 @@ Thirty seconds after the first member of an array has come, mdadm's units
 without them: members that come later are then out of date.  Only
 ``allow_degraded`` permits that for a set of this node.  So the members of its
 arrays are listed in a file, and a condition of that unit (installed with the
-package) keeps it from them; also at a reboot, long before the first run.
+package) keeps it from them.  The condition reads ``/run`` alone, as SELinux permits
+to what udev and systemd start so early; a line of tmpfiles.d copies the file to
+there at a reboot, long before the first run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import Iterable
@@ -21,8 +24,19 @@ from cc_kraken.model import Claim, KrakenError
 LOG = logging.getLogger(__name__)
 
 
-def location(paths: Paths) -> str:
-    return os.path.join(paths.state, "members")
+_INSTANCE = "instance "
+
+
+def location(directory: str) -> str:
+    return os.path.join(directory, "members")
+
+
+def instance(paths: Paths) -> str:
+    """The instance that the last run on this root disk was on; "" unknown."""
+    with contextlib.suppress(KrakenError):
+        first = (files.read_text(location(paths.state)) or "").partition("\n")[0]
+        return first[len(_INSTANCE) :] if first.startswith(_INSTANCE) else ""
+    return ""
 
 
 def write(paths: Paths, instance_id: str, claims: Iterable[Claim]) -> bool:
@@ -33,11 +47,14 @@ def write(paths: Paths, instance_id: str, claims: Iterable[Claim]) -> bool:
     """
     several = [claim for claim in claims if claim.wanted.members > 1]
     volumes = sorted(volume.id for claim in several for volume in claim.volumes)
-    lines = (f"instance {instance_id}", *volumes)
+    lines = (f"{_INSTANCE}{instance_id}", *volumes)
+    data = files.encode("".join(f"{line}\n" for line in lines))
+    written = False
     try:
-        os.makedirs(paths.state, mode=0o755, exist_ok=True)
-        data = files.encode("".join(f"{line}\n" for line in lines))
-        return files.write_atomic(location(paths), data)
+        for directory in (paths.run, paths.state):
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+            written = files.write_atomic(location(directory), data) or written
+        return written
     except (KrakenError, OSError) as error:
         LOG.warning("udev may start arrays degraded: %s", error)
         return False

@@ -3,6 +3,9 @@
 Run by the hook in ``/etc/cloud/clean.d``.  Lines of fstab and of mdadm's
 configuration name the volumes of this node; an image made of the machine
 must not hold them.  Volumes, and what is mounted, are left alone.
+
+cloud-init 22.2 has no such hooks, and people forget to clean: what an image has
+brought along goes at the first boot (:func:`forget_other`).
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
@@ -25,7 +28,7 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     A second call finds nothing.  Raises KrakenError when a file cannot be
     written, or the initramfs cannot be made.
     """
-    from cc_kraken.act import udev_rules
+    from cc_kraken.act import last_resort, udev_rules
     from cc_kraken.machine import files, fstab, mdadm_conf
 
     paths = paths or Paths()
@@ -42,30 +45,79 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     if os.path.isdir(paths.state):
         shutil.rmtree(paths.state)
         said.append(f"Removed {paths.state}.")
+    files.remove(last_resort.location(paths.run))
     for path in (paths.status, paths.node_env):
         if files.remove(path):
             said.append(f"Removed {path}.")
     return said
 
 
+def forget_other(paths: Paths, instance_id: str) -> List[str]:
+    """On an instance made from another one's image: remove our lines for volumes
+    that are not in this machine, which every boot would wait for.
+
+    A line for a disk that is here stays, for a root disk that was moved together
+    with its volumes.  Raises as :func:`clean` does.
+    """
+    from cc_kraken.act import last_resort
+    from cc_kraken.machine import files, fstab, mdadm_conf
+    from cc_kraken.machine.md import mdadm_uuid
+
+    former = last_resort.instance(paths)
+    if former in ("", instance_id):
+        return []
+
+    def is_here(link: str) -> bool:
+        return os.path.exists(os.path.join(paths.dev, "disk", link))
+
+    said = []
+    text = fstab.read(paths)
+    gone = [
+        name
+        for name, line in fstab.ours(text).items()
+        if not is_here(line.spec.replace("UUID=", "by-uuid/"))
+    ]
+    if gone:
+        os.makedirs(paths.run, mode=0o755, exist_ok=True)
+        files.write_atomic(paths.unread, b"", 0o644)
+        fstab.write(paths, fstab.replace(text, dict.fromkeys(gone)))
+        said.append(f"Removed from {paths.fstab}, of {former}: {', '.join(gone)}")
+    arrays = mdadm_conf.current(paths)
+    here = {
+        name: uuid
+        for name, uuid in arrays.items()
+        if is_here(f"by-id/md-uuid-{mdadm_uuid(uuid)}")
+    }
+    if here != arrays and mdadm_conf.write(paths, here):
+        absent = ", ".join(sorted(set(arrays) - set(here)))
+        said.append(f"Removed ARRAY lines, of {former}: {absent}")
+    return said
+
+
+_INITRAMFS = (
+    ("update-initramfs", "-u"),
+    # It replaces the images that are there only when told so.
+    ("dracut", "--force", "--regenerate-all"),
+)
+
+
 def _refresh_initramfs() -> List[str]:
-    """The initramfs has a copy of mdadm's configuration (where there is one
-    and Debian's tool for it)."""
+    """The initramfs, where there is one, has a copy of mdadm's configuration."""
     from cc_kraken.machine import command
 
-    if shutil.which("update-initramfs", path=command.PATH) is None:
-        return []
-    command.check(
-        command.run(["update-initramfs", "-u"], timeout=INITRAMFS_TIMEOUT),
-        "taking the arrays out of the initramfs",
-    )
-    return ["Made the initramfs anew."]
+    for argv in _INITRAMFS:
+        if command.available(argv[0]):
+            done = command.run(argv, timeout=INITRAMFS_TIMEOUT)
+            command.check(done, "taking the arrays out of the initramfs")
+            return ["Made the initramfs anew."]
+    return []
 
 
-def main() -> int:
-    """``python3 -m cc_kraken.boot.clean``: what the hook runs."""
+def told(action: Callable[[], List[str]]) -> int:
+    """Carry it out for a script, and print what was done or why not; the exit
+    status."""
     try:
-        for sentence in clean():
+        for sentence in action():
             print(f"cc-kraken: {sentence}")
     except KrakenError as error:
         print(f"cc-kraken: {error}", file=sys.stderr)
@@ -76,5 +128,5 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # what the hook runs
+    sys.exit(told(clean))

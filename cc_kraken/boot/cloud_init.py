@@ -168,7 +168,16 @@ MODULE = "cc_kraken"
 
 def final_entry(cfg: Mapping[str, Any]) -> bool:
     """Whether the module is listed in the final stage of ``cfg``."""
-    listed = cfg.get("cloud_final_modules")
+    return _listed(cfg, "cloud_final_modules")
+
+
+def early_entry(cfg: Mapping[str, Any]) -> bool:
+    """Whether the module is listed in a stage before the final one."""
+    return any(_listed(cfg, f"cloud_{stage}_modules") for stage in ("init", "config"))
+
+
+def _listed(cfg: Mapping[str, Any], key: str) -> bool:
+    listed = cfg.get(key)
     if not isinstance(listed, (list, tuple)):
         return False
     return any(module_name(item) == MODULE for item in listed)

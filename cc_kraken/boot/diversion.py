@@ -1,14 +1,17 @@
-"""The key ``kraken`` in cloud-init's own schema, by a package diversion.
+"""The key ``kraken`` in cloud-init's own schema.
 
 cloud-init has no hook for a foreign key: since 23.4 user-data with one ends
-in a degraded boot.  On Debian and Ubuntu the file of the schema is diverted
-(dpkg-divert(1)), so that upgrades of cloud-init go to ``….distrib``, and a
-file with our key, made from that one, takes its place.  There is no moment
-without a whole file: dpkg-divert's own renaming is not used.
+in a degraded boot.  A file with our key, made from cloud-init's, takes the place
+of its schema; cloud-init's own lies beside it as ``….distrib``.  On Debian and
+Ubuntu that is a diversion (dpkg-divert(1)).  rpm has none: there an upgrade of
+cloud-init puts its own file back, our trigger follows, and ``rpm -V`` tells.
+There is no moment without a whole file.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -25,28 +28,51 @@ KEY = "kraken"
 DEFINITION = "cc_kraken"
 
 
+def schema_of_this_python() -> str:
+    """Where cloud-init's schema is below ``/``: as Debian has it, elsewhere in the
+    cloud-init that this Python imports."""
+    if _has_dpkg():
+        return SCHEMA
+    with contextlib.suppress(ImportError, ValueError):
+        found = importlib.util.find_spec("cloudinit")
+        if found is not None and found.origin:
+            package = os.path.dirname(found.origin).lstrip("/")
+            return os.path.join(package, "config", "schemas", os.path.basename(SCHEMA))
+    return SCHEMA
+
+
 @dataclass(frozen=True)
 class Diversion:
-    """The diversion in the file system at ``root`` (dpkg's included)."""
+    """cloud-init's ``schema`` in the file system at ``root`` (dpkg's included)."""
 
     root: str = "/"
+    schema: str = SCHEMA
 
     @property
     def path(self) -> str:
         """Where cloud-init reads its schema."""
-        return os.path.join(self.root, SCHEMA)
+        return os.path.join(self.root, self.schema)
 
     @property
     def original(self) -> str:
-        """Where the file of cloud-init's package is while it is diverted."""
+        """Where cloud-init's own file is while ours has its place."""
         return f"{self.path}.distrib"
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether the key is put in unasked: dpkg keeps the two files apart."""
+        return _has_dpkg()
+
+    @property
+    def registered(self) -> bool:
+        return is_ours(_read(self.path))
 
     def register(self) -> List[str]:
         """Put our key into cloud-init's schema; returns what was done.
 
-        Where that is not possible (no dpkg, no such file, a schema of another
-        shape) it is left alone, and the sentence says why: the key works all
-        the same.  Raises KrakenError when a file cannot be written.
+        Where that is not possible (no such file, a schema of another shape) it is
+        left alone, and the sentence says why: the key works all the same.  Raises
+        KrakenError when a file cannot be written.
         """
         from cc_kraken.machine.files import write_atomic
 
@@ -63,23 +89,29 @@ class Diversion:
             return [
                 "cloud-init's schema is left alone: its file is not of a known shape."
             ]
-        if diverted and found == wanted:
+        if found == wanted and (diverted or not _has_dpkg()):
             return ["cloud-init's schema knows the key kraken already."]
+        if not is_ours(found) and not diverted:
+            self._keep()
         if not diverted:
-            write_atomic(self.original, source or b"", mode=0o644)
             self._divert("--add")
         write_atomic(self.path, wanted, mode=0o644)
-        return ["cloud-init's schema knows the key kraken now."]
+        said = ["cloud-init's schema knows the key kraken now."]
+        if not _has_dpkg():
+            said.append(f"rpm -V shows {self.path} as changed.")
+        return said
 
     def unregister(self) -> List[str]:
         """Give the place back to cloud-init's own file; returns what was
         done.  Raises KrakenError when that fails."""
-        if not _has_dpkg() or not any(map(os.path.exists, (self.path, self.original))):
+        if not any(map(os.path.exists, (self.path, self.original))):
             return []
         diverted, found = self._diverted(), _read(self.path)
         if not diverted and not is_ours(found):
-            if found is not None and found == _read(self.original):
-                os.unlink(self.original)  # the copy of a run that was cut off
+            # The copy of a run that was cut off, or of an older cloud-init.
+            if found == _read(self.original) or not _has_dpkg():
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.original)
             return []
         if diverted:
             self._divert("--remove")
@@ -90,10 +122,18 @@ class Diversion:
         _flush(os.path.dirname(self.path))
         return ["cloud-init's schema is its own again."]
 
+    def _keep(self) -> None:
+        """cloud-init's file gets its second name; owner and times stay as they
+        are, which the package manager knows."""
+        made = f"{self.original}.new"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(made)
+        os.link(self.path, made)
+        os.rename(made, self.original)
+        _flush(os.path.dirname(self.path))
+
     def _obstacle(self) -> str:
-        """Why there can be no diversion here, or ""."""
-        if not _has_dpkg():
-            return "no dpkg-divert here (not Debian, not Ubuntu)"
+        """Why our file cannot take the place, or ""."""
         if not os.path.exists(self.path):
             return f"there is no {self.path}"
         owner = self._owner()
@@ -106,7 +146,7 @@ class Diversion:
 
     def _owner(self) -> str:
         """The package whose diversion of the file there is ("" for none)."""
-        return self._dpkg_divert("--listpackage", f"/{SCHEMA}").strip()
+        return self._dpkg_divert("--listpackage", f"/{self.schema}").strip()
 
     def _divert(self, action: str) -> None:
         self._dpkg_divert(
@@ -115,14 +155,17 @@ class Diversion:
             PACKAGE,
             "--no-rename",
             "--divert",
-            f"/{SCHEMA}.distrib",
+            f"/{self.schema}.distrib",
             action,
-            f"/{SCHEMA}",
+            f"/{self.schema}",
         )
 
     def _dpkg_divert(self, *words: str) -> str:
+        """What it printed; "" where there is no dpkg."""
         from cc_kraken.machine import command
 
+        if not _has_dpkg():
+            return ""
         at = [] if self.root == "/" else [f"--root={self.root}"]
         done = command.run(["dpkg-divert", *at, *words])
         if done.code != 0:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import sys
@@ -24,21 +25,33 @@ import tempfile
 from dataclasses import asdict, dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
+from cc_kraken.boot.clean import told
 from cc_kraken.boot.cloud_init import MODULE, module_name
-from cc_kraken.boot.diversion import Diversion
+from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
 
 ENTRY = ["kraken", "always"]
 
-# Where the entry goes in each list: after the first of the names that is
-# there, else before the first of the others.
-PLACES: Mapping[str, Tuple[Sequence[str], Sequence[str]]] = {
-    "cloud_init_modules": (
-        ("cc_mounts", "cc_disk_setup"),
-        ("cc_users_groups",),
+
+@dataclass(frozen=True)
+class Place:
+    """Where the entry goes in a list: after the first name of ``after`` that is
+    there, else before the first module that ``before`` has, else at the end; but
+    always behind ``behind``."""
+
+    after: Tuple[str, ...]
+    before: Tuple[str, ...]
+    behind: str = ""
+
+
+NETWORK_LIST = "cloud_init_modules"
+PLACES: Mapping[str, Place] = {
+    # write_files makes the files of kraken.d.
+    NETWORK_LIST: Place(
+        ("cc_mounts", "cc_disk_setup"), ("cc_users_groups",), behind="cc_write_files"
     ),
-    "cloud_final_modules": (
+    "cloud_final_modules": Place(
         ("cc_write_files_deferred", "cc_package_update_upgrade_install"),
         (
             "cc_scripts_vendor",
@@ -67,21 +80,26 @@ class Choice:
     """What the administrator wants of us in cloud-init."""
 
     modules: bool = True
-    schema: bool = True
+    schema: Optional[bool] = None
+    """None: nobody said. The schema is changed then where dpkg diverts the file."""
 
 
 # ------------------------------------------------------------------ commands
 
 
-def enable(no_schema: bool = False, paths: Optional[Paths] = None) -> List[str]:
+def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> List[str]:
     """Put the module into cloud-init's lists, and remember that.
 
-    Returns sentences that say what was done; a second call changes nothing.
-    Raises KrakenError when the configuration of cloud-init cannot be read or
-    the result would not take effect; then nothing was changed.
+    ``schema``: whether the key goes into cloud-init's schema; None leaves it with
+    what was asked for, else with what the distribution permits.  Returns sentences
+    that say what was done; a second call changes nothing.  Raises KrakenError when
+    the configuration of cloud-init cannot be read or the result would not take
+    effect; then nothing was changed.
     """
     paths = paths or Paths()
-    choice = Choice(modules=True, schema=not no_schema)
+    if schema is None and chosen(paths).schema:
+        schema = True
+    choice = Choice(modules=True, schema=schema)
     said = _write_lists(paths)
     remember(choice, paths)
     return said + _write_schema(choice, paths)
@@ -143,12 +161,51 @@ def stale(paths: Optional[Paths] = None) -> Optional[str]:
     )
 
 
+def faults(paths: Optional[Paths] = None) -> List[str]:
+    """Why cloud-init will not run the module at the next boot; empty: it will."""
+    from cc_kraken.machine.files import read_text
+
+    paths = paths or Paths()
+    found = [text for name in NEEDED for text in _not_importable(name)]
+    try:
+        own = read_text(drop_in(paths))
+        lists = effective_lists(paths, own=own.encode() if own else None)
+        found += [
+            f"The module is not in {key}. Run: cc-kraken enable"
+            for key, modules in lists.items()
+            if MODULE not in map(module_name, modules)
+        ]
+        old = stale(paths)
+        found += [old] if old else []
+        if chosen(paths).schema and not diversion(paths).registered:
+            found.append(
+                "cloud-init's schema does not know the key kraken, though --schema was"
+                " asked for. Run: cc-kraken enable"
+            )
+    except KrakenError as error:
+        found.append(str(error))
+    return found
+
+
+NEEDED = ("cloudinit", "boto3", "jsonschema", "yaml")
+
+
+def _not_importable(name: str) -> List[str]:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        if name == "boto3":
+            from cc_kraken.cloud.session import boto3_missing
+
+            return [str(boto3_missing(error))]
+        return [f"{sys.executable} cannot import {name}: {error}"]
+    return []
+
+
 # ------------------------------------------------------------- the decision
 
 
-def with_entry(
-    modules: Sequence[object], after: Sequence[str], before: Sequence[str]
-) -> List[object]:
+def with_entry(modules: Sequence[object], place: Place) -> List[object]:
     """``modules`` with our entry in its place, every other kept in order.
 
     An entry of ours that is there (an administrator's) is left as it is.
@@ -156,23 +213,20 @@ def with_entry(
     names = [module_name(item) for item in modules]
     if MODULE in names:
         return list(modules)
-    at = len(names)
-    known_after = [name for name in after if name in names]
-    known_before = [names.index(name) for name in before if name in names]
-    if known_after:
-        # The last of that name: a list may have a module twice.
-        at = len(names) - names[::-1].index(known_after[0])
-    elif known_before:
-        at = min(known_before)
+    # The last of a name counts: a list may have a module twice.
+    behind = {name: at for at, name in enumerate(names, start=1)}
+    first = [names.index(name) for name in place.before if name in names]
+    at = next(
+        (behind[name] for name in place.after if name in behind),
+        min(first, default=len(names)),
+    )
+    at = max(at, behind.get(place.behind, 0))
     return [*modules[:at], list(ENTRY), *modules[at:]]
 
 
 def wanted_lists(lists: Lists) -> Lists:
     """The lists that have to change, as they should be."""
-    wanted = {
-        key: with_entry(lists[key], after, before)
-        for key, (after, before) in PLACES.items()
-    }
+    wanted = {key: with_entry(lists[key], place) for key, place in PLACES.items()}
     return {key: value for key, value in wanted.items() if value != lists[key]}
 
 
@@ -308,22 +362,18 @@ def _check(path: str, data: bytes) -> None:
 
 
 def _merged(path: str, files: Mapping[str, bytes]) -> Mapping[str, object]:
-    """``cloud.cfg`` at ``path`` and its ``.d`` directory, merged."""
-    try:
-        from cloudinit import util
-    except ImportError:
-        return _merged_by_ourselves(files)
-    merged: Mapping[str, object] = util.read_conf_with_confd(path)
-    return merged
-
-
-def _merged_by_ourselves(files: Mapping[str, bytes]) -> Mapping[str, object]:
-    """The same where cloud-init is not importable (an image's file system
-    from outside): the top level as cloud-init merges it when no file says
-    otherwise.  Raises KrakenError if one does."""
+    """``cloud.cfg`` at ``path`` and its ``.d`` directory, merged.  Raises KrakenError
+    where that takes cloud-init's own reader and there is none."""
     import yaml
 
     merged: Dict[str, object] = {}
+    with contextlib.suppress(ImportError):
+        from cloudinit import util
+
+        merged = util.read_conf_with_confd(path)
+        return merged
+    # An image's file system from outside: the top level as cloud-init merges it
+    # when no file says otherwise.
     for name in sorted(files, key=lambda name: (name != "cloud.cfg", name)):
         content = yaml.safe_load(files[name]) or {}
         if "merge_how" in content or "merge_type" in content:
@@ -363,18 +413,39 @@ def _write_lists(paths: Paths) -> List[str]:
     return [
         f"{'Wrote' if before is None else 'Brought up to date:'} {path}.",
         *(f"{key}: [kraken, always] {_place(wanted[key])}." for key in wanted),
+        *_later(lists[NETWORK_LIST]),
     ]
 
 
 def diversion(paths: Paths) -> Diversion:
-    """The diversion of cloud-init's schema in the system of ``paths``."""
-    return Diversion(root=os.path.dirname(os.path.abspath(paths.etc)))
+    """cloud-init's schema in the system of ``paths``."""
+    root = os.path.dirname(os.path.abspath(paths.etc))
+    return Diversion(root, schema_of_this_python() if root == "/" else SCHEMA)
 
 
 def _write_schema(choice: Choice, paths: Paths) -> List[str]:
     """Bring cloud-init's schema to what was chosen; says what it did."""
     schema = diversion(paths)
-    return schema.register() if choice.schema else schema.unregister()
+    if schema.by_itself if choice.schema is None else choice.schema:
+        return schema.register()
+    said = schema.unregister()
+    if choice.schema is None:
+        said.append(
+            "cloud-init's schema does not know the key kraken. From 23.4 on, a kraken"
+            " section in user-data makes the boot degraded."
+            " Run: cc-kraken enable --schema"
+        )
+    return said
+
+
+def _later(modules: Sequence[object]) -> List[str]:
+    """What an administrator does not expect of a list like RHEL 8's."""
+    if "cc_mounts" in map(module_name, modules):
+        return []
+    return [
+        "This cloud-init has mounts in a later stage. So its own mounts come after"
+        " the volumes of this node."
+    ]
 
 
 def _place(modules: Sequence[object]) -> str:
@@ -437,12 +508,15 @@ def chosen(paths: Optional[Paths] = None) -> Choice:
         return Choice()
     try:
         content = json.loads(text)
-        return Choice(modules=bool(content["modules"]), schema=bool(content["schema"]))
+        schema = content["schema"]
+        return Choice(
+            bool(content["modules"]), None if schema is None else bool(schema)
+        )
     except (ValueError, KeyError, TypeError):
         raise _trouble(
             "choice-unreadable",
             f"{path} is not what cc-kraken wrote",
-            '{"modules": true or false, "schema": true or false}',
+            '{"modules": true or false, "schema": true, false or null}',
             "Remove it, and run: cc-kraken enable (or disable)",
         ) from None
 
@@ -486,16 +560,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0] not in actions:
         print(f"usage: python3 -m cc_kraken.boot.enable {'|'.join(actions)}")
         return 2
-    try:
-        for sentence in actions[argv[0]]():
-            print(f"cc-kraken: {sentence}")
-    except KrakenError as error:
-        print(f"cc-kraken: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cc-kraken: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+    return told(actions[argv[0]])
 
 
 if __name__ == "__main__":

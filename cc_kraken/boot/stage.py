@@ -290,6 +290,16 @@ def _network(
         raise RuntimeError(text)
 
 
+def _forget_other(paths: Paths, identity: Identity) -> None:
+    from cc_kraken.boot import clean
+
+    try:
+        for sentence in clean.forget_other(paths, identity.instance_id):
+            LOG.info("%s", sentence)
+    except (KrakenError, OSError) as error:  # it costs a boot time, no more
+        LOG.warning("%s", error)
+
+
 def _bring_up(
     section: Section, identity: Identity, paths: Paths, events: cloud_init.Events
 ) -> Dict[str, Any]:
@@ -297,6 +307,8 @@ def _bring_up(
     as far as it has come when it hangs or was killed."""
     from cc_kraken.boot import launch
 
+    if not section.dry_run:
+        _forget_other(paths, identity)
     seconds = section.boot_wait + HANG_GRACE
     try:
         return launch.carry_out(
@@ -392,10 +404,7 @@ def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
         # The network stage was silent: no configuration, or not listed there.
         section = loading.load(cfg, paths)
         if section is not None and section.enabled:
-            raise RuntimeError(
-                "cc_kraken is listed in the final stage only: it brings the "
-                "volumes up in the network stage. Run cc-kraken enable."
-            )
+            raise RuntimeError(_too_late(cfg))
         return
     if status["state"] in (OFF, STANDBY) or status["dry_run"]:
         return
@@ -410,6 +419,20 @@ def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
         raise RuntimeError(text)
     for name, entry in status["sets"].items():
         LOG.info("%s is %s", name, entry["state"])
+
+
+def _too_late(cfg: Mapping[str, Any]) -> str:
+    """Why the network stage was silent though there is a section."""
+    if cloud_init.early_entry(cfg):
+        return (
+            "The kraken section came after the module's turn in the network stage. "
+            "Put it into user-data or into the image, or have write_files make the "
+            "file. For now, run cc-kraken apply."
+        )
+    return (
+        "cc_kraken is listed in the final stage only: it brings the volumes up in "
+        "the network stage. Run cc-kraken enable, then cc-kraken apply."
+    )
 
 
 def join(paths: Paths, seconds: float) -> Dict[str, Any]:

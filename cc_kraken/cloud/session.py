@@ -114,6 +114,15 @@ def silence() -> None:
         logger.propagate = False
 
 
+def boto3_missing(error: ImportError) -> Ec2Error:
+    return fatal(
+        "boto3-missing",
+        f"Python's boto3 cannot be imported ({plain(str(error))})",
+        "boto3 1.26 or later",
+        "Install the package python3-boto3. On RHEL it comes from EPEL.",
+    )
+
+
 def _session(region: str, metadata_url: str) -> Any:
     """A boto3 session that has credentials, asked for where the datasource has
     found the metadata service, or where the environment says that it is."""
@@ -121,12 +130,7 @@ def _session(region: str, metadata_url: str) -> Any:
         import boto3.session
         import botocore.session
     except ImportError as error:
-        raise fatal(
-            "boto3-missing",
-            f"Python's boto3 cannot be imported ({plain(str(error))})",
-            "boto3 1.26 or later",
-            "Install the package python3-boto3.",
-        ) from None
+        raise boto3_missing(error) from None
     core = botocore.session.Session()
     core.set_config_variable("metadata_service_timeout", METADATA_TIMEOUT)
     core.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)

@@ -1,4 +1,8 @@
 # packer init . && packer build -var package=cloud-init-kraken_0.1.0_all.deb .
+#
+# For Amazon Linux or RHEL take another source_ami_filter and ssh_username, and the
+# RPM: build.sh knows by the file's name what to do. It fails unless cloud-init will
+# run the module ("cc-kraken enable --check").
 
 packer {
   required_plugins {
@@ -11,7 +15,7 @@ packer {
 
 variable "package" {
   type        = string
-  description = "The Debian package (make deb)."
+  description = "The package: .deb (make deb) or .rpm (packaging/build-rpm)."
 }
 
 variable "region" {
@@ -42,7 +46,7 @@ build {
 
   provisioner "file" {
     source      = var.package
-    destination = "/tmp/cloud-init-kraken.deb"
+    destination = "/tmp/${basename(var.package)}"
   }
 
   provisioner "file" {
@@ -52,6 +56,6 @@ build {
 
   provisioner "shell" {
     script          = "${path.root}/build.sh"
-    execute_command = "sudo sh '{{ .Path }}' /tmp/cloud-init-kraken.deb /tmp/image-defaults.cfg"
+    execute_command = "sudo sh '{{ .Path }}' /tmp/${basename(var.package)} /tmp/image-defaults.cfg"
   }
 }

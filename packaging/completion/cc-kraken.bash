@@ -23,7 +23,7 @@ _cc_kraken() {
             [[ $current == -* ]] || { compopt -o default; return; }
             words="--help"
             ;;
-        enable) words="--no-schema --help" ;;
+        enable) words="--schema --no-schema --check --help" ;;
         *) words="--help" ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import udev_rules
+from cc_kraken.act import last_resort, udev_rules
 from cc_kraken.boot import clean
 from cc_kraken.machine import command, fstab, mdadm_conf
+from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
 
 UUID = "0d1f4e0a-6f5d-4cc4-9a43-4f6d1c1b9d11"
@@ -53,17 +55,63 @@ def test_our_lines_and_state_go_and_others_stay(paths: Paths) -> None:
     assert clean.clean(paths) == []
 
 
+@pytest.mark.parametrize(
+    "name, words",
+    [("update-initramfs", "-u"), ("dracut", "--force --regenerate-all")],
+)
 def test_the_initramfs_is_made_anew_where_there_is_one(
-    paths: Paths, tmp_path: Path
+    paths: Paths, tmp_path: Path, name: str, words: str
 ) -> None:
-    tool = tmp_path / "bin" / "update-initramfs"
+    tool = tmp_path / "bin" / name
     tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/called\n')
     tool.chmod(0o755)
     assert "initramfs anew" not in "\n".join(clean.clean(paths))
     assert not (tmp_path / "called").exists()
     mdadm_conf.write(paths, {"log": UUID})
     assert "Made the initramfs anew." in clean.clean(paths)
-    assert (tmp_path / "called").read_text() == "-u\n"
+    assert (tmp_path / "called").read_text() == f"{words}\n"
+
+
+OTHER, ME = "i-0000000000000000a", "i-0000000000000000b"
+
+
+@pytest.fixture
+def image(paths: Paths, tmp_path: Path) -> Paths:
+    """What the image of another node has brought along; one of its disks is here."""
+    paths = replace(paths, dev=str(tmp_path / "dev"))
+    for directory in ("by-uuid", "by-id"):
+        (tmp_path / "dev/disk" / directory).mkdir(parents=True)
+    lines = {
+        name: fstab.entry(name, f"{UUID[:-1]}{number}", f"/{name}", "xfs")
+        for number, name in enumerate(("here", "gone"))
+    }
+    fstab.write(paths, fstab.replace(ROOT, lines))
+    (tmp_path / "dev/disk/by-uuid" / f"{UUID[:-1]}0").touch()
+    mdadm_conf.write(paths, {"here": f"{UUID[:-1]}2", "gone": f"{UUID[:-1]}3"})
+    known = mdadm_uuid(f"{UUID[:-1]}2")
+    (tmp_path / "dev/disk/by-id" / f"md-uuid-{known}").touch()
+    last_resort.write(paths, OTHER, [])
+    return paths
+
+
+def test_the_lines_of_another_instance_go_where_their_disks_are_not(
+    image: Paths,
+) -> None:
+    said = clean.forget_other(image, ME)
+    assert [OTHER in text and text.endswith(": gone") for text in said] == [True] * 2
+    assert Path(image.fstab).read_text().startswith(ROOT)
+    assert set(fstab.ours(fstab.read(image))) == {"here"}
+    assert set(mdadm_conf.current(image)) == {"here"}
+    assert Path(image.unread).exists(), "systemd has to read fstab"
+    assert clean.forget_other(image, ME) == []
+
+
+def test_a_node_keeps_its_lines_whatever_is_missing(image: Paths) -> None:
+    before = Path(image.fstab).read_text()
+    assert clean.forget_other(image, OTHER) == []
+    Path(last_resort.location(image.state)).unlink()  # nobody knows whose they are
+    assert clean.forget_other(image, ME) == []
+    assert Path(image.fstab).read_text() == before
 
 
 def test_a_machine_that_never_ran_is_left_as_it_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken.boot import diversion
 from cc_kraken.boot.diversion import Diversion
@@ -189,3 +190,50 @@ def test_without_cloud_init_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert "there is no" in system.register()[0]
     assert system.unregister() == []
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------- without dpkg
+
+
+@pytest.fixture
+def rpm(system: Diversion, mocker: MockerFixture) -> Diversion:
+    """The same system where rpm is the package manager."""
+    mocker.patch.object(diversion.shutil, "which", return_value=None)
+    return system
+
+
+def test_without_dpkg_the_file_is_put_back_as_it_was(rpm: Diversion) -> None:
+    before, stat = files(rpm), Path(rpm.path).stat()
+    assert not rpm.by_itself and not rpm.registered
+    assert any("rpm -V" in text for text in rpm.register())
+    assert accepts(rpm, {"kraken": {"wait": 60}}) and rpm.registered
+    assert rpm.register() == ["cloud-init's schema knows the key kraken already."]
+    rpm.unregister()
+    assert files(rpm) == before
+    after = Path(rpm.path).stat()
+    assert (after.st_mtime_ns, after.st_ino) == (stat.st_mtime_ns, stat.st_ino)
+    assert rpm.unregister() == []
+
+
+def test_an_upgrade_by_rpm_is_taken_up(rpm: Diversion) -> None:
+    rpm.register()
+    Path(rpm.path).unlink()
+    Path(rpm.path).write_bytes(text(CLOSED, version=2))
+    rpm.register()
+    assert b"version 2" in Path(rpm.path).read_bytes() and rpm.registered
+    rpm.unregister()
+    assert files(rpm) == {Path(rpm.path).name: text(CLOSED, version=2)}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_older_original_is_never_put_in_place_of_a_newer(
+    rpm: Diversion, gone: bool
+) -> None:
+    """cloud-init was renewed, or removed, and the trigger did not run."""
+    rpm.register()
+    Path(rpm.path).unlink()
+    if not gone:
+        Path(rpm.path).write_bytes(text(CLOSED, version=2))
+    rpm.unregister()
+    left = {} if gone else {Path(rpm.path).name: text(CLOSED, version=2)}
+    assert files(rpm) == left

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_mock import MockerFixture
 
 from cc_kraken.act import udev_rules
 from cc_kraken.boot import cloud_init, enable
@@ -99,6 +100,14 @@ def test_names_are_read_as_cloud_init_reads_them(item: object, name: str) -> Non
         ("cloud_init_modules", ["mounts", "a", "cc-mounts", "b"], 3),
         ("cloud_init_modules", ["disk-setup", "a", "users-groups"], 1),
         ("cloud_init_modules", ["a", "users-groups", "ssh"], 1),
+        # RHEL 8: disk_setup first, mounts in the config stage.
+        (
+            "cloud_init_modules",
+            ["disk_setup", "migrator", "bootcmd", "write-files", "growpart", "ssh"],
+            4,
+        ),
+        ("cloud_init_modules", ["mounts", "write_files", "ssh"], 2),
+        ("cloud_init_modules", ["users-groups", "write_files"], 2),
         ("cloud_init_modules", ["a", "b"], 2),
         ("cloud_init_modules", [], 0),
         (
@@ -111,15 +120,14 @@ def test_names_are_read_as_cloud_init_reads_them(item: object, name: str) -> Non
     ],
 )
 def test_the_entry_has_its_place(key: str, modules: list[object], place: int) -> None:
-    after, before = enable.PLACES[key]
-    result = enable.with_entry(modules, after, before)
+    result = enable.with_entry(modules, enable.PLACES[key])
     assert result.index(ENTRY) == place
     assert [item for item in result if item != ENTRY] == modules
 
 
 def test_an_entry_of_the_administrator_is_left_where_it_is() -> None:
     modules = ["cc-kraken", "mounts"]
-    assert enable.with_entry(modules, ("cc_mounts",), ()) == modules
+    assert enable.with_entry(modules, enable.PLACES["cloud_init_modules"]) == modules
 
 
 names = st.sampled_from(
@@ -130,9 +138,9 @@ items = st.one_of(names, st.tuples(names, st.just("always")).map(list))
 
 @given(st.lists(items))
 def test_no_entry_is_lost_and_twice_is_once(modules: list[object]) -> None:
-    after, before = enable.PLACES["cloud_init_modules"]
-    once = enable.with_entry(modules, after, before)
-    assert enable.with_entry(once, after, before) == once
+    place = enable.PLACES["cloud_init_modules"]
+    once = enable.with_entry(modules, place)
+    assert enable.with_entry(once, place) == once
     assert once.count(ENTRY) == 1
     once.remove(ENTRY)
     assert once == modules
@@ -151,6 +159,14 @@ def test_enable_puts_it_into_both_lists(paths: Paths, config: str) -> None:
     for key, last in (("cloud_init_modules", 3), ("cloud_final_modules", 2)):
         assert now[key] == [*stock[key][:last], ENTRY, *stock[key][last:]]
     assert "cloud_init_modules: [kraken, always] after mounts." in said
+
+
+def test_mounts_in_a_later_stage_is_said(paths: Paths) -> None:
+    text = BOOKWORM.replace(" - mounts\n", "").replace("- runcmd", "- mounts")
+    cloud(paths, "cloud.cfg").write_text(text)
+    said = " ".join(enable.enable(paths=paths))
+    assert "has mounts in a later stage" in said
+    assert effective(paths)["cloud_init_modules"][2] == ENTRY
 
 
 def test_a_second_enable_changes_nothing_and_says_so(paths: Paths) -> None:
@@ -177,7 +193,7 @@ def test_disable_takes_back_exactly_that(paths: Paths) -> None:
     after = tree(paths)
     assert json.loads(after.pop(f"{paths.etc}/cc-kraken/enable.json")) == {
         "modules": False,
-        "schema": True,
+        "schema": None,
     }
     assert after == before
 
@@ -220,7 +236,7 @@ def test_lists_that_hold_it_already_need_no_file(paths: Paths) -> None:
 
 
 def test_what_was_chosen_is_remembered(paths: Paths) -> None:
-    enable.enable(no_schema=True, paths=paths)
+    enable.enable(schema=False, paths=paths)
     assert enable.chosen(paths) == enable.Choice(modules=True, schema=False)
     enable.disable(paths)
     assert enable.chosen(paths) == enable.Choice(modules=False, schema=False)
@@ -231,8 +247,45 @@ def test_what_was_chosen_is_remembered(paths: Paths) -> None:
     assert enable.chosen(paths) == enable.Choice()
 
 
+def test_a_schema_that_was_asked_for_stays_so(paths: Paths) -> None:
+    enable.enable(schema=True, paths=paths)
+    enable.enable(paths=paths)
+    assert enable.chosen(paths) == enable.Choice(schema=True)
+    enable.enable(schema=False, paths=paths)
+    enable.enable(paths=paths)
+    assert enable.chosen(paths) == enable.Choice(schema=None)
+
+
+def test_the_check_names_what_keeps_the_module_from_running(
+    paths: Paths, mocker: MockerFixture
+) -> None:
+    mocker.patch.object(enable, "NEEDED", ("yaml", "no_such_module"))
+    missing, network, final = enable.faults(paths)
+    assert "cannot import no_such_module" in missing
+    assert "cloud_init_modules" in network and "cc-kraken enable" in network
+    assert "cloud_final_modules" in final
+    mocker.patch.object(enable, "NEEDED", ("yaml",))
+    enable.enable(paths=paths)
+    assert enable.faults(paths) == []
+    cloud(paths, "cloud.cfg").write_text(f"{BOOKWORM} - later\n")
+    (old,) = enable.faults(paths)
+    assert "was made from other lists" in old
+    cloud(paths, "cloud.cfg.d/5.cfg").write_text("a: b: c\n")
+    (unreadable,) = enable.faults(paths)
+    assert "5.cfg" in unreadable
+
+
+def test_the_check_wants_the_schema_that_was_asked_for(
+    paths: Paths, mocker: MockerFixture
+) -> None:
+    mocker.patch.object(enable, "NEEDED", ())
+    enable.enable(schema=True, paths=paths)  # there is none to be changed
+    (told,) = enable.faults(paths)
+    assert "does not know the key kraken" in told
+
+
 def test_withdraw_keeps_the_choice(paths: Paths) -> None:
-    enable.enable(no_schema=True, paths=paths)
+    enable.enable(schema=False, paths=paths)
     rules = Path(udev_rules.location(paths))
     rules.parent.mkdir(parents=True)
     rules.write_text("rules")

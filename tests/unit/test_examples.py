@@ -403,6 +403,49 @@ def test_the_script_that_builds_an_image() -> None:
     assert usage.returncode == 2 and "usage" in usage.stderr
 
 
+TOOL = """#!/bin/sh
+echo "$(basename "$0") $*" >>"$SAID"
+[ "$(basename "$0") $*" != "$FAILS" ]
+"""
+CHECK = "cc-kraken enable --check"
+
+
+@pytest.mark.parametrize(
+    "package, fails, expected",
+    [
+        ("x_0.1.0_all.deb", "", ["apt-get -q update", "apt-get -q -y install {}"]),
+        ("x-1.amzn2023.noarch.rpm", "", ["dnf -y install {}"]),
+        ("x-1.el9.noarch.rpm", "", ["rpm -q epel-release", "dnf -y install {}"]),
+        (
+            "x-1.el9.noarch.rpm",
+            "rpm -q epel-release",
+            ["rpm -q epel-release", "rpm -E %{rhel}", "dnf -y install https://"],
+        ),
+        ("x-1.amzn2023.noarch.rpm", CHECK, ["dnf -y install {}", CHECK]),
+    ],
+)
+def test_the_image_is_built_from_either_package(
+    tmp_path: Path, package: str, fails: str, expected: List[str]
+) -> None:
+    """With tools that say what they are told; a check that fails ends it."""
+    for name in ("apt-get", "dnf", "rpm", "cc-kraken", "cloud-init"):
+        (tmp_path / name).write_text(TOOL)
+        (tmp_path / name).chmod(0o755)
+    said = tmp_path / "said"
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["sh", str(EXAMPLES / "image/build.sh"), package],
+        cwd=tmp_path,
+        env={"PATH": path, "SAID": str(said), "FAILS": fails},
+    )
+    lines = said.read_text().splitlines()
+    for line, start in zip(lines, expected):
+        assert line.startswith(start.replace("{}", str(tmp_path / package)))
+    assert (done.returncode == 0) is (fails != CHECK)
+    assert (lines[-1] == "cloud-init clean --logs --machine-id") is (fails != CHECK)
+    assert CHECK in lines
+
+
 def test_the_image_with_packer() -> None:
     with open(EXAMPLES / "image/kraken.pkr.hcl", encoding="utf-8") as file:
         document = hcl2.load(file)
@@ -425,19 +468,25 @@ def test_the_image_with_packer() -> None:
 
 
 @pytest.fixture(scope="module")
-def rpm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rpms(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Path]:
     if not (shutil.which("rpmbuild") and shutil.which("rpm")):
         pytest.skip("rpmbuild is not installed (apt-get install rpm)")
-    out = tmp_path_factory.mktemp("rpm")
+    out = tmp_path_factory.mktemp("rpms")
     done = subprocess.run(
         [str(ROOT / "packaging" / "build-rpm"), str(out)],
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (built,) = out.iterdir()
-    assert re.fullmatch(r"cloud-init-kraken-[\d.]+-1\.noarch\.rpm", built.name)
+    pattern = r"cloud-init-kraken-[\d.]+-1\.(\w+)\.noarch\.rpm"
+    built = {re.fullmatch(pattern, path.name)[1]: path for path in out.iterdir()}
+    assert sorted(built) == ["amzn2023", "el10", "el9"]
     return built
+
+
+@pytest.fixture
+def rpm(rpms: Dict[str, Path]) -> Path:
+    return rpms["el9"]
 
 
 def query(rpm: Path, *words: str) -> List[str]:
@@ -506,6 +555,18 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
     assert modes["/usr/bin/cc-kraken"] == "100755"
     assert modes["/usr/lib/cloud-init-kraken/last-resort"] == "100755"
     assert modes["/etc/cloud/clean.d/50-cc-kraken"] == "100755"
+
+
+@pytest.mark.parametrize("name, abi", [("amzn2023", "3.9"), ("el10", "3.12")])
+def test_the_rpm_of_another_distribution_differs_in_its_python(
+    rpms: Dict[str, Path], name: str, abi: str
+) -> None:
+    def files(rpm: Path, version: str) -> List[str]:
+        return [line.replace(f"python{version}", "") for line in query(rpm, "-l")]
+
+    assert files(rpms[name], abi) == files(rpms["el9"], "3.9")
+    needs = query(rpms[name], "--requires")
+    assert {one for one in needs if "python(abi)" in one} == {f"python(abi) = {abi}"}
 
 
 def test_the_rpm_needs_and_runs_what_it_should(rpm: Path) -> None:

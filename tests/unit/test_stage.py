@@ -512,6 +512,12 @@ def test_joining_has_an_end(tree: Tree) -> None:
     assert "data is not up yet" in str(stage.failures(status, pending=True))
 
 
+def test_a_section_that_came_too_late(tree: Tree) -> None:
+    both = {**BOTH, "cloud_init_modules": ["mounts", ["kraken", "always"]]}
+    with pytest.raises(RuntimeError, match="came after the module's turn"):
+        handle("kraken", both, FINAL, None, [])
+
+
 def test_listed_in_the_final_stage_only(tree: Tree) -> None:
     with pytest.raises(RuntimeError, match="cc-kraken enable"):
         handle("kraken", BOTH, FINAL, None, [])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -184,3 +185,30 @@ def test_a_command_that_writes_outlives_us(
 def test_the_time_that_was_given_is_told() -> None:
     with pytest.raises(KrakenError, match=r"sleep 30 did not end within 0\.2 s"):
         command.run(["sleep", "30"], timeout=0.2)
+
+
+@pytest.mark.parametrize("name", ["mount", "umount", "restorecon", "mkfs.xfs"])
+def test_where_selinux_lets_a_program_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    program = tmp_path / name
+    program.write_text(
+        "#!/bin/sh\nfor at in 1 2; do [ -p /dev/fd/$at ] && echo pipe >&$at; done\n"
+        "echo last\nexit 3\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(command, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    done = command.run([name])
+    piped = "" if name == "mkfs.xfs" else "pipe\n"
+    assert (done.code, done.out, done.err) == (3, f"{piped}last\n", piped)
+
+
+def test_nobody_waits_for_who_keeps_a_pipe_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "mount"
+    program.write_text("#!/bin/sh\nsleep 60 & echo $!\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(command, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    left = int(command.run(["mount"]).out)
+    os.kill(left, signal.SIGKILL)  # it is still there
