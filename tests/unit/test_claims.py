@@ -7,7 +7,8 @@ from typing import Iterator
 
 import pytest
 
-from tests.claims import RULES, one_world, told
+from tests.claims import HARDER, RULES, Chances, one_world, told
+from tests.fleet import simulate
 
 pytest.importorskip("boto3")
 
