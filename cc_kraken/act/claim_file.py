@@ -171,14 +171,6 @@ def read(paths: Paths) -> Optional[Dict[str, Any]]:
         return None
 
 
-def told(paths: Paths, instance_id: str) -> Optional[Dict[str, str]]:
-    """What ``status.json`` shows of the claim of this instance."""
-    content = read(paths)
-    if content is None or content["instance_id"] != instance_id:
-        return None
-    return {key: content[key] for key in TOLD}
-
-
 def _well_formed(content: Any) -> bool:
     words: Tuple[Any, ...] = tuple(
         content[key] for key in ("instance_id", "boot", "prefix", "node_id", "since")

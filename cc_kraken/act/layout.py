@@ -59,6 +59,7 @@ def save(
         "instance_id": identity.instance_id,
         "digest": digest(section, identity),
         "node": status["node"],
+        "claim": status.get("claim"),
         "sets": kept,
     }
     os.makedirs(paths.state, mode=0o755, exist_ok=True)

@@ -237,7 +237,6 @@ class Report:
     def claim(self, claim: Optional[Mapping[str, Any]]) -> None:
         """The claim of an instance that may be any node (:meth:`ClaimFile.told`)."""
         self._status["claim"] = claim
-        self.write()
 
     def standby(self, there: bool) -> None:
         """Whether the run waits in a warm pool."""

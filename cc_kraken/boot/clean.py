@@ -60,12 +60,12 @@ def forget_other(paths: Paths, instance_id: str) -> List[str]:
     with its volumes.  Raises as :func:`clean` does.
     """
     from cc_kraken.act import last_resort
-    from cc_kraken.machine import files, fstab, mdadm_conf
-    from cc_kraken.machine.md import mdadm_uuid
 
     former = last_resort.instance(paths)
     if former in ("", instance_id):
         return []
+    from cc_kraken.machine import files, fstab, mdadm_conf  # not at every boot
+    from cc_kraken.machine.md import mdadm_uuid
 
     def is_here(link: str) -> bool:
         return os.path.exists(os.path.join(paths.dev, "disk", link))

@@ -25,7 +25,7 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import claim_file, layout, node_env, report
+from cc_kraken.act import layout, node_env, report
 from cc_kraken.act.report import (
     DONE,
     FAILED,
@@ -291,7 +291,11 @@ def _network(
 
 
 def _forget_other(paths: Paths, identity: Identity) -> None:
-    from cc_kraken.boot import clean
+    from cc_kraken.act import last_resort
+
+    if last_resort.instance(paths) in ("", identity.instance_id):
+        return
+    from cc_kraken.boot import clean  # not at every boot
 
     try:
         for sentence in clean.forget_other(paths, identity.instance_id):
@@ -353,7 +357,7 @@ def _report_kept(
     told = Report(paths, "network")
     node = saved["node"]
     told.identify(identity, Node(node["prefix"], node["node_id"]))
-    told.claim(claim_file.told(paths, identity.instance_id))
+    told.claim(saved.get("claim"))
     for name, entry in saved["sets"].items():
         shown = told.set(name, required=entry["required"])
         shown["state"] = "mounted"

@@ -413,7 +413,11 @@ CHECK = "cc-kraken enable --check"
 @pytest.mark.parametrize(
     "package, fails, expected",
     [
-        ("x_0.1.0_all.deb", "", ["apt-get -q update", "apt-get -q -y install {}"]),
+        (
+            "x_0.1.0_all.deb",
+            "",
+            ["apt-get -q update", "apt-get -q -y install --no-install-recommends {}"],
+        ),
         ("x-1.amzn2023.noarch.rpm", "", ["dnf -y install {}"]),
         ("x-1.el9.noarch.rpm", "", ["rpm -q epel-release", "dnf -y install {}"]),
         (
