@@ -304,6 +304,37 @@ def test_names_lead_to_what_is_there() -> None:
         assert (MODULE / name).exists(), name
 
 
+PLUGINS = os.environ.get("TF_PLUGIN_DIR", "")
+"""A directory with hashicorp/aws, as "terraform providers mirror" makes one."""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not (shutil.which("terraform") and PLUGINS),
+    reason="terraform is not installed, or TF_PLUGIN_DIR names no plugins",
+)
+def test_terraform_plans_both_forms(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    module = tmp_path / "examples/cluster/terraform"
+    environment = {**os.environ, "TF_CLI_CONFIG_FILE": os.devnull}
+
+    def terraform(*words: str) -> str:
+        done = subprocess.run(
+            ["terraform", *words],
+            cwd=module,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    terraform("fmt", "-check", "-recursive")
+    terraform("init", "-input=false", f"-plugin-dir={PLUGINS}")
+    terraform("validate")
+    assert "3 passed, 0 failed" in terraform("test", "-no-color")
+
+
 # -------------------------------------------------------- CloudFormation's template
 
 PARAMETERS = {
@@ -512,7 +543,8 @@ def terraform_settings() -> Dict[str, str]:
     for key in ("min_healthy_percentage", "max_healthy_percentage"):
         assert preferences[key] == policy[key]
     assert policy["min_healthy_percentage"] == "${local.min_healthy[each.key]}"
-    timeout = named("variables.tf", "variable")["heartbeat_timeout"]["default"]
+    variables = named("variables.tf", "variable")
+    assert group["default_instance_warmup"] == "${var.warmup}"
     hook = block(group, "initial_lifecycle_hook")
     assert plain(hook["heartbeat_timeout"]) == "${var.heartbeat_timeout}"
     distribution = block(group, "availability_zone_distribution")
@@ -523,8 +555,9 @@ def terraform_settings() -> Dict[str, str]:
             distribution["capacity_distribution_strategy"]
         ),
         "LifecycleTransition": plain(hook["lifecycle_transition"]),
-        "HeartbeatTimeout": str(timeout),
+        "HeartbeatTimeout": str(variables["heartbeat_timeout"]["default"]),
         "DefaultResult": plain(hook["default_result"]),
+        "DefaultInstanceWarmup": str(variables["warmup"]["default"]),
         "HealthCheckType": plain(group["health_check_type"]),
         "HealthCheckGracePeriod": str(group["health_check_grace_period"]),
     }

@@ -176,7 +176,7 @@ resource "aws_autoscaling_group" "nodes" {
     default_result       = "ABANDON"
   }
 
-  # One after the other, and the old instance ends first: it holds the volumes.
+  # One after the other, and never more instances than nodes: the old one must go first.
   instance_maintenance_policy {
     min_healthy_percentage = local.min_healthy[each.key]
     max_healthy_percentage = 100
