@@ -15,7 +15,7 @@ locals {
     (var.group_per_zone ? "${var.prefix}-${local.zones[node_id]}" : var.prefix) => subnet_id...
   }
 
-  # Rounded down: a group of three at 67 percent may lose none.
+  # Rounded down, because EC2 rounds up the instances that must stay.
   min_healthy = {
     for name, subnets in local.groups : name => floor(100 * (length(subnets) - 1) / length(subnets))
   }
