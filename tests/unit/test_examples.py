@@ -40,11 +40,23 @@ def text(name: str) -> str:
     return (EXAMPLES / name).read_text(encoding="utf-8")
 
 
+#: What test_cluster.py checks, with all that lies beside main.tf.
+CLUSTER = (
+    "cluster/terraform/main.tf",
+    "cluster/cloudformation.yaml",
+    "cluster/complete-launch",
+    "cluster/complete-launch.service",
+    "cluster/iam-policy-hook.json",
+)
+
+
 def test_every_example_is_named_in_the_index_and_checked_here() -> None:
+    main = EXAMPLES / CLUSTER[0]
+    beside_the_cluster = {path for path in main.parent.rglob("*") if path != main}
     files = {
         str(path.relative_to(EXAMPLES))
         for path in EXAMPLES.rglob("*")
-        if path.is_file()
+        if path.is_file() and path not in beside_the_cluster
     }
     told = set(re.findall(r"\]\(([^)]+)\)", text("README.md")))
     files -= {str(path.relative_to(EXAMPLES)) for path in ELSEWHERE}
@@ -330,9 +342,14 @@ class Template(yaml.SafeLoader):
 
 
 def _short(loader: Template, suffix: str, node: yaml.Node) -> Dict[str, Any]:
-    value: Any = None
+    value: Any
     if isinstance(node, yaml.ScalarNode):
         value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        assert isinstance(node, yaml.MappingNode)
+        value = loader.construct_mapping(node, deep=True)
     return {suffix: value}
 
 
