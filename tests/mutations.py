@@ -802,8 +802,8 @@ MUTATIONS = (
     change(
         "other libraries tell their details",
         "boot/program",
-        'logging.getLogger("cc_kraken").setLevel(logging.DEBUG)',
-        "logging.getLogger().setLevel(logging.DEBUG)",
+        "    ours.setLevel(logging.DEBUG)",
+        "    logging.getLogger().setLevel(logging.DEBUG)",
         LAUNCH,
     ),
     change(
