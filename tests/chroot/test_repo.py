@@ -30,6 +30,9 @@ EXAMPLES = ROOT / "examples"
 SOURCES = "/etc/apt/sources.list.d/cc-kraken.sources"
 NAME = "cloud-init-kraken"
 
+RPM = "rpm/el9"
+"""Each distribution has a repository of its own."""
+
 
 def run(*argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -137,7 +140,7 @@ def built(first: Built, tmp_path: Path) -> Iterator[Built]:
     shutil.copytree(first.dist, dist)
     with served(dist) as port:
         made = Built(dist, first.home, port)
-        for name in ("apt/cc-kraken.sources", "rpm/cc-kraken.repo"):
+        for name in ("apt/cc-kraken.sources", f"{RPM}/cc-kraken.repo"):
             path = made.repo / name
             path.write_text(path.read_text().replace(first.url, made.url))
         yield made
@@ -280,7 +283,7 @@ Nothing.
 @pytest.fixture
 def filler(packages: Path, tmp_path: Path) -> Path:
     """A repository with one package that provides all that ours needs."""
-    (rpm,) = packages.glob("*.rpm")
+    (rpm,) = packages.glob("*.el9.noarch.rpm")
     needs = run("rpm", "-qp", "--requires", rpm).stdout.splitlines()
     provides = [
         re.sub(" >= ", " = ", need)
@@ -302,7 +305,7 @@ def dnf(built: Built, filler: Path, root: Path, *words: str) -> str:
     """What dnf says, in a root of its own, with our file for /etc/yum.repos.d."""
     configuration = root.parent / "repos"
     configuration.mkdir(exist_ok=True)
-    shutil.copy(built.repo / "rpm/cc-kraken.repo", configuration)
+    shutil.copy(built.repo / f"{RPM}/cc-kraken.repo", configuration)
     (configuration / "filler.repo").write_text(
         f"[filler]\nname=filler\nbaseurl=file://{filler}\ngpgcheck=0\n"
     )
@@ -329,7 +332,7 @@ def test_dnf_installs_the_signed_package_from_the_signed_repository(
 def test_dnf_refuses_an_index_that_was_changed(
     built: Built, filler: Path, tmp_path: Path
 ) -> None:
-    index = built.repo / "rpm/repodata/repomd.xml"
+    index = built.repo / RPM / "repodata/repomd.xml"
     index.write_text(index.read_text() + "<!-- more -->\n")
     said = dnf(built, filler, tmp_path / "root", "install", NAME)
     assert not said.startswith("0\n")
@@ -339,7 +342,7 @@ def test_dnf_refuses_an_index_that_was_changed(
 def test_dnf_refuses_a_package_that_another_key_signed(
     built: Built, filler: Path, tmp_path: Path
 ) -> None:
-    (ours,) = (built.repo / "rpm").glob("*.rpm")
+    (ours,) = (built.repo / RPM).glob("*.rpm")
     right = run("gpg", "--armor", "--export", "first@example.com", GNUPGHOME=built.home)
     gpg = shutil.which("gpg")
     signed = run(
@@ -349,10 +352,10 @@ def test_dnf_refuses_a_package_that_another_key_signed(
     )
     assert signed.returncode == 0, signed.stderr
     # The index and the key stay those of the first.
-    (built.repo / "rpm/repodata/repomd.xml.asc").unlink()
-    assert run("createrepo_c", "--no-database", built.repo / "rpm").returncode == 0
-    index = built.repo / "rpm/repodata/repomd.xml"
-    asc = built.repo / "rpm/repodata/repomd.xml.asc"
+    (built.repo / RPM / "repodata/repomd.xml.asc").unlink()
+    assert run("createrepo_c", "--no-database", built.repo / RPM).returncode == 0
+    index = built.repo / RPM / "repodata/repomd.xml"
+    asc = built.repo / RPM / "repodata/repomd.xml.asc"
     words = ("--local-user", "first@example.com", "--armor", "--detach-sign")
     made = run("gpg", *words, "--output", asc, index, GNUPGHOME=built.home)
     assert made.returncode == 0, made.stderr
