@@ -8,7 +8,7 @@
 #   make test-all  the same with what is slow, and the other releases
 #   make chroot    the chroots alone (RELEASE=bookworm, trixie, sid, bullseye)
 #   make distros   the stages of releases of cloud-init, and of the lists that each
-#                  distribution has (CLOUD_INIT=PATH…, docs/distributions.md)
+#                  distribution has (CLOUD_INIT=PATH…, docs/reference/distributions.md)
 #   make shown     prints what cloud-init says of the module in RELEASE
 #   make packages  deb, rpm, wheel and source archive in dist/, with SHA256SUMS;
 #                  without the lab's tools (says which tools are missing)
@@ -140,7 +140,7 @@ shown: $(READY)
 pictures: $(READY)
 	@exec $(PYTHON) -m tests.chroot.pictures docs
 
-# A row a release and distribution; DOCS=1 puts the rows into docs/distributions.md.
+# A row a release and distribution; DOCS=1 puts the rows into docs/reference/distributions.md.
 ON = bullseye
 distros: $(READY)
 	@exec $(PYTHON) -m tests.chroot.distros $(if $(DOCS),--docs) --on $(ON) \
@@ -195,7 +195,7 @@ random: $(READY)
 mutations: $(READY)
 	@exec $(PYTHON) -m tests.mutations
 
-# Module and floor on virtual machines; the tables go into docs/speed.md, unless
+# Module and floor on virtual machines; the tables go into docs/project/speed.md, unless
 # there is a peer in them (which may have a patience of its own).
 RUNS = 3
 CASES = 1+3,1,8,24

@@ -11,7 +11,7 @@ says so, arrays and filesystems as facts about volume ids).
 
 Reports the time until everything is mounted against the bound that the token
 buckets set, the calls by node, and whether anything was attached twice, lost
-or refused.  docs/fleets.md explains the scenarios and the figures.
+or refused.  docs/reference/fleets.md explains the scenarios and the figures.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 EC2 throttles by account, region and action, so many instances that boot
 together share one bucket of tokens.  Three rules keep that bucket in full use
-without a storm of calls, and let nobody wait for long (docs/fleets.md has the
+without a storm of calls, and let nobody wait for long (docs/reference/fleets.md has the
 figures): ask soon after a change and ever more rarely while nothing changes;
 never in step with others; and who has begun is done before the next begins.
 """

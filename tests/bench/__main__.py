@@ -8,7 +8,7 @@
 ``--timeline`` prints each line that the module logs on that machine, with its
 milliseconds.  EC2's latency there is as many times longer as the machine is slower
 than this one, but with ``--undilated``; ``--docs`` puts the tables, with the date, into
-docs/speed.md; ``--peer``: a third, beside floor and module, on that machine.
+docs/project/speed.md; ``--peer``: a third, beside floor and module, on that machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.bench.table import Row, spread, table
 from tests.lab.image import missing
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs" / "speed.md"
+DOCS = ROOT / "docs" / "project" / "speed.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 HEADINGS = (

@@ -11,8 +11,8 @@ the place of Debian's.  Without a tree: what Debian itself packages.
 Each boot is held against one of the same machine without us: complaints that the tree
 has about its own files do not count.
 
-Prints a row for each, and puts it into docs/distributions.md with ``--docs``.  A cell
-is "yes", or what went wrong.
+Prints a row for each, and puts it into docs/reference/distributions.md with
+``--docs``.  A cell is "yes", or what went wrong.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.chroot.ec2 import Machine, api, cloud_config
 from tests.chroot.node import Node
 from tests.lab.image import SOURCE, LabError, ended_by_signals
 
-DOCS = SOURCE / "docs" / "distributions.md"
+DOCS = SOURCE / "docs" / "reference" / "distributions.md"
 VARIANTS = ("amazon", "rhel", "centos", "rhel8", "suse", "ubuntu", "debian")
 RPM = ("amazon", "rhel", "centos", "rhel8", "suse")
 PACKAGED = ("bookworm", "trixie", "sid")

@@ -1,5 +1,5 @@
 """What cloud-init says of the module, printed: ``python3 -m tests.chroot.shown
-bookworm``.  The outputs in docs/cloud-init.md are this program's."""
+bookworm``.  The outputs in docs/reference/cloud-init.md are this program's."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_the_size_of_the_account_is_no_matter(
 
 # ------------------------------------------------------------------- the proof
 
-#: GiB to MiB that one proof reads at most (docs/speed.md has the table).
+#: GiB to MiB that one proof reads at most (docs/project/speed.md has the table).
 PROOF = {1: 130, 2047: 230}
 
 

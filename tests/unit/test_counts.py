@@ -32,7 +32,7 @@ CFG: Dict[str, Any] = {
     "cloud_final_modules": [["kraken", "always"]],
 }
 LARGEST = 16384 * GIB
-# Of a reboot with nothing to do (docs/speed.md says them, too).
+# Of a reboot with nothing to do (docs/project/speed.md says them, too).
 FILES, FILES_PER_VOLUME = 12, 5
 BYTES, BYTES_PER_VOLUME = 5 << 10, 1200
 

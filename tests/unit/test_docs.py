@@ -260,7 +260,9 @@ def test_the_readme_is_short_and_begins_with_what_counts() -> None:
 
 
 def test_the_tests_on_virtual_machines_are_all_told() -> None:
-    told = set(re.findall(r"^- `(test_\w+\.py)`: ", page("docs/testing.md"), re.M))
+    told = set(
+        re.findall(r"^- `(test_\w+\.py)`: ", page("docs/project/testing.md"), re.M)
+    )
     assert told == {path.name for path in (ROOT / "tests" / "vm").glob("test_*.py")}
 
 
@@ -349,7 +351,7 @@ def test_the_tables_of_levels_and_filesystems_are_the_code() -> None:
 
 
 def test_the_table_of_mkfs_options_is_the_allow_list() -> None:
-    table = rows(page("docs/decisions.md"), "Type")
+    table = rows(page("docs/reference/decisions.md"), "Type")
     told = {kind: set(re.findall("`(.+?)`", letters)) for kind, letters in table}
     assert told == {kind: set(one.options) for kind, one in registry.TYPES.items()}
 
@@ -357,7 +359,7 @@ def test_the_table_of_mkfs_options_is_the_allow_list() -> None:
 def holders() -> List[Tuple[str, bool, str, str]]:
     found = []
     for state, same, then, kind in rows(
-        page("docs/decisions.md"), "The other instance is"
+        page("docs/reference/decisions.md"), "The other instance is"
     ):
         for answer in (True, False) if same == "any" else (same == "yes",):
             name = kind[1 : kind.index("]")]
@@ -393,7 +395,7 @@ def test_the_table_of_ec2s_answers_is_the_code() -> None:
         Reaction.FATAL: "an error",
     }
     told = {}
-    for codes, done, kind in rows(page("docs/decisions.md"), "EC2 says"):
+    for codes, done, kind in rows(page("docs/reference/decisions.md"), "EC2 says"):
         for name in re.findall("`(.+?)`", codes):
             told[name] = (done, kind[2 : kind.index("`]")] if kind else "")
     assert told == {
@@ -407,13 +409,13 @@ def test_the_table_of_ec2s_answers_is_the_code() -> None:
 
 def test_completeness_and_arrays_name_kinds_that_are_there() -> None:
     kinds = all_kinds()
-    text = page("docs/decisions.md")
+    text = page("docs/reference/decisions.md")
     named = set(re.findall(r"operations\.md#([\w-]+)\)", text)) - {"errors"}
     assert named and named <= kinds
 
 
 def test_the_lines_that_are_taken_over_are_those_that_the_page_shows() -> None:
-    table = rows(page("docs/from-goat.md"), "Found")
+    table = rows(page("docs/guides/from-goat.md"), "Found")
     (theirs, _), (array, becomes) = table
     (line,) = fstab.parse(code(theirs.split(", once")[0]) + "\n")
     known = Known("ext4", "11111111-2222-3333-4444-555555555555", "GOAT-data")

@@ -191,7 +191,7 @@ def test_the_policy_of_a_partition_differs_in_its_arns_alone(name: str) -> None:
 
 
 def test_the_policy_is_explained_action_by_action() -> None:
-    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "security.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `(ec2:\w+)` \|", page, re.M))
     assert told == calls_of_the_module()
     told = set(re.findall(r"^\| `(kms:[\w*]+)`", page, re.M))
