@@ -137,13 +137,10 @@ chroot: $(READY)
 shown: $(READY)
 	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
 
-pictures: $(READY)
-	@exec $(PYTHON) -m tests.chroot.pictures docs
-
-# A row a release and distribution; DOCS=1 puts the rows into docs/reference/distributions.md.
+# A row a release and distribution; WRITE=1 puts the rows into docs/reference/distributions.md.
 ON = bullseye
 distros: $(READY)
-	@exec $(PYTHON) -m tests.chroot.distros $(if $(DOCS),--docs) --on $(ON) \
+	@exec $(PYTHON) -m tests.chroot.distros $(if $(WRITE),--docs) --on $(ON) \
 	    $(addprefix --python=,$(PREFIX)) $(addprefix --variants=,$(VARIANTS)) $(CLOUD_INIT)
 
 vm: $(READY) deb
