@@ -137,6 +137,9 @@ chroot: $(READY)
 shown: $(READY)
 	@exec $(PYTHON) -m tests.chroot.shown $(RELEASE)
 
+pictures: $(READY)
+	@exec $(PYTHON) -m tests.chroot.pictures docs
+
 # A row a release and distribution; WRITE=1 puts the rows into docs/reference/distributions.md.
 ON = bullseye
 distros: $(READY)
