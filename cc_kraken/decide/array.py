@@ -107,7 +107,7 @@ def _notice_wishes(case: Case, noticed: Noticed, state: ArrayState) -> None:
         )
     if wanted.members != state.raid_disks:
         noticed.warnings.append(
-            f"VolumeSize says {wanted.members}, {whose} has {state.raid_disks} "
+            f"Members says {wanted.members}, {whose} has {state.raid_disks} "
             "members: it is used as it is."
         )
     if wanted.allow_degraded and not (state.missing or state.failed):

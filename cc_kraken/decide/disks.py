@@ -71,7 +71,7 @@ def check_not_held(case: Case, volume_id: str) -> None:
             f"{device.path} ({volume_id}) is in use by {by}.",
             NOT_USED,
             "Unmount it, or stop what holds it. A filesystem does not become part "
-            "of an array: correct VolumeSize, or take its tags off.",
+            "of an array: correct Members, or take its tags off.",
         )
 
 
@@ -87,7 +87,7 @@ def base(case: Case) -> Base:
             "device-held",
             f"{device.path} ({volume_id}) is held by {', '.join(device.holders)}.",
             NOT_USED,
-            "It belongs to an array or a mapping: correct VolumeSize and the tags "
+            "It belongs to an array or a mapping: correct Members and the tags "
             "of its set, or stop what holds it.",
         )
     found = look(case, volume_id)

@@ -91,7 +91,7 @@ def _way_out(case: Case, content: Content, target: Target) -> str:
             f"{by_hand}, and mount the partition by a line of your own in fstab."
         )
     if kind == MD_MEMBER or (case.is_array and target.volume_id):
-        return "Correct VolumeSize, or use another volume."
+        return "Correct Members, or use another volume."
     if kind in registry.TYPES:
         return "Correct FsType, or use another volume."
     return "Use another volume."

@@ -187,7 +187,7 @@ def test_an_array_whose_size_was_raised_is_used_as_it_is() -> None:
     assert plan.trouble is None and names(plan.steps)[-1] == "MountFilesystem"
     assert not {"AddMember", "CreateArray", "MakeFilesystem"} & set(names(plan.steps))
     assert any("left alone" in text for text in plan.warnings)
-    assert any("VolumeSize says 4" in text for text in plan.warnings)
+    assert any("Members says 4" in text for text in plan.warnings)
 
 
 def test_allow_degraded_that_is_left_on_is_noted() -> None:

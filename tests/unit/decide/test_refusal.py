@@ -53,7 +53,7 @@ def test_a_partition_table_on_one_that_is_to_be_a_member() -> None:
     plan = decide(raid_claim(w.raid()), raid_world(looks))
     assert (plan.steps, kind(plan)) == ((), "content-other")
     said = str(plan.trouble)
-    assert INSIDE[0] in said and "VolumeSize" not in said and "FsType" not in said
+    assert INSIDE[0] in said and "Members" not in said and "FsType" not in said
     assert "without a partition table" in said
 
 
@@ -62,7 +62,7 @@ def test_a_partition_table_on_one_that_is_to_be_a_member() -> None:
     [
         (w.look(Known("xfs", FS), mark=MARK), "Correct FsType, or use another volume"),
         (w.look(Known("btrfs", FS), mark=MARK), "Correct FsType, or use another"),
-        (w.member(0), "Correct VolumeSize, or use another volume"),
+        (w.member(0), "Correct Members, or use another volume"),
         (w.look(Known("LVM2_member", FS), mark=MARK), " Use another volume"),
         (w.look(Known("crypto_LUKS", FS), mark=MARK), " Use another volume"),
         (w.look(Known("ext3", FS), mark=MARK), " Use another volume"),
@@ -87,4 +87,4 @@ def test_a_filesystem_in_an_array_and_on_a_member() -> None:
     looks = {n: w.blank() for n in (1, 2, 3)}
     looks[2] = w.look(Known("ext4", FS), mark=MARK)
     said = str(decide(raid_claim(w.raid()), raid_world(looks)).trouble)
-    assert "Correct VolumeSize, or use another volume" in said
+    assert "Correct Members, or use another volume" in said
