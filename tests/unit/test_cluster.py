@@ -13,12 +13,10 @@ import subprocess
 import sys
 import threading
 import urllib.parse
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Set, Tuple
+from typing import Any, Dict, List, Mapping, Set, Tuple
 
-import hcl2
 import pytest
 import yaml
 from botocore import xform_name
@@ -27,6 +25,17 @@ from cc_kraken.boot import userdata
 from cc_kraken.config import tags
 from cc_kraken.decide.claiming import Look, Stay, Take, next_step
 from cc_kraken.model import Attachment, Claimant, Section, Volume
+from tests.unit.terraform import (
+    KNOWN,
+    META,
+    code,
+    entities,
+    load,
+    named,
+    own,
+    plain,
+    wrong,
+)
 from tests.unit.test_examples import (
     ROOT,
     Template,
@@ -34,7 +43,6 @@ from tests.unit.test_examples import (
     analyze,
     operations,
     place_unit,
-    plain,
     statements,
     text,
 )
@@ -43,183 +51,16 @@ MODULE = ROOT / "examples" / "cluster" / "terraform"
 ZONES = {"0": "us-east-1a", "1": "us-east-1b", "2": "us-east-1c"}
 HOOK = "volumes"
 
-# ------------------------------------------------------- what the provider knows
-
-
-def words(listed: str) -> Set[str]:
-    return set(listed.split())
-
-
-@dataclass
-class Arguments:
-    """Of a resource, a data source or a block."""
-
-    required: Set[str] = field(default_factory=set)
-    optional: Set[str] = field(default_factory=set)
-    blocks: Mapping[str, Arguments] = field(default_factory=dict)
-    attributes: Set[str] = field(default_factory=set)
-
-
-META = words("count for_each depends_on provider")
-LIFECYCLE = Arguments(
-    optional=words("create_before_destroy prevent_destroy ignore_changes"),
-    blocks={"precondition": Arguments(required=words("condition error_message"))},
-)
-
-#: From the Argument Reference and the Attribute Reference of each page of
-#: hashicorp/terraform-provider-aws, website/docs/{r,d}/NAME.html.markdown (6.x). Left
-#: out are what is deprecated and the blocks for other purposes.
-KNOWN: Mapping[Tuple[str, str], Arguments] = {
-    ("data", "aws_subnet"): Arguments(
-        optional=words(
-            "availability_zone availability_zone_id cidr_block default_for_az id"
-            " ipv6_cidr_block state tags vpc_id"
-        ),
-        attributes=words("arn availability_zone vpc_id owner_id"),
-    ),
-    ("data", "aws_partition"): Arguments(
-        attributes=words("partition dns_suffix reverse_dns_prefix id")
-    ),
-    ("data", "aws_service_principal"): Arguments(
-        required={"service_name"},
-        optional={"region"},
-        attributes=words("id name service suffix region"),
-    ),
-    ("resource", "aws_ebs_volume"): Arguments(
-        required={"availability_zone"},
-        optional=words(
-            "encrypted final_snapshot iops multi_attach_enabled size snapshot_id"
-            " outpost_arn type kms_key_id tags throughput volume_initialization_rate"
-        ),
-        attributes=words("arn create_time id tags_all"),
-    ),
-    ("resource", "aws_iam_role"): Arguments(
-        required={"assume_role_policy"},
-        optional=words(
-            "description force_detach_policies max_session_duration name name_prefix"
-            " path permissions_boundary tags"
-        ),
-        attributes=words("arn create_date id name tags_all unique_id"),
-    ),
-    ("resource", "aws_iam_role_policy"): Arguments(
-        required=words("policy role"),
-        optional=words("name name_prefix"),
-        attributes=words("id name policy role"),
-    ),
-    ("resource", "aws_iam_instance_profile"): Arguments(
-        optional=words("name name_prefix path role tags"),
-        attributes=words("arn create_date id name role tags_all unique_id"),
-    ),
-    ("resource", "aws_launch_template"): Arguments(
-        optional=words(
-            "region default_version description disable_api_stop"
-            " disable_api_termination ebs_optimized image_id"
-            " instance_initiated_shutdown_behavior instance_type kernel_id key_name"
-            " name name_prefix ram_disk_id security_group_names tags"
-            " update_default_version user_data vpc_security_group_ids"
-        ),
-        blocks={
-            "iam_instance_profile": Arguments(optional=words("arn name")),
-            "metadata_options": Arguments(
-                optional=words(
-                    "http_endpoint http_protocol_ipv6 http_put_response_hop_limit"
-                    " http_tokens instance_metadata_tags"
-                )
-            ),
-            "tag_specifications": Arguments(optional=words("resource_type tags")),
-        },
-        attributes=words("arn id latest_version tags_all"),
-    ),
-    ("resource", "aws_autoscaling_group"): Arguments(
-        required=words("max_size min_size"),
-        optional=words(
-            "name name_prefix availability_zones capacity_rebalance context"
-            " default_cooldown default_instance_warmup launch_configuration"
-            " ignore_failed_scaling_activities health_check_grace_period"
-            " health_check_type desired_capacity desired_capacity_type force_delete"
-            " load_balancers vpc_zone_identifier target_group_arns"
-            " termination_policies suspended_processes placement_group"
-            " metrics_granularity enabled_metrics wait_for_capacity_timeout"
-            " min_elb_capacity wait_for_elb_capacity protect_from_scale_in"
-            " service_linked_role_arn max_instance_lifetime force_delete_warm_pool"
-        ),
-        blocks={
-            "availability_zone_distribution": Arguments(
-                required={"capacity_distribution_strategy"}
-            ),
-            "launch_template": Arguments(optional=words("id name version")),
-            "initial_lifecycle_hook": Arguments(
-                required=words("name lifecycle_transition"),
-                optional=words(
-                    "default_result heartbeat_timeout notification_metadata"
-                    " notification_target_arn role_arn"
-                ),
-            ),
-            "instance_maintenance_policy": Arguments(
-                required=words("min_healthy_percentage max_healthy_percentage")
-            ),
-            "instance_refresh": Arguments(
-                required={"strategy"},
-                optional={"triggers"},
-                blocks={
-                    "preferences": Arguments(
-                        optional=words(
-                            "checkpoint_delay checkpoint_percentages instance_warmup"
-                            " max_healthy_percentage min_healthy_percentage"
-                            " skip_matching auto_rollback"
-                            " scale_in_protected_instances standby_instances"
-                        )
-                    )
-                },
-            ),
-            "tag": Arguments(required=words("key value propagate_at_launch")),
-        },
-        attributes=words("id arn availability_zones name"),
-    ),
-}
-
-
 # --------------------------------------------------------------- Terraform's files
 
 
-def load(name: str) -> Dict[str, Any]:
-    with open(MODULE / name, encoding="utf-8") as file:
-        found: Dict[str, Any] = hcl2.load(file)
-    return found
-
-
-def code() -> str:
-    """The files without their comments."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(MODULE.glob("*.tf"))]
-    return re.sub(r"(?m)^\s*#.*$", "", "\n".join(texts))
-
-
-def own(body: Mapping[str, Any]) -> Dict[str, Any]:
-    return {plain(key): one for key, one in body.items() if not key.startswith("__")}
-
-
-def named(name: str, kind: str) -> Dict[str, Dict[str, Any]]:
-    """The blocks of a kind with one label (variable, output)."""
-    return {plain(key): body for one in load(name)[kind] for key, body in one.items()}
-
-
-def entities() -> Iterator[Tuple[str, str, str, Dict[str, Any]]]:
-    """Each resource and data source: what, type, name, body."""
-    document = load("main.tf")
-    for what in ("resource", "data"):
-        for one in document[what]:
-            for kind, bodies in own(one).items():
-                for name, body in own(bodies).items():
-                    yield what, kind, name, body
-
-
 def resource(kind: str) -> Dict[str, Any]:
-    (found,) = (body for _, of, _, body in entities() if of == kind)
+    (found,) = (body for _, of, _, body in entities(MODULE) if of == kind)
     return found
 
 
 def locals_() -> Dict[str, Any]:
-    (found,) = load("main.tf")["locals"]
+    (found,) = load(MODULE / "main.tf")["locals"]
     return own(found)
 
 
@@ -233,28 +74,9 @@ def dynamic(body: Mapping[str, Any], name: str) -> Dict[str, Any]:
     return own(found)
 
 
-def wrong(body: Mapping[str, Any], known: Arguments, meta: Set[str]) -> List[str]:
-    """What the provider would refuse in a block."""
-    given = own(body)
-    bodies: Dict[str, List[Mapping[str, Any]]] = {}
-    for one in given.pop("dynamic", []):
-        for label, inner in own(one).items():
-            bodies.setdefault(label, []).extend(inner["content"])
-    for name in known.blocks:
-        bodies.setdefault(name, []).extend(given.pop(name, []))
-    found = [f"{name} is unknown" for name in bodies if name not in known.blocks]
-    for name, several in bodies.items():
-        nested = known.blocks.get(name, Arguments())
-        for inner in several:
-            found += [f"{name}: {said}" for said in wrong(inner, nested, set())]
-    for inner in given.pop("lifecycle", []) if meta else []:
-        found += wrong(inner, LIFECYCLE, set())
-    found += [f"{name} is missing" for name in sorted(known.required - set(given))]
-    unknown = set(given) - known.required - known.optional - meta
-    return found + [f"{name} is unknown" for name in sorted(unknown)]
-
-
-@pytest.mark.parametrize("entity", list(entities()), ids=lambda e: ".".join(e[:3]))
+@pytest.mark.parametrize(
+    "entity", list(entities(MODULE)), ids=lambda e: ".".join(e[:3])
+)
 def test_every_argument_is_one_that_the_provider_documents(
     entity: Tuple[str, str, str, Dict[str, Any]],
 ) -> None:
@@ -285,14 +107,14 @@ def test_an_argument_that_is_misspelt_or_missing_is_seen() -> None:
 
 
 def test_names_lead_to_what_is_there() -> None:
-    variables = named("variables.tf", "variable")
-    outputs = named("outputs.tf", "output")
-    assert set(re.findall(r"\bvar\.(\w+)", code())) == set(variables)
-    assert set(re.findall(r"\blocal\.(\w+)", code())) == set(locals_())
+    variables = named(MODULE, "variable")
+    outputs = named(MODULE, "output")
+    assert set(re.findall(r"\bvar\.(\w+)", code(MODULE))) == set(variables)
+    assert set(re.findall(r"\blocal\.(\w+)", code(MODULE))) == set(locals_())
     for name, body in [*variables.items(), *outputs.items()]:
         assert body.get("description"), f"{name} has no description"
-    there = {(what, kind, name) for what, kind, name, _ in entities()}
-    used = re.findall(r"(data\.)?\b(aws_\w+)\.(\w+)(?:\.(\w+))?", code())
+    there = {(what, kind, name) for what, kind, name, _ in entities(MODULE)}
+    used = re.findall(r"(data\.)?\b(aws_\w+)\.(\w+)(?:\.(\w+))?", code(MODULE))
     assert used
     for data, kind, name, attribute in used:
         what = "data" if data else "resource"
@@ -300,7 +122,7 @@ def test_names_lead_to_what_is_there() -> None:
         known = KNOWN[what, kind]
         every = known.attributes | known.required | known.optional
         assert not attribute or attribute in every, (kind, attribute)
-    for name in re.findall(r'\$\{path\.module\}/([\w./-]+)"', code()):
+    for name in re.findall(r'\$\{path\.module\}/([\w./-]+)"', code(MODULE)):
         assert (MODULE / name).exists(), name
 
 
@@ -424,7 +246,7 @@ def terraform_volumes() -> List[Tuple[str, Dict[str, str]]]:
 
 def sets_of_terraform() -> List[str]:
     """Terraform's keys() sorts them."""
-    return sorted(own(named("variables.tf", "variable")["sizes"]["default"]))
+    return sorted(own(named(MODULE, "variable")["sizes"]["default"]))
 
 
 def cloudformation_volumes() -> List[Tuple[str, Dict[str, str]]]:
@@ -543,7 +365,7 @@ def terraform_settings() -> Dict[str, str]:
     for key in ("min_healthy_percentage", "max_healthy_percentage"):
         assert preferences[key] == policy[key]
     assert policy["min_healthy_percentage"] == "${local.min_healthy[each.key]}"
-    variables = named("variables.tf", "variable")
+    variables = named(MODULE, "variable")
     assert group["default_instance_warmup"] == "${var.warmup}"
     hook = block(group, "initial_lifecycle_hook")
     assert plain(hook["heartbeat_timeout"]) == "${var.heartbeat_timeout}"
@@ -691,7 +513,7 @@ def test_the_role_has_both_policies() -> None:
     # The prefix is put into both in the place of this word, the partition into ARNs.
     for name in ("iam-policy.json", "cluster/iam-policy-hook.json"):
         assert text(name).count('"kafka"') == 1
-    assert 'file(each.value), "\\"kafka\\"", jsonencode(var.prefix)' in code()
+    assert 'file(each.value), "\\"kafka\\"", jsonencode(var.prefix)' in code(MODULE)
     (role,) = made("AWS::IAM::Role").values()
     inline = {
         one["PolicyName"]: one["PolicyDocument"]
@@ -714,7 +536,7 @@ def terraform_user_data() -> Any:
             return (MODULE / found[1]).read_text(encoding="utf-8")
         return plain(value) if isinstance(value, str) else value
 
-    assert '"#cloud-config\\n${yamlencode(local.user_data)}"' in code()
+    assert '"#cloud-config\\n${yamlencode(local.user_data)}"' in code(MODULE)
     return read(locals_()["user_data"])
 
 

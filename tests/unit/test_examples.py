@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set
 
 import botocore.session
-import hcl2
 import jsonschema
 import pytest
 import yaml
@@ -22,6 +21,7 @@ from cc_kraken import cli
 from cc_kraken.cloud.errors import KMS_PERMISSIONS
 from cc_kraken.config import loading, sets, tags
 from cc_kraken.model import Node, Section, Volume
+from tests.unit.terraform import load, plain
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -321,10 +321,6 @@ def check_sets(volumes: List[Dict[str, str]], expected: Dict[str, int]) -> None:
     assert sizes == expected
 
 
-def plain(value: object) -> str:
-    return str(value).strip('"')
-
-
 def check_instance(own: Dict[str, str]) -> None:
     node = tags.node(Section(), own)
     assert isinstance(node, Node)
@@ -468,8 +464,7 @@ def test_the_image_is_built_from_either_package(
 
 
 def test_the_image_with_packer() -> None:
-    with open(EXAMPLES / "image/kraken.pkr.hcl", encoding="utf-8") as file:
-        document = hcl2.load(file)
+    document = load(EXAMPLES / "image/kraken.pkr.hcl")
     assert references(text("image/kraken.pkr.hcl"), "var") == {
         plain(name) for one in document["variable"] for name in one
     }

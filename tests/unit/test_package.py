@@ -208,7 +208,10 @@ def test_the_tests_of_the_installed_package() -> None:
     assert os.access(script, os.X_OK)
     (arms,) = re.findall(r"test_\} *in\n(.*?)\n +\*\)", script.read_text(), re.S)
     left_out = set(re.findall(r"[\w*]+\.py", arms))
-    foreign = ("tests.lab", "tests.fleet", "botocore", "hcl2", "tests.mutations")
+    foreign = (
+        *("tests.lab", "tests.fleet", "tests.mutations", "tests.unit.terraform"),
+        *("botocore", "hcl2"),
+    )
     for path in (ROOT / "tests" / "unit").glob("test_*.py"):
         if any(path.match(f"test_{name}") for name in left_out):
             continue

@@ -7,9 +7,8 @@ import email.mime.multipart
 import email.mime.text
 import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Set, Tuple
+from typing import Any, Dict, Set, Tuple
 
 import hcl2
 import pytest
@@ -18,191 +17,34 @@ import yaml
 from cc_kraken.boot import userdata
 from cc_kraken.config import sets, tags
 from cc_kraken.model import Node, Section, Volume
+from tests.unit.terraform import (
+    KNOWN,
+    META,
+    code,
+    entities,
+    load,
+    named,
+    own,
+    plain,
+    wrong,
+)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 MODULE = EXAMPLES / "terraform"
 CLUSTER = MODULE / "examples" / "kafka"
 
-# ------------------------------------------------------- what the provider knows
-
-
-def words(text: str) -> Set[str]:
-    return set(text.split())
-
-
-@dataclass
-class Arguments:
-    """Of a resource, a data source or a block."""
-
-    required: Set[str] = field(default_factory=set)
-    optional: Set[str] = field(default_factory=set)
-    blocks: Mapping[str, Arguments] = field(default_factory=dict)
-    attributes: Set[str] = field(default_factory=set)
-
-
-META = words("count for_each depends_on provider")
-LIFECYCLE = Arguments(
-    optional=words("create_before_destroy prevent_destroy ignore_changes")
-)
-
-#: From the Argument Reference and the Attribute Reference of each page of
-#: hashicorp/terraform-provider-aws, website/docs/{r,d}/NAME.html.markdown (6.x), and
-#: of hashicorp/terraform-provider-cloudinit, docs/data-sources/config.md. Left out is
-#: what is deprecated.
-KNOWN: Mapping[Tuple[str, str], Arguments] = {
-    ("data", "aws_subnet"): Arguments(
-        optional=words(
-            "availability_zone availability_zone_id cidr_block default_for_az id"
-            " ipv6_cidr_block state tags vpc_id"
-        ),
-        attributes=words("arn availability_zone vpc_id owner_id"),
-    ),
-    ("data", "aws_partition"): Arguments(
-        attributes=words("partition dns_suffix reverse_dns_prefix id")
-    ),
-    ("data", "aws_service_principal"): Arguments(
-        required={"service_name"},
-        optional={"region"},
-        attributes=words("id name service suffix region"),
-    ),
-    ("data", "cloudinit_config"): Arguments(
-        optional=words("gzip base64_encode boundary"),
-        blocks={
-            "part": Arguments(
-                required={"content"},
-                optional=words("content_type filename merge_type"),
-            )
-        },
-        attributes=words("id rendered"),
-    ),
-    ("resource", "aws_ebs_volume"): Arguments(
-        required={"availability_zone"},
-        optional=words(
-            "encrypted final_snapshot iops multi_attach_enabled size snapshot_id"
-            " outpost_arn type kms_key_id tags throughput volume_initialization_rate"
-        ),
-        attributes=words("arn create_time id tags_all"),
-    ),
-    ("resource", "aws_iam_role"): Arguments(
-        required={"assume_role_policy"},
-        optional=words(
-            "description force_detach_policies max_session_duration name name_prefix"
-            " path permissions_boundary tags"
-        ),
-        attributes=words("arn create_date id name tags_all unique_id"),
-    ),
-    ("resource", "aws_iam_role_policy"): Arguments(
-        required=words("policy role"),
-        optional=words("name name_prefix"),
-        attributes=words("id name policy role"),
-    ),
-    ("resource", "aws_iam_instance_profile"): Arguments(
-        optional=words("name name_prefix path role tags"),
-        attributes=words("arn create_date id name role tags_all unique_id"),
-    ),
-    ("resource", "aws_instance"): Arguments(
-        optional=words(
-            "ami associate_public_ip_address availability_zone disable_api_stop"
-            " disable_api_termination ebs_optimized enable_primary_ipv6 hibernation"
-            " host_id host_resource_group_arn iam_instance_profile"
-            " instance_initiated_shutdown_behavior instance_type ipv6_address_count"
-            " ipv6_addresses key_name monitoring placement_group placement_group_id"
-            " placement_partition_number private_ip region secondary_private_ips"
-            " source_dest_check subnet_id tags tenancy user_data user_data_base64"
-            " user_data_replace_on_change vpc_security_group_ids"
-        ),
-        blocks={
-            "metadata_options": Arguments(
-                optional=words(
-                    "http_endpoint http_protocol_ipv6 http_put_response_hop_limit"
-                    " http_tokens instance_metadata_tags"
-                )
-            ),
-            "root_block_device": Arguments(
-                optional=words(
-                    "delete_on_termination encrypted iops kms_key_id tags throughput"
-                    " volume_size volume_type"
-                )
-            ),
-        },
-        attributes=words("arn id private_ip availability_zone"),
-    ),
-}
-
-
 # ------------------------------------------------------------------- the files
 
 
-def plain(value: object) -> str:
-    return str(value).strip('"')
-
-
-def load(path: Path) -> Dict[str, Any]:
-    with open(path, encoding="utf-8") as file:
-        found: Dict[str, Any] = hcl2.load(file)
-    return found
-
-
-def code(at: Path) -> str:
-    """The files of a folder without their comments."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted(at.glob("*.tf"))]
-    return re.sub(r"(?m)^\s*#.*$", "", "\n".join(texts))
-
-
-def named(at: Path, kind: str) -> Dict[str, Dict[str, Any]]:
-    """The blocks of a kind with one label (variable, output, module)."""
-    found: Dict[str, Dict[str, Any]] = {}
-    for path in at.glob("*.tf"):
-        for one in load(path).get(kind, []):
-            found.update({plain(name): body for name, body in one.items()})
-    return found
-
-
-def entities() -> Iterator[Tuple[str, str, str, Dict[str, Any]]]:
-    """Each resource and data source: what, type, name, body."""
-    document = load(MODULE / "main.tf")
-    for what in ("resource", "data"):
-        for one in document[what]:
-            for kind, bodies in one.items():
-                for name, body in bodies.items():
-                    yield what, plain(kind), plain(name), body
-
-
 def body_of(kind: str, name: str) -> Dict[str, Any]:
-    (found,) = (body for _, *key, body in entities() if key == [kind, name])
+    (found,) = (body for _, *key, body in entities(MODULE) if key == [kind, name])
     return found
 
 
-def own(body: Mapping[str, Any]) -> Dict[str, Any]:
-    return {key: value for key, value in body.items() if not key.startswith("__")}
-
-
-def wrong(body: Mapping[str, Any], known: Arguments, meta: Set[str]) -> List[str]:
-    """What the provider would refuse in a block."""
-    given = own(body)
-    dynamic = given.pop("dynamic", [])
-    bodies: Dict[str, List[Mapping[str, Any]]] = {}
-    for one in dynamic:
-        for label, inner in one.items():
-            if not label.startswith("__"):
-                bodies.setdefault(plain(label), []).extend(inner["content"])
-    for name in known.blocks:
-        bodies.setdefault(name, []).extend(given.pop(name, []))
-    found = [f"{name} is unknown" for name in bodies if name not in known.blocks]
-    for name, several in bodies.items():
-        for inner in several:
-            nested = known.blocks.get(name, Arguments())
-            found += [f"{name}: {text}" for text in wrong(inner, nested, set())]
-    lifecycle = given.pop("lifecycle", []) if meta else []
-    for inner in lifecycle:
-        found += wrong(inner, LIFECYCLE, set())
-    found += [f"{name} is missing" for name in sorted(known.required - set(given))]
-    unknown = set(given) - known.required - known.optional - meta
-    return found + [f"{name} is unknown" for name in sorted(unknown)]
-
-
-@pytest.mark.parametrize("entity", list(entities()), ids=lambda e: ".".join(e[:3]))
+@pytest.mark.parametrize(
+    "entity", list(entities(MODULE)), ids=lambda e: ".".join(e[:3])
+)
 def test_every_argument_is_one_that_the_provider_documents(
     entity: Tuple[str, str, str, Dict[str, Any]],
 ) -> None:
@@ -237,7 +79,7 @@ def test_names_lead_to_what_is_there() -> None:
     assert set(re.findall(r"\bvar\.(\w+)", text)) == variables
     locals_ = {name for one in load(MODULE / "main.tf")["locals"] for name in own(one)}
     assert set(re.findall(r"\blocal\.(\w+)", text)) == locals_
-    there = {(what, kind, name) for what, kind, name, _ in entities()}
+    there = {(what, kind, name) for what, kind, name, _ in entities(MODULE)}
     index = r"(?:\[[^\]]*(?:\[[^\]]*\])?[^\]]*\])?"
     pattern = rf"(data\.)?\b(aws_\w+|cloudinit_\w+)\.(\w+){index}(?:\.(\w+))?"
     used = re.findall(pattern, text)
@@ -306,7 +148,7 @@ def test_providers_are_required_by_version_and_none_is_configured() -> None:
     document = load(MODULE / "versions.tf")
     (terraform,) = document["terraform"]
     (providers,) = terraform["required_providers"]
-    prefixes = {kind.split("_")[0] for _, kind, _, _ in entities()}
+    prefixes = {kind.split("_")[0] for _, kind, _, _ in entities(MODULE)}
     assert prefixes == set(own(providers))
     for one in own(providers).values():
         assert re.fullmatch(r">= [\d.]+", plain(one["version"]))
