@@ -149,6 +149,8 @@ class Claiming:
             if self._dry_run and isinstance(answer, (Take, GiveBack)):
                 return self._planned(look, answer)
             if isinstance(answer, Take):
+                if self._waiting.left() <= 0:
+                    self._hold_up(_out_of_time(Node(self._prefix, answer.node_id)))
                 self._take(look, answer)
             elif isinstance(answer, GiveBack):
                 self._give_back(look, answer)
@@ -375,3 +377,13 @@ def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:
         waits=True,
     )
     return Plan(plan.name, PENDING, steps, trouble, warnings=plan.warnings)
+
+
+def _out_of_time(node: Node) -> Trouble:
+    return Trouble(
+        "out-of-time",
+        f"There was no time left to claim {node}.",
+        "An instance must claim its node in time.",
+        "Run again, or give it more time (boot_wait, wait).",
+        waits=True,
+    )

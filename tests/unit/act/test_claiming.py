@@ -140,6 +140,25 @@ def test_a_node_is_given_back_when_another_has_a_member(
     assert scene.lab.volume(first[0]).attachments == []
 
 
+def test_a_run_that_is_stopped_claims_no_further_node(
+    scene: Scene, mocker: MockerFixture
+) -> None:
+    for node_id in "012":
+        node(scene, node_id)
+    attach = Ec2.attach
+
+    def late(self: Ec2, volume: str) -> str:
+        other(scene, volume)
+        scene.run_now.clock.stop()
+        return attach(self, volume)
+
+    mocker.patch.object(Ec2, "attach", late)
+    assert run(scene, final=False) == PENDING
+    assert scene.calls["AttachVolume"] == 1
+    assert scene.attached() == {} and claim(scene) is None
+    assert "no time left to claim" in scene.told.status["waiting_for"]
+
+
 def test_after_the_lock_nothing_is_used_before_all_is_ours(
     scene: Scene, mocker: MockerFixture
 ) -> None:
