@@ -255,6 +255,8 @@ class Claiming:
         if noted is None or not noted.open:
             self._forget(answer.node_id)
             self._avoided[answer.node_id] = self._clock.now() + STRUCK_OUT
+            return
+        self._hold_up(replace(trouble, waits=True))
 
     @property
     def _world(self) -> World:

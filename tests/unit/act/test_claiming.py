@@ -159,6 +159,29 @@ def test_a_run_that_is_stopped_claims_no_further_node(
     assert "no time left to claim" in scene.told.status["waiting_for"]
 
 
+def test_old_answers_do_not_make_it_ask_without_a_pause(
+    scene: Scene, mocker: MockerFixture
+) -> None:
+    """EC2 has attached the anchor, answers 503, and still shows it as free."""
+    volumes = node(scene, "0")
+    scene.clock.advance(60)
+    scene.lab.lag(20)
+    scene.lab.attach_seconds = 15.0
+    scene.lab.unavailable("AttachVolume")
+    attach, asked = Ec2.attach, []
+
+    def count(self: Ec2, volume: str) -> str:
+        asked.append(volume)
+        if len(asked) == 30:
+            scene.lab.lag(0)  # or a run without pauses never ends
+        return attach(self, volume)
+
+    mocker.patch.object(Ec2, "attach", count)
+    assert run(scene) == DONE
+    assert set(scene.attached()) == set(volumes)
+    assert asked.count(volumes[0]) < 10
+
+
 def test_after_the_lock_nothing_is_used_before_all_is_ours(
     scene: Scene, mocker: MockerFixture
 ) -> None:
