@@ -184,13 +184,15 @@ class Claiming:
         note = self._file.note
         if note is None or note.prefix == self._prefix:
             return
-        here = self._observer.volumes_here()
-        if here & set(note.calls):
+        here = self._held_of(Node(note.prefix, note.node_id)) | (
+            self._observer.volumes_here() & set(note.calls)
+        )
+        if here:
             raise KrakenError(
                 Trouble(
                     "claim-two-nodes",
                     f"{self._identity.instance_id} is {note.prefix}/{note.node_id} "
-                    f"({', '.join(sorted(here & set(note.calls)))} is attached), and "
+                    f"({', '.join(sorted(here))} is attached), and "
                     f"is told to claim a node of {self._prefix}.",
                     "An instance can be one node.",
                     f"Correct the prefix, or detach the volumes of {note.prefix}/"
@@ -198,6 +200,22 @@ class Claiming:
                 )
             )
         self._forget(note.node_id)
+
+    def _held_of(self, node: Node) -> FrozenSet[str]:
+        """The node's volumes that are attached here: not its anchor alone."""
+        while True:
+            try:
+                volumes = self._cloud.volumes(node)
+            except KrakenError as error:
+                self._hold_up(error.trouble)
+                continue
+            here, me = self._observer.volumes_here(), self._identity.instance_id
+            return frozenset(
+                one.id
+                for one in volumes
+                if one.id in here
+                or me in {held.instance_id for held in one.attachments}
+            )
 
     def _look(self) -> Look:
         """Everything of the prefix in this zone; behind the lock the node alone, as

@@ -236,6 +236,21 @@ def test_a_note_of_another_prefix_whose_disk_is_here(scene: Scene) -> None:
     assert error["kind"] == "claim-two-nodes" and "kafka/0" in error["message"]
 
 
+def test_a_node_of_another_prefix_counts_without_its_anchor(scene: Scene) -> None:
+    anchor, rest = node(scene, "0")
+    assert run(scene) == DONE
+    scene.lab.detach_volume(anchor)
+    scene.clock.advance(60)
+    assert set(scene.attached()) == {rest}
+    for name in ("log", "data"):
+        tags = {"KRKN-IN:Prefix": "rabbit", "KRKN-IN:NodeId": "0"}
+        scene.lab.create_volume(1, ZONE, {**tags, "KRKN-IN:VolumeName": name})
+    assert run(scene, section={"prefix": "rabbit"}) == FAILED
+    (error,) = scene.told.status["errors"]
+    assert error["kind"] == "claim-two-nodes" and rest in error["message"]
+    assert set(scene.attached()) == {rest}
+
+
 def test_a_reboot_finds_its_node_by_its_disks(scene: Scene) -> None:
     node(scene, "0")
     mine = node(scene, "1")
