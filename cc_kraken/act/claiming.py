@@ -149,6 +149,8 @@ class Claiming:
             if self._dry_run and isinstance(answer, (Take, GiveBack)):
                 return self._planned(look, answer)
             if isinstance(answer, Take):
+                if self._waiting.left() <= 0:
+                    self._hold_up(_out_of_time(Node(self._prefix, answer.node_id)))
                 self._take(look, answer)
             elif isinstance(answer, GiveBack):
                 self._give_back(look, answer)
@@ -182,13 +184,15 @@ class Claiming:
         note = self._file.note
         if note is None or note.prefix == self._prefix:
             return
-        here = self._observer.volumes_here()
-        if here & set(note.calls):
+        here = self._held_of(Node(note.prefix, note.node_id)) | (
+            self._observer.volumes_here() & set(note.calls)
+        )
+        if here:
             raise KrakenError(
                 Trouble(
                     "claim-two-nodes",
                     f"{self._identity.instance_id} is {note.prefix}/{note.node_id} "
-                    f"({', '.join(sorted(here & set(note.calls)))} is attached), and "
+                    f"({', '.join(sorted(here))} is attached), and "
                     f"is told to claim a node of {self._prefix}.",
                     "An instance can be one node.",
                     f"Correct the prefix, or detach the volumes of {note.prefix}/"
@@ -196,6 +200,22 @@ class Claiming:
                 )
             )
         self._forget(note.node_id)
+
+    def _held_of(self, node: Node) -> FrozenSet[str]:
+        """The node's volumes that are attached here: not its anchor alone."""
+        while True:
+            try:
+                volumes = self._cloud.volumes(node)
+            except KrakenError as error:
+                self._hold_up(error.trouble)
+                continue
+            here, me = self._observer.volumes_here(), self._identity.instance_id
+            return frozenset(
+                one.id
+                for one in volumes
+                if one.id in here
+                or me in {held.instance_id for held in one.attachments}
+            )
 
     def _look(self) -> Look:
         """Everything of the prefix in this zone; behind the lock the node alone, as
@@ -253,6 +273,8 @@ class Claiming:
         if noted is None or not noted.open:
             self._forget(answer.node_id)
             self._avoided[answer.node_id] = self._clock.now() + STRUCK_OUT
+            return
+        self._hold_up(replace(trouble, waits=True))
 
     @property
     def _world(self) -> World:
@@ -375,3 +397,13 @@ def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:
         waits=True,
     )
     return Plan(plan.name, PENDING, steps, trouble, warnings=plan.warnings)
+
+
+def _out_of_time(node: Node) -> Trouble:
+    return Trouble(
+        "out-of-time",
+        f"There was no time left to claim {node}.",
+        "An instance must claim its node in time.",
+        "Run again, or give it more time (boot_wait, wait).",
+        waits=True,
+    )

@@ -140,6 +140,48 @@ def test_a_node_is_given_back_when_another_has_a_member(
     assert scene.lab.volume(first[0]).attachments == []
 
 
+def test_a_run_that_is_stopped_claims_no_further_node(
+    scene: Scene, mocker: MockerFixture
+) -> None:
+    for node_id in "012":
+        node(scene, node_id)
+    attach = Ec2.attach
+
+    def late(self: Ec2, volume: str) -> str:
+        other(scene, volume)
+        scene.run_now.clock.stop()
+        return attach(self, volume)
+
+    mocker.patch.object(Ec2, "attach", late)
+    assert run(scene, final=False) == PENDING
+    assert scene.calls["AttachVolume"] == 1
+    assert scene.attached() == {} and claim(scene) is None
+    assert "no time left to claim" in scene.told.status["waiting_for"]
+
+
+def test_old_answers_do_not_make_it_ask_without_a_pause(
+    scene: Scene, mocker: MockerFixture
+) -> None:
+    """EC2 has attached the anchor, answers 503, and still shows it as free."""
+    volumes = node(scene, "0")
+    scene.clock.advance(60)
+    scene.lab.lag(20)
+    scene.lab.attach_seconds = 15.0
+    scene.lab.unavailable("AttachVolume")
+    attach, asked = Ec2.attach, []
+
+    def count(self: Ec2, volume: str) -> str:
+        asked.append(volume)
+        if len(asked) == 30:
+            scene.lab.lag(0)  # or a run without pauses never ends
+        return attach(self, volume)
+
+    mocker.patch.object(Ec2, "attach", count)
+    assert run(scene) == DONE
+    assert set(scene.attached()) == set(volumes)
+    assert asked.count(volumes[0]) < 10
+
+
 def test_after_the_lock_nothing_is_used_before_all_is_ours(
     scene: Scene, mocker: MockerFixture
 ) -> None:
@@ -192,6 +234,21 @@ def test_a_note_of_another_prefix_whose_disk_is_here(scene: Scene) -> None:
     assert run(scene, section={"prefix": "rabbit"}) == FAILED
     (error,) = scene.told.status["errors"]
     assert error["kind"] == "claim-two-nodes" and "kafka/0" in error["message"]
+
+
+def test_a_node_of_another_prefix_counts_without_its_anchor(scene: Scene) -> None:
+    anchor, rest = node(scene, "0")
+    assert run(scene) == DONE
+    scene.lab.detach_volume(anchor)
+    scene.clock.advance(60)
+    assert set(scene.attached()) == {rest}
+    for name in ("log", "data"):
+        tags = {"KRKN-IN:Prefix": "rabbit", "KRKN-IN:NodeId": "0"}
+        scene.lab.create_volume(1, ZONE, {**tags, "KRKN-IN:VolumeName": name})
+    assert run(scene, section={"prefix": "rabbit"}) == FAILED
+    (error,) = scene.told.status["errors"]
+    assert error["kind"] == "claim-two-nodes" and rest in error["message"]
+    assert set(scene.attached()) == {rest}
 
 
 def test_a_reboot_finds_its_node_by_its_disks(scene: Scene) -> None:
