@@ -199,7 +199,18 @@ class Claiming:
                     f"{note.node_id} in EC2, then: cc-kraken apply.",
                 )
             )
+        noted = self._file.noted()
+        while noted is not None and noted.open:
+            self._hold_up(
+                claiming.unsure(
+                    Node(note.prefix, note.node_id), self._identity.instance_id
+                )
+            )
+            noted = self._file.noted()
         self._forget(note.node_id)
+
+    def _unsure(self, node_id: str) -> Trouble:
+        return claiming.unsure(Node(self._prefix, node_id), self._identity.instance_id)
 
     def _held_of(self, node: Node) -> FrozenSet[str]:
         """The node's volumes that are attached here: not its anchor alone."""
@@ -299,14 +310,16 @@ class Claiming:
             return
         if self._let_go.issuperset(answer.volume_ids):
             # EC2 has said yes to it, and the disk is here still.
-            self._hold_up(claiming.unsure(look, answer.node_id))
+            self._hold_up(self._unsure(answer.node_id))
         self._let_go.update(answer.volume_ids)
         name = look.set_of(answer.volume_ids[0])
         step = Detach(name, answer.volume_ids)
         outcome = self._executor.carry_out([Plan(name, PENDING, (step,))], self._world)
-        if outcome.kept:
+        if self._observer.volumes_in_use() & set(outcome.kept):
             # Used since the look: then it stays, and the run tells why it is not up.
             self._file.enter(claiming.SETTLED)
+        elif outcome.kept:
+            self._hold_up(self._unsure(answer.node_id))
         for trouble in outcome.troubles.values():
             self._hold_up(trouble)
 

@@ -22,6 +22,8 @@ node was anybody else's; all volumes are ours, and may be used; another instance
 faster, so this one gives the node back."""
 
 LEAVING = ("detaching", "busy")
+MOST_TOLD = 10
+"""Nodes in one message."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,9 @@ def next_step(look: Look) -> Answer:
         return _giving_back(look, noted)
     if held and noted is not None and noted.node_id != held[0]:
         return (
-            Stay(unsure(look, noted.node_id)) if noted.open else Forget(noted.node_id)
+            Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
+            if noted.open
+            else Forget(noted.node_id)
         )
     if held:
         return _held(look, held[0])
@@ -229,12 +233,14 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
     call can bring any more."""
     if not look.ours(noted.node_id):
         return (
-            Stay(unsure(look, noted.node_id)) if noted.open else Forget(noted.node_id)
+            Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
+            if noted.open
+            else Forget(noted.node_id)
         )
     volume_ids = _detachable(look, noted.node_id)
     if volume_ids:
         return GiveBack(noted.node_id, volume_ids)
-    return Stay(unsure(look, noted.node_id))
+    return Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
 
 
 # ------------------------------------------------------------------ a choice
@@ -331,14 +337,15 @@ def _two_nodes(look: Look, held: Sequence[str]) -> Trouble:
     )
 
 
-def unsure(look: Look, node_id: str) -> Trouble:
+def unsure(node: Node, instance_id: str) -> Trouble:
+    """That something of a node which is given up may still come."""
     return Trouble(
         "claim-giving-back",
-        f"The node {look.prefix}/{node_id} went to another instance, and EC2 "
-        "may still carry out what this one has asked for.",
+        f"{instance_id} gives up the node {node}, and EC2 may still attach a volume of "
+        "it here.",
         "Nothing of it may be attached here before another node is claimed.",
         "This ends by itself within a minute. If it stays, detach the volumes of "
-        f"{look.prefix}/{node_id} from {look.instance_id} in EC2.",
+        f"{node} from {instance_id} in EC2.",
         waits=True,
     )
 
@@ -367,9 +374,12 @@ def _none_here(look: Look) -> Trouble:
 
 
 def _none_free(look: Look) -> Trouble:
+    told = list(look.nodes)[:MOST_TOLD]
     reasons = "; ".join(
-        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in look.nodes
+        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in told
     )
+    if len(look.nodes) > len(told):
+        reasons += f"; and {len(look.nodes) - len(told)} more"
     return Trouble(
         "claim-none-free",
         f"No node of {look.prefix} is free in {look.zone} ({reasons}).",

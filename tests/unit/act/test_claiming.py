@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional
 import pytest
 from pytest_mock import MockerFixture
 
+from cc_kraken.act import preconditions, refusals
 from cc_kraken.act.claim_file import OPEN_FOR, ClaimFile
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY
 from cc_kraken.cloud.ec2 import Ec2
@@ -198,6 +199,32 @@ def test_after_the_lock_nothing_is_used_before_all_is_ours(
     assert run(scene) == DONE
     assert set(scene.attached()) == set(second)
     assert scene.lab.volume(first[0]).attachments == []
+
+
+def test_a_disk_that_cannot_be_held_at_first_is_given_back_later(
+    scene: Scene, mocker: MockerFixture
+) -> None:
+    """Nothing uses it: it has come under another number meanwhile."""
+    first, second = node(scene, "0"), node(scene, "1")
+    attach, check = Ec2.attach, preconditions.check_unused
+    refused: List[str] = []
+
+    def late(self: Ec2, volume: str) -> str:
+        if volume == first[1] and not scene.lab.volume(first[1]).attachments:
+            other(scene, first[1])
+        return attach(self, volume)
+
+    def changed(paths: Any, device: Any, **more: Any) -> None:
+        if not refused:
+            refused.append(device.volume_id)
+            raise refusals.changed(device, "is gone", "It was there")
+        check(paths, device, **more)
+
+    mocker.patch.object(Ec2, "attach", late)
+    mocker.patch.object(preconditions, "check_unused", changed)
+    assert run(scene) == DONE
+    assert refused == [first[0]]
+    assert set(scene.attached()) == set(second)
 
 
 @pytest.mark.parametrize("code", ["AttachmentLimitExceeded", "UnauthorizedOperation"])

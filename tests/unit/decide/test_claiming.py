@@ -262,6 +262,14 @@ def test_what_is_awaited_or_refused(name: str) -> None:
     assert text in str(answer.trouble)
 
 
+def test_of_many_nodes_ten_are_told() -> None:
+    held = [one for number in range(300) for one in node(number, OTHER)]
+    answer = next_step(look(*held))
+    assert isinstance(answer, Stay)
+    text = answer.trouble.found
+    assert text.count("held by") == 10 and "; and 290 more)" in text
+
+
 def test_the_system_volume_is_no_ones_anchor() -> None:
     found = look(*FREE, *node(2), system=frozenset({vol(10)}))
     assert next_step(found) == Take("2", vol(20))
