@@ -359,14 +359,13 @@ def test_all_mistakes_are_named(paths: Paths) -> None:
     error = refusal(cfg, paths)
     assert str(error) == (
         "[config-unknown-key] kraken.prefx is an unknown key in cloud-init's "
-        "configuration (user-data or "
-        "/etc/cloud); expected enabled, tag_namespace, prefix, node_id, claim_order, "
-        "dry_run, boot_wait, wait, final_wait, blank_proof, ec2, defaults, volumes. "
-        "Did you mean prefix? Also wrong: kraken.wait is the string '1'; expected a whole "
-        "number from 0 to 604800. Write it without quotes. kraken.volumes.d.mode is "
-        "the number 1; expected a string of three or four octal digits, like 0750. "
-        'Write the octal digits in quotes, as in "0750": without them YAML makes '
-        "another number of it."
+        "configuration (user-data or /etc/cloud); expected enabled, tag_namespace, "
+        "prefix, node_id, claim_order, dry_run, boot_wait, wait, final_wait, "
+        "blank_proof, ec2, defaults, volumes. Did you mean prefix? Also wrong: "
+        "kraken.wait is the string '1'; expected a whole number from 0 to 604800. "
+        "Write it without quotes. kraken.volumes.d.mode is the number 1; expected a"
+        " string of three or four octal digits, like 0750. Write the octal digits "
+        'in quotes, as in "0750": without them YAML makes another number of it.'
     )
 
 
