@@ -1,6 +1,6 @@
 # For a Debian machine, as root; nothing needs to be installed before.
 #
-#   make try       a boot and a replacement in a chroot, in ten seconds
+#   make try       a boot and a replacement in a chroot, in under a minute
 #   make demo      the story, on a virtual EC2, with virtual machines
 #   make check     what needs no virtual machine (under 2 minutes)
 #   make test      check, the packages, the chroots and the virtual machines

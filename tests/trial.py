@@ -1,4 +1,4 @@
-"""The module in ten seconds, without a virtual machine and without an account.
+"""The module in under a minute, without a virtual machine and without an account.
 
     make try
 
