@@ -157,7 +157,7 @@ class Claiming:
             elif isinstance(answer, Stay):
                 self._hold_up(answer.trouble)
             else:
-                self._forget(answer.node_id)
+                self._forget()
 
     def _stand_by(self) -> None:
         """In a warm pool nothing is claimed: the instance may be stopped for days."""
@@ -207,7 +207,7 @@ class Claiming:
                 )
             )
             noted = self._file.noted()
-        self._forget(note.node_id)
+        self._forget()
 
     def _unsure(self, node_id: str) -> Trouble:
         return claiming.unsure(Node(self._prefix, node_id), self._identity.instance_id)
@@ -282,7 +282,7 @@ class Claiming:
         # An earlier call may have brought it here: the next look tells.
         noted = self._file.noted()
         if noted is None or not noted.open:
-            self._forget(answer.node_id)
+            self._forget()
             self._avoided[answer.node_id] = self._clock.now() + STRUCK_OUT
             return
         self._hold_up(replace(trouble, waits=True))
@@ -323,7 +323,7 @@ class Claiming:
         for trouble in outcome.troubles.values():
             self._hold_up(trouble)
 
-    def _forget(self, node_id: str) -> None:
+    def _forget(self) -> None:
         if not self._dry_run:
             self._file.forget()
             files.remove(self._paths.node_env)

@@ -13,6 +13,8 @@ from cc_kraken.model import Holder, Node, Trouble, Volume
 NEVER = "It is never taken away."
 CLAIM_SECONDS = 120
 """For so long an instance that may be any node is given to settle or to give back."""
+DETACHING = ("detaching", "busy")
+"""States of an attachment that ends."""
 ATTACH_LIMIT_SECONDS = 90
 """Longer in "attaching" is stuck (block-device practice on EC2)."""
 
@@ -73,7 +75,7 @@ def _trouble(case: Case, volume: Volume) -> Optional[Trouble]:
     for attachment in volume.attachments:
         if attachment.instance_id != case.world.instance_id:
             return _held(case, volume, attachment.instance_id or "")
-        if attachment.state in ("detaching", "busy"):
+        if attachment.state in DETACHING:
             return Trouble(
                 "volume-detaching",
                 f"{volume.id} is being detached from this instance "
@@ -135,8 +137,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
     going = {
         attachment.state
         for attachment in volume.attachments
-        if attachment.instance_id == instance_id
-        and attachment.state in ("detaching", "busy")
+        if attachment.instance_id == instance_id and attachment.state in DETACHING
     }
     soon = "It is attached once EC2 has let it go. If that lasts,"
     waits = True

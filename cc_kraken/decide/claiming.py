@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
 
-from cc_kraken.config import sets, tags
+from cc_kraken.config import sets, tags, wish
+from cc_kraken.decide.attach import DETACHING
 from cc_kraken.model import Claim, Node, Section, Trouble, Volume
 
 CLAIMING, LOCKED, SETTLED, GIVING_BACK = "claiming", "locked", "settled", "giving-back"
@@ -21,7 +22,6 @@ CLAIMING, LOCKED, SETTLED, GIVING_BACK = "claiming", "locked", "settled", "givin
 node was anybody else's; all volumes are ours, and may be used; another instance was
 faster, so this one gives the node back."""
 
-LEAVING = ("detaching", "busy")
 MOST_TOLD = 10
 """Nodes in one message."""
 
@@ -90,8 +90,8 @@ class Look:
 
     def _set(self, volume: Volume) -> str:
         name = tags.read(volume.tags, self.section.tag_namespace).get("volume_name", "")
-        pins = self.section.volumes.get(name, {}).get("volume_ids") or ()
-        return "" if pins and volume.id not in pins else name  # type: ignore[operator]
+        pins = wish.pins(self.section, name)
+        return "" if pins and volume.id not in pins else name
 
     def set_of(self, volume_id: str) -> str:
         return next(self._set(one) for one in self.volumes if one.id == volume_id)
@@ -179,11 +179,9 @@ def next_step(look: Look) -> Answer:
     if noted is not None and noted.state == GIVING_BACK:
         return _giving_back(look, noted)
     if held and noted is not None and noted.node_id != held[0]:
-        return (
-            Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
-            if noted.open
-            else Forget(noted.node_id)
-        )
+        if not noted.open:
+            return Forget(noted.node_id)
+        return Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
     if held:
         return _held(look, held[0])
     if noted is not None:
@@ -210,7 +208,7 @@ def _detachable(look: Look, node_id: str) -> Tuple[str, ...]:
     return tuple(
         volume.id
         for volume in look.ours(node_id)
-        if not any(one.state in LEAVING for one in volume.attachments)
+        if not any(one.state in DETACHING for one in volume.attachments)
     )
 
 
@@ -232,11 +230,9 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
     """Given back is what neither the machine nor EC2 shows any more, and what no
     call can bring any more."""
     if not look.ours(noted.node_id):
-        return (
-            Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
-            if noted.open
-            else Forget(noted.node_id)
-        )
+        if not noted.open:
+            return Forget(noted.node_id)
+        return Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
     volume_ids = _detachable(look, noted.node_id)
     if volume_ids:
         return GiveBack(noted.node_id, volume_ids)

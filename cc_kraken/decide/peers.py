@@ -10,7 +10,7 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 from cc_kraken.config import tags
 from cc_kraken.config.values import odd_character
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import LEAVING as DETACHING
+from cc_kraken.decide.attach import DETACHING
 from cc_kraken.decide.claiming import Look
 from cc_kraken.model import Holder, Section, Volume
 
