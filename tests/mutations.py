@@ -264,7 +264,7 @@ MUTATIONS = (
     change(
         "a volume that its holder's system has not let go is called held",
         "decide/attach",
-        'and attachment.state in ("detaching", "busy")',
+        'and attachment.state in DETACHING',
         'and attachment.state in ("detaching",)',
         DECISION,
     ),

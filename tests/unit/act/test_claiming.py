@@ -46,6 +46,18 @@ def other(scene: Scene, *volumes: str, **tags: str) -> str:
     return made
 
 
+def taken_before(scene: Scene, mocker: MockerFixture, asked: str, taken: str) -> None:
+    """Another instance gets ``taken`` a moment before this one asks for ``asked``."""
+    attach = Ec2.attach
+
+    def late(self: Ec2, volume: str) -> str:
+        if volume == asked and not scene.lab.volume(taken).attachments:
+            other(scene, taken)
+        return attach(self, volume)
+
+    mocker.patch.object(Ec2, "attach", late)
+
+
 def run(scene: Scene, seconds: float = 300, **more: Any) -> str:
     options = Ec2Options(endpoint_url=scene.lab.endpoint_url)
     sets: Dict[str, Any] = {"log": {}, "data": {}}
@@ -127,14 +139,7 @@ def test_a_node_is_given_back_when_another_has_a_member(
 ) -> None:
     """Between the choice and the look behind the lock."""
     first, second = node(scene, "0"), node(scene, "1")
-    attach = Ec2.attach
-
-    def late(self: Ec2, volume: str) -> str:
-        if volume == first[0] and not scene.lab.volume(first[1]).attachments:
-            other(scene, first[1])
-        return attach(self, volume)
-
-    mocker.patch.object(Ec2, "attach", late)
+    taken_before(scene, mocker, first[0], first[1])
     assert run(scene) == DONE
     assert set(scene.attached()) == set(second)
     assert scene.told.status["node"]["node_id"] == "1"
@@ -188,14 +193,7 @@ def test_after_the_lock_nothing_is_used_before_all_is_ours(
 ) -> None:
     """Another gets the last volume after the second look: the node goes back."""
     first, second = node(scene, "0"), node(scene, "1")
-    attach = Ec2.attach
-
-    def late(self: Ec2, volume: str) -> str:
-        if volume == first[1] and not scene.lab.volume(first[1]).attachments:
-            other(scene, first[1])
-        return attach(self, volume)
-
-    mocker.patch.object(Ec2, "attach", late)
+    taken_before(scene, mocker, first[1], first[1])
     assert run(scene) == DONE
     assert set(scene.attached()) == set(second)
     assert scene.lab.volume(first[0]).attachments == []
@@ -206,13 +204,8 @@ def test_a_disk_that_cannot_be_held_at_first_is_given_back_later(
 ) -> None:
     """Nothing uses it: it has come under another number meanwhile."""
     first, second = node(scene, "0"), node(scene, "1")
-    attach, check = Ec2.attach, preconditions.check_unused
+    check = preconditions.check_unused
     refused: List[str] = []
-
-    def late(self: Ec2, volume: str) -> str:
-        if volume == first[1] and not scene.lab.volume(first[1]).attachments:
-            other(scene, first[1])
-        return attach(self, volume)
 
     def changed(paths: Any, device: Any, **more: Any) -> None:
         if not refused:
@@ -220,7 +213,7 @@ def test_a_disk_that_cannot_be_held_at_first_is_given_back_later(
             raise refusals.changed(device, "is gone", "It was there")
         check(paths, device, **more)
 
-    mocker.patch.object(Ec2, "attach", late)
+    taken_before(scene, mocker, first[1], first[1])
     mocker.patch.object(preconditions, "check_unused", changed)
     assert run(scene) == DONE
     assert refused == [first[0]]
