@@ -65,7 +65,7 @@ def remove(path: str) -> bool:
     """
     try:
         os.unlink(path)
-        _sync_directory(os.path.dirname(path) or ".")
+        sync_directory(os.path.dirname(path) or ".")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
@@ -135,7 +135,7 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_directory(directory)
+    sync_directory(directory)
     return True
 
 
@@ -178,7 +178,7 @@ def _remove_leftovers(directory: str, prefix: str) -> None:
                 os.unlink(os.path.join(directory, name))
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
     descriptor = os.open(path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
