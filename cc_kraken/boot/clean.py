@@ -15,6 +15,9 @@ import shutil
 import sys
 from typing import Callable, List, Optional
 
+from cc_kraken.act import last_resort, udev_rules
+from cc_kraken.machine import command, files, fstab, mdadm_conf
+from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
 
@@ -28,8 +31,6 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     A second call finds nothing.  Raises KrakenError when a file cannot be
     written, or the initramfs cannot be made.
     """
-    from cc_kraken.act import last_resort, udev_rules
-    from cc_kraken.machine import files, fstab, mdadm_conf
 
     paths = paths or Paths()
     said = []
@@ -59,13 +60,10 @@ def forget_other(paths: Paths, instance_id: str) -> List[str]:
     A line for a disk that is here stays, for a root disk that was moved together
     with its volumes.  Raises as :func:`clean` does.
     """
-    from cc_kraken.act import last_resort
 
     former = last_resort.instance(paths)
     if former in ("", instance_id):
         return []
-    from cc_kraken.machine import files, fstab, mdadm_conf  # not at every boot
-    from cc_kraken.machine.md import mdadm_uuid
 
     def is_here(link: str) -> bool:
         return os.path.exists(os.path.join(paths.dev, "disk", link))
@@ -103,7 +101,6 @@ _INITRAMFS = (
 
 def _refresh_initramfs() -> List[str]:
     """The initramfs, where there is one, has a copy of mdadm's configuration."""
-    from cc_kraken.machine import command
 
     for argv in _INITRAMFS:
         if command.available(argv[0]):

@@ -14,10 +14,10 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
+from cc_kraken.machine import command, files, schema_files
 from cc_kraken.model import KrakenError, Trouble
 
 PACKAGE = "cloud-init-kraken"
@@ -74,8 +74,6 @@ class Diversion:
         left alone, and the sentence says why: the key works all the same.  Raises
         KrakenError when a file cannot be written.
         """
-        from cc_kraken.machine import files
-
         left_alone, found, owner = "cloud-init's schema is left alone", None, ""
         if os.path.exists(self.path):
             found, owner = _read(self.path), self._owner()
@@ -104,8 +102,6 @@ class Diversion:
     def unregister(self) -> List[str]:
         """Give the place back to cloud-init's own file; returns what was
         done.  Raises KrakenError when that fails."""
-        from cc_kraken.machine import files
-
         if not any(map(os.path.exists, (self.path, self.original))):
             return []
         diverted, found = self._owner() == PACKAGE, _read(self.path)
@@ -127,8 +123,6 @@ class Diversion:
     def _keep(self) -> None:
         """cloud-init's file gets its second name; owner and times stay as they
         are, which the package manager knows."""
-        from cc_kraken.machine import files
-
         made = f"{self.original}.new"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(made)
@@ -154,8 +148,6 @@ class Diversion:
 
     def _dpkg_divert(self, *words: str) -> str:
         """What it printed; "" where there is no dpkg."""
-        from cc_kraken.machine import command
-
         if not _has_dpkg():
             return ""
         at = [] if self.root == "/" else [f"--root={self.root}"]
@@ -178,8 +170,6 @@ def with_key(schema: bytes) -> Optional[bytes]:
     Before 23.4 the top level permits any key; since then it names them all
     and permits no other.
     """
-    from cc_kraken.machine import schema_files
-
     full = _parsed(schema)
     definitions = full.get("$defs")
     if not isinstance(definitions, dict) or not isinstance(full.get("allOf"), list):
@@ -231,9 +221,7 @@ def _fragment(section: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _has_dpkg() -> bool:
-    from cc_kraken.machine import command
-
-    return shutil.which("dpkg-divert", path=command.PATH) is not None
+    return command.available("dpkg-divert")
 
 
 def _read(path: str) -> Optional[bytes]:

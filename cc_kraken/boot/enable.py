@@ -23,9 +23,16 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import told
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
+from cc_kraken.machine.files import (
+    make_directories,
+    read_text,
+    remove,
+    write_atomic,
+)
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
 
@@ -130,9 +137,6 @@ def refresh(paths: Optional[Paths] = None) -> List[str]:
 def withdraw(paths: Optional[Paths] = None) -> List[str]:
     """Take back what :func:`enable` did, and leave the choice remembered as
     it is (removal of the package)."""
-    from cc_kraken.act import udev_rules
-    from cc_kraken.machine.files import remove
-
     paths = paths or Paths()
     path = _drop_in(paths)
     said = _schema(paths).unregister()
@@ -318,8 +322,6 @@ def _write_lists(paths: Paths) -> List[str]:
     """Bring the generated file up to date; says what it did."""
     import yaml
 
-    from cc_kraken.machine.files import remove, write_atomic
-
     path = _drop_in(paths)
     before = _read_own(path)
     files = _sources(paths)
@@ -400,8 +402,6 @@ def _drop_in(paths: Paths) -> str:
 def _read_own(path: str) -> Optional[str]:
     """The generated file, None if there is none.  Raises KrakenError if
     somebody else's file has that name."""
-    from cc_kraken.machine.files import read_text
-
     text = read_text(path)
     if text is None or text.startswith(HEADER):
         return text
@@ -422,8 +422,6 @@ def _choice_path(paths: Paths) -> str:
 
 def chosen(paths: Paths) -> Choice:
     """What was chosen here; everything if nobody chose yet."""
-    from cc_kraken.machine.files import read_text
-
     path = _choice_path(paths)
     text = read_text(path)
     if text is None:
@@ -440,8 +438,6 @@ def chosen(paths: Paths) -> Choice:
 
 
 def _remember(choice: Choice, paths: Paths) -> None:
-    from cc_kraken.machine.files import make_directories, write_atomic
-
     path = _choice_path(paths)
     make_directories(os.path.dirname(path))
     text = json.dumps(asdict(choice), sort_keys=True) + "\n"
