@@ -82,14 +82,14 @@ class _Text:
     merges: bool = False
 
 
-def check(data: bytes, path: str, reader: Optional[userparts.Rule] = None) -> Checked:
+def check(data: bytes, path: str) -> Checked:
     """Check one file: user-data, one of ours (``conf.d/NAME.yaml``,
     ``kraken.d/NAME.yaml``), or one for ``/etc/cloud/cloud.cfg.d`` (``NAME.cfg``).
 
     Raises KrakenError ``user-data-form`` for a file of which cloud-init takes
     nothing.
     """
-    work = _Check(path, reader or userparts.reader())
+    work = _Check(path)
     directory = os.path.basename(os.path.dirname(os.path.abspath(path)))
     if directory in OURS and path.endswith(".yaml"):
         work.document(_Text(path, _decoded(data, path), own=True))
@@ -115,10 +115,9 @@ def _refuse(
 class _Check:
     """The check of one file, gathered in ``checked``."""
 
-    def __init__(self, name: str, reader: userparts.Rule) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.checked = Checked()
-        self._reader = reader
         self._whole, self._read = "", 0
         self._arrived: List[str] = []
         """The parts of user-data that have a section."""
@@ -129,13 +128,13 @@ class _Check:
         """A file for cloud.cfg.d, which needs no header; False for one that begins
         as user-data does."""
         text = data.decode("utf-8", "replace")
-        kind = self._reader.starts(text)
+        kind = userparts.starts(text)
         if kind not in (None, userparts.JINJA) or _MIME.search(text):
             return False
         where = "checked as a file for /etc/cloud/cloud.cfg.d"
         self.checked.notes.append(f"{where}; user-data would begin with #cloud-config")
         text = _decoded(data, self.name)
-        self.document(_Text(self.name, text, template=self._is_template(text)))
+        self.document(_Text(self.name, text, template=userparts.is_template(text)))
         return True
 
     def user_data(self, data: bytes) -> None:
@@ -144,7 +143,7 @@ class _Check:
             _refuse(f"{self.name} is a damaged gzip file", "Make it anew.")
         self._whole = plain.decode("utf-8", "surrogateescape")
         try:
-            parts = self._reader.parts(data)
+            parts = userparts.parts(data)
         except UnicodeDecodeError as error:
             _refuse(f"{self.name} is not UTF-8 (byte {error.start})")
         except Exception as error:
@@ -174,7 +173,7 @@ class _Check:
             self.checked.notes.append("what #include names is fetched at boot only")
         elif part.kind not in userparts.HANDLED:
             looked_at = part.kind in ("text/plain", userparts.WHOLE)
-            if looked_at and self._reader.starts(part.text) is None:
+            if looked_at and userparts.starts(part.text) is None:
                 why = f"it begins with {_first(part.text)!r}"
                 self._ignored(text, alone, why, _hint(part.text, part.kind))
             else:
@@ -184,24 +183,18 @@ class _Check:
             _refuse(f"cloud-init takes {name} for {part.kind}")
 
     def _template(self, text: _Text, alone: bool) -> None:
-        if not self._is_template(text.text):
+        if not userparts.is_template(text.text):
             why = f"it begins with {_first(text.text)!r}"
             hint = "Its first line must be ## template: jinja, exactly so."
             self._ignored(text, alone, why, hint)
             return
-        kind = self._reader.starts(_neutral(text.text).partition("\n")[2])
+        kind = userparts.starts(_neutral(text.text).partition("\n")[2])
         if kind == userparts.CLOUD_CONFIG:
             self.document(replace(text, template=True))
         elif kind is None:
             why = "what the template makes has no header"
             hint = "Its second line must be #cloud-config."
             self._ignored(text, alone, why, hint)
-
-    def _is_template(self, text: str) -> bool:
-        try:
-            return self._reader.is_template(text)
-        except ValueError:
-            return False
 
     def _ignored(self, text: _Text, alone: bool, why: str, hint: str) -> None:
         """cloud-init does nothing with this part: a mistake, if there is a section
@@ -218,10 +211,6 @@ class _Check:
 
         In an archive its lines are indented.
         """
-        at = self._whole.find(content, self._read)
-        if at >= 0:
-            self._read = at + len(content)
-            return self._whole.count("\n", 0, at)
         lines = [re.escape(line.strip()) for line in content.splitlines()]
         pattern = re.compile(r"[ \t\r]*\n[ \t]*".join(lines))
         found = pattern.search(self._whole, self._read)
@@ -406,12 +395,13 @@ class _Yaml:
         self._seen: Set[int] = set()
         self._lines: Dict[str, int] = {}
         self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
-        self._loader = yaml.SafeLoader("")
+        self.content: Any = None
         try:
-            self._node = yaml.compose(text, Loader=yaml.SafeLoader)
+            self._loader = yaml.SafeLoader(text)
+            self._node: Any = self._loader.get_single_node()
             if self._node is not None:
                 self._walk(self._node, "")
-            self.content: Any = yaml.safe_load(text)
+                self.content = self._loader.construct_document(self._node)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             problem = " ".join((getattr(error, "problem", "") or str(error)).split())
