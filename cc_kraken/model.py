@@ -103,6 +103,13 @@ class KrakenError(Exception):
         self.trouble = trouble
 
 
+def failure(
+    kind: str, found: str, expected: str, remedy: str, waits: bool = False
+) -> KrakenError:
+    """The error of a :class:`Trouble`."""
+    return KrakenError(Trouble(kind, found, expected, remedy, waits))
+
+
 # ------------------------------------------------------------------- wanted
 
 

@@ -13,6 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import (
+    Any,
     Callable,
     Collection,
     Dict,
@@ -87,6 +88,7 @@ from cc_kraken.model import (
     Look,
     Record,
     Trouble,
+    failure,
     of_set,
 )
 from cc_kraken.proof import content, record
@@ -146,7 +148,7 @@ class Executor:
         self._looks: Dict[str, Look] = {}
         """What was found on a volume, or on an array (by its UUID), last."""
         self._carried: Carried
-        self._do: Mapping[Type[Step], Callable[[Step], None]] = {
+        self._do: Mapping[Type[Step], Callable[[Any], None]] = {
             Attach: self._attach,
             Detach: self._detach,
             Wipe: self._wipe,
@@ -270,9 +272,8 @@ class Executor:
 
     # ---- the cloud
 
-    def _attach(self, step: Step) -> None:
+    def _attach(self, step: Attach) -> None:
         """The lowest volume id first: two claimants must not split a set."""
-        assert isinstance(step, Attach)
         first, *others = step.volume_ids
         self._attach_one(first)
         if not others:
@@ -295,8 +296,7 @@ class Executor:
                 self._carried.ask_again = True
             raise
 
-    def _detach(self, step: Step) -> None:
-        assert isinstance(step, Detach)
+    def _detach(self, step: Detach) -> None:
         self._carried.ask_again = True
         volumes = step.volume_ids
         kept = release.unused(self.paths, self.clock, volumes, self._detach_one)
@@ -326,13 +326,10 @@ class Executor:
             return look.moved
         return self._place(device, member)
 
-    def _wipe(self, step: Step) -> None:
-        assert isinstance(step, Wipe)
+    def _wipe(self, step: Wipe) -> None:
         make.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
 
-    def _write_records(self, step: Step) -> None:
-        assert isinstance(step, WriteRecords)
-
+    def _write_records(self, step: WriteRecords) -> None:
         def write(one: Record, device: Device) -> None:
             look = make.write_record(
                 self.paths,
@@ -346,9 +343,7 @@ class Executor:
 
         self._each(step.records, write)
 
-    def _erase_records(self, step: Step) -> None:
-        assert isinstance(step, EraseRecords)
-
+    def _erase_records(self, step: EraseRecords) -> None:
         def erase(one: Record, device: Device) -> None:
             place = self._place_found(device, step.member)
             seen = self._looks.get(one.volume_id)
@@ -361,13 +356,11 @@ class Executor:
         if look is not None:
             self._looks[key] = look
 
-    def _stop_array(self, step: Step) -> None:
-        assert isinstance(step, StopArray)
+    def _stop_array(self, step: StopArray) -> None:
         volumes = self._volumes(step.records)
         make.stop_array(self.paths, self._array(step.uuid), volumes)
 
-    def _zero_superblocks(self, step: Step) -> None:
-        assert isinstance(step, ZeroSuperblocks)
+    def _zero_superblocks(self, step: ZeroSuperblocks) -> None:
         self._each(
             step.records,
             lambda one, device: make.zero_superblock(self.paths, device, one),
@@ -391,8 +384,7 @@ class Executor:
         for job in jobs:
             job.result()
 
-    def _create_array(self, step: Step) -> None:
-        assert isinstance(step, CreateArray)
+    def _create_array(self, step: CreateArray) -> None:
         make.create_array(
             self.paths,
             list(zip(map(self._device, step.volume_ids), step.records)),
@@ -403,8 +395,7 @@ class Executor:
             seen=self._looks,
         )
 
-    def _assemble_array(self, step: Step) -> None:
-        assert isinstance(step, AssembleArray)
+    def _assemble_array(self, step: AssembleArray) -> None:
         members = [self._device(volume).path for volume in step.volume_ids]
         md.assemble(self.paths, step.name, step.uuid, members, incomplete=step.degraded)
         array = self._array(step.uuid)
@@ -418,8 +409,7 @@ class Executor:
         if trouble is not None:
             raise KrakenError(trouble)
 
-    def _add_member(self, step: Step) -> None:
-        assert isinstance(step, AddMember)
+    def _add_member(self, step: AddMember) -> None:
         device, seen = self._device(step.volume_id), self._looks.get(step.volume_id)
         make.add_member(self.paths, self._array(step.uuid), device, seen=seen)
 
@@ -428,13 +418,11 @@ class Executor:
         for array in self._world.own_first(md.scan(self.paths)):
             if array.uuid == uuid or self._member_uuid(array) == uuid:
                 return array
-        raise KrakenError(
-            Trouble(
-                "array-absent",
-                f"Array {uuid} is not there after it was put together",
-                "an md device",
-                "See the kernel's log and /proc/mdstat for the reason.",
-            )
+        raise failure(
+            "array-absent",
+            f"Array {uuid} is not there after it was put together",
+            "an md device",
+            "See the kernel's log and /proc/mdstat for the reason.",
         )
 
     def _member_uuid(self, array: Array) -> str:
@@ -444,8 +432,7 @@ class Executor:
                 return block.uuid if block is not None else ""
         return ""
 
-    def _write_array_line(self, step: Step) -> None:
-        assert isinstance(step, WriteArrayLine)
+    def _write_array_line(self, step: WriteArrayLine) -> None:
         with self._files:
             mdadm_conf.add(self.paths, step.set, step.uuid, step.instead_of)
 
@@ -454,8 +441,7 @@ class Executor:
     def _target(self, array_uuid: str, volume_id: str) -> "Device | Array":
         return self._array(array_uuid) if array_uuid else self._device(volume_id)
 
-    def _make_filesystem(self, step: Step) -> None:
-        assert isinstance(step, MakeFilesystem)
+    def _make_filesystem(self, step: MakeFilesystem) -> None:
         key = step.array_uuid or step.records[0].volume_id
         self._looks[key] = make.make_filesystem(
             self.paths,
@@ -469,8 +455,7 @@ class Executor:
             seen=self._looks.get(key),
         )
 
-    def _make_directory(self, step: Step) -> None:
-        assert isinstance(step, MakeDirectory)
+    def _make_directory(self, step: MakeDirectory) -> None:
         mount_points.make_directory(step.path)
 
     def _write_fstab(self, step: Step) -> None:
@@ -491,9 +476,8 @@ class Executor:
             if isinstance(step, RemoveFstab):
                 mdadm_conf.drop(self.paths, step.set)
 
-    def _check_filesystem(self, step: Step) -> None:
+    def _check_filesystem(self, step: CheckFilesystem) -> None:
         """As systemd does it at a boot, for what no boot has mounted yet."""
-        assert isinstance(step, CheckFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
         self._check_shown(target, step.type, step.uuid)
         if isinstance(target, Array):
@@ -506,9 +490,8 @@ class Executor:
         if said:
             LOG.info("%s: %s", step.set, said, extra=of_set(step.set))
 
-    def _mount(self, step: Step) -> None:
+    def _mount(self, step: MountFilesystem) -> None:
         """Mount the very device, never whatever has its UUID."""
-        assert isinstance(step, MountFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
         members = self._members(target)
         volumes = frozenset(device.volume_id for device in members)
@@ -538,21 +521,18 @@ class Executor:
         if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
             raise refusals.content_changed(target, shown, f"{kind} {uuid}")
 
-    def _set_owner(self, step: Step) -> None:
-        assert isinstance(step, SetOwner)
+    def _set_owner(self, step: SetOwner) -> None:
         uid = mount_points.user_id(step.owner) if step.owner is not None else None
         gid = mount_points.group_id(step.group) if step.group is not None else None
         mount_points.set_owner(step.path, uid, gid, step.mode)
 
     # ---- growth
 
-    def _grow_array(self, step: Step) -> None:
-        assert isinstance(step, GrowArray)
+    def _grow_array(self, step: GrowArray) -> None:
         array = self._array(step.uuid)
         grow.array(self.paths, array, self._members(array), step.after)
 
-    def _grow_filesystem(self, step: Step) -> None:
-        assert isinstance(step, GrowFilesystem)
+    def _grow_filesystem(self, step: GrowFilesystem) -> None:
         target = self._target(step.array_uuid, step.volume_id)
         members = self._members(target)
         grow.filesystem(self.paths, target, members, step.path, step.type)

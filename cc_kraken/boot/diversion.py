@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional
 
 from cc_kraken.machine import command, files, schema_files
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 PACKAGE = "cloud-init-kraken"
 SCHEMA = (
@@ -153,13 +153,11 @@ class Diversion:
         at = [] if self.root == "/" else [f"--root={self.root}"]
         done = command.run(["dpkg-divert", *at, *words])
         if done.code != 0:
-            raise KrakenError(
-                Trouble(
-                    "diversion-failed",
-                    f"dpkg-divert: {done.err.strip()}",
-                    "the diversion of cloud-init's schema to be changed",
-                    "Or leave the schema alone: cc-kraken enable --no-schema",
-                )
+            raise failure(
+                "diversion-failed",
+                f"dpkg-divert: {done.err.strip()}",
+                "the diversion of cloud-init's schema to be changed",
+                "Or leave the schema alone: cc-kraken enable --no-schema",
             )
         return done.out
 

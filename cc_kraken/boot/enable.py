@@ -34,7 +34,7 @@ from cc_kraken.machine.files import (
     write_atomic,
 )
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import KrakenError, failure
 
 ENTRY = ["kraken", "always"]
 
@@ -231,7 +231,7 @@ def _lists(files: Files) -> Lists:
         setting = [path for path in files if key in files[path]]
         modules = files[setting[-1]][key] if setting else None
         if not isinstance(modules, list):
-            raise _trouble(
+            raise failure(
                 "cloud-config-lists",
                 f"{key} in {setting[-1]} is not a list"
                 if modules is not None
@@ -260,7 +260,7 @@ def _sources(paths: Paths, own: bool = False) -> Files:
             found.append(path)
     files = {path: _mapping(path) for path in found}
     if "conf_d" in files[found[0]]:
-        raise _trouble(
+        raise failure(
             "cloud-config-directory",
             f"{found[0]} moves cloud.cfg.d elsewhere (conf_d)",
             "cloud.cfg.d beside it",
@@ -281,7 +281,7 @@ def _mapping(path: str) -> Mapping[str, Any]:
             return _template(path, text)
         content = yaml.safe_load(text)
     except FileNotFoundError:
-        raise _trouble(
+        raise failure(
             "cloud-init-missing",
             f"there is no {path}",
             "cloud-init installed",
@@ -305,7 +305,7 @@ def _template(path: str, text: str) -> Mapping[str, Any]:
     """Nothing: what a jinja template says is not known before a boot."""
     for key in PLACES:
         if key in text:
-            raise _trouble(
+            raise failure(
                 "cloud-config-template",
                 f"{path} sets {key} by a template, so the list is known at boot only",
                 "lists of modules that can be read now",
@@ -405,7 +405,7 @@ def _read_own(path: str) -> Optional[str]:
     text = read_text(path)
     if text is None or text.startswith(HEADER):
         return text
-    raise _trouble(
+    raise failure(
         "cloud-config-foreign",
         f"{path} was not written by cc-kraken (its first lines differ)",
         "a file of ours, or none",
@@ -429,7 +429,7 @@ def chosen(paths: Paths) -> Choice:
     try:
         return Choice(**json.loads(text))
     except (ValueError, TypeError):
-        raise _trouble(
+        raise failure(
             "choice-unreadable",
             f"{path} is not what cc-kraken wrote",
             '{"modules": true or false, "schema": true, false or null}',
@@ -447,12 +447,8 @@ def _remember(choice: Choice, paths: Paths) -> None:
 # -------------------------------------------------------------------- errors
 
 
-def _trouble(kind: str, found: str, expected: str, remedy: str) -> KrakenError:
-    return KrakenError(Trouble(kind, found, expected, remedy))
-
-
 def _overruled(found: str, remedy: str) -> KrakenError:
-    return _trouble(
+    return failure(
         "cloud-config-overruled",
         found,
         f"{DROP_IN} to have the last word",
@@ -461,7 +457,7 @@ def _overruled(found: str, remedy: str) -> KrakenError:
 
 
 def _unreadable(path: str, why: str) -> KrakenError:
-    return _trouble(
+    return failure(
         "cloud-config-unreadable",
         f"{path}: {why}",
         "a readable file of cloud-init's configuration",

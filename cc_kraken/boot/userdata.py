@@ -32,7 +32,7 @@ from cc_kraken.boot import userparts
 from cc_kraken.config import loading
 from cc_kraken.config.loading import KEY
 from cc_kraken.config.structure import Mistake, describe
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 UNKNOWN = "filled-in-by-jinja"
 OURS = ("conf.d", "kraken.d")
@@ -109,7 +109,7 @@ def _refuse(
     found: str, remedy: str = "Begin it with the line #cloud-config."
 ) -> NoReturn:
     expected = "cloud-config, alone or as a part of MIME multi-part"
-    raise KrakenError(Trouble("user-data-form", found, expected, remedy))
+    raise failure("user-data-form", found, expected, remedy)
 
 
 class _Check:

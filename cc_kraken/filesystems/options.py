@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Mapping, Sequence
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import KrakenError, failure
 
 Given = Dict[str, List[str]]
 """Option letter: what was given for it, in order ("size=4096", "reflink=0")."""
@@ -93,12 +93,10 @@ def flat(given: Given) -> List[str]:
 
 
 def refused(kind: str, found: str, expected: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            kind="mkfs-option-refused",
-            found=f"the mkfs option {found!r} is not allowed for {kind}",
-            expected=expected,
-            remedy="Correct mkfs_options (tag MkfsOptions): what forces, names "
-            "another device, or changes UUID, label or places is refused.",
-        )
+    return failure(
+        kind="mkfs-option-refused",
+        found=f"the mkfs option {found!r} is not allowed for {kind}",
+        expected=expected,
+        remedy="Correct mkfs_options (tag MkfsOptions): what forces, names "
+        "another device, or changes UUID, label or places is refused.",
     )

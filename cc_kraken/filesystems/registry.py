@@ -8,7 +8,7 @@ from cc_kraken.filesystems.base import Filesystem, Found, Read
 from cc_kraken.filesystems.btrfs import Btrfs
 from cc_kraken.filesystems.ext4 import Ext4
 from cc_kraken.filesystems.xfs import Xfs
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 TYPES: Mapping[str, Filesystem] = {
     one.name: one
@@ -35,13 +35,11 @@ PACKAGES: Mapping[str, Tuple[str, str]] = {
 def of(kind: str) -> Filesystem:
     """The type of this name.  Raises KrakenError ``fs-type-unknown``."""
     if kind not in TYPES:
-        raise KrakenError(
-            Trouble(
-                kind="fs-type-unknown",
-                found=f"the filesystem type is {kind!r}",
-                expected=f"one of {', '.join(TYPES)}",
-                remedy="Correct fs_type (tag FsType).",
-            )
+        raise failure(
+            kind="fs-type-unknown",
+            found=f"the filesystem type is {kind!r}",
+            expected=f"one of {', '.join(TYPES)}",
+            remedy="Correct fs_type (tag FsType).",
         )
     return TYPES[kind]
 

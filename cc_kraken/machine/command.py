@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Iterator, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 LOG = logging.getLogger(__name__)
 
@@ -127,14 +127,12 @@ def check(finished: Finished, doing: str) -> Finished:
     else:
         how = f"failed with exit status {finished.code}"
     said = _last_lines(finished.err) or _last_lines(finished.out) or "nothing"
-    raise KrakenError(
-        Trouble(
-            kind="command-failed",
-            found=f"{os.path.basename(finished.argv[0])} {how} while {doing}, "
-            f"saying: {said}",
-            expected="exit status 0",
-            remedy=f"The command was: {shlex.join(finished.argv)}",
-        )
+    raise failure(
+        kind="command-failed",
+        found=f"{os.path.basename(finished.argv[0])} {how} while {doing}, "
+        f"saying: {said}",
+        expected="exit status 0",
+        remedy=f"The command was: {shlex.join(finished.argv)}",
     )
 
 
@@ -145,13 +143,11 @@ def available(program: str) -> bool:
 
 def _find(words: Tuple[str, ...]) -> str:
     if any("\0" in word for word in words):
-        raise KrakenError(
-            Trouble(
-                kind="command-argument",
-                found=f"an argument of {words[0]!r} holds a NUL character",
-                expected="text without control characters",
-                remedy="Correct the tag or configuration value it comes from.",
-            )
+        raise failure(
+            kind="command-argument",
+            found=f"an argument of {words[0]!r} holds a NUL character",
+            expected="text without control characters",
+            remedy="Correct the tag or configuration value it comes from.",
         )
     program = shutil.which(words[0], path=PATH)
     if program is not None:
@@ -162,13 +158,11 @@ def _find(words: Tuple[str, ...]) -> str:
     if debian:
         names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
         remedy = f"Install the package {names} in the image."
-    raise KrakenError(
-        Trouble(
-            kind="program-missing",
-            found=f"the program {name} is not installed",
-            expected=f"it in one of {PATH}",
-            remedy=remedy,
-        )
+    raise failure(
+        kind="program-missing",
+        found=f"the program {name} is not installed",
+        expected=f"it in one of {PATH}",
+        remedy=remedy,
     )
 
 
@@ -225,13 +219,11 @@ def _wait(
         else:
             _kill(process)
         raise
-    raise KrakenError(
-        Trouble(
-            kind="command-timeout",
-            found=f"{shlex.join(words)} did not end within {timeout:g} s",
-            expected="an answer",
-            remedy="See the kernel's log for a device that does not answer.",
-        )
+    raise failure(
+        kind="command-timeout",
+        found=f"{shlex.join(words)} did not end within {timeout:g} s",
+        expected="an answer",
+        remedy="See the kernel's log for a device that does not answer.",
     )
 
 
@@ -255,13 +247,11 @@ def _text(descriptor: int, words: Tuple[str, ...]) -> str:
     # The child has moved the position, which it shares.
     content = os.pread(descriptor, min(size, OUTPUT_LIMIT + 1), 0) if size else b""
     if len(content) > OUTPUT_LIMIT:
-        raise KrakenError(
-            Trouble(
-                kind="command-output",
-                found=f"{shlex.join(words)} printed more than {OUTPUT_LIMIT} bytes",
-                expected="a short answer",
-                remedy="Run it by hand and see what it says.",
-            )
+        raise failure(
+            kind="command-output",
+            found=f"{shlex.join(words)} printed more than {OUTPUT_LIMIT} bytes",
+            expected="a short answer",
+            remedy="Run it by hand and see what it says.",
         )
     return content.decode("utf-8", "replace")
 

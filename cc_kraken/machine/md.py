@@ -17,7 +17,7 @@ from typing import Iterable, Optional, Sequence, Tuple
 
 from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, KrakenError, Trouble
+from cc_kraken.model import Array, KrakenError, failure
 
 SECTOR = 512
 #: Longest name that md 1.2 stores together with the homehost ``any:``.
@@ -301,50 +301,41 @@ def _number(text: Optional[str]) -> int:
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            kind="assemble-failed",
-            found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: {said}",
-            expected="all members that its freshest superblock expects",
-            remedy="Compare `mdadm --examine` of " + ", ".join(members) + ".",
-        )
+    return failure(
+        kind="assemble-failed",
+        found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: {said}",
+        expected="all members that its freshest superblock expects",
+        remedy="Compare `mdadm --examine` of " + ", ".join(members) + ".",
     )
 
 
 def _not_started(name: str, why: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            kind="start-degraded",
-            found=f"the array {name} cannot be started without its missing "
-            f"members: {why}",
-            expected="an inactive array of a redundant level with enough members",
-            remedy="Attach the missing volumes.",
-        )
+    return failure(
+        kind="start-degraded",
+        found=f"the array {name} cannot be started without its missing members: {why}",
+        expected="an inactive array of a redundant level with enough members",
+        remedy="Attach the missing volumes.",
     )
 
 
 def _not_running(arrays: Sequence[Array], members: Sequence[str]) -> KrakenError:
     disks = ", ".join(members)
     if len(arrays) > 1:
-        return KrakenError(
-            Trouble(
-                kind="array-split",
-                found=f"the disks {disks} are in several arrays: "
-                + ", ".join(array.name for array in arrays),
-                expected="one array that holds them all",
-                remedy="Compare `mdadm --detail` of these arrays; stop the one "
-                "that is not in use.",
-            )
+        return failure(
+            kind="array-split",
+            found=f"the disks {disks} are in several arrays: "
+            + ", ".join(array.name for array in arrays),
+            expected="one array that holds them all",
+            remedy="Compare `mdadm --detail` of these arrays; stop the one "
+            "that is not in use.",
         )
     found = "in no array"
     if arrays:
         found = f"in {arrays[0].name}, whose state is {arrays[0].state!r}"
-    return KrakenError(
-        Trouble(
-            kind="array-not-running",
-            found=f"after {STARTS:g} s the disks {disks} are {found}",
-            expected="a running array",
-            remedy="See the kernel's log (dmesg) for what md says.",
-            waits=True,
-        )
+    return failure(
+        kind="array-not-running",
+        found=f"after {STARTS:g} s the disks {disks} are {found}",
+        expected="a running array",
+        remedy="See the kernel's log (dmesg) for what md says.",
+        waits=True,
     )

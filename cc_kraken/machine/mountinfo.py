@@ -16,7 +16,7 @@ from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 from cc_kraken.machine import sysfs
 from cc_kraken.machine.files import decode, unusable
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Mount, Trouble
+from cc_kraken.model import Mount, failure
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
@@ -136,13 +136,11 @@ def verify(paths: Paths, path: str, devno: str) -> Mount:
     if found is not None and device_number(paths, found) == devno:
         return found
     what = "nothing" if found is None else f"{found.source!r} ({found.devno})"
-    raise KrakenError(
-        Trouble(
-            kind="mount-differs",
-            found=f"after mounting, {what} is mounted at {path!r}",
-            expected=f"the device {devno}",
-            remedy="Look for a second fstab line or systemd unit for this path.",
-        )
+    raise failure(
+        kind="mount-differs",
+        found=f"after mounting, {what} is mounted at {path!r}",
+        expected=f"the device {devno}",
+        remedy="Look for a second fstab line or systemd unit for this path.",
     )
 
 

@@ -23,7 +23,7 @@ from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import MIB, Geometry
 from cc_kraken.machine import command, sysfs
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Extent, KrakenError, Layer, Record, Trouble
+from cc_kraken.model import Extent, Layer, Record, failure
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
 
 #: On a member: md superblock, bitmap and bad-block log (super1.c of mdadm).
@@ -178,14 +178,12 @@ def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
         finally:
             if fd >= 0:
                 os.close(fd)
-    raise KrakenError(
-        Trouble(
-            "shadow-no-room",
-            "a filesystem may be half made, and there is no room for the sparse file "
-            f"that shows where mkfs writes: {' and '.join(obstacles)}",
-            f"{need + RESERVE >> 20} MiB free in one of them",
-            "Make room and run again, or give the content up with overwrite.",
-        )
+    raise failure(
+        "shadow-no-room",
+        "a filesystem may be half made, and there is no room for the sparse file "
+        f"that shows where mkfs writes: {' and '.join(obstacles)}",
+        f"{need + RESERVE >> 20} MiB free in one of them",
+        "Make room and run again, or give the content up with overwrite.",
     )
 
 
