@@ -12,19 +12,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import (
-    Any,
-    Callable,
-    Collection,
-    Dict,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-    Type,
-)
+from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
 from cc_kraken.act import (
     grow,
@@ -114,13 +102,13 @@ class Carried:
     could not be grown.
     """
 
-    attached: Dict[str, str] = field(default_factory=dict)
-    detached: List[str] = field(default_factory=list)
-    kept: List[str] = field(default_factory=list)
-    troubles: Dict[str, Trouble] = field(default_factory=dict)
-    not_grown: Dict[str, Trouble] = field(default_factory=dict)
+    attached: dict[str, str] = field(default_factory=dict)
+    detached: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    not_grown: dict[str, Trouble] = field(default_factory=dict)
     ask_again: bool = False
-    used: List[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
 
 
 class Executor:
@@ -140,15 +128,15 @@ class Executor:
         self.enter = enter
         self.clock = clock
         self._files = threading.Lock()
-        self._begun: Set[str] = set()
+        self._begun: set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
         self._lines: Sequence[Step] = ()
         """What is to be written into fstab."""
         self._world: World
-        self._looks: Dict[str, Look] = {}
+        self._looks: dict[str, Look] = {}
         """What was found on a volume, or on an array (by its UUID), last."""
         self._carried: Carried
-        self._do: Mapping[Type[Step], Callable[[Any], None]] = {
+        self._do: Mapping[type[Step], Callable[[Any], None]] = {
             Attach: self._attach,
             Detach: self._detach,
             Wipe: self._wipe,
@@ -195,7 +183,7 @@ class Executor:
 
     def _unfailed(
         self, steps: Mapping[str, Sequence[Step]]
-    ) -> Dict[str, Sequence[Step]]:
+    ) -> dict[str, Sequence[Step]]:
         """The sets that have steps left, and have not failed."""
         return {
             name: some
@@ -313,7 +301,7 @@ class Executor:
     def _device(self, volume_id: str) -> Device:
         return self._world.devices[volume_id]
 
-    def _volumes(self, records: Sequence[Record]) -> List[Tuple[Device, Record]]:
+    def _volumes(self, records: Sequence[Record]) -> list[tuple[Device, Record]]:
         return [(self._device(one.volume_id), one) for one in records]
 
     def _place(self, device: Device, member: bool) -> int:
@@ -548,8 +536,8 @@ def _key(target: Layer) -> str:
 
 
 def _of(
-    steps: Mapping[str, Sequence[Step]], kinds: Tuple[Type[Step], ...]
-) -> Dict[str, List[Step]]:
+    steps: Mapping[str, Sequence[Step]], kinds: tuple[type[Step], ...]
+) -> dict[str, list[Step]]:
     return {
         name: [step for step in some if isinstance(step, kinds)]
         for name, some in steps.items()

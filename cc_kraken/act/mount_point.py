@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import FrozenSet, List, Sequence, Tuple
+from typing import Sequence
 
 from cc_kraken.decide import seen
 from cc_kraken.filesystems import registry
@@ -34,7 +34,7 @@ class Wish:
     covers: bool = True
 
 
-def mount(paths: Paths, target: Layer, volumes: FrozenSet[str], wish: Wish) -> None:
+def mount(paths: Paths, target: Layer, volumes: frozenset[str], wish: Wish) -> None:
     """Mount ``target``, which consists of these volumes, and verify it.
 
     Raises KrakenError ``mount-point``, ``mount-path-files``, ``mount-path-busy``,
@@ -55,7 +55,7 @@ def mount(paths: Paths, target: Layer, volumes: FrozenSet[str], wish: Wish) -> N
             raise KrakenError(replace(error.trouble, found=found)) from error
 
 
-def verify(paths: Paths, target: Layer, volumes: FrozenSet[str], path: str) -> None:
+def verify(paths: Paths, target: Layer, volumes: frozenset[str], path: str) -> None:
     """Right after a mount: is it what one sees at ``path``, and still these volumes?
 
     Raises KrakenError ``mount-differs`` or ``device-changed``.
@@ -79,8 +79,8 @@ class _Look:
     is mounted below it."""
 
     place: str
-    upon: Tuple[Mount, ...]
-    below: Tuple[Mount, ...]
+    upon: tuple[Mount, ...]
+    below: tuple[Mount, ...]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Directory:
         inside = mountinfo.mount_number(self.paths, self.descriptor)
         tree = mountinfo.tree(self.paths)
         # Its own root, where something was mounted before it was opened.
-        upon: List[Mount] = [
+        upon: list[Mount] = [
             line.mount
             for line in tree.lines
             if line.id == inside and line.mount.path == place

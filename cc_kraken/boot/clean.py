@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
 from cc_kraken.act import last_resort, udev_rules
 from cc_kraken.machine import command, files, fstab, mdadm_conf
@@ -25,7 +25,7 @@ from cc_kraken.model import KrakenError
 INITRAMFS_TIMEOUT = 900
 
 
-def clean(paths: Optional[Paths] = None) -> List[str]:
+def clean(paths: Optional[Paths] = None) -> list[str]:
     """Remove our lines and state; returns sentences that say what was done.
 
     A second call finds nothing.  Raises KrakenError when a file cannot be
@@ -53,7 +53,7 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     return said
 
 
-def forget_other(paths: Paths, instance_id: str) -> List[str]:
+def forget_other(paths: Paths, instance_id: str) -> list[str]:
     """On an instance made from another one's image: remove our lines for volumes
     that are not in this machine, which every boot would wait for.
 
@@ -99,7 +99,7 @@ _INITRAMFS = (
 )
 
 
-def _refresh_initramfs() -> List[str]:
+def _refresh_initramfs() -> list[str]:
     """The initramfs, where there is one, has a copy of mdadm's configuration."""
 
     for argv in _INITRAMFS:
@@ -110,7 +110,7 @@ def _refresh_initramfs() -> List[str]:
     return []
 
 
-def told(action: Callable[[], List[str]]) -> int:
+def told(action: Callable[[], list[str]]) -> int:
     """Carry it out for a script, and print what was done or why not; the exit
     status."""
     try:

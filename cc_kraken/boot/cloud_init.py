@@ -12,13 +12,7 @@ import logging
 import os
 import sys
 import threading
-from typing import (
-    Any,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-)
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from cc_kraken.config import tags
 from cc_kraken.model import Identity, failure

@@ -15,7 +15,7 @@ import importlib.util
 import json
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 from cc_kraken.machine import command, files, schema_files
 from cc_kraken.model import failure
@@ -67,7 +67,7 @@ class Diversion:
     def registered(self) -> bool:
         return is_ours(_read(self.path))
 
-    def register(self) -> List[str]:
+    def register(self) -> list[str]:
         """Put our key into cloud-init's schema; returns what was done.
 
         Where that is not possible (no such file, a schema of another shape) it is
@@ -99,7 +99,7 @@ class Diversion:
             said.append(f"rpm -V shows {self.path} as changed.")
         return said
 
-    def unregister(self) -> List[str]:
+    def unregister(self) -> list[str]:
         """Give the place back to cloud-init's own file; returns what was
         done.  Raises KrakenError when that fails."""
         if not any(map(os.path.exists, (self.path, self.original))):
@@ -190,7 +190,7 @@ def is_ours(schema: Optional[bytes]) -> bool:
     return isinstance(definitions, dict) and DEFINITION in definitions
 
 
-def _parsed(schema: bytes) -> Dict[str, Any]:
+def _parsed(schema: bytes) -> dict[str, Any]:
     """A schema; nothing where it is no JSON, or no object."""
     try:
         full = json.loads(schema)
@@ -199,7 +199,7 @@ def _parsed(schema: bytes) -> Dict[str, Any]:
     return full if isinstance(full, dict) else {}
 
 
-def _fragment(section: Dict[str, Any]) -> Dict[str, Any]:
+def _fragment(section: dict[str, Any]) -> dict[str, Any]:
     """Our schema as a definition inside cloud-init's: references that began
     at the root of ours begin at the definition."""
 

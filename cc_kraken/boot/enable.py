@@ -21,7 +21,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence
 
 from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import told
@@ -45,8 +45,8 @@ class Place:
     there, else before the first module that ``before`` has, else at the end; but
     always behind ``behind``."""
 
-    after: Tuple[str, ...]
-    before: Tuple[str, ...]
+    after: tuple[str, ...]
+    before: tuple[str, ...]
     behind: str = ""
 
 
@@ -78,7 +78,7 @@ HEADER = (
 DIGEST = "# made from: "
 NEEDED = ("cloudinit", "boto3", "jsonschema", "yaml")
 
-Lists = Dict[str, Sequence[object]]
+Lists = dict[str, Sequence[object]]
 Files = Mapping[str, Mapping[str, Any]]
 """cloud-init's system configuration, by path; the later file has the last word."""
 
@@ -95,7 +95,7 @@ class Choice:
 # ------------------------------------------------------------------ commands
 
 
-def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> List[str]:
+def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> list[str]:
     """Put the module into cloud-init's lists, and remember that.
 
     ``schema``: whether the key goes into cloud-init's schema; None leaves it with
@@ -113,7 +113,7 @@ def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> List
     return said + _write_schema(choice, paths)
 
 
-def disable(paths: Optional[Paths] = None) -> List[str]:
+def disable(paths: Optional[Paths] = None) -> list[str]:
     """Take back what :func:`enable` did, and remember that it is not wanted,
     so that no upgrade brings it back."""
     paths = paths or Paths()
@@ -124,7 +124,7 @@ def disable(paths: Optional[Paths] = None) -> List[str]:
     return withdraw(paths)
 
 
-def refresh(paths: Optional[Paths] = None) -> List[str]:
+def refresh(paths: Optional[Paths] = None) -> list[str]:
     """Do again what is enabled (after cloud-init or its configuration
     changed); nothing after ``disable``."""
     paths = paths or Paths()
@@ -134,7 +134,7 @@ def refresh(paths: Optional[Paths] = None) -> List[str]:
     return _write_lists(paths) + _write_schema(choice, paths)
 
 
-def withdraw(paths: Optional[Paths] = None) -> List[str]:
+def withdraw(paths: Optional[Paths] = None) -> list[str]:
     """Take back what :func:`enable` did, and leave the choice remembered as
     it is (removal of the package)."""
     paths = paths or Paths()
@@ -164,7 +164,7 @@ def stale(paths: Optional[Paths] = None) -> Optional[str]:
     )
 
 
-def faults(paths: Optional[Paths] = None) -> List[str]:
+def faults(paths: Optional[Paths] = None) -> list[str]:
     """Why cloud-init will not run the module at the next boot; empty: it will."""
     paths = paths or Paths()
     found = [text for name in NEEDED for text in _not_importable(name)]
@@ -186,7 +186,7 @@ def faults(paths: Optional[Paths] = None) -> List[str]:
     return found
 
 
-def _not_importable(name: str) -> List[str]:
+def _not_importable(name: str) -> list[str]:
     try:
         importlib.import_module(name)
     except ImportError as error:
@@ -318,7 +318,7 @@ def _template(path: str, text: str) -> Mapping[str, Any]:
 # ------------------------------------------------------------------- writing
 
 
-def _write_lists(paths: Paths) -> List[str]:
+def _write_lists(paths: Paths) -> list[str]:
     """Bring the generated file up to date; says what it did."""
     import yaml
 
@@ -364,7 +364,7 @@ def _place(modules: Sequence[object]) -> str:
     return f"after {names[at - 1][3:]}" if at else "at the beginning"
 
 
-def _later(modules: Sequence[object]) -> List[str]:
+def _later(modules: Sequence[object]) -> list[str]:
     """What an administrator does not expect of a list like RHEL 8's."""
     if "cc_mounts" in map(module_name, modules):
         return []
@@ -374,7 +374,7 @@ def _later(modules: Sequence[object]) -> List[str]:
     ]
 
 
-def _write_schema(choice: Choice, paths: Paths) -> List[str]:
+def _write_schema(choice: Choice, paths: Paths) -> list[str]:
     """Bring cloud-init's schema to what was chosen; says what it did."""
     schema = _schema(paths)
     if schema.by_itself if choice.schema is None else choice.schema:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from typing import Dict, Sequence
+from typing import Sequence
 
 from cc_kraken.machine import schema_files
 from cc_kraken.model import failure
@@ -41,7 +41,7 @@ def listed() -> str:
     return "\n".join(lines)
 
 
-def _entries() -> Dict[str, str]:
+def _entries() -> dict[str, str]:
     with open(schema_files.path(schema_files.OPERATIONS), encoding="utf-8") as file:
         page = file.read().partition("\n## Errors\n")[2]
     found = re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", page, re.M | re.S)

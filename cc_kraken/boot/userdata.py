@@ -16,17 +16,7 @@ import gzip
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NoReturn,
-    Optional,
-    Sequence,
-    Set,
-)
+from typing import Any, Iterator, Mapping, NoReturn, Optional, Sequence
 
 from cc_kraken.boot import userparts
 from cc_kraken.config import loading
@@ -63,9 +53,9 @@ class Finding:
 class Checked:
     """``sections``: where there is one.  ``notes``: what was not looked at."""
 
-    findings: List[Finding] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
-    sections: List[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -119,7 +109,7 @@ class _Check:
         self.name = name
         self.checked = Checked()
         self._whole, self._read = "", 0
-        self._arrived: List[str] = []
+        self._arrived: list[str] = []
         """The parts of user-data that have a section."""
 
     # ---- forms
@@ -390,10 +380,10 @@ class _Yaml:
     def __init__(self, text: str) -> None:
         import yaml
 
-        self.twice: List[Any] = []
-        self.blocks: List[str] = []
-        self._seen: Set[int] = set()
-        self._lines: Dict[str, int] = {}
+        self.twice: list[Any] = []
+        self.blocks: list[str] = []
+        self._seen: set[int] = set()
+        self._lines: dict[str, int] = {}
         self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
         self.content: Any = None
         try:
@@ -432,7 +422,7 @@ class _Yaml:
         if id(node) in self._seen:
             return  # an alias, perhaps of what it is in
         self._seen.add(id(node))
-        here: Dict[str, int] = {}
+        here: dict[str, int] = {}
         for name, key, value in self._children(node, path):
             line = key.start_mark.line + 1
             section = name == KEY or name.startswith(f"{KEY}.")

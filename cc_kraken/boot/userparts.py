@@ -11,7 +11,7 @@ import gzip
 import re
 from email import message_from_string
 from email.message import Message
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 CLOUD_CONFIG = "text/cloud-config"
 PATCH = "text/cloud-config-jsonp"
@@ -66,13 +66,13 @@ class Part(NamedTuple):
     merges: bool = False
 
 
-def parts(data: bytes) -> List[Part]:
+def parts(data: bytes) -> list[Part]:
     """The parts in their order.  What an ``#include`` names is not fetched: in
     its place stands an empty part of the type INCLUDE.
 
     Raises whatever cloud-init would: it makes nothing at all of the file.
     """
-    taken: List[Part] = []
+    taken: list[Part] = []
     data = unpacked(data)
     if b"mime-version:" in data[:4096].lower():
         for part in message_from_string(data.decode("utf-8")).walk():
@@ -116,7 +116,7 @@ def _of_message(part: "Message[str, str]") -> Part:
     return Part(kind, name, content.decode(codec, "surrogateescape"), merges)
 
 
-def _take(part: Part, taken: List[Part]) -> None:
+def _take(part: Part, taken: list[Part]) -> None:
     if part.kind in _LOOKED_AT:
         part = part._replace(kind=starts(part.text) or part.kind)
     if part.kind == ARCHIVE:
@@ -127,7 +127,7 @@ def _take(part: Part, taken: List[Part]) -> None:
         _add(part, taken)
 
 
-def _open(archive: str, taken: List[Part]) -> None:
+def _open(archive: str, taken: list[Part]) -> None:
     import yaml
 
     try:
@@ -141,7 +141,7 @@ def _open(archive: str, taken: List[Part]) -> None:
             _add(_of_archive(entry), taken)
 
 
-def _of_archive(entry: Dict[str, Any]) -> Part:
+def _of_archive(entry: dict[str, Any]) -> Part:
     content = entry.get("content", "")
     kind, text = "application/octet-stream", content
     if isinstance(content, bytes):
@@ -157,5 +157,5 @@ def _of_archive(entry: Dict[str, Any]) -> Part:
     return Part(kind, str(entry.get("filename") or ""), text, merges)
 
 
-def _add(part: Part, taken: List[Part]) -> None:
+def _add(part: Part, taken: list[Part]) -> None:
     taken.append(part._replace(name=part.name or f"part-{len(taken) + 1:03d}"))

@@ -18,7 +18,7 @@ import subprocess
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Iterator, Mapping, Optional, Sequence
 
 from cc_kraken.model import failure
 
@@ -46,7 +46,7 @@ _COUNTING = threading.Lock()
 
 #: Package on Debian, package on RHEL and its relatives; those of filesystems are
 #: said by their types.
-_PACKAGES: Mapping[str, Tuple[str, str]] = {
+_PACKAGES: Mapping[str, tuple[str, str]] = {
     "blkid": ("util-linux", "util-linux"),
     "dracut": ("dracut", "dracut"),
     "mdadm": ("mdadm", "mdadm"),
@@ -65,7 +65,7 @@ class Finished:
     """A command that ended: ``code`` is negative for a signal, as in
     subprocess; ``out`` and ``err`` are text (undecodable bytes replaced)."""
 
-    argv: Tuple[str, ...]
+    argv: tuple[str, ...]
     code: int
     out: str
     err: str
@@ -141,7 +141,7 @@ def available(program: str) -> bool:
     return shutil.which(program, path=PATH) is not None
 
 
-def _find(words: Tuple[str, ...]) -> str:
+def _find(words: tuple[str, ...]) -> str:
     if any("\0" in word for word in words):
         raise failure(
             kind="command-argument",
@@ -166,7 +166,7 @@ def _find(words: Tuple[str, ...]) -> str:
     )
 
 
-def package(program: str) -> Tuple[str, str]:
+def package(program: str) -> tuple[str, str]:
     """Where a program comes from on Debian, and on RHEL; ("", "") where unknown."""
     from cc_kraken.filesystems import registry  # not at every reboot
 
@@ -186,14 +186,14 @@ def memory(content: bytes) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[Tuple[int, int]]:
+def _memory() -> Iterator[tuple[int, int]]:
     """One descriptor to write to and to read from."""
     with memory(b"") as descriptor:
         yield descriptor, descriptor
 
 
 @contextlib.contextmanager
-def _pipe() -> Iterator[Tuple[int, int]]:
+def _pipe() -> Iterator[tuple[int, int]]:
     """Both ends of a pipe that nobody waits at for more."""
     ends = os.pipe2(os.O_CLOEXEC)
     try:
@@ -206,7 +206,7 @@ def _pipe() -> Iterator[Tuple[int, int]]:
 
 def _wait(
     process: "subprocess.Popen[bytes]",
-    words: Tuple[str, ...],
+    words: tuple[str, ...],
     timeout: Optional[float],
 ) -> int:
     try:
@@ -238,7 +238,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         LOG.warning("process %d does not go away (waits for I/O)", process.pid)
 
 
-def _text(descriptor: int, words: Tuple[str, ...]) -> str:
+def _text(descriptor: int, words: tuple[str, ...]) -> str:
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         with contextlib.suppress(BlockingIOError):
             return os.read(descriptor, PIPE_SIZE).decode("utf-8", "replace")

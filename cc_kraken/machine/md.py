@@ -13,7 +13,7 @@ import os
 import re
 import time
 import uuid as uuids
-from typing import Iterable, Optional, Sequence, Tuple
+from typing import Iterable, Optional, Sequence
 
 from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
@@ -31,7 +31,7 @@ CHUNK = 512
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def scan(paths: Paths) -> Tuple[Array, ...]:
+def scan(paths: Paths) -> tuple[Array, ...]:
     """Every md array that the kernel knows, also inactive ones.
 
     ``uuid`` is "" where the kernel does not tell it; ``level`` is "" and
@@ -187,7 +187,7 @@ def create_argv(
     level: int,
     name: str,
     data_offset: int,
-) -> Tuple[str, ...]:
+) -> tuple[str, ...]:
     """The command that creates an array of the device paths ``members`` at ``node``.
 
     ``data_offset``: mdadm 4's own choice for this size, but said by us, so that no
@@ -237,7 +237,7 @@ def _manage(array: Array, doing: str, mode: str, *options: str) -> None:
     command.check(command.run(argv, timeout=None), f"{doing} {array.path}")
 
 
-def holding(arrays: Iterable[Array], members: Iterable[str]) -> Tuple[Array, ...]:
+def holding(arrays: Iterable[Array], members: Iterable[str]) -> tuple[Array, ...]:
     """The arrays that hold any of these disks (kernel names)."""
     wanted = set(members)
     return tuple(array for array in arrays if wanted & set(array.members))
@@ -260,7 +260,7 @@ def wait_running(paths: Paths, members: Sequence[str]) -> Array:
 
 
 def _array(
-    paths: Paths, name: str, state: str, devno: str, mounted: Tuple[str, ...]
+    paths: Paths, name: str, state: str, devno: str, mounted: tuple[str, ...]
 ) -> Array:
     level = sysfs.disk(paths, name, "md", "level") or ""
     try:
@@ -286,7 +286,7 @@ def _array(
     )
 
 
-def _members(paths: Paths, name: str) -> Tuple[str, ...]:
+def _members(paths: Paths, name: str) -> tuple[str, ...]:
     prefix = "dev-"
     return tuple(
         entry[len(prefix) :]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from functools import lru_cache
-from typing import Any, Dict
+from typing import Any
 
 from cc_kraken.model import failure
 
@@ -48,7 +48,7 @@ def path(name: str) -> str:
 
 
 @lru_cache(maxsize=None)
-def load(name: str) -> Dict[str, Any]:
+def load(name: str) -> dict[str, Any]:
     """The schema ``name``, parsed.  Shared: not to be changed by callers."""
     place = path(name)
     try:

@@ -11,7 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Iterable, Iterator, Optional, Sequence, Union
 
 from cc_kraken.model import Extent
 
@@ -51,7 +51,7 @@ def read(fd: int, start: int, length: int) -> bytes:
         return buffer[:]
 
 
-def spans(extents: Iterable[Extent]) -> Iterator[Tuple[int, int]]:
+def spans(extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:
     """These extents in pieces: where each begins, and its length."""
     for extent in extents:
         for start in range(extent.start, extent.end, PIECE):
@@ -78,7 +78,7 @@ def first_byte(data: bytes, start: int, exempt: Sequence[Extent] = ()) -> Option
 
 # --------------------------------------------------- disks that do not answer
 
-_under_way: Dict[int, Tuple[str, float]] = {}
+_under_way: dict[int, tuple[str, float]] = {}
 """By thread: the device that it reads right now, and since when."""
 
 
@@ -181,15 +181,15 @@ class Reader:
 
     def survey(
         self, extents: Iterable[Extent], exempt: Sequence[Extent] = ()
-    ) -> Tuple[Piece, ...]:
+    ) -> tuple[Piece, ...]:
         """What is not zero within ``extents``, or cannot be read, in its order.
 
         Some threads read side by side: a disk answers several reads at a time.
         """
         left = spans(extents)
 
-        def work() -> List[Piece]:
-            found: List[Piece] = []
+        def work() -> list[Piece]:
+            found: list[Piece] = []
             buffer = _buffer()
             while True:
                 with self._lock:
@@ -205,7 +205,7 @@ class Reader:
 
     def _judged(
         self, start: int, length: int, into: memoryview, exempt: Sequence[Extent]
-    ) -> List[Piece]:
+    ) -> list[Piece]:
         try:
             view = self.piece(start, length, into)
         except ReadError as error:

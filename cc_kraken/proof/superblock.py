@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import uuid as uuids
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import BLOCK, HEAD, Found, Read, beyond, text
@@ -35,14 +35,14 @@ _SECONDS = (1 << 40) - 1
 """Of a time in an md superblock; microseconds are above."""
 
 
-def scan(read: Read, size: int) -> Tuple[Found, ...]:
+def scan(read: Read, size: int) -> tuple[Found, ...]:
     """Every superblock of a device of ``size`` bytes, filesystems first.
 
     Reads 128 KiB at the head, 132 KiB at the end, and 8 KiB of the log of an xfs at
     most, through ``read``, whose errors pass through.
     """
     head = read(0, min(HEAD, size))
-    found: List[Optional[Found]] = [*registry.superblocks(head, size, read)]
+    found: list[Optional[Found]] = [*registry.superblocks(head, size, read)]
     for offset in (0, 4096):
         found.append(md1(head[offset : offset + MD_SIZE], offset, size))
     for offset, parse in ((md10_offset(size), md1), (md090_offset(size), md090)):
