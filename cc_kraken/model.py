@@ -48,7 +48,6 @@ class Identity:
     region: str
     zone: str
     tags: Optional[Mapping[str, str]] = None
-    instance_type: str = ""
     metadata_url: str = ""
     partition: str = ""
     domain: str = ""
@@ -344,7 +343,6 @@ class MdSuperblock:
     device_uuid: str
     data_offset: int
     data_size: int
-    array_size: int
     chunk: int
     layout: int
     update_time: int

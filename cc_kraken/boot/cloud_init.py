@@ -83,8 +83,6 @@ def identity(datasource: object) -> Identity:
         region=region,
         zone=zone,
         tags=_instance_tags(metadata),
-        instance_type=_word(document.get("instanceType"))
-        or _word(metadata.get("instance-type")),
         metadata_url=_word(_attribute(datasource, "metadata_address")),
         partition=_word(services.get("partition")),
         domain=_word(services.get("domain")),

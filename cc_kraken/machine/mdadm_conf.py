@@ -30,6 +30,8 @@ HEADER = (
     "# Changes are lost; put lines of your own into another file.\n"
 )
 
+_WORD = re.compile(r"""(?:"[^"]*"?|'[^']*'?|[^ \t"'])+""")
+_QUOTED = re.compile(r""""([^"]*)"?|'([^']*)'?""")
 _ARRAY, _DEVICES = "array", "devices"
 #: mdadm takes a keyword by its first three letters already.
 _KEYWORD_MIN = 3
@@ -276,26 +278,9 @@ def _array_line(words: Sequence[str], file: str) -> Optional[ArrayLine]:
 
 def _words(line: str) -> list[str]:
     """As conf_word() of mdadm's lib.c reads them."""
-    words: list[str] = []
-    word: Optional[str] = None
-    quote = ""
-    for char in line.rstrip("\r"):
-        if word is None:
-            if char in " \t":
-                continue
-            if char == "#":
-                break
-            word = ""
-        if quote:
-            word, quote = (word, "") if char == quote else (word + char, quote)
-        elif char in "\"'":
-            quote = char
-        elif char in " \t":
-            words.append(word)
-            word = None
-        else:
-            word += char
-    return words if word is None else [*words, word]
+    words = _WORD.findall(line.rstrip("\r"))
+    comment = next((at for at, word in enumerate(words) if word[0] == "#"), None)
+    return [_QUOTED.sub(r"\1\2", word) for word in words[:comment]]
 
 
 def _canonical(uuid: str) -> str:

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Iterable, Iterator, Optional, Sequence, Union
 
@@ -82,20 +83,15 @@ _under_way: dict[int, tuple[str, float]] = {}
 """By thread: the device that it reads right now, and since when."""
 
 
-class reading:
-    """While this thread waits for an answer of this device (a context)."""
-
-    __slots__ = ("_path", "_thread")
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._thread = threading.get_ident()
-        _under_way[self._thread] = self._path, time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        _under_way.pop(self._thread, None)
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """While this thread waits for an answer of this device."""
+    thread = threading.get_ident()
+    _under_way[thread] = path, time.monotonic()
+    try:
+        yield
+    finally:
+        _under_way.pop(thread, None)
 
 
 def waiting(path: str) -> float:

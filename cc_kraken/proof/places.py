@@ -83,33 +83,15 @@ def places(size: int, whole: bool = False) -> tuple[Extent, ...]:
     return _merged(_spans(size), size)
 
 
-@functools.lru_cache(maxsize=8)
-def _slices(size: int) -> tuple[tuple[int, int], ...]:
-    """Of each slice: the first block in which a sample may begin, and how many
-    such blocks there are."""
-    found = []
-    for index in range(SAMPLES):
-        low = -(-size * index // SAMPLES // BLOCK)
-        high = (size * (index + 1) // SAMPLES - SAMPLE) // BLOCK
-        found.append((low, high - low + 1))
-    return tuple(found)
-
-
 def samples(size: int, rng: random.Random) -> tuple[Extent, ...]:
     """1,024 places of 64 KiB, one in each of as many equal slices."""
-    if size <= WHOLE:
-        return ()
-    starts = [(low + int(rng.random() * count)) * BLOCK for low, count in _slices(size)]
-    return tuple([Extent(start, start + SAMPLE) for start in starts])
-
-
-def cost(size: int, whole: bool = False) -> tuple[int, int]:
-    """``(reads, bytes)`` of one proof, samples included."""
-    fixed = places(size, whole)
-    count, volume = len(fixed), sum(place.end - place.start for place in fixed)
-    if whole or size <= WHOLE:
-        return count, volume
-    return count + SAMPLES, volume + SAMPLES * SAMPLE
+    found = []
+    for index in range(SAMPLES if size > WHOLE else 0):
+        low = -(-size * index // SAMPLES // BLOCK)
+        high = (size * (index + 1) // SAMPLES - SAMPLE) // BLOCK
+        start = (low + int(rng.random() * (high - low + 1))) * BLOCK
+        found.append(Extent(start, start + SAMPLE))
+    return tuple(found)
 
 
 def data_offset(size: int, chunk: int = 512 * KIB) -> int:
