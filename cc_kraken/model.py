@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import FrozenSet, Iterable, Mapping, Optional, Tuple, Union
+from typing import Iterable, Mapping, Optional, Union
 
 VERSION = "0.1.0"
 
@@ -48,7 +48,6 @@ class Identity:
     region: str
     zone: str
     tags: Optional[Mapping[str, str]] = None
-    instance_type: str = ""
     metadata_url: str = ""
     partition: str = ""
     domain: str = ""
@@ -90,7 +89,7 @@ def of_set(name: str) -> Mapping[str, str]:
     return {SET_FIELD: name}
 
 
-def kinds_in(text: str) -> Tuple[str, ...]:
+def kinds_in(text: str) -> tuple[str, ...]:
     """The kinds of trouble that a text tells of (``[zone-other] …``), once each."""
     return tuple(dict.fromkeys(re.findall(r"(?:^| )\[([a-z][a-z0-9-]+)\] ", text)))
 
@@ -101,6 +100,13 @@ class KrakenError(Exception):
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(str(trouble))
         self.trouble = trouble
+
+
+def failure(
+    kind: str, found: str, expected: str, remedy: str, waits: bool = False
+) -> KrakenError:
+    """The error of a :class:`Trouble`."""
+    return KrakenError(Trouble(kind, found, expected, remedy, waits))
 
 
 # ------------------------------------------------------------------- wanted
@@ -158,8 +164,8 @@ class WantedSet:
     raid_level: Optional[int] = None
     fs_type: Optional[str] = None
     mount_path: Optional[str] = None
-    mount_options: Tuple[str, ...] = ()
-    mkfs_options: Tuple[str, ...] = ()
+    mount_options: tuple[str, ...] = ()
+    mkfs_options: tuple[str, ...] = ()
     owner: Optional[str] = None
     group: Optional[str] = None
     mode: Optional[int] = None
@@ -168,7 +174,7 @@ class WantedSet:
     grow: bool = True
     allow_degraded: bool = False
     mount_over: bool = False
-    volume_ids: Tuple[str, ...] = ()
+    volume_ids: tuple[str, ...] = ()
     overwrite: Mapping[str, str] = field(default_factory=dict)
     declared: bool = False
 
@@ -180,9 +186,9 @@ class Claim:
 
     name: str
     wanted: WantedSet
-    volumes: Tuple["Volume", ...] = ()
+    volumes: tuple["Volume", ...] = ()
     trouble: Optional[Trouble] = None
-    warnings: Tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- found: EC2
@@ -210,7 +216,7 @@ class Volume:
     zone: str
     state: str
     tags: Mapping[str, str] = field(default_factory=dict)
-    attachments: Tuple[Attachment, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     origin: str = ""
     multi_attach: bool = False
     managed: bool = False
@@ -247,7 +253,7 @@ class Layer(ABC):
     devno: str
     size: int
     read_only: bool
-    mounted: Tuple[str, ...]
+    mounted: tuple[str, ...]
     #: The EBS volume that it is, "" where it lies on others; that one carries the
     #: intent record of its filesystem.
     volume_id: str
@@ -255,7 +261,7 @@ class Layer(ABC):
     striped = False
 
     @abstractmethod
-    def disks(self, devices: Iterable["Device"]) -> Tuple["Device", ...]:
+    def disks(self, devices: Iterable["Device"]) -> tuple["Device", ...]:
         """Those of these that it lies on."""
 
 
@@ -269,12 +275,12 @@ class Device(Layer):
     volume_id: str
     size: int
     read_only: bool = False
-    partitions: Tuple[str, ...] = ()
-    holders: Tuple[str, ...] = ()
-    mounted: Tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    mounted: tuple[str, ...] = ()
     swap: bool = False
 
-    def disks(self, devices: Iterable["Device"]) -> Tuple["Device", ...]:
+    def disks(self, devices: Iterable["Device"]) -> tuple["Device", ...]:
         return (self,)
 
 
@@ -294,12 +300,12 @@ class Array(Layer):
     uuid: str
     level: str
     raid_disks: int
-    members: Tuple[str, ...]
+    members: tuple[str, ...]
     state: str
     degraded: int = 0
     size: int = 0
     read_only: bool = False
-    mounted: Tuple[str, ...] = ()
+    mounted: tuple[str, ...] = ()
     component: int = 0
     action: str = ""
 
@@ -314,7 +320,7 @@ class Array(Layer):
     def striped(self) -> bool:  # type: ignore[override]
         return self.level in ("raid0", "raid4", "raid5", "raid6", "raid10")
 
-    def disks(self, devices: Iterable[Device]) -> Tuple[Device, ...]:
+    def disks(self, devices: Iterable[Device]) -> tuple[Device, ...]:
         return tuple(one for one in devices if one.name in self.members)
 
 
@@ -337,11 +343,10 @@ class MdSuperblock:
     device_uuid: str
     data_offset: int
     data_size: int
-    array_size: int
     chunk: int
     layout: int
     update_time: int
-    roles: Tuple[int, ...]
+    roles: tuple[int, ...]
     minor: int = 2
     feature_map: int = 0
     created: int = 0
@@ -385,7 +390,7 @@ class Known:
     superblock: Optional[MdSuperblock] = None
     size: int = field(default=0, compare=False)
     errors: bool = field(default=False, compare=False)
-    inside: Tuple[str, ...] = field(default=(), compare=False)
+    inside: tuple[str, ...] = field(default=(), compare=False)
     ever_mounted: bool = field(default=False, compare=False)
 
 
@@ -431,7 +436,7 @@ class Testimony:
     size: int
     written: int
     discarded: int
-    below: Tuple["Testimony", ...] = ()
+    below: tuple["Testimony", ...] = ()
     slept: int = 0
 
 
@@ -476,7 +481,7 @@ class Mounted:
     """
 
     mount: Mount
-    volumes: Optional[FrozenSet[str]]
+    volumes: Optional[frozenset[str]]
     seen: bool = True
     device: Optional[str] = None
     size: Optional[int] = None
@@ -491,7 +496,7 @@ class Signature:
     ``volumes``: the ids of the volumes below it; ``type`` as blkid names it.
     """
 
-    volumes: Tuple[str, ...]
+    volumes: tuple[str, ...]
     path: str
     type: str
     uuid: str
@@ -505,7 +510,7 @@ class FstabLine:
     spec: str
     path: str
     type: str
-    options: Tuple[str, ...]
+    options: tuple[str, ...]
     freq: str = "0"
     passno: str = "0"
     set: str = ""
@@ -524,8 +529,8 @@ class ArrayLine:
     device: str = ""
     uuid: str = ""
     name: str = ""
-    devices: Tuple[str, ...] = ()
-    more: Tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
     text: str = field(default="", compare=False)
     read: bool = field(default=True, compare=False)
 
@@ -539,7 +544,7 @@ class PathState:
     """
 
     kind: str
-    entries: Tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
     uid: int = 0
     gid: int = 0
     mode: int = 0o755

@@ -14,6 +14,7 @@ import functools
 import gc
 import json
 import os
+import random
 import re
 import resource
 import subprocess
@@ -28,6 +29,18 @@ from typing import Any, Callable, Dict, List, Mapping, Set, Tuple
 from cc_kraken.machine.paths import Paths
 
 ROOT = Path(__file__).parents[1]
+
+
+def proof_cost(size: int, whole: bool = False) -> Tuple[int, int]:
+    """Reads and bytes of one proof of blankness, samples included."""
+    from cc_kraken.proof import places  # not where a run is counted
+
+    extents = [*places.places(size, whole)]
+    if not whole:
+        extents += places.samples(size, random.Random())
+    return len(extents), sum(extent.end - extent.start for extent in extents)
+
+
 BUNDLED = ("boto3", "botocore", "s3transfer", "urllib3", "jmespath", "dateutil")
 """boto3 and what comes with it."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Dict, Iterable, Mapping
+from typing import Iterable, Mapping
 
 from cc_kraken.decide import members
 from cc_kraken.decide.members import ArrayState, Seen
@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 VERSION = 1
 
 
-def load(paths: Paths, instance_id: str) -> Dict[str, Seen]:
+def load(paths: Paths, instance_id: str) -> dict[str, Seen]:
     """What was kept, by array UUID; nothing where there is no file of this
     instance that can be read."""
     try:
@@ -66,7 +66,7 @@ def save(paths: Paths, instance_id: str, claims: Iterable[Claim], world: World) 
         return False
 
 
-def found(claims: Iterable[Claim], world: World) -> Dict[str, Seen]:
+def found(claims: Iterable[Claim], world: World) -> dict[str, Seen]:
     """What is known of each array that may start degraded, after a look around."""
     now = dict(world.arrays_seen)
     for claim in claims:
@@ -77,7 +77,7 @@ def found(claims: Iterable[Claim], world: World) -> Dict[str, Seen]:
     return now
 
 
-def superblocks(claim: Claim, looks: Mapping[str, Look]) -> Dict[str, MdSuperblock]:
+def superblocks(claim: Claim, looks: Mapping[str, Look]) -> dict[str, MdSuperblock]:
     """The md superblocks on the volumes of a set, by volume id."""
     blocks = {}
     for volume in claim.volumes:

@@ -12,18 +12,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import (
-    Callable,
-    Collection,
-    Dict,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-    Type,
-)
+from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
 from cc_kraken.act import (
     grow,
@@ -87,6 +76,7 @@ from cc_kraken.model import (
     Look,
     Record,
     Trouble,
+    failure,
     of_set,
 )
 from cc_kraken.proof import content, record
@@ -112,13 +102,13 @@ class Carried:
     could not be grown.
     """
 
-    attached: Dict[str, str] = field(default_factory=dict)
-    detached: List[str] = field(default_factory=list)
-    kept: List[str] = field(default_factory=list)
-    troubles: Dict[str, Trouble] = field(default_factory=dict)
-    not_grown: Dict[str, Trouble] = field(default_factory=dict)
+    attached: dict[str, str] = field(default_factory=dict)
+    detached: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
+    not_grown: dict[str, Trouble] = field(default_factory=dict)
     ask_again: bool = False
-    used: List[str] = field(default_factory=list)
+    used: list[str] = field(default_factory=list)
 
 
 class Executor:
@@ -138,15 +128,15 @@ class Executor:
         self.enter = enter
         self.clock = clock
         self._files = threading.Lock()
-        self._begun: Set[str] = set()
+        self._begun: set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
         self._lines: Sequence[Step] = ()
         """What is to be written into fstab."""
         self._world: World
-        self._looks: Dict[str, Look] = {}
+        self._looks: dict[str, Look] = {}
         """What was found on a volume, or on an array (by its UUID), last."""
         self._carried: Carried
-        self._do: Mapping[Type[Step], Callable[[Step], None]] = {
+        self._do: Mapping[type[Step], Callable[[Any], None]] = {
             Attach: self._attach,
             Detach: self._detach,
             Wipe: self._wipe,
@@ -193,7 +183,7 @@ class Executor:
 
     def _unfailed(
         self, steps: Mapping[str, Sequence[Step]]
-    ) -> Dict[str, Sequence[Step]]:
+    ) -> dict[str, Sequence[Step]]:
         """The sets that have steps left, and have not failed."""
         return {
             name: some
@@ -270,9 +260,8 @@ class Executor:
 
     # ---- the cloud
 
-    def _attach(self, step: Step) -> None:
+    def _attach(self, step: Attach) -> None:
         """The lowest volume id first: two claimants must not split a set."""
-        assert isinstance(step, Attach)
         first, *others = step.volume_ids
         self._attach_one(first)
         if not others:
@@ -295,8 +284,7 @@ class Executor:
                 self._carried.ask_again = True
             raise
 
-    def _detach(self, step: Step) -> None:
-        assert isinstance(step, Detach)
+    def _detach(self, step: Detach) -> None:
         self._carried.ask_again = True
         volumes = step.volume_ids
         kept = release.unused(self.paths, self.clock, volumes, self._detach_one)
@@ -313,7 +301,7 @@ class Executor:
     def _device(self, volume_id: str) -> Device:
         return self._world.devices[volume_id]
 
-    def _volumes(self, records: Sequence[Record]) -> List[Tuple[Device, Record]]:
+    def _volumes(self, records: Sequence[Record]) -> list[tuple[Device, Record]]:
         return [(self._device(one.volume_id), one) for one in records]
 
     def _place(self, device: Device, member: bool) -> int:
@@ -326,13 +314,10 @@ class Executor:
             return look.moved
         return self._place(device, member)
 
-    def _wipe(self, step: Step) -> None:
-        assert isinstance(step, Wipe)
+    def _wipe(self, step: Wipe) -> None:
         make.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
 
-    def _write_records(self, step: Step) -> None:
-        assert isinstance(step, WriteRecords)
-
+    def _write_records(self, step: WriteRecords) -> None:
         def write(one: Record, device: Device) -> None:
             look = make.write_record(
                 self.paths,
@@ -346,9 +331,7 @@ class Executor:
 
         self._each(step.records, write)
 
-    def _erase_records(self, step: Step) -> None:
-        assert isinstance(step, EraseRecords)
-
+    def _erase_records(self, step: EraseRecords) -> None:
         def erase(one: Record, device: Device) -> None:
             place = self._place_found(device, step.member)
             seen = self._looks.get(one.volume_id)
@@ -361,13 +344,11 @@ class Executor:
         if look is not None:
             self._looks[key] = look
 
-    def _stop_array(self, step: Step) -> None:
-        assert isinstance(step, StopArray)
+    def _stop_array(self, step: StopArray) -> None:
         volumes = self._volumes(step.records)
         make.stop_array(self.paths, self._array(step.uuid), volumes)
 
-    def _zero_superblocks(self, step: Step) -> None:
-        assert isinstance(step, ZeroSuperblocks)
+    def _zero_superblocks(self, step: ZeroSuperblocks) -> None:
         self._each(
             step.records,
             lambda one, device: make.zero_superblock(self.paths, device, one),
@@ -391,8 +372,7 @@ class Executor:
         for job in jobs:
             job.result()
 
-    def _create_array(self, step: Step) -> None:
-        assert isinstance(step, CreateArray)
+    def _create_array(self, step: CreateArray) -> None:
         make.create_array(
             self.paths,
             list(zip(map(self._device, step.volume_ids), step.records)),
@@ -403,8 +383,7 @@ class Executor:
             seen=self._looks,
         )
 
-    def _assemble_array(self, step: Step) -> None:
-        assert isinstance(step, AssembleArray)
+    def _assemble_array(self, step: AssembleArray) -> None:
         members = [self._device(volume).path for volume in step.volume_ids]
         md.assemble(self.paths, step.name, step.uuid, members, incomplete=step.degraded)
         array = self._array(step.uuid)
@@ -418,8 +397,7 @@ class Executor:
         if trouble is not None:
             raise KrakenError(trouble)
 
-    def _add_member(self, step: Step) -> None:
-        assert isinstance(step, AddMember)
+    def _add_member(self, step: AddMember) -> None:
         device, seen = self._device(step.volume_id), self._looks.get(step.volume_id)
         make.add_member(self.paths, self._array(step.uuid), device, seen=seen)
 
@@ -428,13 +406,11 @@ class Executor:
         for array in self._world.own_first(md.scan(self.paths)):
             if array.uuid == uuid or self._member_uuid(array) == uuid:
                 return array
-        raise KrakenError(
-            Trouble(
-                "array-absent",
-                f"Array {uuid} is not there after it was put together",
-                "an md device",
-                "See the kernel's log and /proc/mdstat for the reason.",
-            )
+        raise failure(
+            "array-absent",
+            f"Array {uuid} is not there after it was put together",
+            "an md device",
+            "See the kernel's log and /proc/mdstat for the reason.",
         )
 
     def _member_uuid(self, array: Array) -> str:
@@ -444,8 +420,7 @@ class Executor:
                 return block.uuid if block is not None else ""
         return ""
 
-    def _write_array_line(self, step: Step) -> None:
-        assert isinstance(step, WriteArrayLine)
+    def _write_array_line(self, step: WriteArrayLine) -> None:
         with self._files:
             mdadm_conf.add(self.paths, step.set, step.uuid, step.instead_of)
 
@@ -454,8 +429,7 @@ class Executor:
     def _target(self, array_uuid: str, volume_id: str) -> "Device | Array":
         return self._array(array_uuid) if array_uuid else self._device(volume_id)
 
-    def _make_filesystem(self, step: Step) -> None:
-        assert isinstance(step, MakeFilesystem)
+    def _make_filesystem(self, step: MakeFilesystem) -> None:
         key = step.array_uuid or step.records[0].volume_id
         self._looks[key] = make.make_filesystem(
             self.paths,
@@ -469,8 +443,7 @@ class Executor:
             seen=self._looks.get(key),
         )
 
-    def _make_directory(self, step: Step) -> None:
-        assert isinstance(step, MakeDirectory)
+    def _make_directory(self, step: MakeDirectory) -> None:
         mount_points.make_directory(step.path)
 
     def _write_fstab(self, step: Step) -> None:
@@ -491,9 +464,8 @@ class Executor:
             if isinstance(step, RemoveFstab):
                 mdadm_conf.drop(self.paths, step.set)
 
-    def _check_filesystem(self, step: Step) -> None:
+    def _check_filesystem(self, step: CheckFilesystem) -> None:
         """As systemd does it at a boot, for what no boot has mounted yet."""
-        assert isinstance(step, CheckFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
         self._check_shown(target, step.type, step.uuid)
         if isinstance(target, Array):
@@ -506,9 +478,8 @@ class Executor:
         if said:
             LOG.info("%s: %s", step.set, said, extra=of_set(step.set))
 
-    def _mount(self, step: Step) -> None:
+    def _mount(self, step: MountFilesystem) -> None:
         """Mount the very device, never whatever has its UUID."""
-        assert isinstance(step, MountFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
         members = self._members(target)
         volumes = frozenset(device.volume_id for device in members)
@@ -538,21 +509,18 @@ class Executor:
         if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
             raise refusals.content_changed(target, shown, f"{kind} {uuid}")
 
-    def _set_owner(self, step: Step) -> None:
-        assert isinstance(step, SetOwner)
+    def _set_owner(self, step: SetOwner) -> None:
         uid = mount_points.user_id(step.owner) if step.owner is not None else None
         gid = mount_points.group_id(step.group) if step.group is not None else None
         mount_points.set_owner(step.path, uid, gid, step.mode)
 
     # ---- growth
 
-    def _grow_array(self, step: Step) -> None:
-        assert isinstance(step, GrowArray)
+    def _grow_array(self, step: GrowArray) -> None:
         array = self._array(step.uuid)
         grow.array(self.paths, array, self._members(array), step.after)
 
-    def _grow_filesystem(self, step: Step) -> None:
-        assert isinstance(step, GrowFilesystem)
+    def _grow_filesystem(self, step: GrowFilesystem) -> None:
         target = self._target(step.array_uuid, step.volume_id)
         members = self._members(target)
         grow.filesystem(self.paths, target, members, step.path, step.type)
@@ -568,8 +536,8 @@ def _key(target: Layer) -> str:
 
 
 def _of(
-    steps: Mapping[str, Sequence[Step]], kinds: Tuple[Type[Step], ...]
-) -> Dict[str, List[Step]]:
+    steps: Mapping[str, Sequence[Step]], kinds: tuple[type[Step], ...]
+) -> dict[str, list[Step]]:
     return {
         name: [step for step in some if isinstance(step, kinds)]
         for name, some in steps.items()

@@ -18,7 +18,15 @@ from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State, opened
 from cc_kraken.machine import command, md, mountinfo
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, Trouble, gib
+from cc_kraken.model import (
+    Array,
+    Device,
+    KrakenError,
+    Layer,
+    Mount,
+    failure,
+    gib,
+)
 
 
 def state(mount: Mount, node: str) -> Optional[State]:
@@ -126,16 +134,14 @@ def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> No
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:
     remedy = "Nothing was changed; the next run looks again."
-    return KrakenError(Trouble("grow-refused", f"{where} {found}", expected, remedy))
+    return failure("grow-refused", f"{where} {found}", expected, remedy)
 
 
 def _failed(where: str, found: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            "grow-failed",
-            f"{where} {found}",
-            "all the room of its volumes in use",
-            "What is mounted stays in use as it is. See the kernel's log (dmesg), "
-            "then run again, or switch it off with grow: false.",
-        )
+    return failure(
+        "grow-failed",
+        f"{where} {found}",
+        "all the room of its volumes in use",
+        "What is mounted stays in use as it is. See the kernel's log (dmesg), "
+        "then run again, or switch it off with grow: false.",
     )

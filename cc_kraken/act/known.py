@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Dict, Iterable, Mapping, Optional, Set, Tuple
+from typing import Iterable, Mapping, Optional
 
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.machine.clock import Clock
@@ -31,11 +31,11 @@ class Known:
         self.cloud = cloud
         self.instance_id = instance_id
         self.clock = clock
-        self.volumes: Tuple[Volume, ...] = ()
+        self.volumes: tuple[Volume, ...] = ()
         self.holders: Mapping[str, Holder] = {}
-        self.attached_now: Set[str] = set()
+        self.attached_now: set[str] = set()
         self._holders_at = 0.0
-        self._accepted: Dict[str, Tuple[float, Attachment]] = {}
+        self._accepted: dict[str, tuple[float, Attachment]] = {}
         self._undone: Counter[str] = Counter()
 
     def ask(self, node: Node) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Mapping, Optional
 
 from cc_kraken.act import report
 from cc_kraken.decide import seen
@@ -68,7 +68,7 @@ def save(
     return files.write_atomic(paths.layout, data.encode(), 0o644)
 
 
-def load(paths: Paths) -> Optional[Dict[str, Any]]:
+def load(paths: Paths) -> Optional[dict[str, Any]]:
     """The saved layout, or None when there is none that can be read."""
     text = files.read_text(paths.layout)
     try:
@@ -119,10 +119,10 @@ def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
     return True
 
 
-def former(paths: Paths, instance_id: str) -> Dict[str, Set[str]]:
+def former(paths: Paths, instance_id: str) -> dict[str, set[str]]:
     """The paths at which runs before have had each volume, by its id: what the
     layout and the status of this boot say."""
-    found: Dict[str, Set[str]] = {}
+    found: dict[str, set[str]] = {}
     saved = load(paths)
     if saved is not None and saved.get("instance_id") == instance_id:
         for entry in saved["sets"].values():
@@ -157,7 +157,7 @@ def present(paths: Paths, layout: Mapping[str, Any]) -> bool:
     )
 
 
-def copies(paths: Paths, layout: Mapping[str, Any]) -> List[Tuple[str, str]]:
+def copies(paths: Paths, layout: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A set and a warning for each copy of its volumes that udev has seen here."""
     own = {volume for entry in layout["sets"].values() for volume in entry["volumes"]}
     others = {

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import FrozenSet, List, Sequence, Tuple
+from typing import Sequence
 
 from cc_kraken.decide import seen
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, mount_points, mountinfo
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Layer, Mount, Trouble
+from cc_kraken.model import KrakenError, Layer, Mount, failure
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Wish:
     covers: bool = True
 
 
-def mount(paths: Paths, target: Layer, volumes: FrozenSet[str], wish: Wish) -> None:
+def mount(paths: Paths, target: Layer, volumes: frozenset[str], wish: Wish) -> None:
     """Mount ``target``, which consists of these volumes, and verify it.
 
     Raises KrakenError ``mount-point``, ``mount-path-files``, ``mount-path-busy``,
@@ -55,7 +55,7 @@ def mount(paths: Paths, target: Layer, volumes: FrozenSet[str], wish: Wish) -> N
             raise KrakenError(replace(error.trouble, found=found)) from error
 
 
-def verify(paths: Paths, target: Layer, volumes: FrozenSet[str], path: str) -> None:
+def verify(paths: Paths, target: Layer, volumes: frozenset[str], path: str) -> None:
     """Right after a mount: is it what one sees at ``path``, and still these volumes?
 
     Raises KrakenError ``mount-differs`` or ``device-changed``.
@@ -65,13 +65,11 @@ def verify(paths: Paths, target: Layer, volumes: FrozenSet[str], path: str) -> N
     if seen.up_at(now, path, volumes) is None:
         found = seen.at(now, path)
         behind = ", ".join(sorted(found.volumes or ())) if found else ""
-        raise KrakenError(
-            Trouble(
-                "device-changed",
-                f"{target.path}, mounted at {path}, is {behind or 'no EBS volume'} now",
-                ", ".join(sorted(volumes)),
-                "Run again.",
-            )
+        raise failure(
+            "device-changed",
+            f"{target.path}, mounted at {path}, is {behind or 'no EBS volume'} now",
+            ", ".join(sorted(volumes)),
+            "Run again.",
         )
 
 
@@ -81,8 +79,8 @@ class _Look:
     is mounted below it."""
 
     place: str
-    upon: Tuple[Mount, ...]
-    below: Tuple[Mount, ...]
+    upon: tuple[Mount, ...]
+    below: tuple[Mount, ...]
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class _Directory:
         inside = mountinfo.mount_number(self.paths, self.descriptor)
         tree = mountinfo.tree(self.paths)
         # Its own root, where something was mounted before it was opened.
-        upon: List[Mount] = [
+        upon: list[Mount] = [
             line.mount
             for line in tree.lines
             if line.id == inside and line.mount.path == place
@@ -107,13 +105,11 @@ class _Directory:
 
 def _check_files(names: Sequence[str], wish: Wish) -> None:
     if names and not wish.covers:
-        raise KrakenError(
-            Trouble(
-                "mount-path-files",
-                f"{wish.path} has files in it ({', '.join(names)})",
-                "an empty directory for a new filesystem",
-                "Move the files away, or set mount_over: true.",
-            )
+        raise failure(
+            "mount-path-files",
+            f"{wish.path} has files in it ({', '.join(names)})",
+            "an empty directory for a new filesystem",
+            "Move the files away, or set mount_over: true.",
         )
 
 
@@ -123,14 +119,12 @@ def _check_place(here: _Look, wish: Wish, source: str = "") -> None:
     ``source``: what was mounted there, by now.
     """
     if here.place != wish.path:
-        raise KrakenError(
-            Trouble(
-                "mount-differs",
-                f"{wish.path} leads elsewhere: the directory that was there is now "
-                f"{here.place}",
-                "a path that nobody changes during the mount",
-                "See what changes it, and run again.",
-            )
+        raise failure(
+            "mount-differs",
+            f"{wish.path} leads elsewhere: the directory that was there is now "
+            f"{here.place}",
+            "a path that nobody changes during the mount",
+            "See what changes it, and run again.",
         )
     others = [one for one in here.upon[:1] if one.source != source]
     if others and len(here.upon) > bool(source):
@@ -149,15 +143,13 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
         return
     repair = registry.of(wish.type).repair
     said = finished.said.replace(there, wish.path)
-    raise KrakenError(
-        Trouble(
-            kind="mount-failed",
-            found=f"cannot mount {wish.path!r}: the set {wish.name!r}: {said}",
-            expected="a mounted filesystem",
-            remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
-            "newer release needs a newer kernel. Damaged? Take a snapshot, then "
-            f"{repair}.",
-        )
+    raise failure(
+        kind="mount-failed",
+        found=f"cannot mount {wish.path!r}: the set {wish.name!r}: {said}",
+        expected="a mounted filesystem",
+        remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
+        "newer release needs a newer kernel. Damaged? Take a snapshot, then "
+        f"{repair}.",
     )
 
 

@@ -9,7 +9,7 @@ a value in double quotes, with a backslash before each of ``"``, ``\\``, ``$`` a
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Mapping, Sequence
 
 from cc_kraken.act.report import Report
 from cc_kraken.config.values import Unfit, odd_character, quoted, set_name
@@ -38,7 +38,7 @@ def keep(paths: Paths, told: Report, notes: Sequence[str] = ()) -> None:
     told.notes("", [*notes, *left_out])
 
 
-def content(status: Mapping[str, Any]) -> Tuple[str, List[str]]:
+def content(status: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The file for a status (``status.json``), and a sentence for each variable that
     is left out."""
     node, instance = status["node"], status["instance"]
@@ -64,7 +64,7 @@ def content(status: Mapping[str, Any]) -> Tuple[str, List[str]]:
     return "".join(lines), notes
 
 
-def _names(sets: Mapping[str, Any]) -> Tuple[List[str], List[str]]:
+def _names(sets: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     names, notes = [], []
     for name, entry in sorted(sets.items()):
         try:
@@ -79,10 +79,10 @@ def _names(sets: Mapping[str, Any]) -> Tuple[List[str], List[str]]:
 
 
 def _paths(
-    sets: Mapping[str, Any], names: Sequence[str], notes: List[str]
-) -> Dict[str, str]:
+    sets: Mapping[str, Any], names: Sequence[str], notes: list[str]
+) -> dict[str, str]:
     """``KRAKEN_PATH_<SET>`` of each set that is mounted somewhere."""
-    by_variable: Dict[str, List[str]] = {}
+    by_variable: dict[str, list[str]] = {}
     for name in names:
         variable = "KRAKEN_PATH_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
         by_variable.setdefault(variable, []).append(name)

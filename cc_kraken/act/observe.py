@@ -12,17 +12,7 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
-from typing import (
-    Callable,
-    Dict,
-    FrozenSet,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Callable, Mapping, Optional, Sequence
 
 from cc_kraken.act import array_history, grow, layout
 from cc_kraken.decide.members import is_replacement
@@ -75,19 +65,19 @@ class Observer:
     def __init__(self, paths: Paths, section: Section) -> None:
         self.paths = paths
         self.full = section.blank_proof == "full"
-        self._hung: Dict[str, "Future[Look]"] = {}
-        self._seen: Dict[str, Look] = {}
-        self._former: Optional[Dict[str, Set[str]]] = None
+        self._hung: dict[str, "Future[Look]"] = {}
+        self._seen: dict[str, Look] = {}
+        self._former: Optional[dict[str, set[str]]] = None
 
-    def disks(self) -> FrozenSet[Tuple[str, str, str]]:
+    def disks(self) -> frozenset[tuple[str, str, str]]:
         """See :func:`devices.present`."""
         return devices.present(self.paths)
 
-    def volumes_here(self) -> FrozenSet[str]:
+    def volumes_here(self) -> frozenset[str]:
         """The volumes whose disks are in this machine (sysfs)."""
         return frozenset(volume for _, volume, _ in self.disks())
 
-    def volumes_in_use(self) -> FrozenSet[str]:
+    def volumes_in_use(self) -> frozenset[str]:
         """Those of them that are mounted, swapped on, or held by anything but an array
         that does not run."""
         idle = {array.name for array in md.scan(self.paths) if not array.running}
@@ -97,7 +87,7 @@ class Observer:
             if device.mounted or device.swap or set(device.holders) - idle
         )
 
-    def system_volumes(self) -> FrozenSet[str]:
+    def system_volumes(self) -> frozenset[str]:
         return devices.root_volumes(self.paths)
 
     def look(
@@ -107,7 +97,7 @@ class Observer:
         claims: Sequence[Claim],
         holders: Mapping[str, Holder],
         *,
-        attached_now: FrozenSet[str] = frozenset(),
+        attached_now: frozenset[str] = frozenset(),
     ) -> World:
         """Everything that a decision on ``claims`` may rest on."""
         scanned = devices.scan(self.paths)
@@ -145,7 +135,7 @@ class Observer:
 
     def _former_paths(
         self, instance_id: str, lines: Sequence[FstabLine]
-    ) -> Dict[str, FrozenSet[str]]:
+    ) -> dict[str, frozenset[str]]:
         """Kept over the rounds: what is found in fstab may be replaced by now."""
         if self._former is None:
             self._former = layout.former(self.paths, instance_id)
@@ -154,7 +144,7 @@ class Observer:
                 self._former.setdefault(line.spec, set()).add(line.path)
         return {key: frozenset(found) for key, found in self._former.items()}
 
-    def _mounted(self, mounted: Mounted, ours: FrozenSet[str]) -> Mounted:
+    def _mounted(self, mounted: Mounted, ours: frozenset[str]) -> Mounted:
         mount, volumes = mounted.mount, mounted.volumes
         number = mountinfo.device_number(self.paths, mount)
         if not volumes or not volumes <= ours or number is None:
@@ -209,8 +199,8 @@ class Observer:
     ) -> World:
         """The same with what the arrays hold, and what all other disks show."""
         looks = world.looks
-        running: Dict[str, Tuple[Array, Claim]] = {}
-        heads: Dict[str, Content] = {}
+        running: dict[str, tuple[Array, Claim]] = {}
+        heads: dict[str, Content] = {}
         for claim in there:
             blocks = array_history.superblocks(claim, looks)
             for uuid in {block.uuid for block in blocks.values()}:
@@ -246,8 +236,8 @@ class Observer:
         )
 
     def _side_by_side(
-        self, jobs: Mapping[str, Tuple[str, Callable[[], Look]]]
-    ) -> Dict[str, Look]:
+        self, jobs: Mapping[str, tuple[str, Callable[[], Look]]]
+    ) -> dict[str, Look]:
         """What each finds on its device.  One that answers no read is given
         up, its thread left behind: the other sets do not wait for it, and it
         is not looked at again before that thread has ended."""
@@ -373,8 +363,8 @@ class Observer:
 
 
 def _signatures(
-    places: Mapping[str, Tuple[str, ...]], found: Mapping[str, Look]
-) -> Tuple[Signature, ...]:
+    places: Mapping[str, tuple[str, ...]], found: Mapping[str, Look]
+) -> tuple[Signature, ...]:
     contents = [(path, found[path].content) for path in places if path in found]
     return tuple(
         Signature(places[path], path, content.type, content.uuid)
@@ -392,7 +382,7 @@ def _with_uuids(
     found: Sequence[Array],
     looks: Mapping[str, Look],
     by_volume: Mapping[str, Device],
-) -> Tuple[Array, ...]:
+) -> tuple[Array, ...]:
     """Arrays with the UUID that their members' superblocks say, where the
     kernel does not."""
     uuid_of = {
@@ -400,7 +390,7 @@ def _with_uuids(
         for volume, look in looks.items()
         if isinstance(look.content, Known) and look.content.superblock is not None
     }
-    out: List[Array] = []
+    out: list[Array] = []
     for array in found:
         uuid = array.uuid
         if not uuid:
@@ -411,10 +401,10 @@ def _with_uuids(
     return tuple(out)
 
 
-def _devnos(paths: Paths, lines: Sequence[FstabLine]) -> Dict[str, str]:
+def _devnos(paths: Paths, lines: Sequence[FstabLine]) -> dict[str, str]:
     """The devices behind what the lines of others mount, as far as there is
     one now."""
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     for line in lines:
         node = "" if line.set else fstab.node(line.spec)
         number = mountinfo.node_number(paths, node) if node else None
@@ -433,15 +423,15 @@ def account_number(name: str) -> Optional[int]:
     )
 
 
-def _accounts(claims: Sequence[Claim]) -> Dict[str, Optional[int]]:
+def _accounts(claims: Sequence[Claim]) -> dict[str, Optional[int]]:
     wishes = [("user", claim.wanted.owner) for claim in claims]
     wishes += [("group", claim.wanted.group) for claim in claims]
     names = [f"{kind}:{name}" for kind, name in wishes if name is not None]
     return {name: account_number(name) for name in names}
 
 
-def _missing_programs(claims: Sequence[Claim]) -> FrozenSet[str]:
-    needed: Set[str] = set()
+def _missing_programs(claims: Sequence[Claim]) -> frozenset[str]:
+    needed: set[str] = set()
     for claim in claims:
         if claim.wanted.members > 1:
             needed.add("mdadm")
@@ -450,7 +440,7 @@ def _missing_programs(claims: Sequence[Claim]) -> FrozenSet[str]:
     return frozenset(name for name in needed if not command.available(name))
 
 
-def _paths(claims: Sequence[Claim]) -> Dict[str, PathState]:
+def _paths(claims: Sequence[Claim]) -> dict[str, PathState]:
     """A path that cannot be looked at (a dead filesystem above it) concerns
     its own set alone."""
     found = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Dict, Optional
+from typing import Optional
 
 from cc_kraken.model import Trouble
 
@@ -58,8 +58,8 @@ class PutOff:
         self._growth = growth
         self._longest = longest
         self._longest_begun = longest_begun
-        self._backoffs: Dict[str, Backoff] = {}
-        self._held: Dict[str, Held] = {}
+        self._backoffs: dict[str, Backoff] = {}
+        self._held: dict[str, Held] = {}
         self._throttle = Backoff(first, growth, longest)
         self._throttled: Optional[Held] = None
 

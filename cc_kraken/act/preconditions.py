@@ -8,7 +8,7 @@ itself.
 from __future__ import annotations
 
 import re
-from typing import Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from cc_kraken.act import refusals
 from cc_kraken.machine import devices, md, sysfs
@@ -19,7 +19,7 @@ from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import MEMBER_PLACE
 from cc_kraken.proof.superblock import MD_MEMBER
 
-Pairs = Sequence[Tuple[Device, Record]]
+Pairs = Sequence[tuple[Device, Record]]
 """The volumes of a set, each with its intent record."""
 
 #: Members that a level needs at least.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 
 def preen(path: str, kind: str) -> str:
@@ -25,13 +25,11 @@ def preen(path: str, kind: str) -> str:
     said = " ".join((finished.out or finished.err).split())[-600:]
     if finished.code in filesystem.preened:
         return said
-    raise KrakenError(
-        Trouble(
-            "filesystem-errors",
-            f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
-            f"repair by itself (exit status {finished.code}): {said}",
-            "a filesystem that can be mounted",
-            f"Take a snapshot of the volume, run {filesystem.repair} {path} by hand, "
-            "and run again.",
-        )
+    raise failure(
+        "filesystem-errors",
+        f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
+        f"repair by itself (exit status {finished.code}): {said}",
+        "a filesystem that can be mounted",
+        f"Take a snapshot of the volume, run {filesystem.repair} {path} by hand, "
+        "and run again.",
     )

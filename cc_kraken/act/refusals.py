@@ -19,7 +19,7 @@ from cc_kraken.model import (
     KrakenError,
     Layer,
     Record,
-    Trouble,
+    failure,
 )
 from cc_kraken.proof import record as record_block
 
@@ -32,7 +32,7 @@ _OVERWRITE = (
 def _error(
     kind: str, found: str, expected: str, remedy: str, waits: bool = False
 ) -> KrakenError:
-    return KrakenError(Trouble(kind, found, expected, remedy, waits))
+    return failure(kind, found, expected, remedy, waits)
 
 
 def title(target: Layer) -> str:

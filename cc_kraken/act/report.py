@@ -15,18 +15,7 @@ import os
 import threading
 import time
 from collections import Counter
-from typing import (
-    Any,
-    Dict,
-    FrozenSet,
-    Iterable,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 from cc_kraken.decide import seen
 from cc_kraken.machine import devices, files
@@ -57,7 +46,7 @@ def now(later: float = 0.0) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read(paths: Paths) -> Optional[Dict[str, Any]]:
+def read(paths: Paths) -> Optional[dict[str, Any]]:
     """The status of this boot; None when no run has written one."""
     text = files.read_text(paths.status)
     if text is None:
@@ -69,7 +58,7 @@ def read(paths: Paths) -> Optional[Dict[str, Any]]:
     return status if isinstance(status, dict) else None
 
 
-def error(trouble: Trouble) -> Dict[str, str]:
+def error(trouble: Trouble) -> dict[str, str]:
     """A trouble as ``status.json`` holds it."""
     return {
         "kind": trouble.kind,
@@ -88,7 +77,7 @@ def more(text: str) -> str:
     return f" More: cc-kraken explain {' '.join(kinds)}" if kinds else ""
 
 
-def columns(rows: Sequence[Sequence[str]]) -> List[str]:
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, of which the first row is the head."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     return [
@@ -116,7 +105,7 @@ _EARLIER_KEYS = (
 )
 
 
-def _earlier(status: Optional[Mapping[str, Any]]) -> List[Dict[str, Any]]:
+def _earlier(status: Optional[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The runs before this one in this boot, newest last."""
     if status is None:
         return []
@@ -141,19 +130,19 @@ def is_up(entry: Mapping[str, Any], paths: Paths) -> bool:
     return seen.up_at(now, path, volumes(entry)) is not None
 
 
-def volumes(entry: Mapping[str, Any]) -> FrozenSet[str]:
+def volumes(entry: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(volume["id"] for volume in entry["volumes"])
 
 
 def _still_up(
     status: Optional[Mapping[str, Any]], paths: Paths
-) -> Dict[str, Dict[str, Any]]:
+) -> dict[str, dict[str, Any]]:
     """The sets that the run before found up, and that are: they count as such until
     this one has looked, for a service may be waiting for nothing else."""
     if status is None or status.get("dry_run"):
         return {}
     lists = ("done", "plan", "outcomes", "notes", "warnings")
-    fresh: Dict[str, Any] = {key: [] for key in lists}
+    fresh: dict[str, Any] = {key: [] for key in lists}
     return {
         name: {**entry, **copy.deepcopy(fresh)}
         for name, entry in status.get("sets", {}).items()
@@ -187,8 +176,8 @@ class Report:
         self._begun = time.monotonic()
         self._phase: Optional[str] = None
         self._phase_begun = 0.0
-        self._noted: Set[Tuple[str, str]] = set()
-        self._status: Dict[str, Any] = {
+        self._noted: set[tuple[str, str]] = set()
+        self._status: dict[str, Any] = {
             "version": 1,
             "cc_kraken": VERSION,
             "instance": None,
@@ -214,12 +203,12 @@ class Report:
         }
 
     @property
-    def status(self) -> Dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         return self._status
 
     @property
-    def sets(self) -> Dict[str, Dict[str, Any]]:
-        sets: Dict[str, Dict[str, Any]] = self._status["sets"]
+    def sets(self) -> dict[str, dict[str, Any]]:
+        sets: dict[str, dict[str, Any]] = self._status["sets"]
         return sets
 
     def identify(self, identity: Identity, node: Optional[Node]) -> bool:
@@ -245,7 +234,7 @@ class Report:
             self._status["state"] = state
             self.write()
 
-    def set(self, name: str, *, required: bool = True) -> Dict[str, Any]:
+    def set(self, name: str, *, required: bool = True) -> dict[str, Any]:
         """The entry of one set, made on first use."""
         return self.sets.setdefault(
             name,
@@ -318,9 +307,9 @@ class Report:
     def warn(self, text: str, name: Optional[str] = None) -> None:
         """A warning, logged once a run."""
         with self._lock:
-            told: List[str] = self._status["warnings"]
+            told: list[str] = self._status["warnings"]
             if name is not None:
-                own: List[str] = self.set(name)["warnings"]
+                own: list[str] = self.set(name)["warnings"]
                 if text not in own:
                     own.append(text)
             if text in told:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from cc_kraken.act import report
 from cc_kraken.act.report import DONE, FAILED, PENDING, Report
@@ -62,7 +62,7 @@ def tell(
 
 
 def _tell_state(
-    entry: Dict[str, Any], plan: Plan, held: Optional[Trouble], dry_run: bool
+    entry: dict[str, Any], plan: Plan, held: Optional[Trouble], dry_run: bool
 ) -> None:
     trouble = plan.trouble
     refused = trouble is not None and not trouble.waits
@@ -77,7 +77,7 @@ def _tell_state(
         entry["reason"] = str(held) if held else f"to do: {plan.steps[0]}"
 
 
-def _owner(claim: Claim) -> Dict[str, object]:
+def _owner(claim: Claim) -> dict[str, object]:
     """What cc-kraken wait needs to settle the owner by itself."""
     wish = claim.wanted
     return {"owner": wish.owner, "group": wish.group, "mode": wish.mode}

@@ -20,7 +20,7 @@ import os
 import re
 import time
 from dataclasses import dataclass, replace
-from typing import Callable, Collection, Dict, List, Mapping, Sequence, Tuple
+from typing import Callable, Collection, Mapping, Sequence
 from urllib.parse import quote, unquote
 
 from cc_kraken.decide.plan import FAILED, PENDING, Plan
@@ -101,7 +101,7 @@ def location(paths: Paths) -> str:
 
 def wanted(
     claims: Sequence[Claim], plans: Sequence[Plan], world: World
-) -> Dict[str, Entry]:
+) -> dict[str, Entry]:
     """The sets that are up, or are brought up now.  Pure.
 
     None that shares a UUID with the system's own volume: that one must be found.
@@ -110,7 +110,7 @@ def wanted(
     system = {
         one.uuid for one in world.signatures if set(one.volumes) & world.system_volumes
     }
-    found: Dict[str, Entry] = {}
+    found: dict[str, Entry] = {}
     for claim in claims:
         plan = by_name.get(claim.name)
         if plan is None or plan.state in (FAILED, PENDING):
@@ -141,7 +141,7 @@ def text(entries: Mapping[str, Entry]) -> str:
     return "".join([_HEAD, *(f"{line}\n" for line in lines), _TAIL])
 
 
-def _copy(name: str, entry: Entry) -> List[str]:
+def _copy(name: str, entry: Entry) -> list[str]:
     """First a comment that :func:`current` reads back; no name can end the line."""
     volumes = ",".join(entry.volumes)
     filesystem, array = entry.filesystem or "-", entry.array or "-"
@@ -153,7 +153,7 @@ def _copy(name: str, entry: Entry) -> List[str]:
     ]
 
 
-def _own(entry: Entry) -> List[str]:
+def _own(entry: Entry) -> list[str]:
     own = 'ENV{CC_KRAKEN}="own"'
     disk = _shows(entry.array or entry.filesystem)
     lines = [f'{disk}, ATTRS{{serial}}=="{_serials(entry)}", {own}']
@@ -162,7 +162,7 @@ def _own(entry: Entry) -> List[str]:
     return lines
 
 
-def _mixed(entry: Entry) -> List[str]:
+def _mixed(entry: Entry) -> list[str]:
     return [
         f"{_array(entry)}, ATTR{{md/rd{slot}/block/device/serial}}"
         f'!="{_serials(entry)}", ENV{{CC_KRAKEN}}="copy"'
@@ -184,9 +184,9 @@ def _serials(entry: Entry) -> str:
     return "|".join(serial for two in both for serial in two)
 
 
-def current(paths: Paths) -> Dict[str, Entry]:
+def current(paths: Paths) -> dict[str, Entry]:
     """The sets that the file names now."""
-    found: Dict[str, Entry] = {}
+    found: dict[str, Entry] = {}
     for line in (files.read_text(location(paths)) or "").split("\n"):
         words = line.split(" ")
         if words[:2] != ["#", "set"] or len(words) != 7 or not words[6].isdigit():
@@ -237,7 +237,7 @@ def remove(paths: Paths) -> bool:
     return files.remove(location(paths))
 
 
-def properties(paths: Paths, devno: str) -> Dict[str, str]:
+def properties(paths: Paths, devno: str) -> dict[str, str]:
     """What udev has noted of a block device; nothing where it has not seen it."""
     try:
         text = files.read_text(os.path.join(paths.udev, "data", f"b{devno}")) or ""
@@ -247,10 +247,10 @@ def properties(paths: Paths, devno: str) -> Dict[str, str]:
     return {key: value for key, _, value in (line.partition("=") for line in lines)}
 
 
-def shown(paths: Paths, disks: Mapping[str, str]) -> Tuple[Signature, ...]:
+def shown(paths: Paths, disks: Mapping[str, str]) -> tuple[Signature, ...]:
     """What udev has read of these disks (kernel name to volume id), of their
     partitions, and of what lies on them: no disk is asked."""
-    found: Dict[str, Signature] = {}
+    found: dict[str, Signature] = {}
     for disk, volume in disks.items():
         for name in (disk, *devices.partitions(paths, disk), *_holders(paths, disk)):
             said = properties(paths, sysfs.number(paths, name) or "")
@@ -281,7 +281,7 @@ def _show_again(paths: Paths, volumes: Collection[str]) -> None:
         time.sleep(0.1)
 
 
-def _hidden(paths: Paths, volumes: Collection[str]) -> List[str]:
+def _hidden(paths: Paths, volumes: Collection[str]) -> list[str]:
     """The kernel names of those disks of these volumes, and of what lies on them,
     that udev takes for copies."""
     mine = [disk for disk, one in devices.claimed(paths).items() if one in volumes]
@@ -290,5 +290,5 @@ def _hidden(paths: Paths, volumes: Collection[str]) -> List[str]:
     return [name for name in names if said[name].get("CC_KRAKEN") == "copy"]
 
 
-def _holders(paths: Paths, disk: str) -> List[str]:
+def _holders(paths: Paths, disk: str) -> list[str]:
     return sysfs.names(os.path.join(paths.sys, "block", disk, "holders"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, FrozenSet, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Mapping, Optional, Sequence
 
 from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.act.report import Report
@@ -62,9 +62,9 @@ class Waiting:
         self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
         self._next_ask = self.begun
         self._not_asked: Optional[Trouble] = None
-        self._told: Dict[FrozenSet[Tuple[str, str]], float] = {}
-        self._told_last: FrozenSet[Tuple[str, str]] = frozenset()
-        self._awaited: FrozenSet[Tuple[str, str]] = frozenset()
+        self._told: dict[frozenset[tuple[str, str]], float] = {}
+        self._told_last: frozenset[tuple[str, str]] = frozenset()
+        self._awaited: frozenset[tuple[str, str]] = frozenset()
 
     def left(self) -> float:
         if self.clock.stopped:
@@ -105,9 +105,9 @@ class Waiting:
 
     # ---- reasons
 
-    def reasons(self, plans: Sequence[Plan]) -> Dict[str, Trouble]:
+    def reasons(self, plans: Sequence[Plan]) -> dict[str, Trouble]:
         """What each set that is not up yet waits for."""
-        reasons: Dict[str, Trouble] = {}
+        reasons: dict[str, Trouble] = {}
         for plan in plans:
             held = self.put_off.held(plan.name) if plan.steps else None
             if held is not None:
@@ -169,7 +169,7 @@ class Waiting:
             self._polls.reset()
             self._next_ask = min(self._next_ask, self.clock.now() + self.pause())
 
-    def _moment(self, name: str, trouble: Trouble, age: float) -> Tuple[float, bool]:
+    def _moment(self, name: str, trouble: Trouble, age: float) -> tuple[float, bool]:
         """When there is something to do again for a set, and whether the cloud is
         to be asked then."""
         now = self.clock.now()
@@ -185,7 +185,7 @@ class Waiting:
         return self._next_ask, True
 
 
-def _same(reasons: Mapping[str, Trouble]) -> FrozenSet[Tuple[str, str]]:
+def _same(reasons: Mapping[str, Trouble]) -> frozenset[tuple[str, str]]:
     """What makes reasons the same ones, though their words may differ."""
     return frozenset(
         (name, trouble.kind if trouble.kind in PASSING_KINDS else trouble.found)

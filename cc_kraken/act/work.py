@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import replace
-from typing import Dict, List, Sequence, Set, Tuple
+from typing import Sequence
 
 from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.known import UNDONE_LIMIT, Known
@@ -44,12 +44,12 @@ class Work:
         self.report = report
         self.known = known
         self.waiting = waiting
-        self.failed: Dict[str, Trouble] = {}
-        self.not_grown: Set[str] = set()
-        self._volumes: Dict[str, Set[str]] = {}
-        self._repeats: Counter[Tuple[str, ...]] = Counter()
+        self.failed: dict[str, Trouble] = {}
+        self.not_grown: set[str] = set()
+        self._volumes: dict[str, set[str]] = {}
+        self._repeats: Counter[tuple[str, ...]] = Counter()
 
-    def live(self, claims: Sequence[Claim]) -> List[Claim]:
+    def live(self, claims: Sequence[Claim]) -> list[Claim]:
         """The claims that are not given up; what follows is about these."""
         live = [claim for claim in claims if claim.name not in self.failed]
         self._volumes = {
@@ -57,10 +57,10 @@ class Work:
         }
         return live
 
-    def volumes_of(self, name: str) -> Set[str]:
+    def volumes_of(self, name: str) -> set[str]:
         return self._volumes.get(name, set())
 
-    def settled(self, decided: Sequence[Plan]) -> List[Plan]:
+    def settled(self, decided: Sequence[Plan]) -> list[Plan]:
         """The plans, where what has failed stays so."""
         plans = []
         for plan in decided:
@@ -80,7 +80,7 @@ class Work:
         told = "The set %s is not up: %s"
         LOG.log(level, told, name, trouble, extra=of_set(name))
 
-    def due(self, plans: Sequence[Plan]) -> List[Plan]:
+    def due(self, plans: Sequence[Plan]) -> list[Plan]:
         """The plans whose steps can be begun now.
 
         While the cloud throttles, one set at a time asks, and first of all one
@@ -176,7 +176,7 @@ class Work:
         self.known.attached_now.difference_update(outcome.kept)
 
 
-def _key(plan: Plan) -> Tuple[str, ...]:
+def _key(plan: Plan) -> tuple[str, ...]:
     return (plan.name, *(str(step) for step in plan.steps))
 
 

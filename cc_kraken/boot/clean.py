@@ -13,8 +13,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import Callable, List, Optional
+from typing import Callable, Optional
 
+from cc_kraken.act import last_resort, udev_rules
+from cc_kraken.machine import command, files, fstab, mdadm_conf
+from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
 
@@ -22,14 +25,12 @@ from cc_kraken.model import KrakenError
 INITRAMFS_TIMEOUT = 900
 
 
-def clean(paths: Optional[Paths] = None) -> List[str]:
+def clean(paths: Optional[Paths] = None) -> list[str]:
     """Remove our lines and state; returns sentences that say what was done.
 
     A second call finds nothing.  Raises KrakenError when a file cannot be
     written, or the initramfs cannot be made.
     """
-    from cc_kraken.act import last_resort, udev_rules
-    from cc_kraken.machine import files, fstab, mdadm_conf
 
     paths = paths or Paths()
     said = []
@@ -52,20 +53,17 @@ def clean(paths: Optional[Paths] = None) -> List[str]:
     return said
 
 
-def forget_other(paths: Paths, instance_id: str) -> List[str]:
+def forget_other(paths: Paths, instance_id: str) -> list[str]:
     """On an instance made from another one's image: remove our lines for volumes
     that are not in this machine, which every boot would wait for.
 
     A line for a disk that is here stays, for a root disk that was moved together
     with its volumes.  Raises as :func:`clean` does.
     """
-    from cc_kraken.act import last_resort
 
     former = last_resort.instance(paths)
     if former in ("", instance_id):
         return []
-    from cc_kraken.machine import files, fstab, mdadm_conf  # not at every boot
-    from cc_kraken.machine.md import mdadm_uuid
 
     def is_here(link: str) -> bool:
         return os.path.exists(os.path.join(paths.dev, "disk", link))
@@ -101,9 +99,8 @@ _INITRAMFS = (
 )
 
 
-def _refresh_initramfs() -> List[str]:
+def _refresh_initramfs() -> list[str]:
     """The initramfs, where there is one, has a copy of mdadm's configuration."""
-    from cc_kraken.machine import command
 
     for argv in _INITRAMFS:
         if command.available(argv[0]):
@@ -113,7 +110,7 @@ def _refresh_initramfs() -> List[str]:
     return []
 
 
-def told(action: Callable[[], List[str]]) -> int:
+def told(action: Callable[[], list[str]]) -> int:
     """Carry it out for a script, and print what was done or why not; the exit
     status."""
     try:

@@ -12,17 +12,10 @@ import logging
 import os
 import sys
 import threading
-from typing import (
-    Any,
-    Mapping,
-    NamedTuple,
-    NoReturn,
-    Optional,
-    Sequence,
-)
+from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from cc_kraken.config import tags
-from cc_kraken.model import Identity, KrakenError, Trouble
+from cc_kraken.model import Identity, failure
 
 LOG = logging.getLogger(__name__)
 
@@ -78,22 +71,18 @@ def identity(datasource: object) -> Identity:
     )
     if not instance_id.startswith("i-") or not zone:
         found = f"instance id {instance_id or 'none'}, zone {zone or 'none'}"
-        raise KrakenError(
-            Trouble(
-                "instance-unknown",
-                f"cloud-init does not say which instance this is ({found})",
-                "an EC2 instance id and an availability zone",
-                "Look at 'cloud-init query ds.meta_data'; the metadata service of "
-                "the instance has to be enabled.",
-            )
+        raise failure(
+            "instance-unknown",
+            f"cloud-init does not say which instance this is ({found})",
+            "an EC2 instance id and an availability zone",
+            "Look at 'cloud-init query ds.meta_data'; the metadata service of "
+            "the instance has to be enabled.",
         )
     return Identity(
         instance_id=instance_id,
         region=region,
         zone=zone,
         tags=_instance_tags(metadata),
-        instance_type=_word(document.get("instanceType"))
-        or _word(metadata.get("instance-type")),
         metadata_url=_word(_attribute(datasource, "metadata_address")),
         partition=_word(services.get("partition")),
         domain=_word(services.get("domain")),
@@ -217,25 +206,23 @@ def load() -> Loaded:
     try:
         from cloudinit import helpers, stages
     except ImportError as error:
-        _refuse(
+        raise failure(
             "cloud-init-missing",
             f"cloud-init cannot be imported by {sys.executable} ({error})",
             "cloud-init 22.2 or later, for the system's own Python",
             "Install cloud-init, or run the command with the system's Python.",
-            error,
-        )
+        ) from error
     try:
         init = stages.Init(ds_deps=[])
         init.read_cfg()
         cache = init.paths.get_ipath_cur("obj_pkl")
     except Exception as error:
-        _refuse(
+        raise failure(
             "cloud-init-unusable",
             f"cloud-init's configuration cannot be read ({error})",
             "a cloud-init that works",
             "Look at 'cloud-init status --long'.",
-            error,
-        )
+        ) from error
     # fetch() would go on a search without it, and delete the instance's link.
     datasource = _cached(cache)
     try:
@@ -251,13 +238,12 @@ def load() -> Loaded:
         )
         return Loaded(merger.cfg, datasource)
     except Exception as error:
-        _refuse(
+        raise failure(
             "cloud-init-unusable",
             f"cloud-init's merged configuration cannot be read ({error})",
             "a cloud-init that works",
             "Look at 'cloud-init status --long'.",
-            error,
-        )
+        ) from error
 
 
 def _cached(path: str) -> object:
@@ -269,36 +255,27 @@ def _cached(path: str) -> object:
         with open(path, "rb") as file:
             return pickle.load(file)
     except FileNotFoundError as error:
-        _refuse(
+        raise failure(
             "cloud-init-not-run",
             f"cloud-init has no instance data of this machine ({path} is missing)",
             "a boot with cloud-init and a datasource",
             "Run it after cloud-init's network stage; 'cloud-init status --long' "
             "tells whether it ran.",
-            error,
-        )
+        ) from error
     except PermissionError as error:
-        _refuse(
+        raise failure(
             "cloud-init-unusable",
             f"{os.path.basename(path)} of cloud-init is not readable",
             "the rights of root",
             "Run the command as root.",
-            error,
-        )
+        ) from error
     except Exception as error:
-        _refuse(
+        raise failure(
             "cloud-init-unusable",
             f"cloud-init's instance data in {path} cannot be read ({error})",
             "instance data that this version of cloud-init wrote",
             "Reboot, so that cloud-init writes them anew.",
-            error,
-        )
-
-
-def _refuse(
-    kind: str, found: str, expected: str, remedy: str, cause: Exception
-) -> NoReturn:
-    raise KrakenError(Trouble(kind, found, expected, remedy)) from cause
+        ) from error
 
 
 # ------------------------------------------------------------------- events

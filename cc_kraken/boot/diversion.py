@@ -14,11 +14,11 @@ import contextlib
 import importlib.util
 import json
 import os
-import shutil
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.machine import command, files, schema_files
+from cc_kraken.model import failure
 
 PACKAGE = "cloud-init-kraken"
 SCHEMA = (
@@ -67,46 +67,44 @@ class Diversion:
     def registered(self) -> bool:
         return is_ours(_read(self.path))
 
-    def register(self) -> List[str]:
+    def register(self) -> list[str]:
         """Put our key into cloud-init's schema; returns what was done.
 
         Where that is not possible (no such file, a schema of another shape) it is
         left alone, and the sentence says why: the key works all the same.  Raises
         KrakenError when a file cannot be written.
         """
-        from cc_kraken.machine.files import write_atomic
-
-        obstacle = self._obstacle()
-        if obstacle:
-            return [f"cloud-init's schema is left alone: {obstacle}."]
-        diverted = self._diverted()
-        found = _read(self.path)
+        left_alone, found, owner = "cloud-init's schema is left alone", None, ""
+        if os.path.exists(self.path):
+            found, owner = _read(self.path), self._owner()
+        if found is None:
+            return [f"{left_alone}: there is no {self.path}."]
+        if owner not in ("", PACKAGE):
+            return [f"{left_alone}: {owner} diverts {self.path}."]
+        diverted = owner == PACKAGE
         source = _read(self.original) if diverted or is_ours(found) else found
-        if source is None:
-            source = found  # diverted, and dpkg has put no file there yet
-        wanted = with_key(source) if source and not is_ours(source) else None
+        # Without it the file is diverted, and dpkg has put none there yet.
+        wanted = with_key(found if source is None else source)
         if wanted is None:
-            return [
-                "cloud-init's schema is left alone: its file is not of a known shape."
-            ]
+            return [f"{left_alone}: its file is not of a known shape."]
         if found == wanted and (diverted or not _has_dpkg()):
             return ["cloud-init's schema knows the key kraken already."]
         if not is_ours(found) and not diverted:
             self._keep()
         if not diverted:
             self._divert("--add")
-        write_atomic(self.path, wanted, mode=0o644)
+        files.write_atomic(self.path, wanted, mode=0o644)
         said = ["cloud-init's schema knows the key kraken now."]
         if not _has_dpkg():
             said.append(f"rpm -V shows {self.path} as changed.")
         return said
 
-    def unregister(self) -> List[str]:
+    def unregister(self) -> list[str]:
         """Give the place back to cloud-init's own file; returns what was
         done.  Raises KrakenError when that fails."""
         if not any(map(os.path.exists, (self.path, self.original))):
             return []
-        diverted, found = self._diverted(), _read(self.path)
+        diverted, found = self._owner() == PACKAGE, _read(self.path)
         if not diverted and not is_ours(found):
             # The copy of a run that was cut off, or of an older cloud-init.
             if found == _read(self.original) or not _has_dpkg():
@@ -119,7 +117,7 @@ class Diversion:
             os.rename(self.original, self.path)
         elif is_ours(_read(self.path)):
             os.unlink(self.path)
-        _flush(os.path.dirname(self.path))
+        files.sync_directory(os.path.dirname(self.path))
         return ["cloud-init's schema is its own again."]
 
     def _keep(self) -> None:
@@ -130,19 +128,7 @@ class Diversion:
             os.unlink(made)
         os.link(self.path, made)
         os.rename(made, self.original)
-        _flush(os.path.dirname(self.path))
-
-    def _obstacle(self) -> str:
-        """Why our file cannot take the place, or ""."""
-        if not os.path.exists(self.path):
-            return f"there is no {self.path}"
-        owner = self._owner()
-        if owner not in ("", PACKAGE):
-            return f"{owner} diverts {self.path}"
-        return ""
-
-    def _diverted(self) -> bool:
-        return self._owner() == PACKAGE
+        files.sync_directory(os.path.dirname(self.path))
 
     def _owner(self) -> str:
         """The package whose diversion of the file there is ("" for none)."""
@@ -162,38 +148,31 @@ class Diversion:
 
     def _dpkg_divert(self, *words: str) -> str:
         """What it printed; "" where there is no dpkg."""
-        from cc_kraken.machine import command
-
         if not _has_dpkg():
             return ""
         at = [] if self.root == "/" else [f"--root={self.root}"]
         done = command.run(["dpkg-divert", *at, *words])
         if done.code != 0:
-            raise KrakenError(
-                Trouble(
-                    "diversion-failed",
-                    f"dpkg-divert: {done.err.strip()}",
-                    "the diversion of cloud-init's schema to be changed",
-                    "Or leave the schema alone: cc-kraken enable --no-schema",
-                )
+            raise failure(
+                "diversion-failed",
+                f"dpkg-divert: {done.err.strip()}",
+                "the diversion of cloud-init's schema to be changed",
+                "Or leave the schema alone: cc-kraken enable --no-schema",
             )
         return done.out
 
 
 def with_key(schema: bytes) -> Optional[bytes]:
-    """cloud-init's schema with our key, None if it is of an unknown shape.
+    """cloud-init's schema with our key, None if it has it or is of an unknown shape.
 
     Before 23.4 the top level permits any key; since then it names them all
     and permits no other.
     """
-    from cc_kraken.machine import schema_files
-
-    try:
-        full = json.loads(schema)
-    except ValueError:
-        return None
-    definitions = full.get("$defs") if isinstance(full, dict) else None
+    full = _parsed(schema)
+    definitions = full.get("$defs")
     if not isinstance(definitions, dict) or not isinstance(full.get("allOf"), list):
+        return None
+    if DEFINITION in definitions:
         return None
     definitions[DEFINITION] = _fragment(schema_files.load(schema_files.SECTION))
     full["allOf"].append({"$ref": f"#/$defs/{DEFINITION}"})
@@ -207,14 +186,20 @@ def with_key(schema: bytes) -> Optional[bytes]:
 
 def is_ours(schema: Optional[bytes]) -> bool:
     """Whether a schema of cloud-init's has our key in it."""
+    definitions = _parsed(schema or b"").get("$defs")
+    return isinstance(definitions, dict) and DEFINITION in definitions
+
+
+def _parsed(schema: bytes) -> dict[str, Any]:
+    """A schema; nothing where it is no JSON, or no object."""
     try:
-        full = json.loads(schema or b"null")
-        return DEFINITION in full["$defs"]
-    except (ValueError, KeyError, TypeError):
-        return False
+        full = json.loads(schema)
+    except ValueError:
+        return {}
+    return full if isinstance(full, dict) else {}
 
 
-def _fragment(section: Dict[str, Any]) -> Dict[str, Any]:
+def _fragment(section: dict[str, Any]) -> dict[str, Any]:
     """Our schema as a definition inside cloud-init's: references that began
     at the root of ours begin at the definition."""
 
@@ -234,9 +219,7 @@ def _fragment(section: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _has_dpkg() -> bool:
-    from cc_kraken.machine import command
-
-    return shutil.which("dpkg-divert", path=command.PATH) is not None
+    return command.available("dpkg-divert")
 
 
 def _read(path: str) -> Optional[bytes]:
@@ -245,11 +228,3 @@ def _read(path: str) -> Optional[bytes]:
             return file.read()
     except FileNotFoundError:
         return None
-
-
-def _flush(directory: str) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,21 +15,26 @@ What the administrator chose (``disable``, ``--no-schema``) is remembered in
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
 import os
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence
 
+from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import told
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
+from cc_kraken.machine.files import (
+    make_directories,
+    read_text,
+    remove,
+    write_atomic,
+)
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import KrakenError, failure
 
 ENTRY = ["kraken", "always"]
 
@@ -40,8 +45,8 @@ class Place:
     there, else before the first module that ``before`` has, else at the end; but
     always behind ``behind``."""
 
-    after: Tuple[str, ...]
-    before: Tuple[str, ...]
+    after: tuple[str, ...]
+    before: tuple[str, ...]
     behind: str = ""
 
 
@@ -71,8 +76,11 @@ HEADER = (
     " removes it.\n"
 )
 DIGEST = "# made from: "
+NEEDED = ("cloudinit", "boto3", "jsonschema", "yaml")
 
-Lists = Dict[str, List[object]]
+Lists = dict[str, Sequence[object]]
+Files = Mapping[str, Mapping[str, Any]]
+"""cloud-init's system configuration, by path; the later file has the last word."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Choice:
 # ------------------------------------------------------------------ commands
 
 
-def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> List[str]:
+def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> list[str]:
     """Put the module into cloud-init's lists, and remember that.
 
     ``schema``: whether the key goes into cloud-init's schema; None leaves it with
@@ -101,23 +109,22 @@ def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> List
         schema = True
     choice = Choice(modules=True, schema=schema)
     said = _write_lists(paths)
-    remember(choice, paths)
+    _remember(choice, paths)
     return said + _write_schema(choice, paths)
 
 
-def disable(paths: Optional[Paths] = None) -> List[str]:
+def disable(paths: Optional[Paths] = None) -> list[str]:
     """Take back what :func:`enable` did, and remember that it is not wanted,
     so that no upgrade brings it back."""
     paths = paths or Paths()
     configuration = os.path.join(paths.etc, "cloud", "cloud.cfg")
-    if not os.path.exists(configuration) and not os.path.exists(drop_in(paths)):
+    if not os.path.exists(configuration) and not os.path.exists(_drop_in(paths)):
         return [f"There is no cloud-init here ({configuration}): nothing to do."]
-    choice = chosen(paths)
-    remember(Choice(modules=False, schema=choice.schema), paths)
+    _remember(Choice(modules=False, schema=chosen(paths).schema), paths)
     return withdraw(paths)
 
 
-def refresh(paths: Optional[Paths] = None) -> List[str]:
+def refresh(paths: Optional[Paths] = None) -> list[str]:
     """Do again what is enabled (after cloud-init or its configuration
     changed); nothing after ``disable``."""
     paths = paths or Paths()
@@ -127,15 +134,12 @@ def refresh(paths: Optional[Paths] = None) -> List[str]:
     return _write_lists(paths) + _write_schema(choice, paths)
 
 
-def withdraw(paths: Optional[Paths] = None) -> List[str]:
+def withdraw(paths: Optional[Paths] = None) -> list[str]:
     """Take back what :func:`enable` did, and leave the choice remembered as
     it is (removal of the package)."""
-    from cc_kraken.act import udev_rules
-    from cc_kraken.machine.files import remove
-
     paths = paths or Paths()
-    path = drop_in(paths)
-    said = diversion(paths).unregister()
+    path = _drop_in(paths)
+    said = _schema(paths).unregister()
     if udev_rules.remove(paths):
         # Nobody is left to keep up with volumes that are exchanged.
         said.append(f"Removed {udev_rules.location(paths)}.")
@@ -150,34 +154,29 @@ def stale(paths: Optional[Paths] = None) -> Optional[str]:
     from, or None (also when there are none).  Raises KrakenError when the
     configuration of cloud-init cannot be read."""
     paths = paths or Paths()
-    text = _read_own(drop_in(paths))
-    if text is None:
-        return None
-    if f"{DIGEST}{digest(effective_lists(paths))}\n" in text:
+    path = _drop_in(paths)
+    text = _read_own(path)
+    if text is None or _digest(_lists(_sources(paths))) in text:
         return None
     return (
-        f"{drop_in(paths)} was made from other lists of modules than"
+        f"{path} was made from other lists of modules than"
         " cloud-init has now. Run: cc-kraken enable"
     )
 
 
-def faults(paths: Optional[Paths] = None) -> List[str]:
+def faults(paths: Optional[Paths] = None) -> list[str]:
     """Why cloud-init will not run the module at the next boot; empty: it will."""
-    from cc_kraken.machine.files import read_text
-
     paths = paths or Paths()
     found = [text for name in NEEDED for text in _not_importable(name)]
     try:
-        own = read_text(drop_in(paths))
-        lists = effective_lists(paths, own=own.encode() if own else None)
         found += [
             f"The module is not in {key}. Run: cc-kraken enable"
-            for key, modules in lists.items()
+            for key, modules in _lists(_sources(paths, own=True)).items()
             if MODULE not in map(module_name, modules)
         ]
         old = stale(paths)
         found += [old] if old else []
-        if chosen(paths).schema and not diversion(paths).registered:
+        if chosen(paths).schema and not _schema(paths).registered:
             found.append(
                 "cloud-init's schema does not know the key kraken, though --schema was"
                 " asked for. Run: cc-kraken enable"
@@ -187,10 +186,7 @@ def faults(paths: Optional[Paths] = None) -> List[str]:
     return found
 
 
-NEEDED = ("cloudinit", "boto3", "jsonschema", "yaml")
-
-
-def _not_importable(name: str) -> List[str]:
+def _not_importable(name: str) -> list[str]:
     try:
         importlib.import_module(name)
     except ImportError as error:
@@ -202,17 +198,17 @@ def _not_importable(name: str) -> List[str]:
     return []
 
 
-# ------------------------------------------------------------- the decision
+# ---------------------------------------------- cloud-init's configuration
 
 
-def with_entry(modules: Sequence[object], place: Place) -> List[object]:
+def with_entry(modules: Sequence[object], place: Place) -> Sequence[object]:
     """``modules`` with our entry in its place, every other kept in order.
 
     An entry of ours that is there (an administrator's) is left as it is.
     """
     names = [module_name(item) for item in modules]
     if MODULE in names:
-        return list(modules)
+        return modules
     # The last of a name counts: a list may have a module twice.
     behind = {name: at for at, name in enumerate(names, start=1)}
     first = [names.index(name) for name in place.before if name in names]
@@ -224,123 +220,75 @@ def with_entry(modules: Sequence[object], place: Place) -> List[object]:
     return [*modules[:at], list(ENTRY), *modules[at:]]
 
 
-def wanted_lists(lists: Lists) -> Lists:
-    """The lists that have to change, as they should be."""
-    wanted = {key: with_entry(lists[key], place) for key, place in PLACES.items()}
-    return {key: value for key, value in wanted.items() if value != lists[key]}
+def _lists(files: Files) -> Lists:
+    """The two lists as cloud-init merges them: of each, the last that a file sets.
 
-
-def digest(lists: Lists) -> str:
-    """Identifies the lists (sha256, hex)."""
-    text = json.dumps(lists, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def generated(lists: Lists, wanted: Lists) -> bytes:
-    """The file that makes ``wanted`` effective, made from ``lists``."""
-    import yaml
-
-    body = yaml.safe_dump(wanted, default_flow_style=None, width=76)
-    return f"{HEADER}{DIGEST}{digest(lists)}\n{body}".encode()
-
-
-# ---------------------------------------------- cloud-init's configuration
-
-
-def drop_in(paths: Paths) -> str:
-    """The path of the generated file."""
-    return os.path.join(paths.etc, "cloud", "cloud.cfg.d", DROP_IN)
-
-
-def effective_lists(paths: Paths, own: Optional[bytes] = None) -> Lists:
-    """cloud-init's two lists as it merges its files, without our generated
-    file, or with ``own`` in its place.  Raises KrakenError."""
-    files = _sources(paths)
-    if own is not None:
-        files[os.path.join("cloud.cfg.d", DROP_IN)] = own
-    with tempfile.TemporaryDirectory(prefix="cc-kraken-") as copy:
-        os.mkdir(os.path.join(copy, "cloud.cfg.d"))
-        for name, data in files.items():
-            with open(os.path.join(copy, name), "xb") as file:
-                file.write(data)
-        merged = _merged(os.path.join(copy, "cloud.cfg"), files)
+    Raises KrakenError where there is none, or where a file asks for another way
+    of merging: its modules would come behind ours a second time.
+    """
     lists: Lists = {}
     for key in PLACES:
-        value = merged.get(key)
-        if not isinstance(value, list):
-            raise _trouble(
+        setting = [path for path in files if key in files[path]]
+        modules = files[setting[-1]][key] if setting else None
+        if not isinstance(modules, list):
+            raise failure(
                 "cloud-config-lists",
-                f"cloud-init's configuration in {paths.etc}/cloud has no list {key}"
-                if value is None
-                else f"{key} in {paths.etc}/cloud is not a list",
+                f"{key} in {setting[-1]} is not a list"
+                if modules is not None
+                else f"cloud-init's configuration has no list {key}",
                 "the list of modules that cloud-init runs in that stage",
                 "Restore cloud.cfg as the package of cloud-init ships it.",
             )
-        lists[key] = value
+        lists[key] = modules
+        for path in setting if MODULE not in map(module_name, modules) else ():
+            for how in {"merge_how", "merge_type"} & set(files[path]):
+                raise _overruled(f"{path} sets {key} and {how}", "Take that out")
     return lists
 
 
-def _sources(paths: Paths) -> Dict[str, bytes]:
-    """The files that make up cloud-init's system configuration, ours left
-    out, each known to be right YAML; by path below ``/etc/cloud``."""
+def _sources(paths: Paths, own: bool = False) -> Files:
+    """The files of cloud-init's system configuration in the order in which
+    cloud-init lets them overrule each other; ours only if ``own``."""
     base = os.path.join(paths.etc, "cloud")
-    names = ["cloud.cfg"]
-    with contextlib.suppress(FileNotFoundError):
-        names += sorted(
-            os.path.join("cloud.cfg.d", name)
-            for name in os.listdir(os.path.join(base, "cloud.cfg.d"))
-            if name.endswith(".cfg") and name != DROP_IN
-        )
-    files = {}
+    directory = os.path.join(base, "cloud.cfg.d")
+    names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+    found = [os.path.join(base, "cloud.cfg")]
     for name in names:
-        path = os.path.join(base, name)
-        if name != "cloud.cfg" and not os.path.isfile(path):
-            continue  # cloud-init passes over those too
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            raise _trouble(
-                "cloud-init-missing",
-                f"there is no {path}",
-                "cloud-init installed",
-                "Install cloud-init (22.2 or newer), then run: cc-kraken enable",
-            ) from None
-        except OSError as error:
-            raise _unreadable(path, error.strerror or str(error)) from None
-        if _is_template(path, data):
-            continue
-        _check(path, data)
-        files[name] = data
+        path = os.path.join(directory, name)
+        # cloud-init passes over others too.
+        if name.endswith(".cfg") and os.path.isfile(path) and (own or name != DROP_IN):
+            found.append(path)
+    files = {path: _mapping(path) for path in found}
+    if "conf_d" in files[found[0]]:
+        raise failure(
+            "cloud-config-directory",
+            f"{found[0]} moves cloud.cfg.d elsewhere (conf_d)",
+            "cloud.cfg.d beside it",
+            "Put [kraken, always] into the lists by hand.",
+        )
     return files
 
 
-def _is_template(path: str, data: bytes) -> bool:
-    """Whether it is a jinja template, which has no content before a boot.
-
-    Raises KrakenError if it sets one of the lists: they are not known then.
-    """
-    if not data.lstrip().lower().startswith(b"## template:"):
-        return False
-    for key in PLACES:
-        if key.encode() in data:
-            raise _trouble(
-                "cloud-config-template",
-                f"{path} sets {key} by a template, so the list is known at boot only",
-                "lists of modules that can be read now",
-                "Set the list in a plain file, or put [kraken, always] into it"
-                " by hand.",
-            )
-    return True
-
-
-def _check(path: str, data: bytes) -> None:
-    """Raise KrakenError unless the file is a YAML mapping, or empty:
-    cloud-init itself would pass over it with a warning."""
+def _mapping(path: str) -> Mapping[str, Any]:
+    """What a file says.  Raises KrakenError where cloud-init itself would pass
+    over it with a warning."""
     import yaml
 
     try:
-        content = yaml.safe_load(data.decode())
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        if text.lstrip().lower().startswith("## template:"):
+            return _template(path, text)
+        content = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise failure(
+            "cloud-init-missing",
+            f"there is no {path}",
+            "cloud-init installed",
+            "Install cloud-init (22.2 or newer), then run: cc-kraken enable",
+        ) from None
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"byte {error.start} is not UTF-8") from None
     except yaml.YAMLError as error:
@@ -348,68 +296,55 @@ def _check(path: str, data: bytes) -> None:
         where = f"line {mark.line + 1}: " if mark else ""
         what = getattr(error, "problem", None) or "not YAML"
         raise _unreadable(path, f"{where}{what}") from None
-    if content is None:
-        return
-    if not isinstance(content, Mapping):
+    if not isinstance(content, (Mapping, type(None))):
         raise _unreadable(path, "not a mapping of keys to values")
-    if "conf_d" in content and os.path.basename(path) == "cloud.cfg":
-        raise _trouble(
-            "cloud-config-directory",
-            f"{path} moves cloud.cfg.d elsewhere (conf_d)",
-            "cloud.cfg.d beside it",
-            "Put [kraken, always] into the lists by hand.",
-        )
+    return content or {}
 
 
-def _merged(path: str, files: Mapping[str, bytes]) -> Mapping[str, object]:
-    """``cloud.cfg`` at ``path`` and its ``.d`` directory, merged.  Raises KrakenError
-    where that takes cloud-init's own reader and there is none."""
-    import yaml
-
-    merged: Dict[str, object] = {}
-    with contextlib.suppress(ImportError):
-        from cloudinit import util
-
-        merged = util.read_conf_with_confd(path)
-        return merged
-    # An image's file system from outside: the top level as cloud-init merges it
-    # when no file says otherwise.
-    for name in sorted(files, key=lambda name: (name != "cloud.cfg", name)):
-        content = yaml.safe_load(files[name]) or {}
-        if "merge_how" in content or "merge_type" in content:
-            raise _trouble(
-                "cloud-config-merge",
-                f"{name} sets merge_how, and cloud-init is not importable here",
-                "cloud-init's own reader",
-                f"Run this with the Python of cloud-init, not {sys.executable}.",
+def _template(path: str, text: str) -> Mapping[str, Any]:
+    """Nothing: what a jinja template says is not known before a boot."""
+    for key in PLACES:
+        if key in text:
+            raise failure(
+                "cloud-config-template",
+                f"{path} sets {key} by a template, so the list is known at boot only",
+                "lists of modules that can be read now",
+                "Set the list in a plain file, or put [kraken, always] into it"
+                " by hand.",
             )
-        merged.update(content)
-    return merged
+    return {}
 
 
 # ------------------------------------------------------------------- writing
 
 
-def _write_lists(paths: Paths) -> List[str]:
+def _write_lists(paths: Paths) -> list[str]:
     """Bring the generated file up to date; says what it did."""
-    from cc_kraken.machine.files import remove, write_atomic
+    import yaml
 
-    path = drop_in(paths)
+    path = _drop_in(paths)
     before = _read_own(path)
-    lists = effective_lists(paths)
-    wanted = wanted_lists(lists)
+    files = _sources(paths)
+    lists = _lists(files)
+    wanted = {
+        key: with_entry(modules, PLACES[key])
+        for key, modules in lists.items()
+        if MODULE not in map(module_name, modules)
+    }
     if not wanted:
         return [
             "cloud-init's own lists hold the module already.",
             *([f"Removed {path}."] if remove(path) else []),
         ]
-    data = generated(lists, wanted)
-    result = effective_lists(paths, own=data)
-    if result != {**lists, **wanted}:
-        raise _overruled(paths, result, wanted)
-    if before is not None and before.encode() == data:
+    for later in files:
+        keys = [key for key in wanted if key in files[later]]
+        if keys and os.path.dirname(later) == os.path.dirname(path) and later > path:
+            found = f"{later} sets {' and '.join(keys)}, and comes after {DROP_IN}"
+            raise _overruled(found, "Rename that file")
+    body = yaml.safe_dump(wanted, default_flow_style=None, width=76)
+    data = f"{HEADER}{_digest(lists)}{body}".encode()
+    if not write_atomic(path, data, mode=0o644):
         return [f"The module is in cloud-init's lists already ({path})."]
-    write_atomic(path, data, mode=0o644)
     return [
         f"{'Wrote' if before is None else 'Brought up to date:'} {path}.",
         *(f"{key}: [kraken, always] {_place(wanted[key])}." for key in wanted),
@@ -417,15 +352,31 @@ def _write_lists(paths: Paths) -> List[str]:
     ]
 
 
-def diversion(paths: Paths) -> Diversion:
-    """cloud-init's schema in the system of ``paths``."""
-    root = os.path.dirname(os.path.abspath(paths.etc))
-    return Diversion(root, schema_of_this_python() if root == "/" else SCHEMA)
+def _digest(lists: Lists) -> str:
+    """The line that identifies the lists."""
+    text = json.dumps(lists, sort_keys=True, separators=(",", ":"), default=str)
+    return f"{DIGEST}{hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
-def _write_schema(choice: Choice, paths: Paths) -> List[str]:
+def _place(modules: Sequence[object]) -> str:
+    names = [module_name(item) for item in modules]
+    at = names.index(MODULE)
+    return f"after {names[at - 1][3:]}" if at else "at the beginning"
+
+
+def _later(modules: Sequence[object]) -> list[str]:
+    """What an administrator does not expect of a list like RHEL 8's."""
+    if "cc_mounts" in map(module_name, modules):
+        return []
+    return [
+        "This cloud-init has mounts in a later stage. So its own mounts come after"
+        " the volumes of this node."
+    ]
+
+
+def _write_schema(choice: Choice, paths: Paths) -> list[str]:
     """Bring cloud-init's schema to what was chosen; says what it did."""
-    schema = diversion(paths)
+    schema = _schema(paths)
     if schema.by_itself if choice.schema is None else choice.schema:
         return schema.register()
     said = schema.unregister()
@@ -438,57 +389,28 @@ def _write_schema(choice: Choice, paths: Paths) -> List[str]:
     return said
 
 
-def _later(modules: Sequence[object]) -> List[str]:
-    """What an administrator does not expect of a list like RHEL 8's."""
-    if "cc_mounts" in map(module_name, modules):
-        return []
-    return [
-        "This cloud-init has mounts in a later stage. So its own mounts come after"
-        " the volumes of this node."
-    ]
+def _schema(paths: Paths) -> Diversion:
+    """cloud-init's schema in the system of ``paths``."""
+    root = os.path.dirname(os.path.abspath(paths.etc))
+    return Diversion(root, schema_of_this_python() if root == "/" else SCHEMA)
 
 
-def _place(modules: Sequence[object]) -> str:
-    names = [module_name(item) for item in modules]
-    at = names.index(MODULE)
-    return f"after {names[at - 1][3:]}" if at else "at the beginning"
-
-
-def _overruled(paths: Paths, result: Lists, wanted: Lists) -> KrakenError:
-    """Why the generated file does not lead to the wanted lists."""
-    keys = [key for key in wanted if result[key] != wanted[key]]
-    later = [
-        name for name in _sources(paths) if name > os.path.join("cloud.cfg.d", DROP_IN)
-    ]
-    found = f"{' and '.join(keys or result)} would not become what it should"
-    if later:
-        found += f": {', '.join(later)} in {paths.etc}/cloud comes after {DROP_IN}"
-    else:
-        found += f": a file in {paths.etc}/cloud merges lists (merge_how)"
-    return _trouble(
-        "cloud-config-overruled",
-        found,
-        f"{DROP_IN} to have the last word",
-        "Rename that file, or put [kraken, always] into the list there by hand.",
-    )
+def _drop_in(paths: Paths) -> str:
+    return os.path.join(paths.etc, "cloud", "cloud.cfg.d", DROP_IN)
 
 
 def _read_own(path: str) -> Optional[str]:
     """The generated file, None if there is none.  Raises KrakenError if
     somebody else's file has that name."""
-    from cc_kraken.machine.files import read_text
-
     text = read_text(path)
-    if text is None:
-        return None
-    if not text.startswith(HEADER):
-        raise _trouble(
-            "cloud-config-foreign",
-            f"{path} was not written by cc-kraken (its first lines differ)",
-            "a file of ours, or none",
-            "Move it out of the way.",
-        )
-    return text
+    if text is None or text.startswith(HEADER):
+        return text
+    raise failure(
+        "cloud-config-foreign",
+        f"{path} was not written by cc-kraken (its first lines differ)",
+        "a file of ours, or none",
+        "Move it out of the way.",
+    )
 
 
 # ---------------------------------------------------------------- the choice
@@ -498,22 +420,16 @@ def _choice_path(paths: Paths) -> str:
     return os.path.join(paths.etc, "cc-kraken", "enable.json")
 
 
-def chosen(paths: Optional[Paths] = None) -> Choice:
+def chosen(paths: Paths) -> Choice:
     """What was chosen here; everything if nobody chose yet."""
-    from cc_kraken.machine.files import read_text
-
-    path = _choice_path(paths or Paths())
+    path = _choice_path(paths)
     text = read_text(path)
     if text is None:
         return Choice()
     try:
-        content = json.loads(text)
-        schema = content["schema"]
-        return Choice(
-            bool(content["modules"]), None if schema is None else bool(schema)
-        )
-    except (ValueError, KeyError, TypeError):
-        raise _trouble(
+        return Choice(**json.loads(text))
+    except (ValueError, TypeError):
+        raise failure(
             "choice-unreadable",
             f"{path} is not what cc-kraken wrote",
             '{"modules": true or false, "schema": true, false or null}',
@@ -521,28 +437,27 @@ def chosen(paths: Optional[Paths] = None) -> Choice:
         ) from None
 
 
-def remember(choice: Choice, paths: Optional[Paths] = None) -> None:
-    """Write down what was chosen, if it is not written yet."""
-    from cc_kraken.machine.files import make_directories, write_atomic
-
-    paths = paths or Paths()
+def _remember(choice: Choice, paths: Paths) -> None:
     path = _choice_path(paths)
-    if os.path.exists(path) and chosen(paths) == choice:
-        return
     make_directories(os.path.dirname(path))
     text = json.dumps(asdict(choice), sort_keys=True) + "\n"
     write_atomic(path, text.encode(), mode=0o644)
 
 
-# -------------------------------------------------------------------- helpers
+# -------------------------------------------------------------------- errors
 
 
-def _trouble(kind: str, found: str, expected: str, remedy: str) -> KrakenError:
-    return KrakenError(Trouble(kind, found, expected, remedy))
+def _overruled(found: str, remedy: str) -> KrakenError:
+    return failure(
+        "cloud-config-overruled",
+        found,
+        f"{DROP_IN} to have the last word",
+        f"{remedy}, or put [kraken, always] into the list there by hand.",
+    )
 
 
 def _unreadable(path: str, why: str) -> KrakenError:
-    return _trouble(
+    return failure(
         "cloud-config-unreadable",
         f"{path}: {why}",
         "a readable file of cloud-init's configuration",

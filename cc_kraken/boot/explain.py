@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from typing import Dict, Sequence
+from typing import Sequence
 
 from cc_kraken.machine import schema_files
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 
 def text(kinds: Sequence[str]) -> str:
@@ -22,13 +22,11 @@ def text(kinds: Sequence[str]) -> str:
         if kind not in entries:
             near = difflib.get_close_matches(kind, entries, n=1)
             meant = f"Did you mean {near[0]}? " if near else ""
-            raise KrakenError(
-                Trouble(
-                    "kind-unknown",
-                    f"there is no error {kind}",
-                    "the word in brackets before an error",
-                    f"{meant}cc-kraken explain lists all.",
-                )
+            raise failure(
+                "kind-unknown",
+                f"there is no error {kind}",
+                "the word in brackets before an error",
+                f"{meant}cc-kraken explain lists all.",
             )
         told.append(f"{kind}\n\n{entries[kind]}")
     return "\n\n".join(told)
@@ -43,7 +41,7 @@ def listed() -> str:
     return "\n".join(lines)
 
 
-def _entries() -> Dict[str, str]:
+def _entries() -> dict[str, str]:
     with open(schema_files.path(schema_files.OPERATIONS), encoding="utf-8") as file:
         page = file.read().partition("\n## Errors\n")[2]
     found = re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", page, re.M | re.S)

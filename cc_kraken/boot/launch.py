@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
@@ -43,7 +43,7 @@ def carry_out(
     stage: str,
     enter: Enter,
     seconds: float,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """One run for ``stage`` (``network``, ``single``) in a program; its status.
 
     Its log records come out of this process's handlers, and ``enter`` is
@@ -79,14 +79,14 @@ def carry_out(
         raise KrakenError(_killed(process.returncode))
     if "error" in last:
         raise RuntimeError(last["error"])
-    status: Dict[str, Any] = last["status"]
+    status: dict[str, Any] = last["status"]
     return status
 
 
 # --------------------------------------------------- in the process of cloud-init
 
 
-def argv() -> List[str]:
+def argv() -> list[str]:
     """This very copy of the package, by cloud-init's own Python, which heeds
     no ``PYTHON…`` variable of the caller's (-I)."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from logging.handlers import QueueHandler
-from typing import Any, Dict, Mapping, NoReturn, Optional
+from typing import Any, Mapping, NoReturn, Optional
 
 from cc_kraken.boot import stage
 from cc_kraken.boot.cloud_init import Events
@@ -61,7 +61,7 @@ def main() -> NoReturn:
     wire = _Wire(os.dup(1))
     os.dup2(2, 1)  # nobody else writes between the lines
     logging.getLogger().addHandler(wire)
-    last: Dict[str, Any]
+    last: dict[str, Any]
     try:
         last = {"status": _carry_out(json.load(sys.stdin), wire)}
     except KrakenError as error:

@@ -15,15 +15,7 @@ import math
 import os
 import time
 from collections import Counter
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 from cc_kraken.act import layout, node_env, report
 from cc_kraken.act.report import (
@@ -76,7 +68,7 @@ def run_stage(*args: Any, **kwargs: Any) -> None:
     Raises RuntimeError, and nothing else, when a required set is not up.
     """
     names = ("name", "cfg", "cloud", "log", "args")
-    given: Dict[str, Any] = dict(zip(names, args))
+    given: dict[str, Any] = dict(zip(names, args))
     given.update(kwargs)
     umask = os.umask(0o022)  # what is written here is for everybody to read
     try:
@@ -145,7 +137,7 @@ def carry_out(
     dry_run: bool = False,
     clock: Optional[Clock] = None,
     notes: Sequence[str] = (),
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """One run under the machine's lock; returns its status.
 
     ``seconds``: how long it may wait.  ``final``: what is pending then has
@@ -306,7 +298,7 @@ def _forget_other(paths: Paths, identity: Identity) -> None:
 
 def _bring_up(
     section: Section, identity: Identity, paths: Paths, events: cloud_init.Events
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """The run of the network stage, as a program of its own; its status, or
     as far as it has come when it hangs or was killed."""
     from cc_kraken.boot import launch
@@ -328,7 +320,7 @@ def _bring_up(
 
 def _kept(
     paths: Paths, section: Section, identity: Identity
-) -> Optional[Dict[str, Any]]:
+) -> Optional[dict[str, Any]]:
     """The saved layout, if the machine shows just that.
 
     systemd mounts what fstab names at the same time: what is there but not
@@ -353,7 +345,7 @@ def _kept(
 
 def _report_kept(
     paths: Paths, identity: Identity, saved: Mapping[str, Any]
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     told = Report(paths, "network")
     node = saved["node"]
     told.identify(identity, Node(node["prefix"], node["node_id"]))
@@ -439,7 +431,7 @@ def _too_late(cfg: Mapping[str, Any]) -> str:
     )
 
 
-def join(paths: Paths, seconds: float) -> Dict[str, Any]:
+def join(paths: Paths, seconds: float) -> dict[str, Any]:
     """Wait until the background unit knows how every set stands, for
     ``seconds`` at most; returns the last status."""
     end = time.monotonic() + seconds
@@ -483,7 +475,7 @@ def background_alive() -> bool:
     if not os.path.isdir(SYSTEMD):
         return False
     told = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
-    values: Dict[str, str] = {}
+    values: dict[str, str] = {}
     for line in told.out.splitlines():
         key, _, value = line.partition("=")
         values[key] = value
@@ -517,7 +509,7 @@ def _ended_early() -> Trouble:
     )
 
 
-def load_by_hand(paths: Paths) -> Tuple[Optional[Section], Any]:
+def load_by_hand(paths: Paths) -> tuple[Optional[Section], Any]:
     """Configuration and datasource as ``cloud-init single`` would see them."""
     cfg, datasource = cloud_init.load()
     return loading.load(cfg, paths), datasource

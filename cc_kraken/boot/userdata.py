@@ -16,23 +16,13 @@ import gzip
 import os
 import re
 from dataclasses import dataclass, field, replace
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    Mapping,
-    NoReturn,
-    Optional,
-    Sequence,
-    Set,
-)
+from typing import Any, Iterator, Mapping, NoReturn, Optional, Sequence
 
 from cc_kraken.boot import userparts
 from cc_kraken.config import loading
 from cc_kraken.config.loading import KEY
 from cc_kraken.config.structure import Mistake, describe
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 UNKNOWN = "filled-in-by-jinja"
 OURS = ("conf.d", "kraken.d")
@@ -63,9 +53,9 @@ class Finding:
 class Checked:
     """``sections``: where there is one.  ``notes``: what was not looked at."""
 
-    findings: List[Finding] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
-    sections: List[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,14 +72,14 @@ class _Text:
     merges: bool = False
 
 
-def check(data: bytes, path: str, reader: Optional[userparts.Rule] = None) -> Checked:
+def check(data: bytes, path: str) -> Checked:
     """Check one file: user-data, one of ours (``conf.d/NAME.yaml``,
     ``kraken.d/NAME.yaml``), or one for ``/etc/cloud/cloud.cfg.d`` (``NAME.cfg``).
 
     Raises KrakenError ``user-data-form`` for a file of which cloud-init takes
     nothing.
     """
-    work = _Check(path, reader or userparts.reader())
+    work = _Check(path)
     directory = os.path.basename(os.path.dirname(os.path.abspath(path)))
     if directory in OURS and path.endswith(".yaml"):
         work.document(_Text(path, _decoded(data, path), own=True))
@@ -109,18 +99,17 @@ def _refuse(
     found: str, remedy: str = "Begin it with the line #cloud-config."
 ) -> NoReturn:
     expected = "cloud-config, alone or as a part of MIME multi-part"
-    raise KrakenError(Trouble("user-data-form", found, expected, remedy))
+    raise failure("user-data-form", found, expected, remedy)
 
 
 class _Check:
     """The check of one file, gathered in ``checked``."""
 
-    def __init__(self, name: str, reader: userparts.Rule) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.checked = Checked()
-        self._reader = reader
         self._whole, self._read = "", 0
-        self._arrived: List[str] = []
+        self._arrived: list[str] = []
         """The parts of user-data that have a section."""
 
     # ---- forms
@@ -129,13 +118,13 @@ class _Check:
         """A file for cloud.cfg.d, which needs no header; False for one that begins
         as user-data does."""
         text = data.decode("utf-8", "replace")
-        kind = self._reader.starts(text)
+        kind = userparts.starts(text)
         if kind not in (None, userparts.JINJA) or _MIME.search(text):
             return False
         where = "checked as a file for /etc/cloud/cloud.cfg.d"
         self.checked.notes.append(f"{where}; user-data would begin with #cloud-config")
         text = _decoded(data, self.name)
-        self.document(_Text(self.name, text, template=self._is_template(text)))
+        self.document(_Text(self.name, text, template=userparts.is_template(text)))
         return True
 
     def user_data(self, data: bytes) -> None:
@@ -144,7 +133,7 @@ class _Check:
             _refuse(f"{self.name} is a damaged gzip file", "Make it anew.")
         self._whole = plain.decode("utf-8", "surrogateescape")
         try:
-            parts = self._reader.parts(data)
+            parts = userparts.parts(data)
         except UnicodeDecodeError as error:
             _refuse(f"{self.name} is not UTF-8 (byte {error.start})")
         except Exception as error:
@@ -174,7 +163,7 @@ class _Check:
             self.checked.notes.append("what #include names is fetched at boot only")
         elif part.kind not in userparts.HANDLED:
             looked_at = part.kind in ("text/plain", userparts.WHOLE)
-            if looked_at and self._reader.starts(part.text) is None:
+            if looked_at and userparts.starts(part.text) is None:
                 why = f"it begins with {_first(part.text)!r}"
                 self._ignored(text, alone, why, _hint(part.text, part.kind))
             else:
@@ -184,24 +173,18 @@ class _Check:
             _refuse(f"cloud-init takes {name} for {part.kind}")
 
     def _template(self, text: _Text, alone: bool) -> None:
-        if not self._is_template(text.text):
+        if not userparts.is_template(text.text):
             why = f"it begins with {_first(text.text)!r}"
             hint = "Its first line must be ## template: jinja, exactly so."
             self._ignored(text, alone, why, hint)
             return
-        kind = self._reader.starts(_neutral(text.text).partition("\n")[2])
+        kind = userparts.starts(_neutral(text.text).partition("\n")[2])
         if kind == userparts.CLOUD_CONFIG:
             self.document(replace(text, template=True))
         elif kind is None:
             why = "what the template makes has no header"
             hint = "Its second line must be #cloud-config."
             self._ignored(text, alone, why, hint)
-
-    def _is_template(self, text: str) -> bool:
-        try:
-            return self._reader.is_template(text)
-        except ValueError:
-            return False
 
     def _ignored(self, text: _Text, alone: bool, why: str, hint: str) -> None:
         """cloud-init does nothing with this part: a mistake, if there is a section
@@ -218,10 +201,6 @@ class _Check:
 
         In an archive its lines are indented.
         """
-        at = self._whole.find(content, self._read)
-        if at >= 0:
-            self._read = at + len(content)
-            return self._whole.count("\n", 0, at)
         lines = [re.escape(line.strip()) for line in content.splitlines()]
         pattern = re.compile(r"[ \t\r]*\n[ \t]*".join(lines))
         found = pattern.search(self._whole, self._read)
@@ -401,17 +380,18 @@ class _Yaml:
     def __init__(self, text: str) -> None:
         import yaml
 
-        self.twice: List[Any] = []
-        self.blocks: List[str] = []
-        self._seen: Set[int] = set()
-        self._lines: Dict[str, int] = {}
+        self.twice: list[Any] = []
+        self.blocks: list[str] = []
+        self._seen: set[int] = set()
+        self._lines: dict[str, int] = {}
         self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
-        self._loader = yaml.SafeLoader("")
+        self.content: Any = None
         try:
-            self._node = yaml.compose(text, Loader=yaml.SafeLoader)
+            self._loader = yaml.SafeLoader(text)
+            self._node: Any = self._loader.get_single_node()
             if self._node is not None:
                 self._walk(self._node, "")
-            self.content: Any = yaml.safe_load(text)
+                self.content = self._loader.construct_document(self._node)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             problem = " ".join((getattr(error, "problem", "") or str(error)).split())
@@ -442,7 +422,7 @@ class _Yaml:
         if id(node) in self._seen:
             return  # an alias, perhaps of what it is in
         self._seen.add(id(node))
-        here: Dict[str, int] = {}
+        here: dict[str, int] = {}
         for name, key, value in self._children(node, path):
             line = key.start_mark.line + 1
             section = name == KEY or name.startswith(f"{KEY}.")

@@ -16,7 +16,7 @@ from cc_kraken.decide import seen
 from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import KrakenError, Trouble, failure
 
 WAIT_EVERY = 0.5
 ALIVE_EVERY = 5.0
@@ -184,13 +184,11 @@ def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
     uid = mount_points.user_id(owner) if owner is not None else None
     gid = mount_points.group_id(group) if group is not None else None
     if (owner is not None and uid is None) or (group is not None and gid is None):
-        raise KrakenError(
-            Trouble(
-                "owner-pending",
-                f"There is no user {owner} or no group {group} yet, "
-                f"{entry['mount_path']} stays with root",
-                f"the owner that the set {name} names",
-                "Make the user before the service starts.",
-            )
+        raise failure(
+            "owner-pending",
+            f"There is no user {owner} or no group {group} yet, "
+            f"{entry['mount_path']} stays with root",
+            f"the owner that the set {name} names",
+            "Make the user before the service starts.",
         )
     mount_points.set_owner(entry["mount_path"], uid, gid, mode)

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Iterator, Mapping, Optional, Sequence
 
 from cc_kraken.filesystems.options import Given, flat, parse
 from cc_kraken.model import MdSuperblock
@@ -23,7 +23,7 @@ HEAD = 128 * KIB
 
 Read = Callable[[int, int], bytes]
 """``read(offset, length)`` of a device; its errors pass through."""
-Place = Tuple[int, int, int]
+Place = tuple[int, int, int]
 """An offset, and how many bytes before it and behind it are worth reading."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -81,9 +81,9 @@ class Filesystem(ABC):
 
     name: str
     #: With its programs, on Debian and on RHEL and its relatives.
-    package: Tuple[str, str]
+    package: tuple[str, str]
     #: What blkid calls what :meth:`superblock` reads; the name, if nothing is said.
-    kinds: Tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     #: Of its superblock.
     offset: int
 
@@ -94,7 +94,7 @@ class Filesystem(ABC):
     options: Mapping[str, str]
     long_options: Mapping[str, str] = {}
     #: A command whose output says what this mkfs knows (``usage`` of :meth:`argv`).
-    usage: Tuple[str, ...] = ()
+    usage: tuple[str, ...] = ()
 
     # ---- mounts
     #: Words: patterns of its own mount options.
@@ -106,9 +106,9 @@ class Filesystem(ABC):
 
     # ---- commands; the device or mount point comes last
     #: Reads only, and all of it: exit status 0 where nothing is wrong.
-    checker: Tuple[str, ...]
+    checker: tuple[str, ...]
     #: Repairs what may be repaired unasked before a mount; () where that is no use.
-    preener: Tuple[str, ...] = ()
+    preener: tuple[str, ...] = ()
     #: Its exit statuses after which the filesystem can be mounted.
     preened = range(1)
     grower: str
@@ -126,7 +126,7 @@ class Filesystem(ABC):
         return f"mkfs.{self.name}"
 
     @property
-    def programs(self) -> Tuple[str, ...]:
+    def programs(self) -> tuple[str, ...]:
         return (self.mkfs, self.checker[0], *self.preener[:1], self.grower)
 
     def label(self, text: str) -> str:
@@ -152,7 +152,7 @@ class Filesystem(ABC):
         geometry: Geometry = Geometry(),
         usage: str = "",
         prezeroed: bool = True,
-    ) -> Tuple[str, ...]:
+    ) -> tuple[str, ...]:
         """The command that makes a filesystem of this type at ``path``.
 
         ``prezeroed``: the target was proved blank, so the journal need not be
@@ -177,7 +177,7 @@ class Filesystem(ABC):
     @abstractmethod
     def words(
         self, uuid: str, given: Given, geometry: Geometry, usage: str, prezeroed: bool
-    ) -> List[str]:
+    ) -> list[str]:
         """The words of ours that come first.  Those of a letter that a user may give
         too go into ``given``: of a letter said twice some mkfs heed the last one."""
 
@@ -228,7 +228,7 @@ class Filesystem(ABC):
         """
 
     @abstractmethod
-    def grow_argv(self, path: str, node: str, now: State) -> Tuple[str, ...]:
+    def grow_argv(self, path: str, node: str, now: State) -> tuple[str, ...]:
         """The command that lets it fill its device while it is mounted."""
 
 
@@ -259,7 +259,7 @@ def opened(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _table() -> Tuple[int, ...]:
+def _table() -> tuple[int, ...]:
     table = []
     for value in range(256):
         for _ in range(8):

@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import struct
 import uuid as uuids
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, Optional
 
 from cc_kraken.filesystems import base
 from cc_kraken.filesystems.base import (
@@ -80,7 +80,7 @@ class Btrfs(base.Filesystem):
 
     def words(
         self, uuid: str, given: Given, geometry: Geometry, usage: str, prezeroed: bool
-    ) -> List[str]:
+    ) -> list[str]:
         # Before 5.15 the profile of metadata depended on the disk's rotation.
         given.setdefault("-m", ["dup"])
         given.setdefault("-d", ["single"])
@@ -144,11 +144,11 @@ class Btrfs(base.Filesystem):
                 return State(struct.unpack_from("Q", device, 32)[0], device=number)
         return None
 
-    def grow_argv(self, path: str, node: str, now: State) -> Tuple[str, ...]:
+    def grow_argv(self, path: str, node: str, now: State) -> tuple[str, ...]:
         return ("btrfs", "filesystem", "resize", f"{now.device}:max", path)
 
 
-def _places(size: int) -> List[int]:
+def _places(size: int) -> list[int]:
     chunk = 256 * MIB
     if size > 50 * GIB:
         chunk = GIB

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import uuid as uuids
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence
 
 from cc_kraken.filesystems import base
 from cc_kraken.filesystems.base import BLOCK, KIB, MIB, NUMBER, Found, Geometry, State
@@ -83,7 +83,7 @@ class Ext4(base.Filesystem):
 
     def words(
         self, uuid: str, given: Given, geometry: Geometry, usage: str, prezeroed: bool
-    ) -> List[str]:
+    ) -> list[str]:
         # The kernel zeroes the inode tables after the mount: the proof of
         # blankness is sampled, so assume_storage_prezeroed would promise more
         # than is known.  The journal needs no zeros where no older one can be.
@@ -169,7 +169,7 @@ class Ext4(base.Filesystem):
         found = self.superblock(head, 1 << 63)
         return None if found is None else State(found.size, found.errors)
 
-    def grow_argv(self, path: str, node: str, now: State) -> Tuple[str, ...]:
+    def grow_argv(self, path: str, node: str, now: State) -> tuple[str, ...]:
         return ("resize2fs", node)
 
 

@@ -13,11 +13,11 @@ the rest of it.
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Mapping, Sequence
+from typing import Mapping, Sequence
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import KrakenError, failure
 
-Given = Dict[str, List[str]]
+Given = dict[str, list[str]]
 """Option letter: what was given for it, in order ("size=4096", "reflink=0")."""
 
 BOOL = "[01]"
@@ -60,7 +60,7 @@ def parse(
     return given
 
 
-def _take(kind: str, letter: str, value: str, rule: str, items: List[str]) -> None:
+def _take(kind: str, letter: str, value: str, rule: str, items: list[str]) -> None:
     if rule.startswith("="):
         if items:
             raise refused(kind, f"{letter} {value}", f"{letter} once")
@@ -84,21 +84,19 @@ def _take(kind: str, letter: str, value: str, rule: str, items: List[str]) -> No
         items.append(item)
 
 
-def flat(given: Given) -> List[str]:
+def flat(given: Given) -> list[str]:
     """Each option once: mke2fs and mkfs.btrfs heed only the last one."""
-    words: List[str] = []
+    words: list[str] = []
     for letter in sorted(given):
         words += [letter, ",".join(given[letter])]
     return words
 
 
 def refused(kind: str, found: str, expected: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            kind="mkfs-option-refused",
-            found=f"the mkfs option {found!r} is not allowed for {kind}",
-            expected=expected,
-            remedy="Correct mkfs_options (tag MkfsOptions): what forces, names "
-            "another device, or changes UUID, label or places is refused.",
-        )
+    return failure(
+        kind="mkfs-option-refused",
+        found=f"the mkfs option {found!r} is not allowed for {kind}",
+        expected=expected,
+        remedy="Correct mkfs_options (tag MkfsOptions): what forces, names "
+        "another device, or changes UUID, label or places is refused.",
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Tuple
+from typing import Mapping, Optional
 
 from cc_kraken.filesystems.base import Filesystem, Found, Read
 from cc_kraken.filesystems.btrfs import Btrfs
 from cc_kraken.filesystems.ext4 import Ext4
 from cc_kraken.filesystems.xfs import Xfs
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 TYPES: Mapping[str, Filesystem] = {
     one.name: one
@@ -19,7 +19,7 @@ TYPES: Mapping[str, Filesystem] = {
     )
 }
 
-KINDS: Tuple[str, ...] = tuple(
+KINDS: tuple[str, ...] = tuple(
     kind for one in TYPES.values() for kind in one.kinds or (one.name,)
 )
 """What blkid calls them."""
@@ -27,7 +27,7 @@ SEVERAL: Mapping[str, str] = {
     one.name: one.several for one in TYPES.values() if one.several
 }
 """Types that can lie on several devices, and the pattern below /sys of these."""
-PACKAGES: Mapping[str, Tuple[str, str]] = {
+PACKAGES: Mapping[str, tuple[str, str]] = {
     program: one.package for one in TYPES.values() for program in one.programs
 }
 
@@ -35,13 +35,11 @@ PACKAGES: Mapping[str, Tuple[str, str]] = {
 def of(kind: str) -> Filesystem:
     """The type of this name.  Raises KrakenError ``fs-type-unknown``."""
     if kind not in TYPES:
-        raise KrakenError(
-            Trouble(
-                kind="fs-type-unknown",
-                found=f"the filesystem type is {kind!r}",
-                expected=f"one of {', '.join(TYPES)}",
-                remedy="Correct fs_type (tag FsType).",
-            )
+        raise failure(
+            kind="fs-type-unknown",
+            found=f"the filesystem type is {kind!r}",
+            expected=f"one of {', '.join(TYPES)}",
+            remedy="Correct fs_type (tag FsType).",
         )
     return TYPES[kind]
 
@@ -53,7 +51,7 @@ def cut(kind: str, label: str) -> str:
 
 def superblocks(
     head: bytes, size: int, read: Optional[Read] = None
-) -> Tuple[Found, ...]:
+) -> tuple[Found, ...]:
     """The filesystems whose superblocks are in ``head`` (128 KiB) of a device or an
     array of ``size`` bytes, the first one first.  ``read``: see
     :meth:`Filesystem.superblock`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import uuid as uuids
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, Optional, Sequence
 
 from cc_kraken.filesystems import base
 from cc_kraken.filesystems.base import (
@@ -78,7 +78,7 @@ class Xfs(base.Filesystem):
 
     def words(
         self, uuid: str, given: Given, geometry: Geometry, usage: str, prezeroed: bool
-    ) -> List[str]:
+    ) -> list[str]:
         data = given.setdefault("-d", [])
         if not data:
             if geometry.stripe_unit:
@@ -149,7 +149,7 @@ class Xfs(base.Filesystem):
         (blocks,) = struct.unpack_from("Q", geometry, 32)
         return State(block * blocks)
 
-    def grow_argv(self, path: str, node: str, now: State) -> Tuple[str, ...]:
+    def grow_argv(self, path: str, node: str, now: State) -> tuple[str, ...]:
         return ("xfs_growfs", "-d", path)
 
 

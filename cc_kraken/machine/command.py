@@ -18,9 +18,9 @@ import subprocess
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from typing import Iterator, Mapping, Optional, Sequence, Tuple
+from typing import Iterator, Mapping, Optional, Sequence
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 LOG = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _COUNTING = threading.Lock()
 
 #: Package on Debian, package on RHEL and its relatives; those of filesystems are
 #: said by their types.
-_PACKAGES: Mapping[str, Tuple[str, str]] = {
+_PACKAGES: Mapping[str, tuple[str, str]] = {
     "blkid": ("util-linux", "util-linux"),
     "dracut": ("dracut", "dracut"),
     "mdadm": ("mdadm", "mdadm"),
@@ -65,7 +65,7 @@ class Finished:
     """A command that ended: ``code`` is negative for a signal, as in
     subprocess; ``out`` and ``err`` are text (undecodable bytes replaced)."""
 
-    argv: Tuple[str, ...]
+    argv: tuple[str, ...]
     code: int
     out: str
     err: str
@@ -127,14 +127,12 @@ def check(finished: Finished, doing: str) -> Finished:
     else:
         how = f"failed with exit status {finished.code}"
     said = _last_lines(finished.err) or _last_lines(finished.out) or "nothing"
-    raise KrakenError(
-        Trouble(
-            kind="command-failed",
-            found=f"{os.path.basename(finished.argv[0])} {how} while {doing}, "
-            f"saying: {said}",
-            expected="exit status 0",
-            remedy=f"The command was: {shlex.join(finished.argv)}",
-        )
+    raise failure(
+        kind="command-failed",
+        found=f"{os.path.basename(finished.argv[0])} {how} while {doing}, "
+        f"saying: {said}",
+        expected="exit status 0",
+        remedy=f"The command was: {shlex.join(finished.argv)}",
     )
 
 
@@ -143,15 +141,13 @@ def available(program: str) -> bool:
     return shutil.which(program, path=PATH) is not None
 
 
-def _find(words: Tuple[str, ...]) -> str:
+def _find(words: tuple[str, ...]) -> str:
     if any("\0" in word for word in words):
-        raise KrakenError(
-            Trouble(
-                kind="command-argument",
-                found=f"an argument of {words[0]!r} holds a NUL character",
-                expected="text without control characters",
-                remedy="Correct the tag or configuration value it comes from.",
-            )
+        raise failure(
+            kind="command-argument",
+            found=f"an argument of {words[0]!r} holds a NUL character",
+            expected="text without control characters",
+            remedy="Correct the tag or configuration value it comes from.",
         )
     program = shutil.which(words[0], path=PATH)
     if program is not None:
@@ -162,17 +158,15 @@ def _find(words: Tuple[str, ...]) -> str:
     if debian:
         names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
         remedy = f"Install the package {names} in the image."
-    raise KrakenError(
-        Trouble(
-            kind="program-missing",
-            found=f"the program {name} is not installed",
-            expected=f"it in one of {PATH}",
-            remedy=remedy,
-        )
+    raise failure(
+        kind="program-missing",
+        found=f"the program {name} is not installed",
+        expected=f"it in one of {PATH}",
+        remedy=remedy,
     )
 
 
-def package(program: str) -> Tuple[str, str]:
+def package(program: str) -> tuple[str, str]:
     """Where a program comes from on Debian, and on RHEL; ("", "") where unknown."""
     from cc_kraken.filesystems import registry  # not at every reboot
 
@@ -192,14 +186,14 @@ def memory(content: bytes) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[Tuple[int, int]]:
+def _memory() -> Iterator[tuple[int, int]]:
     """One descriptor to write to and to read from."""
     with memory(b"") as descriptor:
         yield descriptor, descriptor
 
 
 @contextlib.contextmanager
-def _pipe() -> Iterator[Tuple[int, int]]:
+def _pipe() -> Iterator[tuple[int, int]]:
     """Both ends of a pipe that nobody waits at for more."""
     ends = os.pipe2(os.O_CLOEXEC)
     try:
@@ -212,7 +206,7 @@ def _pipe() -> Iterator[Tuple[int, int]]:
 
 def _wait(
     process: "subprocess.Popen[bytes]",
-    words: Tuple[str, ...],
+    words: tuple[str, ...],
     timeout: Optional[float],
 ) -> int:
     try:
@@ -225,13 +219,11 @@ def _wait(
         else:
             _kill(process)
         raise
-    raise KrakenError(
-        Trouble(
-            kind="command-timeout",
-            found=f"{shlex.join(words)} did not end within {timeout:g} s",
-            expected="an answer",
-            remedy="See the kernel's log for a device that does not answer.",
-        )
+    raise failure(
+        kind="command-timeout",
+        found=f"{shlex.join(words)} did not end within {timeout:g} s",
+        expected="an answer",
+        remedy="See the kernel's log for a device that does not answer.",
     )
 
 
@@ -246,7 +238,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
         LOG.warning("process %d does not go away (waits for I/O)", process.pid)
 
 
-def _text(descriptor: int, words: Tuple[str, ...]) -> str:
+def _text(descriptor: int, words: tuple[str, ...]) -> str:
     if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         with contextlib.suppress(BlockingIOError):
             return os.read(descriptor, PIPE_SIZE).decode("utf-8", "replace")
@@ -255,13 +247,11 @@ def _text(descriptor: int, words: Tuple[str, ...]) -> str:
     # The child has moved the position, which it shares.
     content = os.pread(descriptor, min(size, OUTPUT_LIMIT + 1), 0) if size else b""
     if len(content) > OUTPUT_LIMIT:
-        raise KrakenError(
-            Trouble(
-                kind="command-output",
-                found=f"{shlex.join(words)} printed more than {OUTPUT_LIMIT} bytes",
-                expected="a short answer",
-                remedy="Run it by hand and see what it says.",
-            )
+        raise failure(
+            kind="command-output",
+            found=f"{shlex.join(words)} printed more than {OUTPUT_LIMIT} bytes",
+            expected="a short answer",
+            remedy="Run it by hand and see what it says.",
         )
     return content.decode("utf-8", "replace")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Container, Dict, FrozenSet, List, Mapping, Optional, Set, Tuple
+from typing import Container, Mapping, Optional
 
 from cc_kraken.machine import mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
@@ -34,7 +34,7 @@ class Devices:
     """
 
     by_volume: Mapping[str, Device] = field(default_factory=dict)
-    duplicates: Mapping[str, Tuple[Device, ...]] = field(default_factory=dict)
+    duplicates: Mapping[str, tuple[Device, ...]] = field(default_factory=dict)
 
 
 def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
@@ -43,7 +43,7 @@ def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
 
     Raises :class:`KrakenError` ``cannot-read`` when /proc cannot be read.
     """
-    found: Dict[str, List[Device]] = {}
+    found: dict[str, list[Device]] = {}
     by_path, swaps = mountinfo.mounted(paths), mountinfo.swaps(paths)
     for name, volume in claimed(paths).items():
         if volume_ids is None or volume in volume_ids:
@@ -56,13 +56,13 @@ def scan(paths: Paths, volume_ids: Optional[Container[str]] = None) -> Devices:
     )
 
 
-def of_volume(paths: Paths, volume_id: str) -> Tuple[Device, ...]:
+def of_volume(paths: Paths, volume_id: str) -> tuple[Device, ...]:
     """The disks that claim to be this volume.  Raises as :func:`scan` does."""
     found = scan(paths, (volume_id,))
     return (*found.by_volume.values(), *found.duplicates.get(volume_id, ()))
 
 
-def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
+def present(paths: Paths) -> frozenset[tuple[str, str, str]]:
     """Kernel name, volume id and size (in sectors) of each disk that claims to
     be a volume, twins and all: little is read, and any change shows."""
     return frozenset(
@@ -71,7 +71,7 @@ def present(paths: Paths) -> FrozenSet[Tuple[str, str, str]]:
     )
 
 
-def claimed(paths: Paths) -> Dict[str, str]:
+def claimed(paths: Paths) -> dict[str, str]:
     """The volume id that its serial spells, by the kernel name of each disk, twins
     and all."""
     found = {}
@@ -109,7 +109,7 @@ def node_of(paths: Paths, name: str) -> str:
     return os.path.join(paths.dev, name.replace("!", "/"))
 
 
-def partitions(paths: Paths, name: str) -> Tuple[str, ...]:
+def partitions(paths: Paths, name: str) -> tuple[str, ...]:
     """The kernel names of a disk's partitions."""
     return tuple(
         entry
@@ -118,16 +118,16 @@ def partitions(paths: Paths, name: str) -> Tuple[str, ...]:
     )
 
 
-def leaves(paths: Paths, devno: str) -> FrozenSet[str]:
+def leaves(paths: Paths, devno: str) -> frozenset[str]:
     """Kernel names of the whole disks below a device (md, dm, partitions)."""
     name = _name_of(paths, devno)
-    found: Set[str] = set()
+    found: set[str] = set()
     if name is not None:
         _add_leaves(paths, name, found, set())
     return frozenset(found)
 
 
-def volumes_behind(paths: Paths, devno: str) -> Optional[FrozenSet[str]]:
+def volumes_behind(paths: Paths, devno: str) -> Optional[frozenset[str]]:
     """The ids of the volumes that a device lies on.
 
     None when it does not exist or lies on anything that is no EBS volume.
@@ -141,9 +141,9 @@ def volumes_behind(paths: Paths, devno: str) -> Optional[FrozenSet[str]]:
     return frozenset(found) or None
 
 
-def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[FrozenSet[str]]:
+def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[frozenset[str]]:
     """Like :func:`volumes_behind`, for all devices of a mounted filesystem."""
-    found: Set[str] = set()
+    found: set[str] = set()
     for number in _numbers_behind(paths, mount):
         volumes = volumes_behind(paths, number)
         if volumes is None:
@@ -154,7 +154,7 @@ def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[FrozenSet[str]]
 
 def mounts_now(
     paths: Paths, places: Optional[Container[str]] = None
-) -> Tuple[Mounted, ...]:
+) -> tuple[Mounted, ...]:
     """Every mount (or those at these paths), what lies behind it, and whether one
     sees it.
 
@@ -170,7 +170,7 @@ def mounts_now(
     )
 
 
-def root_volumes(paths: Paths) -> FrozenSet[str]:
+def root_volumes(paths: Paths) -> frozenset[str]:
     """The ids of the volumes behind the system's own directories.
 
     Every mount on such a path counts, hidden ones too.
@@ -187,7 +187,7 @@ def root_volumes(paths: Paths) -> FrozenSet[str]:
     return frozenset(found)
 
 
-def _numbers_behind(paths: Paths, mount: Mount) -> FrozenSet[str]:
+def _numbers_behind(paths: Paths, mount: Mount) -> frozenset[str]:
     number = mountinfo.device_number(paths, mount)
     if number == mount.devno:
         return frozenset({mount.devno})
@@ -208,8 +208,8 @@ def _device(
     paths: Paths,
     name: str,
     volume: str,
-    by_path: Mapping[str, Tuple[str, ...]],
-    swaps: FrozenSet[str],
+    by_path: Mapping[str, tuple[str, ...]],
+    swaps: frozenset[str],
 ) -> Optional[Device]:
     devno = sysfs.disk(paths, name, "dev")
     sectors = sysfs.disk(paths, name, "size")
@@ -246,7 +246,7 @@ def _name_of(paths: Paths, devno: str) -> Optional[str]:
     return os.path.basename(link)
 
 
-def _add_leaves(paths: Paths, name: str, found: Set[str], seen: Set[str]) -> None:
+def _add_leaves(paths: Paths, name: str, found: set[str], seen: set[str]) -> None:
     if name in seen:
         return
     seen.add(name)

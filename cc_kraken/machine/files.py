@@ -14,7 +14,7 @@ import tempfile
 from typing import Optional
 
 from cc_kraken.machine import sysfs
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import KrakenError, failure
 
 NEW_FILE_MODE = 0o644
 
@@ -65,7 +65,7 @@ def remove(path: str) -> bool:
     """
     try:
         os.unlink(path)
-        _sync_directory(os.path.dirname(path) or ".")
+        sync_directory(os.path.dirname(path) or ".")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
@@ -96,13 +96,11 @@ def encode(text: str) -> bytes:
 
 def unusable(kind: str, path: str, error: OSError, expected: str) -> KrakenError:
     """The error for a path that leads to something else than ``expected``."""
-    return KrakenError(
-        Trouble(
-            kind=kind,
-            found=f"cannot use {path!r}: {error.strerror or error}",
-            expected=expected,
-            remedy="Correct this or choose another path, and run again.",
-        )
+    return failure(
+        kind=kind,
+        found=f"cannot use {path!r}: {error.strerror or error}",
+        expected=expected,
+        remedy="Correct this or choose another path, and run again.",
     )
 
 
@@ -135,7 +133,7 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_directory(directory)
+    sync_directory(directory)
     return True
 
 
@@ -178,7 +176,7 @@ def _remove_leftovers(directory: str, prefix: str) -> None:
                 os.unlink(os.path.join(directory, name))
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
     descriptor = os.open(path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -199,11 +197,9 @@ _REMEDIES = {
 
 def _cannot(verb: str, path: str, error: Exception) -> KrakenError:
     number = getattr(error, "errno", None) or 0
-    return KrakenError(
-        Trouble(
-            kind=f"cannot-{verb}",
-            found=f"cannot {verb} {path!r}: {getattr(error, 'strerror', '') or error}",
-            expected=f"a {'writable' if verb == 'write' else 'readable'} file",
-            remedy=_REMEDIES.get(number, "Correct this and run again."),
-        )
+    return failure(
+        kind=f"cannot-{verb}",
+        found=f"cannot {verb} {path!r}: {getattr(error, 'strerror', '') or error}",
+        expected=f"a {'writable' if verb == 'write' else 'readable'} file",
+        remedy=_REMEDIES.get(number, "Correct this and run again."),
     )

@@ -9,17 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import (
-    Callable,
-    Collection,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Callable, Collection, Iterable, Mapping, Optional, Sequence
 from urllib.parse import quote, unquote
 
 from cc_kraken.machine import files
@@ -94,7 +84,7 @@ def render(line: FstabLine) -> str:
     return " ".join(_escape(each) for each in fields)
 
 
-def parse(text: str) -> Tuple[FstabLine, ...]:
+def parse(text: str) -> tuple[FstabLine, ...]:
     """The mounts that fstab asks for; comments and odd lines are left out."""
     lines = (_parse_line(line) for line in text.split("\n"))
     return tuple(line for line in lines if line is not None)
@@ -102,7 +92,7 @@ def parse(text: str) -> Tuple[FstabLine, ...]:
 
 def ours(text: str) -> Mapping[str, FstabLine]:
     """The marked lines by set name (the first where a set has several)."""
-    found: Dict[str, FstabLine] = {}
+    found: dict[str, FstabLine] = {}
     for line in parse(text):
         if line.set:
             found.setdefault(line.set, line)
@@ -123,7 +113,7 @@ def replace(
     """
     missing = {name: line for name, line in lines.items() if line is not None}
     heir = next(iter(lines), "")
-    result: List[str] = []
+    result: list[str] = []
     for raw in _split(text):
         parsed = _parse_line(raw.rstrip("\n"))
         own = parsed is not None and bool(parsed.set) and parsed.set in lines
@@ -139,7 +129,7 @@ def replace(
     return "".join(result)
 
 
-def on_path(lines: Iterable[FstabLine], path: str) -> Tuple[FstabLine, ...]:
+def on_path(lines: Iterable[FstabLine], path: str) -> tuple[FstabLine, ...]:
     """Those that mount something at ``path``, however they write it."""
     return tuple(line for line in lines if _normal(line.path) == _normal(path))
 
@@ -188,7 +178,7 @@ def node(spec: str) -> str:
     return ""
 
 
-def says_more(line: FstabLine, heir: FstabLine) -> Tuple[str, ...]:
+def says_more(line: FstabLine, heir: FstabLine) -> tuple[str, ...]:
     """Options of ``line`` by which it says more than ``heir``: without them the
     filesystem would be mounted otherwise, or at another time."""
     return tuple(

@@ -13,11 +13,11 @@ import os
 import re
 import time
 import uuid as uuids
-from typing import Iterable, Optional, Sequence, Tuple
+from typing import Iterable, Optional, Sequence
 
 from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Array, KrakenError, Trouble
+from cc_kraken.model import Array, KrakenError, failure
 
 SECTOR = 512
 #: Longest name that md 1.2 stores together with the homehost ``any:``.
@@ -31,7 +31,7 @@ CHUNK = 512
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def scan(paths: Paths) -> Tuple[Array, ...]:
+def scan(paths: Paths) -> tuple[Array, ...]:
     """Every md array that the kernel knows, also inactive ones.
 
     ``uuid`` is "" where the kernel does not tell it; ``level`` is "" and
@@ -187,7 +187,7 @@ def create_argv(
     level: int,
     name: str,
     data_offset: int,
-) -> Tuple[str, ...]:
+) -> tuple[str, ...]:
     """The command that creates an array of the device paths ``members`` at ``node``.
 
     ``data_offset``: mdadm 4's own choice for this size, but said by us, so that no
@@ -237,7 +237,7 @@ def _manage(array: Array, doing: str, mode: str, *options: str) -> None:
     command.check(command.run(argv, timeout=None), f"{doing} {array.path}")
 
 
-def holding(arrays: Iterable[Array], members: Iterable[str]) -> Tuple[Array, ...]:
+def holding(arrays: Iterable[Array], members: Iterable[str]) -> tuple[Array, ...]:
     """The arrays that hold any of these disks (kernel names)."""
     wanted = set(members)
     return tuple(array for array in arrays if wanted & set(array.members))
@@ -260,7 +260,7 @@ def wait_running(paths: Paths, members: Sequence[str]) -> Array:
 
 
 def _array(
-    paths: Paths, name: str, state: str, devno: str, mounted: Tuple[str, ...]
+    paths: Paths, name: str, state: str, devno: str, mounted: tuple[str, ...]
 ) -> Array:
     level = sysfs.disk(paths, name, "md", "level") or ""
     try:
@@ -286,7 +286,7 @@ def _array(
     )
 
 
-def _members(paths: Paths, name: str) -> Tuple[str, ...]:
+def _members(paths: Paths, name: str) -> tuple[str, ...]:
     prefix = "dev-"
     return tuple(
         entry[len(prefix) :]
@@ -301,50 +301,41 @@ def _number(text: Optional[str]) -> int:
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            kind="assemble-failed",
-            found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: {said}",
-            expected="all members that its freshest superblock expects",
-            remedy="Compare `mdadm --examine` of " + ", ".join(members) + ".",
-        )
+    return failure(
+        kind="assemble-failed",
+        found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: {said}",
+        expected="all members that its freshest superblock expects",
+        remedy="Compare `mdadm --examine` of " + ", ".join(members) + ".",
     )
 
 
 def _not_started(name: str, why: str) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            kind="start-degraded",
-            found=f"the array {name} cannot be started without its missing "
-            f"members: {why}",
-            expected="an inactive array of a redundant level with enough members",
-            remedy="Attach the missing volumes.",
-        )
+    return failure(
+        kind="start-degraded",
+        found=f"the array {name} cannot be started without its missing members: {why}",
+        expected="an inactive array of a redundant level with enough members",
+        remedy="Attach the missing volumes.",
     )
 
 
 def _not_running(arrays: Sequence[Array], members: Sequence[str]) -> KrakenError:
     disks = ", ".join(members)
     if len(arrays) > 1:
-        return KrakenError(
-            Trouble(
-                kind="array-split",
-                found=f"the disks {disks} are in several arrays: "
-                + ", ".join(array.name for array in arrays),
-                expected="one array that holds them all",
-                remedy="Compare `mdadm --detail` of these arrays; stop the one "
-                "that is not in use.",
-            )
+        return failure(
+            kind="array-split",
+            found=f"the disks {disks} are in several arrays: "
+            + ", ".join(array.name for array in arrays),
+            expected="one array that holds them all",
+            remedy="Compare `mdadm --detail` of these arrays; stop the one "
+            "that is not in use.",
         )
     found = "in no array"
     if arrays:
         found = f"in {arrays[0].name}, whose state is {arrays[0].state!r}"
-    return KrakenError(
-        Trouble(
-            kind="array-not-running",
-            found=f"after {STARTS:g} s the disks {disks} are {found}",
-            expected="a running array",
-            remedy="See the kernel's log (dmesg) for what md says.",
-            waits=True,
-        )
+    return failure(
+        kind="array-not-running",
+        found=f"after {STARTS:g} s the disks {disks} are {found}",
+        expected="a running array",
+        remedy="See the kernel's log (dmesg) for what md says.",
+        waits=True,
     )

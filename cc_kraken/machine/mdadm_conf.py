@@ -16,18 +16,7 @@ import re
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import glob
-from typing import (
-    Collection,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
 from urllib.parse import quote, unquote
 
 from cc_kraken.machine import files
@@ -41,6 +30,8 @@ HEADER = (
     "# Changes are lost; put lines of your own into another file.\n"
 )
 
+_WORD = re.compile(r"""(?:"[^"]*"?|'[^']*'?|[^ \t"'])+""")
+_QUOTED = re.compile(r""""([^"]*)"?|'([^']*)'?""")
 _ARRAY, _DEVICES = "array", "devices"
 #: mdadm takes a keyword by its first three letters already.
 _KEYWORD_MIN = 3
@@ -71,7 +62,7 @@ def text(uuids: Mapping[str, str]) -> str:
     return HEADER + lines if lines else ""
 
 
-def parse(config: str, file: str = "") -> Tuple[ArrayLine, ...]:
+def parse(config: str, file: str = "") -> tuple[ArrayLine, ...]:
     """The ARRAY lines of a text that identify an array to mdadm."""
     lines = (_array_line(words, file) for _, words in _logical_lines(config))
     return tuple(line for line in lines if line is not None)
@@ -80,7 +71,7 @@ def parse(config: str, file: str = "") -> Tuple[ArrayLine, ...]:
 def without(config: str, gone: Collection[ArrayLine]) -> str:
     """``config`` without these ARRAY lines, with what continues them, however often
     each of them is there; every other byte stays."""
-    dropped: Set[int] = set()
+    dropped: set[int] = set()
     for numbers, words in _logical_lines(config):
         if _array_line(words, "") in gone:
             dropped.update(numbers)
@@ -88,7 +79,7 @@ def without(config: str, gone: Collection[ArrayLine]) -> str:
     return "\n".join(line for at, line in enumerate(lines) if at not in dropped)
 
 
-def elsewhere(paths: Paths) -> Tuple[ArrayLine, ...]:
+def elsewhere(paths: Paths) -> tuple[ArrayLine, ...]:
     """The ARRAY lines in the files of mdadm's, except ours."""
     return tuple(
         replace(line, read=read)
@@ -124,11 +115,11 @@ def keeps(line: ArrayLine, devices: Collection[str]) -> str:
     return ""
 
 
-def left_out(paths: Paths, devices: Iterable[Device]) -> Dict[str, str]:
+def left_out(paths: Paths, devices: Iterable[Device]) -> dict[str, str]:
     """The volumes, of these disks, that the DEVICE lines keep from mdadm, each to
     the lines; none where there is no such line."""
-    patterns: List[str] = []
-    rules: List[str] = []
+    patterns: list[str] = []
+    rules: list[str] = []
     for name, read in _foreign_files(paths):
         for _, words in _logical_lines(files.read_text(name) or "" if read else ""):
             some = [
@@ -198,7 +189,7 @@ def _take_out(paths: Paths, gone: Collection[ArrayLine]) -> bool:
     return changed
 
 
-def _foreign_files(paths: Paths) -> Iterator[Tuple[str, bool]]:
+def _foreign_files(paths: Paths) -> Iterator[tuple[str, bool]]:
     """Every file of mdadm's, except ours, and whether the mdadm that is installed
     reads it."""
     first, second = _main_files(paths)
@@ -216,7 +207,7 @@ def _foreign_files(paths: Paths) -> Iterator[Tuple[str, bool]]:
                 yield name, read
 
 
-def _main_files(paths: Paths) -> Tuple[str, str]:
+def _main_files(paths: Paths) -> tuple[str, str]:
     """mdadm's two main files, the one that counts first."""
     debian = os.path.join(paths.etc, "mdadm", "mdadm.conf")
     other = os.path.join(paths.etc, "mdadm.conf")
@@ -231,11 +222,11 @@ def _drop_in(main: str) -> str:
     return os.path.join(main + ".d", DROP_IN)
 
 
-def _logical_lines(config: str) -> Iterator[Tuple[List[int], List[str]]]:
+def _logical_lines(config: str) -> Iterator[tuple[list[int], list[str]]]:
     """Words of each line, and the numbers of the lines that they stand on; a
     line that begins with a blank continues one."""
-    words: List[str] = []
-    numbers: List[int] = []
+    words: list[str] = []
+    numbers: list[int] = []
     for number, line in enumerate(config.split("\n")):
         found = _words(line)
         if not found:
@@ -262,8 +253,8 @@ def _array_line(words: Sequence[str], file: str) -> Optional[ArrayLine]:
     if not _is(words[0], _ARRAY):
         return None
     device = ""
-    said: Dict[str, str] = {}
-    more: List[str] = []
+    said: dict[str, str] = {}
+    more: list[str] = []
     for word in words[1:]:
         key, equals, value = word.partition("=")
         if word.startswith("/") or not equals:
@@ -285,28 +276,11 @@ def _array_line(words: Sequence[str], file: str) -> Optional[ArrayLine]:
     return line if line.uuid or (known and "super-minor" not in said) else None
 
 
-def _words(line: str) -> List[str]:
+def _words(line: str) -> list[str]:
     """As conf_word() of mdadm's lib.c reads them."""
-    words: List[str] = []
-    word: Optional[str] = None
-    quote = ""
-    for char in line.rstrip("\r"):
-        if word is None:
-            if char in " \t":
-                continue
-            if char == "#":
-                break
-            word = ""
-        if quote:
-            word, quote = (word, "") if char == quote else (word + char, quote)
-        elif char in "\"'":
-            quote = char
-        elif char in " \t":
-            words.append(word)
-            word = None
-        else:
-            word += char
-    return words if word is None else [*words, word]
+    words = _WORD.findall(line.rstrip("\r"))
+    comment = next((at for at, word in enumerate(words) if word[0] == "#"), None)
+    return [_QUOTED.sub(r"\1\2", word) for word in words[:comment]]
 
 
 def _canonical(uuid: str) -> str:
@@ -323,9 +297,9 @@ def _plain(name: str) -> str:
     return quote(name, safe=graphic, errors="surrogateescape")
 
 
-def current(paths: Paths) -> Dict[str, str]:
+def current(paths: Paths) -> dict[str, str]:
     """The arrays that our drop-in names now, canonical UUID by set."""
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     name = ""
     for line in (files.read_text(location(paths)) or "").split("\n"):
         if line.startswith("# "):

@@ -13,7 +13,7 @@ import pwd
 import re
 import stat
 from contextlib import contextmanager
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Callable, Iterator, Optional
 
 from cc_kraken.machine import command
 from cc_kraken.machine.files import unusable
@@ -65,7 +65,7 @@ def opened(path: str, kind: str = "mount-point") -> Iterator[int]:
         raise unusable(kind, path, error, "a directory") from error
 
 
-def entries(descriptor: int) -> Tuple[str, ...]:
+def entries(descriptor: int) -> tuple[str, ...]:
     """The first names in an open directory, without those of a new filesystem."""
     with os.scandir(descriptor) as listing:
         names = (entry.name for entry in listing if entry.name not in OWN_ENTRIES)

@@ -11,12 +11,12 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from cc_kraken.machine import sysfs
 from cc_kraken.machine.files import decode, unusable
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Mount, Trouble
+from cc_kraken.model import Mount, failure
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
@@ -35,7 +35,7 @@ class Tree:
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self.lines = tuple(lines)
-        self._inside: Dict[int, List[Line]] = {}
+        self._inside: dict[int, list[Line]] = {}
         ids = {line.id for line in lines}
         self._root: Optional[Line] = None
         for line in lines:
@@ -57,10 +57,10 @@ class Tree:
         """Whether nothing hides this one."""
         return self._line_at(line.mount.path) is line
 
-    def stack(self, inside: int, path: str) -> List[Line]:
+    def stack(self, inside: int, path: str) -> list[Line]:
         """What is mounted on the directory ``path`` of the mount with the number
         ``inside``, one upon the other."""
-        found: List[Line] = []
+        found: list[Line] = []
         while True:
             upon = [one for one in self._inside.get(inside, ()) if one not in found]
             here = [line for line in upon if line.mount.path == path]
@@ -69,7 +69,7 @@ class Tree:
             found.append(here[-1])
             inside = here[-1].id
 
-    def below(self, inside: int, path: str) -> Tuple[Mount, ...]:
+    def below(self, inside: int, path: str) -> tuple[Mount, ...]:
         """What a mount on that directory hides (:meth:`stack`), or would."""
         return tuple(
             line.mount
@@ -106,7 +106,7 @@ def at(paths: Paths, path: str) -> Optional[Mount]:
     return tree(paths).at(path)
 
 
-def scan(paths: Paths) -> Tuple[Mount, ...]:
+def scan(paths: Paths) -> tuple[Mount, ...]:
     """Every mount that this process sees, in the kernel's order.
 
     Raises :class:`KrakenError` ``cannot-read``.
@@ -114,7 +114,7 @@ def scan(paths: Paths) -> Tuple[Mount, ...]:
     return tuple(line.mount for line in tree(paths).lines)
 
 
-def parse(data: bytes) -> List[Line]:
+def parse(data: bytes) -> list[Line]:
     """The lines of a mountinfo text; those that make no sense are left out."""
     lines = (_parse_line(line) for line in data.split(b"\n"))
     return [line for line in lines if line is not None]
@@ -136,13 +136,11 @@ def verify(paths: Paths, path: str, devno: str) -> Mount:
     if found is not None and device_number(paths, found) == devno:
         return found
     what = "nothing" if found is None else f"{found.source!r} ({found.devno})"
-    raise KrakenError(
-        Trouble(
-            kind="mount-differs",
-            found=f"after mounting, {what} is mounted at {path!r}",
-            expected=f"the device {devno}",
-            remedy="Look for a second fstab line or systemd unit for this path.",
-        )
+    raise failure(
+        kind="mount-differs",
+        found=f"after mounting, {what} is mounted at {path!r}",
+        expected=f"the device {devno}",
+        remedy="Look for a second fstab line or systemd unit for this path.",
     )
 
 
@@ -174,10 +172,10 @@ def node_number(paths: Paths, node: str) -> Optional[str]:
     return sysfs.number(paths, name.replace("/", "!"))
 
 
-def mounted(paths: Paths) -> Dict[str, Tuple[str, ...]]:
+def mounted(paths: Paths) -> dict[str, tuple[str, ...]]:
     """Mount paths by device number; of a mounted filesystem over several devices each
     of them counts."""
-    found: Dict[str, List[str]] = {}
+    found: dict[str, list[str]] = {}
     several = False
     for mount in scan(paths):
         number = device_number(paths, mount)
@@ -191,12 +189,12 @@ def mounted(paths: Paths) -> Dict[str, Tuple[str, ...]]:
     return {number: tuple(dict.fromkeys(seen)) for number, seen in found.items()}
 
 
-def groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
+def groups(paths: Paths) -> tuple[frozenset[str], ...]:
     """The device numbers of each mounted filesystem of a type that can lie on several
     devices."""
     from cc_kraken.filesystems import registry  # not at every reboot
 
-    found: List[FrozenSet[str]] = []
+    found: list[frozenset[str]] = []
     for pattern in registry.SEVERAL.values():
         where = os.path.join(glob.escape(paths.sys), pattern)
         for directory in sorted(glob.glob(where)):
@@ -205,7 +203,7 @@ def groups(paths: Paths) -> Tuple[FrozenSet[str], ...]:
     return tuple(found)
 
 
-def swaps(paths: Paths) -> FrozenSet[str]:
+def swaps(paths: Paths) -> frozenset[str]:
     """The numbers of the devices in use as swap.
 
     Raises :class:`KrakenError` ``cannot-read``.

@@ -6,8 +6,6 @@ anything, and nothing is written.  Sources: blkid(8), sysfs-block.
 
 from __future__ import annotations
 
-from typing import Tuple
-
 from cc_kraken.machine import sysfs
 from cc_kraken.machine.command import run
 from cc_kraken.machine.paths import Paths
@@ -20,7 +18,7 @@ SHOWN = 8
 _EXTENDED = 2
 
 
-def inside(paths: Paths, whole: Layer) -> Tuple[str, ...]:
+def inside(paths: Paths, whole: Layer) -> tuple[str, ...]:
     """A phrase for each partition that the kernel shows of this disk or array, the
     first eight: ``nvme1n1p1 (20 GiB): ext4 (UUID …), label 'data'``.
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from functools import lru_cache
-from typing import Any, Dict
+from typing import Any
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 SECTION = "cloud-config-kraken.json"
 STATUS = "status.json"
@@ -39,18 +39,16 @@ def path(name: str) -> str:
         candidate = os.path.join(place, name)
         if os.path.isfile(candidate):
             return candidate
-    raise KrakenError(
-        Trouble(
-            "schema-missing",
-            f"the file {name} is in none of {', '.join(places)}",
-            "an installation with all its files",
-            REMEDY,
-        )
+    raise failure(
+        "schema-missing",
+        f"the file {name} is in none of {', '.join(places)}",
+        "an installation with all its files",
+        REMEDY,
     )
 
 
 @lru_cache(maxsize=None)
-def load(name: str) -> Dict[str, Any]:
+def load(name: str) -> dict[str, Any]:
     """The schema ``name``, parsed.  Shared: not to be changed by callers."""
     place = path(name)
     try:
@@ -61,11 +59,9 @@ def load(name: str) -> Dict[str, Any]:
         why = "it holds no JSON object"
     except (OSError, ValueError) as error:
         why = str(error)
-    raise KrakenError(
-        Trouble(
-            "schema-unreadable",
-            f"the schema file {place} cannot be read ({why})",
-            "the file as it was installed",
-            REMEDY,
-        )
+    raise failure(
+        "schema-unreadable",
+        f"the schema file {place} cannot be read ({why})",
+        "the file as it was installed",
+        REMEDY,
     )

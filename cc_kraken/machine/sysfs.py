@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import List, Optional
+from typing import Optional
 
 from cc_kraken.machine.paths import Paths
 
@@ -24,7 +24,7 @@ def attribute(*path: str) -> Optional[str]:
     return data.decode("utf-8", "replace").strip(" \t\r\n\0")
 
 
-def names(directory: str) -> List[str]:
+def names(directory: str) -> list[str]:
     """What is in a directory, sorted; nothing where there is none."""
     try:
         return sorted(os.listdir(directory))

@@ -15,7 +15,7 @@ import hashlib
 import os
 import random
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import HEAD, Found
@@ -164,7 +164,7 @@ def opening(path: str, error: OSError) -> str:
 
 # --------------------------------------------------------------- one whole look
 
-Answer = Tuple[Content, str]
+Answer = tuple[Content, str]
 """A content, and its fingerprint."""
 
 
@@ -175,14 +175,14 @@ class _Examination:
     reader: Reader
     volume_id: str
     full: bool
-    ours: Tuple[Extent, ...]
+    ours: tuple[Extent, ...]
     licence: Optional[Record]
     fingerprint: bool
     in_use: bool
     made: bool
     record: Optional[Record] = None
     moved: Optional[int] = None
-    exempt: Tuple[Extent, ...] = ()
+    exempt: tuple[Extent, ...] = ()
     strange: Optional[Unknown] = None
 
     def outcome(self) -> Answer:
@@ -235,7 +235,7 @@ class _Examination:
         if users or not self.volume_id:
             return
         used = [one for one in found if one.ever_mounted]
-        spots: List[Tuple[int, Record]] = []
+        spots: list[tuple[int, Record]] = []
         for place in self._places(found):
             decoded = record.decode(self.reader.read(place, record.BLOCK))
             if decoded is None:
@@ -306,7 +306,7 @@ class _Examination:
             for at in range(0, len(data), PAGE)
         )
 
-    def _whole(self, exempt: Tuple[Extent, ...]) -> Tuple[Tuple[Piece, ...], str]:
+    def _whole(self, exempt: tuple[Extent, ...]) -> tuple[tuple[Piece, ...], str]:
         """Fixed places, and only if nothing is there the rest; the fingerprint."""
         pieces = self._fixed(exempt)
         mark = self._digest(pieces)
@@ -319,7 +319,7 @@ class _Examination:
         pieces = self.reader.survey(places.places(size, whole=True), exempt)
         return pieces, mark or self._digest(pieces)
 
-    def _fixed(self, exempt: Tuple[Extent, ...]) -> Tuple[Piece, ...]:
+    def _fixed(self, exempt: tuple[Extent, ...]) -> tuple[Piece, ...]:
         return self.reader.survey(places.places(self.reader.size), exempt)
 
     def _digest(self, pieces: Sequence[Piece]) -> str:

@@ -10,8 +10,9 @@ import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Iterable, Iterator, Optional, Sequence, Union
 
 from cc_kraken.model import Extent
 
@@ -51,7 +52,7 @@ def read(fd: int, start: int, length: int) -> bytes:
         return buffer[:]
 
 
-def spans(extents: Iterable[Extent]) -> Iterator[Tuple[int, int]]:
+def spans(extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:
     """These extents in pieces: where each begins, and its length."""
     for extent in extents:
         for start in range(extent.start, extent.end, PIECE):
@@ -78,24 +79,19 @@ def first_byte(data: bytes, start: int, exempt: Sequence[Extent] = ()) -> Option
 
 # --------------------------------------------------- disks that do not answer
 
-_under_way: Dict[int, Tuple[str, float]] = {}
+_under_way: dict[int, tuple[str, float]] = {}
 """By thread: the device that it reads right now, and since when."""
 
 
-class reading:
-    """While this thread waits for an answer of this device (a context)."""
-
-    __slots__ = ("_path", "_thread")
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._thread = threading.get_ident()
-        _under_way[self._thread] = self._path, time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        _under_way.pop(self._thread, None)
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """While this thread waits for an answer of this device."""
+    thread = threading.get_ident()
+    _under_way[thread] = path, time.monotonic()
+    try:
+        yield
+    finally:
+        _under_way.pop(thread, None)
 
 
 def waiting(path: str) -> float:
@@ -181,15 +177,15 @@ class Reader:
 
     def survey(
         self, extents: Iterable[Extent], exempt: Sequence[Extent] = ()
-    ) -> Tuple[Piece, ...]:
+    ) -> tuple[Piece, ...]:
         """What is not zero within ``extents``, or cannot be read, in its order.
 
         Some threads read side by side: a disk answers several reads at a time.
         """
         left = spans(extents)
 
-        def work() -> List[Piece]:
-            found: List[Piece] = []
+        def work() -> list[Piece]:
+            found: list[Piece] = []
             buffer = _buffer()
             while True:
                 with self._lock:
@@ -205,7 +201,7 @@ class Reader:
 
     def _judged(
         self, start: int, length: int, into: memoryview, exempt: Sequence[Extent]
-    ) -> List[Piece]:
+    ) -> list[Piece]:
         try:
             view = self.piece(start, length, into)
         except ReadError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import Found
@@ -32,9 +32,9 @@ class Signs:
     """
 
     code: int
-    tags: Dict[str, str]
+    tags: dict[str, str]
     wipefs_code: int
-    signatures: Tuple[Tuple[int, str], ...]
+    signatures: tuple[tuple[int, str], ...]
 
     @property
     def nothing(self) -> bool:
@@ -46,7 +46,7 @@ class Signs:
         )
 
     @property
-    def names(self) -> Tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """Every type that either names; GPT's protective MBR is part of it."""
         found = {name for _, name in self.signatures}
         found.update(self.tags[key] for key in ("TYPE", "PTTYPE") if key in self.tags)
@@ -85,7 +85,7 @@ def known(found: Found) -> Known:
     )
 
 
-def _listed(text: str) -> Optional[List[Tuple[int, str]]]:
+def _listed(text: str) -> Optional[list[tuple[int, str]]]:
     if not text.strip():
         # older ones print nothing at all for an empty list
         return []

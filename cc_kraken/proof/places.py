@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import functools
 import random
-from typing import Iterable, Iterator, List, Tuple
+from typing import Iterable, Iterator
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import BLOCK, KIB, MIB
@@ -66,11 +66,11 @@ SAMPLE = 64 * KIB
 DATA_DISKS = range(2, 9)
 CHUNKS = (512 * KIB, 64 * KIB, 256 * KIB, MIB)
 
-Span = Tuple[int, int]
+Span = tuple[int, int]
 
 
 @functools.lru_cache(maxsize=8)
-def places(size: int, whole: bool = False) -> Tuple[Extent, ...]:
+def places(size: int, whole: bool = False) -> tuple[Extent, ...]:
     """The fixed places of a device of ``size`` bytes.
 
     Sorted, disjoint, inside the device, aligned to 4 KiB (but for an odd end
@@ -83,33 +83,15 @@ def places(size: int, whole: bool = False) -> Tuple[Extent, ...]:
     return _merged(_spans(size), size)
 
 
-@functools.lru_cache(maxsize=8)
-def _slices(size: int) -> Tuple[Tuple[int, int], ...]:
-    """Of each slice: the first block in which a sample may begin, and how many
-    such blocks there are."""
+def samples(size: int, rng: random.Random) -> tuple[Extent, ...]:
+    """1,024 places of 64 KiB, one in each of as many equal slices."""
     found = []
-    for index in range(SAMPLES):
+    for index in range(SAMPLES if size > WHOLE else 0):
         low = -(-size * index // SAMPLES // BLOCK)
         high = (size * (index + 1) // SAMPLES - SAMPLE) // BLOCK
-        found.append((low, high - low + 1))
+        start = (low + int(rng.random() * (high - low + 1))) * BLOCK
+        found.append(Extent(start, start + SAMPLE))
     return tuple(found)
-
-
-def samples(size: int, rng: random.Random) -> Tuple[Extent, ...]:
-    """1,024 places of 64 KiB, one in each of as many equal slices."""
-    if size <= WHOLE:
-        return ()
-    starts = [(low + int(rng.random() * count)) * BLOCK for low, count in _slices(size)]
-    return tuple([Extent(start, start + SAMPLE) for start in starts])
-
-
-def cost(size: int, whole: bool = False) -> Tuple[int, int]:
-    """``(reads, bytes)`` of one proof, samples included."""
-    fixed = places(size, whole)
-    count, volume = len(fixed), sum(place.end - place.start for place in fixed)
-    if whole or size <= WHOLE:
-        return count, volume
-    return count + SAMPLES, volume + SAMPLES * SAMPLE
 
 
 def data_offset(size: int, chunk: int = 512 * KIB) -> int:
@@ -132,7 +114,7 @@ def data_offset(size: int, chunk: int = 512 * KIB) -> int:
     return -(-offset // MIB) * MIB
 
 
-def data_offsets(size: int) -> Tuple[int, ...]:
+def data_offsets(size: int) -> tuple[int, ...]:
     """Every plausible beginning of data on a device of ``size`` bytes.
 
     0; behind 1 MiB (partitions, LVM); mdadm's choice for this size and, since
@@ -149,7 +131,7 @@ def data_offsets(size: int) -> Tuple[int, ...]:
     return tuple(sorted(offset for offset in found if offset <= largest + MIB))
 
 
-def likely_offsets(size: int) -> Tuple[int, ...]:
+def likely_offsets(size: int) -> tuple[int, ...]:
     """mdadm's data offsets for exactly this size: of version 4 and of 3."""
     now = data_offset(size)
     return (now, now - MIB) if now > 2 * MIB else (now,)
@@ -193,8 +175,8 @@ def _striped(size: int, offset: int, disks: int, chunk: int) -> Iterator[Span]:
             yield start, start + BLOCK
 
 
-def _merged(spans: Iterable[Span], size: int) -> Tuple[Extent, ...]:
-    merged: List[List[int]] = []
+def _merged(spans: Iterable[Span], size: int) -> tuple[Extent, ...]:
+    merged: list[list[int]] = []
     for start, end in sorted(spans):
         start = max(0, start) // BLOCK * BLOCK
         end = min(size, -(-end // BLOCK) * BLOCK)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import struct
-from typing import Iterable, Optional, Tuple
+from typing import Iterable, Optional
 
 from cc_kraken.model import Extent, Node, Record
 
@@ -55,7 +55,7 @@ def identity(node: Node, set_name: str, volume_ids: Iterable[str]) -> str:
     return hashlib.sha256(json.dumps(what).encode("ascii")).hexdigest()
 
 
-def places(size: int) -> Tuple[int, int]:
+def places(size: int) -> tuple[int, int]:
     """Offsets where a device of ``size`` bytes may carry a record: as a
     member of an array, and as a volume of its own."""
     return MEMBER_PLACE, single_place(size)
@@ -153,7 +153,7 @@ def _parse(block: bytes) -> Optional[Record]:
 # ------------------------------------------------------------- room on a member
 
 
-def md_extents(head: bytes) -> Tuple[Extent, ...]:
+def md_extents(head: bytes) -> tuple[Extent, ...]:
     """Where md 1.2 says that superblock, bitmap, bad-block log and data lie.
 
     ``head``: the first 12 KiB of a member.  () if it holds no superblock of

@@ -17,17 +17,17 @@ import shutil
 import threading
 import uuid as uuids
 from contextlib import contextmanager
-from typing import Iterator, List, Sequence, Tuple
+from typing import Iterator, Sequence
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import MIB, Geometry
 from cc_kraken.machine import command, sysfs
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Extent, KrakenError, Layer, Record, Trouble
+from cc_kraken.model import Extent, Layer, Record, failure
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
 
 #: On a member: md superblock, bitmap and bad-block log (super1.c of mdadm).
-MD_EXTENTS: Tuple[Extent, ...] = (Extent(BLOCK, MEMBER_PLACE),)
+MD_EXTENTS: tuple[Extent, ...] = (Extent(BLOCK, MEMBER_PLACE),)
 
 #: Left free on the disk that carries the file.
 RESERVE = 256 * MIB
@@ -40,7 +40,7 @@ def extents(
     target: Layer,
     record: Record,
     options: Sequence[str] = (),
-) -> Tuple[Extent, ...]:
+) -> tuple[Extent, ...]:
     """Where the step that ``record`` speaks of writes on ``target``.
 
     On a volume that was to become a member: the places of md.  Otherwise the
@@ -81,7 +81,7 @@ def command_line(
     label: str = "",
     options: Sequence[str] = (),
     prezeroed: bool = True,
-) -> Tuple[str, ...]:
+) -> tuple[str, ...]:
     """The type's command, for the mkfs that is installed here."""
     filesystem = registry.of(kind)
     usage = command.run(filesystem.usage) if filesystem.usage else None
@@ -100,10 +100,10 @@ def command_line(
 def _of_mkfs(
     kind: str,
     size: int,
-    options: Tuple[str, ...],
+    options: tuple[str, ...],
     shape: Geometry,
-    directories: Tuple[str, ...],
-) -> Tuple[Extent, ...]:
+    directories: tuple[str, ...],
+) -> tuple[Extent, ...]:
     # Not the UUID of the record: mkfs.btrfs refuses one that it sees elsewhere,
     # on the very volume perhaps, and no place depends on it.
     uuid = str(uuids.uuid4())
@@ -116,10 +116,10 @@ def _of_mkfs(
         return _written(path)
 
 
-def _written(path: str) -> Tuple[Extent, ...]:
+def _written(path: str) -> tuple[Extent, ...]:
     """The blocks of a sparse file that are not zero: what mkfs only zeroes
     cannot hold anything of its making."""
-    found: List[Extent] = []
+    found: list[Extent] = []
     nothing = bytes(BLOCK)
     with open(path, "rb") as file:
         for extent in data_extents(path):
@@ -134,9 +134,9 @@ def _written(path: str) -> Tuple[Extent, ...]:
     return tuple(found)
 
 
-def data_extents(path: str) -> Tuple[Extent, ...]:
+def data_extents(path: str) -> tuple[Extent, ...]:
     """The parts of a sparse file that hold data (lseek(2) SEEK_DATA)."""
-    found: List[Extent] = []
+    found: list[Extent] = []
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         end = 0
@@ -178,14 +178,12 @@ def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
         finally:
             if fd >= 0:
                 os.close(fd)
-    raise KrakenError(
-        Trouble(
-            "shadow-no-room",
-            "a filesystem may be half made, and there is no room for the sparse file "
-            f"that shows where mkfs writes: {' and '.join(obstacles)}",
-            f"{need + RESERVE >> 20} MiB free in one of them",
-            "Make room and run again, or give the content up with overwrite.",
-        )
+    raise failure(
+        "shadow-no-room",
+        "a filesystem may be half made, and there is no room for the sparse file "
+        f"that shows where mkfs writes: {' and '.join(obstacles)}",
+        f"{need + RESERVE >> 20} MiB free in one of them",
+        "Make room and run again, or give the content up with overwrite.",
     )
 
 

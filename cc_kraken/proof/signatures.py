@@ -7,7 +7,7 @@ So every EBS disk is asked for them, its partitions too, and the arrays on them.
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterable, Tuple
+from typing import Iterable
 
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Look, Unknown
@@ -36,10 +36,10 @@ def ask(path: str) -> Look:
 
 def places(
     paths: Paths, disks: Iterable[Device], arrays: Iterable[Array]
-) -> Dict[str, Tuple[str, ...]]:
+) -> dict[str, tuple[str, ...]]:
     """The paths to ask, with the ids of the volumes below each: the disks, their
     partitions, and the arrays (those that run) that lie on any of them."""
-    found: Dict[str, Tuple[str, ...]] = {}
+    found: dict[str, tuple[str, ...]] = {}
     volumes = {disk.name: disk.volume_id for disk in disks}
     for disk in disks:
         for name in (disk.name, *disk.partitions):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import uuid as uuids
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import BLOCK, HEAD, Found, Read, beyond, text
@@ -35,14 +35,14 @@ _SECONDS = (1 << 40) - 1
 """Of a time in an md superblock; microseconds are above."""
 
 
-def scan(read: Read, size: int) -> Tuple[Found, ...]:
+def scan(read: Read, size: int) -> tuple[Found, ...]:
     """Every superblock of a device of ``size`` bytes, filesystems first.
 
     Reads 128 KiB at the head, 132 KiB at the end, and 8 KiB of the log of an xfs at
     most, through ``read``, whose errors pass through.
     """
     head = read(0, min(HEAD, size))
-    found: List[Optional[Found]] = [*registry.superblocks(head, size, read)]
+    found: list[Optional[Found]] = [*registry.superblocks(head, size, read)]
     for offset in (0, 4096):
         found.append(md1(head[offset : offset + MD_SIZE], offset, size))
     for offset, parse in ((md10_offset(size), md1), (md090_offset(size), md090)):
@@ -106,8 +106,8 @@ def _md1_flaw(data: bytes, offset: int) -> str:
 
 
 def _md1_fields(data: bytes, offset: int, uuid: str, name: str) -> MdSuperblock:
-    features, created, level, layout, used, chunk, disks = struct.unpack_from(
-        "<I52xQiIQII", data, 8
+    features, created, level, layout, chunk, disks = struct.unpack_from(
+        "<I52xQiI8xII", data, 8
     )
     data_offset, data_size = struct.unpack_from("<QQ", data, 128)
     (number,) = struct.unpack_from("<I", data, 160)
@@ -124,7 +124,6 @@ def _md1_fields(data: bytes, offset: int, uuid: str, name: str) -> MdSuperblock:
         device_uuid=str(uuids.UUID(bytes=bytes(data[168:184]))),
         data_offset=data_offset * SECTOR,
         data_size=data_size * SECTOR,
-        array_size=_array_size(level, layout, disks, used, data_size, chunk) * SECTOR,
         chunk=chunk * SECTOR,
         layout=layout,
         update_time=utime & _SECONDS,
@@ -133,23 +132,6 @@ def _md1_fields(data: bytes, offset: int, uuid: str, name: str) -> MdSuperblock:
         feature_map=features,
         created=created & _SECONDS,
     )
-
-
-def _array_size(
-    level: int, layout: int, disks: int, used: int, data: int, chunk: int
-) -> int:
-    """Sectors of the array; 0 where its superblock does not tell (linear,
-    and RAID 0 of unequal members, which would be larger)."""
-    if level == 0:
-        return (data // chunk * chunk if chunk else 0) * disks
-    if level == 1:
-        return used
-    if level in (4, 5, 6):
-        return used * max(0, disks - (2 if level == 6 else 1))
-    if level == 10:
-        copies = (layout & 0xFF) * (layout >> 8 & 0xFF)
-        return used * disks // copies if copies else 0
-    return 0
 
 
 def md090(data: bytes, offset: int, size: int) -> Optional[Found]:

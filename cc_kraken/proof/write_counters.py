@@ -29,7 +29,7 @@ import os
 import re
 import time
 from dataclasses import replace
-from typing import Optional, Tuple
+from typing import Optional
 
 from cc_kraken.machine import sysfs
 from cc_kraken.model import Testimony
@@ -111,14 +111,14 @@ def after_write(
     return now
 
 
-def _numbers(directory: str, name: str) -> Tuple[int, ...]:
+def _numbers(directory: str, name: str) -> tuple[int, ...]:
     text = sysfs.attribute(directory, name)
     if text is None:
         raise ValueError(f"the kernel does not say {directory}/{name}")
     return tuple(int(word) for word in text.split())
 
 
-def _names(directory: str) -> Tuple[str, ...]:
+def _names(directory: str) -> tuple[str, ...]:
     try:
         return tuple(os.listdir(directory))
     except FileNotFoundError:

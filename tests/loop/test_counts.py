@@ -22,8 +22,8 @@ from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.config import sets
 from cc_kraken.filesystems.base import Geometry
 from cc_kraken.model import Blank, Look, Section
-from cc_kraken.proof import content, places, rehearsal
-from tests.counting import Counts, count
+from cc_kraken.proof import content, rehearsal
+from tests.counting import Counts, count, proof_cost
 from tests.loop.test_run import GIB, MIB, NODE, ZONE, Machine, machine
 from tests.unit.test_run_ec2 import ME, Scene
 
@@ -66,7 +66,7 @@ def run(
 
 # ------------------------------------------------------------------ whole runs
 
-ONE_PROOF = places.cost(GIB)[1]
+ONE_PROOF = proof_cost(GIB)[1]
 TOOLS = 24 * MIB
 """What wipefs and a mkfs read of one volume, all in all."""
 PROOFS = 1
@@ -157,9 +157,9 @@ def test_what_the_proof_reads(loop_device: Callable[..., str], size: int) -> Non
 
 def test_the_largest_volume_has_the_largest_proof() -> None:
     """16 TiB: 2.1 s at 125 MiB/s."""
-    reads, volume = places.cost(16384 * GIB)
+    reads, volume = proof_cost(16384 * GIB)
     assert volume <= 262 * MIB and reads <= 7400
-    assert all(places.cost(size * GIB)[1] <= volume for size in (1, 100, 4096))
+    assert all(proof_cost(size * GIB)[1] <= volume for size in (1, 100, 4096))
 
 
 def test_members_are_looked_at_side_by_side(

@@ -36,7 +36,8 @@ from cc_kraken.model import (
     Volume,
     WantedSet,
 )
-from cc_kraken.proof import content, places, record, write_counters
+from cc_kraken.proof import content, record, write_counters
+from tests.counting import proof_cost
 from tests.unit import worlds as w
 
 pytestmark = pytest.mark.long
@@ -44,7 +45,7 @@ pytestmark = pytest.mark.long
 GIB, MIB = 1 << 30, 1 << 20
 SIZE = 64 * MIB
 """Small volumes are read whole."""
-PROOF = places.cost(SIZE)[1]
+PROOF = proof_cost(SIZE)[1]
 VOLUME = "vol-00000000000000001"
 FS = "0f0e0d0c-0b0a-4908-8706-050403020100"
 OWN = Record("0" * 64, VOLUME, "ext4", FS)

@@ -198,7 +198,7 @@ def test_without_cloud_init_there_is_nothing_to_do(tmp_path: Path) -> None:
 @pytest.fixture
 def rpm(system: Diversion, mocker: MockerFixture) -> Diversion:
     """The same system where rpm is the package manager."""
-    mocker.patch.object(diversion.shutil, "which", return_value=None)
+    mocker.patch.object(shutil, "which", return_value=None)
     return system
 
 

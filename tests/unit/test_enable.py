@@ -332,6 +332,18 @@ def test_withdraw_keeps_the_choice(paths: Paths) -> None:
             "zzzz.cfg",
         ),
         (
+            "cloud.cfg.d/5.cfg",
+            b"cloud_init_modules: [mounts]\nmerge_how: list(append)\n",
+            "cloud-config-overruled",
+            "5.cfg sets cloud_init_modules and merge_how",
+        ),
+        (
+            "cloud.cfg",
+            f"{BOOKWORM}merge_how: list(append)\n".encode(),
+            "cloud-config-overruled",
+            "cloud.cfg sets cloud_init_modules and merge_how",
+        ),
+        (
             "cloud.cfg.d/zzz-cc-kraken.cfg",
             b"cloud_init_modules: [mounts]\n",
             "cloud-config-foreign",
@@ -363,6 +375,19 @@ def test_a_template_without_lists_is_no_obstacle(paths: Paths) -> None:
     )
     enable.enable(paths=paths)
     assert cloud(paths, "cloud.cfg.d/zzz-cc-kraken.cfg").exists()
+
+
+@pytest.mark.parametrize(
+    "lists", ["", "cloud_init_modules: [mounts, kraken]\n"], ids=["none", "by hand"]
+)
+def test_another_way_to_merge_is_no_obstacle(
+    paths: Paths, lists: str, mocker: MockerFixture
+) -> None:
+    mocker.patch.object(enable, "NEEDED", ())
+    text = f"{lists}merge_how: list(append)\n"
+    cloud(paths, "cloud.cfg.d/5.cfg").write_text(text)
+    enable.enable(paths=paths)
+    assert enable.faults(paths) == []
 
 
 def test_a_damaged_choice_is_not_guessed(paths: Paths) -> None:

@@ -56,7 +56,7 @@ class Stranded:
 
 def test_identity_from_the_document() -> None:
     assert cloud_init.identity(Ec2()) == Identity(
-        "i-0123456789abcdef0", "us-east-1", "us-east-1a", None, "m5.large"
+        "i-0123456789abcdef0", "us-east-1", "us-east-1a", None
     )
 
 

@@ -125,7 +125,6 @@ WRITING = re.compile(
 OPENED_TO_WRITE = {
     "act.make": {"O_RDWR", "pwritev"},  # volumes, by Held
     "act.lock": {"O_RDWR"},  # the lock of a run
-    "boot.enable": {'"xb"'},  # a file of cloud-init's configuration
     "act.udev_rules": {'"wb"'},  # an event, in sysfs
     "cli": {"O_WRONLY"},  # /dev/null
     "proof.rehearsal": {"O_RDWR"},  # a sparse file

@@ -34,7 +34,7 @@ SECTION = Section(
     digest="d" * 64,
 )
 IDENTITY = Identity(
-    "i-00000000000000001", "us-east-1", "us-east-1a", {"Volumes": "log,data"}, "m5"
+    "i-00000000000000001", "us-east-1", "us-east-1a", {"Volumes": "log,data"}
 )
 PATHS = Paths(run="/run/elsewhere")
 

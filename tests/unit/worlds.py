@@ -109,7 +109,6 @@ def superblock(
         device_uuid=f"{role}",
         data_offset=1 << 20,
         data_size=GIB - (1 << 20),
-        array_size=GIB,
         chunk=512 << 10,
         layout=0,
         update_time=events,

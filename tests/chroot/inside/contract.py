@@ -113,7 +113,6 @@ def test_real_load(cloud_dir: Path) -> None:
         "us-east-1",
         "us-east-1a",
         {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"},
-        "m5.large",
     )
     assert sorted(str(path) for path in cloud_dir.rglob("*")) == before
 

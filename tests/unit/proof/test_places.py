@@ -20,6 +20,7 @@ from cc_kraken.filesystems.base import BLOCK, GIB, KIB, MIB, TIB
 from cc_kraken.model import Extent
 from cc_kraken.proof import places
 from tests.conftest import LATER, MORE, soon
+from tests.counting import proof_cost
 
 Spans = list[tuple[int, int]]
 
@@ -90,7 +91,7 @@ def test_both_ends_are_read(size: int) -> None:
 @given(SIZES)
 def test_reads_and_bytes_are_bounded(size: int) -> None:
     """The worst case is 64 TiB, the largest volume that EBS has."""
-    reads, volume = places.cost(size)
+    reads, volume = proof_cost(size)
     assert reads <= 20_000
     assert volume <= 450 * MIB
     if size <= 16 * TIB:
@@ -106,7 +107,7 @@ def test_small_volumes_are_read_whole(size: int) -> None:
 
 def test_whole_means_everything() -> None:
     assert places.places(TIB, whole=True) == (Extent(0, TIB),)
-    assert places.cost(TIB, whole=True) == (1, TIB)
+    assert proof_cost(TIB, whole=True) == (1, TIB)
 
 
 @pytest.mark.parametrize("size", [0, -1])
