@@ -47,7 +47,7 @@ LOG = logging.getLogger(__name__)
 
 UNIT = "cc-kraken.service"
 SYSTEMD = "/run/systemd/system"
-JOIN_EVERY = 0.5
+LOOK_EVERY = 0.5
 ALIVE_EVERY = 5.0
 HANG_GRACE = 300.0
 """Seconds that the network stage gives its run beyond ``boot_wait``: for the
@@ -434,24 +434,35 @@ def _too_late(cfg: Mapping[str, Any]) -> str:
 def join(paths: Paths, seconds: float) -> dict[str, Any]:
     """Wait until the background unit knows how every set stands, for
     ``seconds`` at most; returns the last status."""
+
+    def settled(status: Mapping[str, Any]) -> bool:
+        return finished(status) or _complete_without_unit(status)
+
+    end = time.monotonic() + seconds
+    status = watch(paths, settled, seconds)
+    assert status is not None
+    if not settled(status) and time.monotonic() < end:
+        status["errors"].append(report.error(_ended_early()))
+    return status
+
+
+def watch(
+    paths: Paths, done: Callable[[Mapping[str, Any]], bool], seconds: float
+) -> Optional[dict[str, Any]]:
+    """The status of this boot as soon as it is ``done``, when nobody is at work any
+    more, or after ``seconds``; None where no run has left one."""
     end = time.monotonic() + seconds
     next_alive = time.monotonic() + ALIVE_EVERY
     while True:
         status = report.read(paths)
-        assert status is not None
-        if finished(status) or _complete_without_unit(status):
-            return status
         moment = time.monotonic()
-        if moment >= end:
+        if status is None or done(status) or moment >= end:
             return status
         if moment >= next_alive:
             next_alive = moment + ALIVE_EVERY
             if not at_work(paths) and not background_alive():
-                status = report.read(paths) or status
-                if not finished(status):
-                    status["errors"].append(report.error(_ended_early()))
-                return status
-        time.sleep(JOIN_EVERY)
+                return report.read(paths)
+        time.sleep(LOOK_EVERY)
 
 
 def finished(status: Mapping[str, Any]) -> bool:
