@@ -102,7 +102,7 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
         return
     if not section.enabled:
         LOG.info("Switched off by enabled: false")
-        _off(paths, stage)
+        Report(paths, stage).finish(OFF)
         return
     identity = cloud_init.identity(datasource)
     events = cloud_init.Events(cloud, name)
@@ -112,14 +112,15 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
         _by_hand(section, identity, paths, events)
 
 
-def _refused(paths: Paths, stage: str, trouble: Trouble) -> None:
-    told = Report(paths, stage)
+def _refused(
+    paths: Paths,
+    stage: str,
+    trouble: Trouble,
+    earlier: Optional[Mapping[str, Any]] = None,
+) -> None:
+    told = Report(paths, stage, earlier=earlier)
     told.fail(trouble)
     told.finish(FAILED)
-
-
-def _off(paths: Paths, stage: str) -> None:
-    Report(paths, stage).finish(OFF)
 
 
 # ------------------------------------------------------------------ the runs
@@ -154,17 +155,15 @@ def carry_out(
         try:
             stack.enter_context(lock.held(paths, seconds))
         except KrakenError as error:
-            if stage == "plan" and section.blank_proof != "full" and _waits(paths):
-                # It only reads, each disk under its own lock, and not for long.
-                LOG.info("%s", error.trouble.found)
-            elif stage == "background":
+            status = report.read(paths)
+            if stage == "background":
                 # Nobody carries on after it: who waits for a set must know.
-                told = Report(paths, stage, earlier=report.read(paths))
-                told.fail(error.trouble)
-                told.finish(FAILED)
+                _refused(paths, stage, error.trouble, status)
+            waits = status is not None and status["waiting_for"]
+            if stage != "plan" or section.blank_proof == "full" or not waits:
                 raise
-            else:
-                raise
+            # It only reads, each disk under its own lock, and not for long.
+            LOG.info("%s", error.trouble.found)
         told = Report(
             paths,
             stage,
@@ -200,12 +199,6 @@ def carry_out(
         if not dry_run and state != STANDBY and not told.status["errors"]:
             layout.save(paths, section, identity, told.status)
         return told.status
-
-
-def _waits(paths: Paths) -> bool:
-    """Whether the run that is under way does nothing but wait."""
-    status = report.read(paths)
-    return status is not None and bool(status["waiting_for"])
 
 
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
@@ -283,11 +276,7 @@ def _network(
 
 
 def _forget_other(paths: Paths, identity: Identity) -> None:
-    from cc_kraken.act import last_resort
-
-    if last_resort.instance(paths) in ("", identity.instance_id):
-        return
-    from cc_kraken.boot import clean  # not at every boot
+    from cc_kraken.boot import clean  # not at every reboot
 
     try:
         for sentence in clean.forget_other(paths, identity.instance_id):
