@@ -260,6 +260,11 @@ class Layer(ABC):
     #: Whether it spreads what is written in stripes, whose size sysfs tells.
     striped = False
 
+    @property
+    def key(self) -> str:
+        """By which what was found on it is remembered."""
+        return self.volume_id or self.path
+
     @abstractmethod
     def disks(self, devices: Iterable["Device"]) -> tuple["Device", ...]:
         """Those of these that it lies on."""
@@ -311,6 +316,10 @@ class Array(Layer):
 
     # Not annotated, so no field.
     volume_id = ""
+
+    @property
+    def key(self) -> str:
+        return self.uuid
 
     @property
     def running(self) -> bool:

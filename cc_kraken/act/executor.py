@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
@@ -197,10 +197,7 @@ class Executor:
         if not work:
             return
         self.enter(phase)
-        with ThreadPoolExecutor(
-            min(WORKERS, len(work)), thread_name_prefix=f"kraken-{phase}"
-        ) as pool:
-            jobs = [pool.submit(self._set_steps, *item) for item in work.items()]
+        jobs = _at_once(phase, self._set_steps, list(work.items()))
         for job in jobs:
             job.result()
 
@@ -264,12 +261,7 @@ class Executor:
         """The lowest volume id first: two claimants must not split a set."""
         first, *others = step.volume_ids
         self._attach_one(first)
-        if not others:
-            return
-        with ThreadPoolExecutor(
-            min(WORKERS, len(others)), thread_name_prefix="kraken-attach"
-        ) as pool:
-            jobs = [pool.submit(self._attach_one, volume) for volume in others]
+        jobs = _at_once("attach", self._attach_one, [(one,) for one in others])
         errors = [error for error in (job.exception() for job in jobs) if error]
         # What time does not cure counts for more than what it may.
         errors.sort(key=lambda e: isinstance(e, KrakenError) and e.trouble.waits)
@@ -360,15 +352,8 @@ class Executor:
         do: Callable[[Record, Device], object],
     ) -> None:
         """The volumes of one set side by side; the first error counts."""
-        if len(records) == 1:
-            do(records[0], self._device(records[0].volume_id))
-            return
-        with ThreadPoolExecutor(
-            min(WORKERS, len(records)), thread_name_prefix="kraken-member"
-        ) as pool:
-            jobs = [
-                pool.submit(do, one, self._device(one.volume_id)) for one in records
-            ]
+        volumes = [(one, self._device(one.volume_id)) for one in records]
+        jobs = _at_once("member", do, volumes)
         for job in jobs:
             job.result()
 
@@ -500,7 +485,7 @@ class Executor:
         """It is the right disk, and shows the filesystem that was seen."""
         if isinstance(target, Device):
             preconditions.check_serial(self.paths, target)
-        seen = self._looks.get(_key(target))
+        seen = self._looks.get(target.key)
         look = content.look(target.path, volume_id=target.volume_id, seen=seen)
         shown = look.content
         whole = isinstance(shown, Known) and shown.ever_mounted
@@ -530,9 +515,13 @@ class Executor:
         return target.disks(self._world.devices.values())
 
 
-def _key(target: Layer) -> str:
-    """By which the looks know it."""
-    return target.uuid if isinstance(target, Array) else target.volume_id
+def _at_once(
+    name: str, do: Callable[..., object], items: Sequence[tuple[object, ...]]
+) -> list[Future[object]]:
+    """This with each of these arguments side by side, to the end of all."""
+    workers = max(1, min(WORKERS, len(items)))
+    with ThreadPoolExecutor(workers, thread_name_prefix=f"kraken-{name}") as pool:
+        return [pool.submit(do, *item) for item in items]
 
 
 def _of(

@@ -57,6 +57,8 @@ NO_ANSWER = 60.0
 """Seconds for one read: twice what the kernel gives a disk by default."""
 WATCH_EVERY = 1.0
 MD_MEMBER = "linux_raid_member"
+Job = tuple[str, Callable[[], Look]]
+"""The path of a device, and what looks at it."""
 
 
 class Observer:
@@ -177,18 +179,13 @@ class Observer:
             volume for mounted in world.mounts for volume in mounted.volumes or ()
         }
         jobs = {
-            volume.id: (
-                world.devices[volume.id].path,
-                partial(
-                    self._look_at,
-                    world.devices[volume.id],
-                    claim,
-                    volume.id in in_use,
-                ),
+            volume.id: self._job(
+                world.devices[volume.id], claim, volume.id in in_use, {}
             )
             for claim in there
+            # A bare attachment of a volume that nobody asks to use is not read.
+            if claim.wanted.members > 1 or claim.wanted.fs_type is not None
             for volume in claim.volumes
-            if self._needs_look(claim)
         }
         looks = self._side_by_side(jobs)
         known = _with_uuids(md.scan(self.paths), looks, world.devices)
@@ -212,7 +209,7 @@ class Observer:
                     if head is not None:
                         heads[uuid] = head
         array_jobs = {
-            uuid: (array.path, partial(self._look_at_array, array, claim, looks))
+            uuid: self._job(array, claim, bool(array.mounted), looks)
             for uuid, (array, claim) in running.items()
         }
         places = signatures.places(self.paths, disks, world.arrays)
@@ -235,9 +232,7 @@ class Observer:
             signatures=_signatures(places, by_path),
         )
 
-    def _side_by_side(
-        self, jobs: Mapping[str, tuple[str, Callable[[], Look]]]
-    ) -> dict[str, Look]:
+    def _side_by_side(self, jobs: Mapping[str, Job]) -> dict[str, Look]:
         """What each finds on its device.  One that answers no read is given
         up, its thread left behind: the other sets do not wait for it, and it
         is not looked at again before that thread has ended."""
@@ -273,36 +268,39 @@ class Observer:
         pool.shutdown(wait=False)
         return {key: found[key] for key in jobs}
 
-    def _needs_look(self, claim: Claim) -> bool:
-        """A bare attachment of a volume that nobody asks to use is not read."""
-        return claim.wanted.members > 1 or claim.wanted.fs_type is not None
+    def _job(
+        self, target: Layer, claim: Claim, in_use: bool, members: Mapping[str, Look]
+    ) -> Job:
+        return target.path, partial(self._look_at, target, claim, in_use, members)
 
-    def _look_at(self, device: Device, claim: Claim, in_use: bool) -> Look:
+    def _look_at(
+        self, target: Layer, claim: Claim, in_use: bool, members: Mapping[str, Look]
+    ) -> Look:
+        """``members``: what was found on those of an array, where its record lies."""
         try:
             look = content.look(
-                device.path,
-                volume_id=device.volume_id,
+                target.path,
+                volume_id=target.volume_id,
                 full=self.full,
                 in_use=in_use,
-                seen=self._seen.get(device.volume_id),
+                seen=self._seen.get(target.key),
             )
-            if look.record is not None:
+            records = [members[volume.id].record for volume in claim.volumes if members]
+            record = next((one for one in [look.record, *records] if one), None)
+            if record is not None:
+                options = claim.wanted.mkfs_options
                 look = half_made.look(
-                    self.paths,
-                    device,
-                    look.record,
-                    claim.wanted.mkfs_options,
-                    look,
-                    full=self.full,
+                    self.paths, target, record, options, look, full=self.full
                 )
-            if self._refused(look, claim) and not look.fingerprint:
+            refused = target.volume_id and self._refused(look, claim)
+            if refused and not look.fingerprint:
                 look = content.look(
-                    device.path,
-                    volume_id=device.volume_id,
+                    target.path,
+                    volume_id=target.volume_id,
                     full=self.full,
                     fingerprint=True,
                 )
-            return self._with_partitions(look, device)
+            return self._with_partitions(look, target)
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
 
@@ -319,33 +317,6 @@ class Observer:
             return False
         wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
         return look.content.type != wanted
-
-    def _look_at_array(
-        self, array: Array, claim: Claim, looks: Mapping[str, Look]
-    ) -> Look:
-        try:
-            look = content.look(
-                array.path,
-                full=self.full,
-                in_use=bool(array.mounted),
-                seen=self._seen.get(array.uuid),
-            )
-            record = next(
-                (
-                    looks[volume.id].record
-                    for volume in claim.volumes
-                    if looks[volume.id].record is not None
-                ),
-                None,
-            )
-            if record is not None:
-                options = claim.wanted.mkfs_options
-                look = half_made.look(
-                    self.paths, array, record, options, look, full=self.full
-                )
-            return self._with_partitions(look, array)
-        except (KrakenError, OSError) as error:
-            return Look(Unknown(str(error)))
 
     def _head(
         self,
@@ -390,15 +361,14 @@ def _with_uuids(
         for volume, look in looks.items()
         if isinstance(look.content, Known) and look.content.superblock is not None
     }
-    out: list[Array] = []
-    for array in found:
-        uuid = array.uuid
-        if not uuid:
-            uuid = next(
-                (uuid_of[name] for name in array.members if name in uuid_of), ""
-            )
-        out.append(replace(array, uuid=uuid))
-    return tuple(out)
+    return tuple(
+        array
+        if array.uuid
+        else replace(
+            array, uuid=next((uuid_of[n] for n in array.members if n in uuid_of), "")
+        )
+        for array in found
+    )
 
 
 def _devnos(paths: Paths, lines: Sequence[FstabLine]) -> dict[str, str]:

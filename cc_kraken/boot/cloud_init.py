@@ -15,7 +15,7 @@ import threading
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 from cc_kraken.config import tags
-from cc_kraken.model import Identity, failure
+from cc_kraken.model import Identity, KrakenError, failure
 
 LOG = logging.getLogger(__name__)
 
@@ -215,28 +215,20 @@ def load() -> Loaded:
     try:
         init = stages.Init(ds_deps=[])
         init.read_cfg()
-        cache = init.paths.get_ipath_cur("obj_pkl")
-    except Exception as error:
-        raise failure(
-            "cloud-init-unusable",
-            f"cloud-init's configuration cannot be read ({error})",
-            "a cloud-init that works",
-            "Look at 'cloud-init status --long'.",
-        ) from error
-    # fetch() would go on a search without it, and delete the instance's link.
-    datasource = _cached(cache)
-    try:
-        init.datasource = datasource
+        # fetch() would go on a search without it, and delete the instance's link.
+        init.datasource = _cached(init.paths.get_ipath_cur("obj_pkl"))
         # What was made before the datasource was known is made anew, as
         # fetch() does.
         init._reset()
         merger = helpers.ConfigMerger(
             paths=init.paths,
-            datasource=datasource,
+            datasource=init.datasource,
             additional_fns=None,
             base_cfg=init.cfg,
         )
-        return Loaded(merger.cfg, datasource)
+        return Loaded(merger.cfg, init.datasource)
+    except KrakenError:
+        raise
     except Exception as error:
         raise failure(
             "cloud-init-unusable",

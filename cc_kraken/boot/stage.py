@@ -47,7 +47,7 @@ LOG = logging.getLogger(__name__)
 
 UNIT = "cc-kraken.service"
 SYSTEMD = "/run/systemd/system"
-JOIN_EVERY = 0.5
+LOOK_EVERY = 0.5
 ALIVE_EVERY = 5.0
 HANG_GRACE = 300.0
 """Seconds that the network stage gives its run beyond ``boot_wait``: for the
@@ -102,7 +102,7 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
         return
     if not section.enabled:
         LOG.info("Switched off by enabled: false")
-        _off(paths, stage)
+        Report(paths, stage).finish(OFF)
         return
     identity = cloud_init.identity(datasource)
     events = cloud_init.Events(cloud, name)
@@ -112,14 +112,15 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
         _by_hand(section, identity, paths, events)
 
 
-def _refused(paths: Paths, stage: str, trouble: Trouble) -> None:
-    told = Report(paths, stage)
+def _refused(
+    paths: Paths,
+    stage: str,
+    trouble: Trouble,
+    earlier: Optional[Mapping[str, Any]] = None,
+) -> None:
+    told = Report(paths, stage, earlier=earlier)
     told.fail(trouble)
     told.finish(FAILED)
-
-
-def _off(paths: Paths, stage: str) -> None:
-    Report(paths, stage).finish(OFF)
 
 
 # ------------------------------------------------------------------ the runs
@@ -154,17 +155,15 @@ def carry_out(
         try:
             stack.enter_context(lock.held(paths, seconds))
         except KrakenError as error:
-            if stage == "plan" and section.blank_proof != "full" and _waits(paths):
-                # It only reads, each disk under its own lock, and not for long.
-                LOG.info("%s", error.trouble.found)
-            elif stage == "background":
+            status = report.read(paths)
+            if stage == "background":
                 # Nobody carries on after it: who waits for a set must know.
-                told = Report(paths, stage, earlier=report.read(paths))
-                told.fail(error.trouble)
-                told.finish(FAILED)
+                _refused(paths, stage, error.trouble, status)
+            waits = status is not None and status["waiting_for"]
+            if stage != "plan" or section.blank_proof == "full" or not waits:
                 raise
-            else:
-                raise
+            # It only reads, each disk under its own lock, and not for long.
+            LOG.info("%s", error.trouble.found)
         told = Report(
             paths,
             stage,
@@ -200,12 +199,6 @@ def carry_out(
         if not dry_run and state != STANDBY and not told.status["errors"]:
             layout.save(paths, section, identity, told.status)
         return told.status
-
-
-def _waits(paths: Paths) -> bool:
-    """Whether the run that is under way does nothing but wait."""
-    status = report.read(paths)
-    return status is not None and bool(status["waiting_for"])
 
 
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
@@ -283,11 +276,7 @@ def _network(
 
 
 def _forget_other(paths: Paths, identity: Identity) -> None:
-    from cc_kraken.act import last_resort
-
-    if last_resort.instance(paths) in ("", identity.instance_id):
-        return
-    from cc_kraken.boot import clean  # not at every boot
+    from cc_kraken.boot import clean  # not at every reboot
 
     try:
         for sentence in clean.forget_other(paths, identity.instance_id):
@@ -434,24 +423,35 @@ def _too_late(cfg: Mapping[str, Any]) -> str:
 def join(paths: Paths, seconds: float) -> dict[str, Any]:
     """Wait until the background unit knows how every set stands, for
     ``seconds`` at most; returns the last status."""
+
+    def settled(status: Mapping[str, Any]) -> bool:
+        return finished(status) or _complete_without_unit(status)
+
+    end = time.monotonic() + seconds
+    status = watch(paths, settled, seconds)
+    assert status is not None
+    if not settled(status) and time.monotonic() < end:
+        status["errors"].append(report.error(_ended_early()))
+    return status
+
+
+def watch(
+    paths: Paths, done: Callable[[Mapping[str, Any]], bool], seconds: float
+) -> Optional[dict[str, Any]]:
+    """The status of this boot as soon as it is ``done``, when nobody is at work any
+    more, or after ``seconds``; None where no run has left one."""
     end = time.monotonic() + seconds
     next_alive = time.monotonic() + ALIVE_EVERY
     while True:
         status = report.read(paths)
-        assert status is not None
-        if finished(status) or _complete_without_unit(status):
-            return status
         moment = time.monotonic()
-        if moment >= end:
+        if status is None or done(status) or moment >= end:
             return status
         if moment >= next_alive:
             next_alive = moment + ALIVE_EVERY
             if not at_work(paths) and not background_alive():
-                status = report.read(paths) or status
-                if not finished(status):
-                    status["errors"].append(report.error(_ended_early()))
-                return status
-        time.sleep(JOIN_EVERY)
+                return report.read(paths)
+        time.sleep(LOOK_EVERY)
 
 
 def finished(status: Mapping[str, Any]) -> bool:

@@ -5,9 +5,9 @@ It looks at what runs leave in /run/cc-kraken, and gives up when nobody is at wo
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import time
 from typing import Any, Callable, Mapping, Optional
 
 from cc_kraken.act import report
@@ -18,8 +18,6 @@ from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble, failure
 
-WAIT_EVERY = 0.5
-ALIVE_EVERY = 5.0
 WARM = "this instance is in a warm pool, and no run waits for the end of that"
 
 Status = Mapping[str, Any]
@@ -73,21 +71,10 @@ def _until(
     paths: Paths,
 ) -> Status:
     """The status that ``there`` has found right."""
-    next_alive = time.monotonic() + ALIVE_EVERY
-    while True:
-        status = report.read(paths)
-        if status is not None and there(status):
-            return status
-        if status is None or _is_over(status):
-            raise KrakenError(failed(status))
-        if time.monotonic() >= next_alive:
-            next_alive = time.monotonic() + ALIVE_EVERY
-            if not stage.at_work(paths) and not stage.background_alive():
-                status = report.read(paths) or status
-                if there(status):
-                    return status
-                raise KrakenError(failed(status))
-        time.sleep(WAIT_EVERY)
+    status = stage.watch(paths, lambda one: there(one) or _is_over(one), math.inf)
+    if status is None or not there(status):
+        raise KrakenError(failed(status))
+    return status
 
 
 def _is_over(status: Status) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from functools import lru_cache
 from typing import Any
 
 from cc_kraken.model import failure
@@ -18,10 +17,6 @@ SECTION = "cloud-config-kraken.json"
 STATUS = "status.json"
 #: What an older botocore does not know of EC2, where its loader looks for it.
 EC2 = "ec2/2016-11-15/service-2.kraken-extras.json"
-
-REMEDY = "Install the package cloud-init-kraken again."
-
-
 OPERATIONS = "operations.md"
 
 
@@ -43,25 +38,12 @@ def path(name: str) -> str:
         "schema-missing",
         f"the file {name} is in none of {', '.join(places)}",
         "an installation with all its files",
-        REMEDY,
+        "Install the package cloud-init-kraken again.",
     )
 
 
-@lru_cache(maxsize=None)
 def load(name: str) -> dict[str, Any]:
-    """The schema ``name``, parsed.  Shared: not to be changed by callers."""
-    place = path(name)
-    try:
-        with open(place, encoding="utf-8") as file:
-            document = json.load(file)
-        if isinstance(document, dict):
-            return document
-        why = "it holds no JSON object"
-    except (OSError, ValueError) as error:
-        why = str(error)
-    raise failure(
-        "schema-unreadable",
-        f"the schema file {place} cannot be read ({why})",
-        "the file as it was installed",
-        REMEDY,
-    )
+    """The schema ``name``, parsed."""
+    with open(path(name), encoding="utf-8") as file:
+        document: dict[str, Any] = json.load(file)
+        return document

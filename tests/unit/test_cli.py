@@ -17,7 +17,7 @@ from pytest_mock import MockerFixture
 from cc_kraken import cli, shown
 from cc_kraken.act import lock, report
 from cc_kraken.act.report import Report
-from cc_kraken.boot import stage, wait
+from cc_kraken.boot import stage
 from cc_kraken.model import VERSION, Section, Trouble
 from tests.unit.test_stage import SOURCE
 from tests.unit.tree import Tree
@@ -29,8 +29,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     made.disk(1, "vol00000000000000001")
     monkeypatch.setattr(cli, "Paths", lambda: made.paths)
     monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
-    monkeypatch.setattr(wait, "WAIT_EVERY", 0.01)
-    monkeypatch.setattr(wait, "ALIVE_EVERY", 0.05)
+    monkeypatch.setattr(stage, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(stage, "ALIVE_EVERY", 0.05)
     return made
 
 

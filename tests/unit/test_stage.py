@@ -67,7 +67,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     places = tuple(str(tmp_path / name) for name in below)
     monkeypatch.setattr(configured, "DIRECTORIES", places)
     monkeypatch.setattr(configured, "STATUS", paths.status)
-    monkeypatch.setattr(stage, "JOIN_EVERY", 0.01)
+    monkeypatch.setattr(stage, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.05)
     monkeypatch.setattr(stage, "MOUNT_GRACE", 0.2)
     return made
@@ -497,7 +497,7 @@ def test_joining_starts_no_process_while_the_lock_is_held(
     started: list[object] = []
     monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path))
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.02)
-    monkeypatch.setattr(stage, "JOIN_EVERY", 0.02)
+    monkeypatch.setattr(stage, "LOOK_EVERY", 0.02)
     monkeypatch.setattr(stage.command, "run", started.append)
     with lock.held(tree.paths, 5):
         assert stage.join(tree.paths, 0.2)["state"] == "pending"
