@@ -23,6 +23,13 @@ COLOURS: Mapping[str, str] = {
 GIB = 1 << 30
 
 
+def painted(text: str, *codes: str, on: bool) -> str:
+    """A text in these colours, where colours are ``on``."""
+    if not on or not any(codes):
+        return text
+    return f"\033[{';'.join(code for code in codes if code)}m{text}\033[0m"
+
+
 def plan_text(status: Mapping[str, Any]) -> str:
     """A dry run for people, step by step."""
     lines: List[str] = []
@@ -68,9 +75,7 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
     size, and what there is to say below the table, wrapped."""
 
     def paint(text: str, *codes: str) -> str:
-        if not colour or not any(codes):
-            return text
-        return f"\033[{';'.join(code for code in codes if code)}m{text}\033[0m"
+        return painted(text, *codes, on=colour)
 
     state = status["state"]
     lines = [f"{paint(state, BOLD, _colour(state))}  {_who(status)}"]

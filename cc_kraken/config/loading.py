@@ -153,6 +153,17 @@ def parse(text: str, name: str) -> List[Source]:
     return [Source(name, document[KEY])] if KEY in document else []
 
 
+def of_cloud_config(name: str) -> object:
+    """What stands under ``kraken:`` in a file with a whole cloud-config; nothing where
+    there is none.  Raises KrakenError."""
+    try:
+        with open(name, encoding="utf-8") as file:
+            document = _yaml(file.read(), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(name, error) from error
+    return document.get(KEY, {}) if isinstance(document, dict) else {}
+
+
 # -------------------------------------------------------------------- files
 
 
