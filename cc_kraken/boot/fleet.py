@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import textwrap
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from cc_kraken.act import report
 from cc_kraken.config import loading
@@ -100,7 +100,7 @@ def command(options: argparse.Namespace, *, colour: bool = False) -> int:
 
 def _section(options: argparse.Namespace) -> Section:
     """The section of the instances, as far as it is given here."""
-    sources: List[Source] = [Source("the command line", {})]
+    sources: List[Source] = []
     if options.config is not None:
         sources.append(Source(options.config, loading.of_cloud_config(options.config)))
     if options.namespace is not None:

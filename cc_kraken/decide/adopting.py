@@ -33,7 +33,8 @@ def wanted_tags(
     node = _node(section, place, chosen, instances)
     for volume in chosen:
         _check(section, node, name, volume, instances)
-    own, others = [], []
+    own: List[Volume] = []
+    others: List[Volume] = []
     for volume in tagged:
         known = tags.read(volume.tags, space)
         if (known.get("prefix"), known.get("volume_name")) == (node.prefix, name):

@@ -157,11 +157,11 @@ class _Account:
         for key, who in self.tagged.items():
             own = tags.read(self.instances[key].tags, self.namespace)
             if isinstance(who, Trouble):
-                yield Finding(who, own.get("prefix", ""))
+                yield Finding(_abroad(who, key), own.get("prefix", ""))
             elif isinstance(who, Claimant):
                 trouble = self._claim(self.instances[key], who.prefix)
                 if trouble is not None and trouble.kind != "claim-none-free":
-                    yield Finding(trouble, who.prefix)
+                    yield Finding(_abroad(trouble, key), who.prefix)
 
     def _claim(self, one: Instance, prefix: str) -> Optional[Trouble]:
         """What keeps an instance that may be any node from being one."""
@@ -509,15 +509,19 @@ class _Look:
         )
 
     def _finding(self, trouble: Trouble, name: str = "") -> Finding:
-        """In the words of somebody who is not on the instance."""
         who = self.view.instance_id if self.view else f"an instance of {self.node}"
-        told = replace(
-            trouble,
-            found=trouble.found.replace("this instance", who),
-            expected=trouble.expected.replace("this instance", who),
-            remedy=trouble.remedy.replace("this instance", who),
-        )
+        told = _abroad(trouble, who)
         return Finding(told, self.node.prefix, self.node.node_id, name)
+
+
+def _abroad(trouble: Trouble, who: str) -> Trouble:
+    """The same for somebody who is not on the instance."""
+    return replace(
+        trouble,
+        found=trouble.found.replace("this instance", who),
+        expected=trouble.expected.replace("this instance", who),
+        remedy=trouble.remedy.replace("this instance", who),
+    )
 
 
 def _holders(volumes: Sequence[Volume]) -> List[str]:
