@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken.config import sets, tags
+from cc_kraken.config.values import quoted
 from cc_kraken.decide import attach, claiming
 from cc_kraken.decide.case import case_of
 from cc_kraken.decide.peers import GOING, without_others_pins
@@ -52,7 +53,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judged:
-    """One node.  ``wrong``: why a boot of it would not come up."""
+    """One node.  ``wrong``: why a boot of it would not come up.  ``view``: the
+    instance that would boot, "" for a new one."""
 
     node: Node
     zone: str
@@ -61,6 +63,7 @@ class Judged:
     wrong: Tuple[Finding, ...]
     instance_id: str = ""
     instance_state: str = ""
+    view: str = ""
 
     @property
     def comes_up(self) -> bool:
@@ -114,7 +117,9 @@ class _Account:
         self.own: Dict[Node, List[Volume]] = {}
         for volume in self.volumes:
             own = self.tags[volume.id]
-            if "prefix" in own and own.get("node_id", tags.ANY_NODE) != tags.ANY_NODE:
+            if "prefix" not in own or self._with_blanks(volume):
+                continue
+            if own.get("node_id", tags.ANY_NODE) != tags.ANY_NODE:
                 node = Node(own["prefix"], own["node_id"])
                 self.own.setdefault(node, []).append(volume)
         for who in self.tagged.values():
@@ -224,6 +229,15 @@ class _Account:
                 f"Give {volume.id} the id of its node.",
             )
         missing = [t for t in (tags.PREFIX, tags.NODE_ID) if tags.NAMES[t] not in own]
+        blanks = self._with_blanks(volume)
+        if blanks:
+            return Trouble(
+                "volume-no-node",
+                f"{volume.id} has {' and '.join(blanks)}. EC2 finds no volume for an "
+                "instance whose value has no blank at its ends.",
+                "Both tags must have the value of the instance.",
+                "Take the blanks away.",
+            )
         if not missing:
             return None
         odd = {one: tag for one, tag in meant.items() if tag in missing}
@@ -242,6 +256,15 @@ class _Account:
             "Both say which node has the volume.",
             f"Add {words.replace(' no ', ' ')}, or take the other tags off.",
         )
+
+    def _with_blanks(self, volume: Volume) -> List[str]:
+        """The tags of the node that EC2's own filter compares with their blanks."""
+        whole = (self._tag(tags.PREFIX), self._tag(tags.NODE_ID))
+        return [
+            f"{one}={quoted(volume.tags[one])}"
+            for one in whole
+            if volume.tags.get(one, "") != volume.tags.get(one, "").strip()
+        ]
 
     def _deleted(self, volume: Volume) -> Optional[Trouble]:
         for one in volume.attachments:
@@ -383,6 +406,7 @@ class _Look:
             tuple(wrong),
             holder.instance_id if holder else "",
             holder.state if holder else "",
+            self.view.instance_id if self.view else "",
         )
 
     def _zones(self) -> Sequence[str]:

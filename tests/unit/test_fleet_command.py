@@ -1,4 +1,4 @@
-"""``cc-kraken fleet`` against an account of the lab, over HTTP, with a person's keys."""
+"""``cc-kraken fleet`` against an account of the lab, over HTTP, with somebody's keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import pytest
 from pytest_mock import MockerFixture
@@ -72,7 +72,12 @@ class Account:
         return [self.lab.create_volume(8, zone, tags(**one)) for one in wanted]
 
     def instance(
-        self, prefix: str, node_id: str, zone: str, volumes: List[str] = [], **more: str
+        self,
+        prefix: str,
+        node_id: str,
+        zone: str,
+        volumes: Sequence[str] = (),
+        **more: str,
     ) -> str:
         own = {"Prefix": prefix, "NodeId": node_id, "Volumes": "log,data", **more}
         made = self.lab.run_instance(zone=zone, tags=tags(**own))
@@ -105,9 +110,7 @@ Ran = Tuple[int, str, str]
 @pytest.fixture
 def fleet(lab: Ec2Lab, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     def run(*words: str) -> Ran:
-        code = cli.main(
-            ["fleet", "--region", "us-east-1", "--profile", "ops", *words]
-        )
+        code = cli.main(["fleet", "--region", "us-east-1", "--profile", "ops", *words])
         told = capsys.readouterr()
         return code, told.out, told.err
 
@@ -155,7 +158,9 @@ def test_a_clean_account_has_no_finding(lab: Ec2Lab, fleet: Callable[..., Ran]) 
     assert data["raid_level"] == 0 and data["error"] is None
 
 
-def test_what_is_not_encrypted_is_a_note(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
+def test_what_is_not_encrypted_is_a_note(
+    lab: Ec2Lab, fleet: Callable[..., Ran]
+) -> None:
     Account(lab).node("kafka", "0", ZONES[0])
     code, out, _ = fleet("--json")
     (note,) = json.loads(out)["notes"]
