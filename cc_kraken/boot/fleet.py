@@ -210,8 +210,9 @@ def as_table(judged: Fleet, columns: int = 0, *, colour: bool = False) -> str:
 
 
 def _about(one: Finding) -> str:
-    where = "/".join(part for part in (one.prefix, one.node_id, one.set) if part)
-    return f"{where}: " if where else ""
+    """Of which node and set it is, as far as the tags say."""
+    parts = [one.prefix, *([one.node_id, one.set] if one.node_id else [])]
+    return f"{'/'.join(filter(None, parts))}: " if one.prefix else ""
 
 
 def _wrapped(word: str, code: str, text: str, columns: int, colour: bool) -> List[str]:

@@ -8,7 +8,17 @@ its sets (:mod:`~cc_kraken.config.sets`), who holds its volumes
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, FrozenSet, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from cc_kraken.config import sets, tags
 from cc_kraken.config.values import quoted
@@ -114,6 +124,13 @@ class _Account:
             for key, one in instances.items()
             if one.state not in (*GOING, "gone") and self._has_tags(one.tags)
         }
+        self.by_who: Dict[object, List[Instance]] = {}
+        self.declared: Dict[str, Set[str]] = {}
+        for key, who in self.tagged.items():
+            self.by_who.setdefault(who, []).append(instances[key])
+            if isinstance(who, (Node, Claimant)):
+                said = tags.read(instances[key].tags, self.namespace).get("volumes", "")
+                self.declared.setdefault(who.prefix, set()).add(said)
         self.own: Dict[Node, List[Volume]] = {}
         for volume in self.volumes:
             own = self.tags[volume.id]
@@ -354,17 +371,18 @@ class _Account:
             for claim in one.claims:
                 yield from (f"{one.node}: {text}" for text in claim.warnings)
         prefixes = {one.prefix for one in shown}
+        busy = set(_holders([one for one in self.volumes if one.id not in self.roots]))
         for key, who in self.tagged.items():
-            instance = self.instances[key]
-            idle = not any(key in _holders(own) for own in self.own.values())
-            if isinstance(who, Claimant) and who.prefix in prefixes and idle:
+            if key in busy:
+                continue
+            if isinstance(who, Claimant) and who.prefix in prefixes:
                 yield f"{key} may be any node of {who.prefix} and holds none."
-            elif isinstance(who, Node) and who in shown and idle:
+            elif isinstance(who, Node) and who in shown and self.own[who]:
                 others = _holders(self.own[who])
                 if others:
                     yield (
-                        f"{key} ({instance.state}) is tagged as {who} too and waits "
-                        f"for {' and '.join(others)}."
+                        f"{key} ({self.instances[key].state}) is tagged as {who} too "
+                        f"and waits for {' and '.join(others)}."
                     )
 
 
@@ -386,10 +404,10 @@ class _Look:
     def _view(self) -> Optional[Instance]:
         """The instance that boots: the holder that is the node, else one that is
         tagged so.  None: a new one."""
-        there = self.account.instances
-        tagged = [there[key] for key, who in self.account.tagged.items()
-                  if who == self.node]  # fmt: skip
-        tagged.sort(key=lambda one: (one.state != "running", one.instance_id))
+        tagged = sorted(
+            self.account.by_who.get(self.node, ()),
+            key=lambda one: (one.state != "running", one.instance_id),
+        )
         mine = [one for one in self.holders if self.account.is_node(one, self.node)]
         return next(iter([*mine, *tagged]), None)
 
@@ -468,13 +486,9 @@ class _Look:
 
     def _tags_of_others(self) -> Mapping[str, str]:
         """A new instance declares what all instances of its prefix declare."""
+        said = self.account.declared.get(self.node.prefix, set())
         name = tags.name(self.account.namespace, tags.VOLUMES)
-        said = {
-            self.account.instances[key].tags.get(name, "")
-            for key, who in self.account.tagged.items()
-            if getattr(who, "prefix", None) == self.node.prefix
-        }
-        return {name: said.pop()} if len(said) == 1 else {}
+        return {name: next(iter(said))} if len(said) == 1 else {}
 
     def _held(self, claim: Claim, claims: Sequence[Claim]) -> Optional[Trouble]:
         """What keeps the volumes of a complete set from being attached."""

@@ -186,7 +186,16 @@ class World(Fleet):
         return boot.states[-1] == "done"
 
     def _instance_like_others(self, zone: str) -> Boot:
-        made = self.lab.run_instance("m5.large", zone, self.tags("0"))
+        """From the launch template of its prefix, where there is one."""
+        said = {
+            one.tags.get("KRKN-IN:Volumes", "")
+            for one in map(self.lab.instance, self.boots)
+            if {"KRKN-IN:Prefix", "KRKN-IN:NodeId"} <= set(one.tags)
+        }
+        tags = self.tags("0")
+        if len(said) == 1 and said != {""}:
+            tags["KRKN-IN:Volumes"] = said.pop()
+        made = self.lab.run_instance("m5.large", zone, tags)
         boot = Boot("0", made, Sized(self))
         self.boots[made] = boot
         return boot
