@@ -26,13 +26,15 @@ _REMEDIES: Mapping[str, str] = {
 def like(namespace: str) -> List[str]:
     """Filter values for the keys of a namespace, and of those that look like it.
 
-    A slip is in one half of the name, and the other half is right.  Case matters to
-    EC2, so the usual cases are asked for.
+    A slip is in one half of the name, and the other half is right; or the two letters
+    in the middle have changed places.  Case matters to EC2, so the usual cases are
+    asked for.
     """
-    found = [f"{answers.filter_value(namespace)}:*"]
-    for one in (namespace.lower(), namespace.upper(), namespace.title()):
-        found.append(f"{answers.filter_value(one)}:*")
     middle = len(namespace) // 2
+    pair = namespace[middle - 1 : middle + 1][::-1]
+    swapped = namespace[: middle - 1] + pair + namespace[middle + 1 :]
+    cases = (namespace.lower(), namespace.upper(), namespace.title())
+    found = [f"{answers.filter_value(o)}:*" for o in (namespace, swapped, *cases)]
     if middle >= _HALF:
         found.append(f"{answers.filter_value(namespace[:middle])}*")
         found.append(f"*{answers.filter_value(namespace[middle:])}:*")

@@ -1,4 +1,4 @@
-"""``cc-kraken fleet`` against an account of the lab, over HTTP, with somebody's keys."""
+"""``cc-kraken fleet`` against an account of the lab, over HTTP, with a user's keys."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 import pytest
-from pytest_mock import MockerFixture
 
 from cc_kraken import cli
+from cc_kraken.boot import fleet as command
 from cc_kraken.cloud.account import like
+from cc_kraken.config import tags as config_tags
+from cc_kraken.decide import fleet as decide_fleet
+from cc_kraken.model import Node, Section, Trouble
+from tests.conftest import soon
+from tests.fleet import wire
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
+from tests.unit.test_fleet_boots import Direct
 
 pytest.importorskip("boto3")
 
@@ -363,7 +370,9 @@ def label(mistake: object) -> str:
     return getattr(mistake, "__name__", str(mistake)).strip("_").replace("_", " ")
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=label)
+@pytest.mark.parametrize(
+    "mistake", soon([_prefix_misspelt, _surplus, _deleted], MISTAKES), ids=label
+)
 def test_a_mistake_is_found_and_nothing_else(
     mistake: Callable[[Account], str], lab: Ec2Lab, fleet: Callable[..., Ran]
 ) -> None:
@@ -374,3 +383,402 @@ def test_a_mistake_is_found_and_nothing_else(
     assert any(words in text for text in told[kinds[0]]), (words, told[kinds[0]])
     for texts in told.values():
         assert "this instance" not in " ".join(texts)
+
+
+def test_ten_mistakes_in_one_account(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
+    """Each has its finding, and the nodes beside them stay clean."""
+    a = Account(lab).clean()
+    words = [_prefix_misspelt(a), _namespace_misspelt(a), _any_node(a), _orphan(a)]
+    words += [_one_path(a), _set_missing(a)]
+    log, *data = a.node("m5", "0", ZONES[0])
+    lab.delete_volume(data[0])
+    words.append("the set data has 2 of 3 volumes")
+    a.node("m6", "0", ZONES[0])
+    moved = tags(Prefix="m6", NodeId="0", **{**LOG, "VolumeName": "more"})
+    lab.tag(lab.create_volume(8, ZONES[1], moved), tags(MountPath="/more"))
+    words.append("The volumes of m6/0 are in several zones")
+    volumes = a.node("m7", "0", ZONES[0])
+    lab.resize_volume(volumes[3], 9)
+    words.append("the volumes of the set data differ in size")
+    volumes = a.node("m8", "0", ZONES[0])
+    there = a.instance("m8", "0", ZONES[0], volumes)
+    lab.set_delete_on_termination(volumes[0], True)
+    words.append(f"EC2 deletes {volumes[0]} with {there}")
+    ran = fleet("--json")
+    texts = [text for each in found(ran).values() for text in each]
+    for one in words:
+        assert any(one in text for text in texts), (one, texts)
+    there = nodes(ran)
+    for number in range(4):
+        assert there[f"kafka/{number}"]["comes_up"]
+    assert there["m8/0"]["comes_up"], "EC2 deletes a volume later"
+    assert not any(there[f"m{number}/0"]["comes_up"] for number in (5, 6, 7))
+
+
+# --------------------------------------------------------------- what is asked
+
+
+def _slips(name: str) -> Iterator[str]:
+    """Every way to mistype one key of a name."""
+    for place in range(len(name) + 1):
+        before, after = name[:place], name[place:]
+        yield from (before + letter + after for letter in "xX_-")
+        yield from (before + letter + after[1:] for letter in "xX_-" if after)
+        yield before + after[1:]
+        yield before + after[1::-1] + after[2:]
+    yield from (name.lower(), name.upper(), name.title())
+
+
+@pytest.mark.parametrize("namespace", ["KRKN-IN", "GOAT-IN", "acme:kraken", "K*R?K\\N"])
+def test_ec2_shows_every_key_that_looks_like_ours(namespace: str) -> None:
+    patterns = [wildcard(one) for one in like(namespace)]
+    seen = 0
+    for slip in _slips(namespace):
+        key = f"{slip}:Prefix"
+        if config_tags.misspelt({key: "kafka"}, namespace):
+            seen += 1
+            assert any(one.fullmatch(key) for one in patterns), key
+    assert seen > 20
+
+
+def test_a_short_namespace_does_not_ask_for_the_whole_account() -> None:
+    assert "*" not in {one[0] for one in like("K-IN")} | set(like("KR"))
+
+
+@pytest.mark.slow
+def test_five_thousand_volumes_take_eleven_answers(lab: Ec2Lab) -> None:
+    """EC2 gives 500 volumes a page at most, and 1000 instances."""
+    a = Account(lab)
+    for number in range(1250):
+        volumes = a.node("kafka", str(number), ZONES[number % 3])
+        if number < 1000:
+            a.instance("kafka", str(number), ZONES[number % 3], volumes)
+    account = Direct(Section(), lab, wire())
+    volumes_ = account.tagged_volumes()
+    held = {one.instance_id or "" for each in volumes_ for one in each.attachments}
+    there = account.instances(held)
+    assert (len(volumes_), len(there)) == (5000, 1000)
+    assert account.calls == {"DescribeVolumes": 10, "DescribeInstances": 1}
+    judged = decide_fleet.judge(Section(), volumes_, there)
+    assert len(judged.nodes) == 1250 and not judged.findings
+
+
+def test_holders_without_tags_are_asked_for_by_their_ids(lab: Ec2Lab) -> None:
+    shown = [lab.run_instance() for _ in range(3)]
+    unknown = [f"i-{number:017x}" for number in range(250)]
+    account = Direct(Section(), lab, wire())
+    there = account.instances([*shown, *unknown])
+    assert {there[one].state for one in shown} == {"running"}
+    assert {there[one].state for one in unknown} == {"gone"}
+    assert account.calls == {"DescribeInstances": 3}
+
+
+# ------------------------------------------------------------- not asked: exit 2
+
+
+def _no_keys(lab: Ec2Lab, home: Path) -> None:
+    (home / ".aws" / "credentials").write_text("")
+
+
+def _half_a_key(lab: Ec2Lab, home: Path) -> None:
+    (home / ".aws" / "credentials").write_text("[ops]\naws_access_key_id = A\n")
+
+
+def _no_profile(lab: Ec2Lab, home: Path) -> None:
+    (home / ".aws" / "config").write_text("")
+    (home / ".aws" / "credentials").write_text("")
+
+
+def _broken_file(lab: Ec2Lab, home: Path) -> None:
+    (home / ".aws" / "config").write_text("[profile ops\nx")
+
+
+def _no_volumes_permission(lab: Ec2Lab, home: Path) -> None:
+    lab.forbid("DescribeVolumes")
+
+
+def _no_instances_permission(lab: Ec2Lab, home: Path) -> None:
+    lab.forbid("DescribeInstances")
+
+
+def _expired(lab: Ec2Lab, home: Path) -> None:
+    lab.fail("DescribeVolumes", "RequestExpired", "Request has expired.", calls=None)
+
+
+@pytest.mark.parametrize(
+    "what, kind, words",
+    [
+        (_no_keys, "credentials-missing", "There are no AWS credentials."),
+        (_half_a_key, "credentials-missing", "There are no AWS credentials."),
+        (_no_profile, "credentials-missing", "The config profile (ops) could not"),
+        (_broken_file, "credentials-missing", "The profile cannot be used"),
+        (_no_volumes_permission, "permission-missing", "Ask for an IAM policy"),
+        (_no_instances_permission, "permission-missing", "ec2:DescribeInstances"),
+        (_expired, "credentials-refused", "Sign in again (aws sso login)"),
+    ],
+    ids=label,
+)
+def test_what_keeps_it_from_asking(
+    what: Callable[[Ec2Lab, Path], None],
+    kind: str,
+    words: str,
+    lab: Ec2Lab,
+    fleet: Callable[..., Ran],
+    tmp_path: Path,
+) -> None:
+    Account(lab).node("kafka", "0", ZONES[0])
+    what(lab, tmp_path)
+    code, out, error = fleet("--json")
+    assert (code, out) == (2, "")
+    assert error.startswith(f"cc-kraken: [{kind}] ") and words in error
+    assert f"cc-kraken explain {kind}" in error and "Traceback" not in error
+
+
+def test_no_region(lab: Ec2Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["fleet", "--profile", "ops"]) == 2
+    assert "[region-missing] No region is known." in capsys.readouterr().err
+
+
+def test_a_region_of_the_profile(
+    lab: Ec2Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / ".aws" / "config").write_text("[profile ops]\nregion = us-east-1\n")
+    cli.main(["fleet", "--profile", "ops", "--json"])
+    assert json.loads(capsys.readouterr().out)["region"] == "us-east-1"
+
+
+def test_interrupted(lab: Ec2Lab, fleet: Callable[..., Ran], mocker: Any) -> None:
+    mocker.patch(
+        "botocore.client.BaseClient._make_api_call", side_effect=KeyboardInterrupt
+    )
+    assert fleet() == (2, "", "cc-kraken: interrupted; nothing was judged\n")
+
+
+# --------------------------------------------------------------------- options
+
+
+def test_an_account_without_any_node_does_not_look_clean(
+    lab: Ec2Lab, fleet: Callable[..., Ran]
+) -> None:
+    (text,) = found(fleet("--json"))["fleet-empty"]
+    assert "No volume and no instance in us-east-1 has the tags of a node" in text
+    Account(lab).clean()
+    (text,) = found(fleet("--json", "kafak"))["fleet-empty"]
+    assert "a node of kafak (KRKN-IN:Prefix" in text
+
+
+def test_one_prefix(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
+    a = Account(lab).clean()
+    _incomplete(a)
+    assert found(fleet("--json", "db")) == {}
+    assert list(nodes(fleet("--json", "db"))) == ["db/0"]
+    assert set(found(fleet("--json", "kafka"))) == {"members-missing"}
+
+
+def test_another_namespace(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
+    own = {"GOAT-IN:Prefix": "kafka", "GOAT-IN:NodeId": "0"}
+    lab.create_volume(8, ZONES[0], {**own, "GOAT-IN:VolumeName": "log"})
+    ran = fleet("--json", "--namespace", "GOAT-IN")
+    assert found(ran) == {} and list(nodes(ran)) == ["kafka/0"]
+
+
+def test_a_namespace_that_no_tag_can_have(fleet: Callable[..., Ran]) -> None:
+    code, out, error = fleet("--namespace", "aws:x")
+    assert (code, out) == (2, "") and "[config-value]" in error
+
+
+def test_the_section_of_the_instances(
+    lab: Ec2Lab, fleet: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """What the section says of a set, no tag has to say."""
+    both = tags(Prefix="kafka", NodeId="0", VolumeName="data")
+    for _ in range(2):
+        lab.create_volume(8, ZONES[0], both)
+    assert set(found(fleet("--json"))) == {"members-surplus"}
+    file = tmp_path / "user-data.yaml"
+    file.write_text(
+        "#cloud-config\npackages: [xfsprogs]\nkraken:\n  volumes:\n    data: {members: 2, "
+        "raid_level: 0, fs_type: xfs, mount_path: /data}\n"
+    )
+    ran = fleet("--json", "--config", str(file))
+    assert found(ran) == {}
+    (data,) = nodes(ran)["kafka/0"]["sets"]
+    assert (data["members"], data["mount_path"]) == (2, "/data")
+
+
+@pytest.mark.parametrize(
+    "text, kind",
+    [
+        ("a: [", "config-syntax"),
+        ("packages: []", "config-type"),
+        ("kraken: {volums: {}}", "config-unknown-key"),
+    ],
+)
+def test_a_section_that_is_wrong(
+    text: str, kind: str, lab: Ec2Lab, fleet: Callable[..., Ran], tmp_path: Path
+) -> None:
+    file = tmp_path / "user-data.yaml"
+    file.write_text(text)
+    code, out, error = fleet("--config", str(file))
+    assert (code, out) == (2, "") and f"[{kind}]" in error
+    code, _, error = fleet("--config", str(tmp_path / "none"))
+    assert code == 2 and "[config-unreadable]" in error
+
+
+# --------------------------------------------------------------------- a table
+
+
+def test_the_table(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
+    a = Account(lab)
+    there = a.instance("kafka", "0", ZONES[0], a.node("kafka", "0", ZONES[0]))
+    lab.delete_volume(a.node("kafka", "1", ZONES[1])[1])
+    code, out, _ = fleet()
+    lines = out.splitlines()
+    assert code == 1
+    assert lines[0].split("  ")[0] == "NODE" and "COMES UP" in lines[0]
+    assert lines[1].split() == ["kafka/0", "us-east-1a", "held", "yes", there,
+                                "data", "(3),", "log"]  # fmt: skip
+    assert lines[2].split() == ["kafka/1", "us-east-1b", "free", "no", "-",
+                                "data", "(2),", "log"]  # fmt: skip
+    assert lines[4].startswith("finding: kafka/1/data: [members-missing] the set data")
+    assert lines[-2] == "2 nodes, 1 finding."
+    assert lines[-1] == "More: cc-kraken explain members-missing"
+    assert "\033[" not in out
+
+
+def test_a_table_in_a_terminal() -> None:
+    node = decide_fleet.Judged(Node("kafka", "0"), ZONES[0], "held", (), ())
+    trouble = Trouble("nodes-differ", "The nodes " + "differ " * 30 + ".", "", "")
+    finding = decide_fleet.Finding(trouble, "kafka")
+    judged = decide_fleet.Fleet((node,), (finding,), ("A note.",))
+    text = command.as_table(judged, 80, colour=True)
+    assert "\033[32mheld\033[0m" in text
+    assert "\033[31mfinding: \033[0mkafka: [nodes-differ]" in text
+    assert "\033[33mnote: \033[0mA note." in text
+    plain = re.sub("\033\\[[0-9;]*m", "", text)
+    assert max(map(len, plain.splitlines())) <= 80
+    assert plain == command.as_table(judged, 80)
+
+
+# ------------------------------------------------------------------- --adopt
+
+AWS = shutil.which("aws", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def adopted(lab: Ec2Lab, ran: Ran) -> str:
+    """What is left to say after the commands were run by sh and the AWS CLI."""
+    code, out, error = ran
+    assert (code, error) == (0, "") and AWS is not None
+    path = f"{Path(AWS).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-eu"], input=out, text=True, capture_output=True,
+        env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def bare(lab: Ec2Lab, count: int = 1, zone: str = ZONES[0]) -> List[str]:
+    return [lab.create_volume(8, zone, {"Name": "old"}) for _ in range(count)]
+
+
+@pytest.mark.skipif(AWS is None, reason="the AWS command line is not installed")
+def test_volumes_become_the_set_that_the_other_nodes_have(
+    lab: Ec2Lab, fleet: Callable[..., Ran]
+) -> None:
+    a = Account(lab).clean()
+    log, data = bare(lab), bare(lab, 3)
+    adopted(lab, fleet("--adopt", *log, "kafka/4/log"))
+    adopted(lab, fleet("--adopt", *data, "kafka/4/data"))
+    both = tags(Prefix="kafka", NodeId="4")
+    assert lab.volume(log[0]).tags == {"Name": "old", **both, **tags(**LOG)}
+    assert lab.volume(data[2]).tags == {"Name": "old", **both, **tags(**DATA)}
+    ran = fleet("--json")
+    assert found(ran) == {} and nodes(ran)["kafka/4"]["comes_up"]
+    assert a.lab.calls.counts()["CreateTags"] == 2
+
+
+@pytest.mark.skipif(AWS is None, reason="the AWS command line is not installed")
+def test_no_value_gets_out_of_its_word(
+    lab: Ec2Lab, fleet: Callable[..., Ran], tmp_path: Path
+) -> None:
+    odd = "a'; touch " + str(tmp_path / "x") + '; echo $(id) `id` \\ " , =é'
+    (volume,) = bare(lab)
+    assert adopted(lab, fleet("--adopt", volume, f"{odd}/0/log")) == ""
+    assert lab.volume(volume).tags["KRKN-IN:Prefix"] == odd
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_commands_are_printed_and_none_is_run(
+    lab: Ec2Lab, fleet: Callable[..., Ran]
+) -> None:
+    (volume,) = bare(lab)
+    code, out, _ = fleet("--adopt", volume, "kafka/0/log")
+    note, line = out.splitlines()
+    assert code == 0 and note.startswith("# No other node says how")
+    words = shlex.split(line)
+    assert words[:3] == ["aws", "ec2", "create-tags"]
+    assert words[3:9] == ["--region", "us-east-1", "--profile", "ops",
+                          "--resources", volume]  # fmt: skip
+    assert {one["Key"]: one["Value"] for one in json.loads(words[-1])} == tags(
+        Prefix="kafka", NodeId="0", VolumeName="log"
+    )
+    assert lab.volume(volume).tags == {"Name": "old"}
+    assert set(lab.calls.counts()) == {"DescribeVolumes", "DescribeInstances"}
+
+
+def test_the_holder_says_which_node_it_is(
+    lab: Ec2Lab, fleet: Callable[..., Ran]
+) -> None:
+    a = Account(lab).clean()
+    (volume,) = bare(lab)
+    a.instance("kafka", "7", ZONES[0], [volume])
+    _, out, _ = fleet("--adopt", volume, "log")
+    assert '"Value": "7"' in out and '"Value": "/log"' in out
+
+
+@pytest.mark.parametrize(
+    "target, prepare, words",
+    [
+        ("log", lambda a, v: None, "Nobody says of which node the set is"),
+        ("kafka/0/not fit!", lambda a, v: None, "is not fit for a name"),
+        ("kafka/4/log", lambda a, v: a.lab.delete_volume(v[0]), "EC2 shows no vol-"),
+        ("kafka/4/log", lambda a, v: a.lab.tag(v[0], tags(Prefix="db")), "Prefix=db"),
+        ("kafka/0/log", lambda a, v: None, "has 3 volumes instead of 1"),
+        ("kafka/4/log", lambda a, v: None, "has no RaidLevel"),
+    ],
+)
+def test_what_is_not_adopted(
+    target: str,
+    prepare: Callable[[Account, List[str]], None],
+    words: str,
+    lab: Ec2Lab,
+    fleet: Callable[..., Ran],
+) -> None:
+    a = Account(lab).clean()
+    volumes = bare(lab, 2)
+    prepare(a, volumes)
+    code, out, error = fleet("--adopt", *volumes, target)
+    assert (code, out) == (1, "")
+    assert words in error.replace("KRKN-IN:", "").replace("2 members and", "has")
+
+
+def test_a_root_volume_is_not_adopted(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
+    (root, *_) = lab.attached_to(lab.run_instance())
+    code, out, error = fleet("--adopt", root.volume_id, "kafka/0/log")
+    assert (code, out) == (1, "") and "is the root volume of" in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--adopt", "kafka/0/log"],
+        ["--adopt", "vol-1", "vol-2;x", "kafka/0/log"],
+        ["--json", "--adopt", "vol-1", "kafka/0/log"],
+        ["kafka", "--adopt", "vol-1", "kafka/0/log"],
+    ],
+)
+def test_wrong_usage(words: List[str], fleet: Callable[..., Ran]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fleet(*words)
+    assert ended.value.code == 2
