@@ -597,8 +597,8 @@ def test_the_section_of_the_instances(
     assert set(found(fleet("--json"))) == {"members-surplus"}
     file = tmp_path / "user-data.yaml"
     file.write_text(
-        "#cloud-config\npackages: [xfsprogs]\nkraken:\n  volumes:\n    data: {members: 2, "
-        "raid_level: 0, fs_type: xfs, mount_path: /data}\n"
+        "#cloud-config\npackages: [xfsprogs]\nkraken:\n  volumes:\n    data: "
+        "{members: 2, raid_level: 0, fs_type: xfs, mount_path: /data}\n"
     )
     ran = fleet("--json", "--config", str(file))
     assert found(ran) == {}
@@ -665,6 +665,9 @@ def test_a_table_in_a_terminal() -> None:
 AWS = shutil.which("aws", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
+CLI = pytest.mark.skipif(AWS is None, reason="the AWS command line is not installed")
+
+
 def adopted(lab: Ec2Lab, ran: Ran) -> str:
     """What is left to say after the commands were run by sh and the AWS CLI."""
     code, out, error = ran
@@ -682,7 +685,7 @@ def bare(lab: Ec2Lab, count: int = 1, zone: str = ZONES[0]) -> List[str]:
     return [lab.create_volume(8, zone, {"Name": "old"}) for _ in range(count)]
 
 
-@pytest.mark.skipif(AWS is None, reason="the AWS command line is not installed")
+@CLI
 def test_volumes_become_the_set_that_the_other_nodes_have(
     lab: Ec2Lab, fleet: Callable[..., Ran]
 ) -> None:
@@ -698,7 +701,7 @@ def test_volumes_become_the_set_that_the_other_nodes_have(
     assert a.lab.calls.counts()["CreateTags"] == 2
 
 
-@pytest.mark.skipif(AWS is None, reason="the AWS command line is not installed")
+@CLI
 def test_no_value_gets_out_of_its_word(
     lab: Ec2Lab, fleet: Callable[..., Ran], tmp_path: Path
 ) -> None:
