@@ -472,7 +472,10 @@ class _Look:
                 continue
             kind = found.kind
             if not (several and kind in _OF_A_ZONE) and not self._is_split(kind):
-                wrong.append(self._finding(found, claim.name))
+                finding = self._finding(found, claim.name)
+                # Two sets on one path have one trouble.
+                if finding.trouble not in [one.trouble for one in wrong]:
+                    wrong.append(finding)
         if several and any(
             claim.trouble and claim.trouble.kind in _OF_A_ZONE for claim in claims
         ):

@@ -25,6 +25,7 @@ from tests.fleet import wire
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
+from tests.pages import ROOT, blocks
 from tests.unit.test_fleet_boots import Direct
 
 pytest.importorskip("boto3")
@@ -785,3 +786,74 @@ def test_wrong_usage(words: List[str], fleet: Callable[..., Ran]) -> None:
     with pytest.raises(SystemExit) as ended:
         fleet(*words)
     assert ended.value.code == 2
+
+
+# ------------------------------------------------------------------- the guide
+
+GUIDE = "docs/guides/fleet.md"
+
+
+@CLI
+def test_the_commands_of_the_guide(lab: Ec2Lab, tmp_path: Path) -> None:
+    """All but the installation, each as it stands, in one directory."""
+    for number in range(3):
+        Account(lab).node("kafka", str(number), ZONES[0])
+    (volume,) = bare(lab)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    program = tmp_path / "cc-kraken"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m cc_kraken "$@"\n')
+    program.chmod(0o755)
+    look, config, pipeline, adopt = (
+        block.text for block in blocks(GUIDE) if "make wheel" not in block.text
+    )
+    for text in (look, config, pipeline, adopt):
+        known = re.sub("^volume=.*$", f"volume={volume}", text, flags=re.M)
+        done = subprocess.run(
+            ["sh", "-eu", "-c", known], cwd=tmp_path, text=True, capture_output=True,
+            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}",
+                 "PYTHONPATH": str(ROOT), "AWS_PROFILE": "ops",
+                 "AWS_DEFAULT_REGION": "us-east-1"},
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), text
+    assert json.loads((tmp_path / "fleet.json").read_text())["findings"] == []
+    assert '"Value": "/log"' in done.stdout and volume in done.stdout
+
+
+def test_the_guide_has_every_state_and_field(
+    lab: Ec2Lab, fleet: Callable[..., Ran]
+) -> None:
+    text = (ROOT / GUIDE).read_text()
+    states = set(re.findall(r"^\| `(\w+)` \| (?:are|is) ", text, re.M))
+    assert states == {
+        getattr(decide_fleet, name)
+        for name in ("FREE", "HELD", "CLAIMED", "STOPPED", "LEAVING", "WAITING",
+                     "FOREIGN", "SPLIT")
+    }  # fmt: skip
+    _incomplete(Account(lab).clean())
+    document = json.loads(fleet("--json")[1])
+    told = set(re.findall("`([a-z_]+)(?:\\[\\])?`", text))
+    one = document["nodes"][0]
+    fields = {*document, *one, *one["sets"][0], *document["findings"][0]}
+    assert fields <= told | {"sets"}
+
+
+def test_the_table_of_the_guide_is_printed_so(
+    lab: Ec2Lab, fleet: Callable[..., Ran]
+) -> None:
+    a = Account(lab)
+    a.instance("kafka", "0", ZONES[0], a.node("kafka", "0", ZONES[0]))
+    a.node("kafka", "1", ZONES[1])
+    lab.delete_volume(a.node("kafka", "2", ZONES[2])[1])
+    both = {"KRKN-IN:Prefx": "kafka", "KRKN-IN:NodeId": "3"}
+    lab.create_volume(8, ZONES[0], both)
+    _, out, _ = fleet("kafka")
+    (shown,) = re.findall(
+        "^```text\n(.*?)^```$", (ROOT / GUIDE).read_text(), re.M | re.S
+    )
+    assert _without_ids(out) == _without_ids(shown)
+
+
+def _without_ids(text: str) -> str:
+    return re.sub(r"\b(vol|i)-[0-9a-f]{17}\b", r"\1-", text).replace(
+        "12 of 12", "11 of 11"
+    )
