@@ -25,7 +25,7 @@ from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, KrakenError, Trouble, of_set
-from cc_kraken.shown import plan_text, status_text, terminal_text
+from cc_kraken.shown import fleet_text, plan_text, status_text, terminal_text
 
 LOG = logging.getLogger(__name__)
 
@@ -345,7 +345,10 @@ def _peers(options: argparse.Namespace) -> int:
 
 
 def _fleet(options: argparse.Namespace) -> int:
-    return fleet.command(options, colour=_has_colour())
+    terminal = sys.stdout.isatty()
+    columns = shutil.get_terminal_size().columns if terminal else 0
+    colour = terminal and _has_colour()
+    return fleet.command(options, lambda one: fleet_text(one, columns, colour=colour))
 
 
 def _check(options: argparse.Namespace) -> int:

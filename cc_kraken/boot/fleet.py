@@ -10,10 +10,8 @@ import argparse
 import json
 import re
 import shlex
-import shutil
 import sys
-import textwrap
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence
 
 from cc_kraken.act import report
 from cc_kraken.config import loading
@@ -21,15 +19,12 @@ from cc_kraken.config.loading import Source
 from cc_kraken.decide import adopting, fleet
 from cc_kraken.decide.fleet import Finding, Fleet, Judged
 from cc_kraken.model import Claim, KrakenError, Section, Trouble
-from cc_kraken.shown import BOLD, DIM, GREEN, RED, YELLOW, painted
 
 CLEAN, FINDINGS, NOT_ASKED = 0, 1, 2
 USAGE = (
     "cc-kraken fleet [-h] [--json] [--region REGION] [--profile PROFILE] "
     "[--namespace NAMESPACE] [--config FILE] [--adopt VOLUME ... SET] [PREFIX]"
 )
-HEADER = ("NODE", "ZONE", "STATE", "COMES UP", "HOLDER", "SETS")
-_COLOURS = {fleet.HELD: GREEN, fleet.CLAIMED: GREEN, fleet.FREE: GREEN, "no": RED}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(usage=parser.error)
 
 
-def command(options: argparse.Namespace, *, colour: bool = False) -> int:
-    """What ``cc-kraken fleet`` does; its exit status."""
+def command(options: argparse.Namespace, table: Callable[[Fleet], str]) -> int:
+    """What ``cc-kraken fleet`` does; its exit status.  ``table``: how people see it."""
     adopt = options.adopt
     if adopt is not None:
         if options.prefix or options.json:
@@ -93,8 +88,7 @@ def command(options: argparse.Namespace, *, colour: bool = False) -> int:
     if options.json:
         print(as_json(judged, account.region, section.tag_namespace))
     else:
-        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-        print(as_table(judged, columns, colour=colour and sys.stdout.isatty()))
+        print(table(judged))
     return FINDINGS if judged.findings else CLEAN
 
 
@@ -170,64 +164,6 @@ def _set(claim: Claim) -> Dict[str, Any]:
         "volumes": [volume.id for volume in claim.volumes],
         "error": claim.trouble.kind if claim.trouble else None,
     }
-
-
-def as_table(judged: Fleet, columns: int = 0, *, colour: bool = False) -> str:
-    """A node a line, then what is wrong; ``columns`` 0: nothing is wrapped."""
-    rows: List[Tuple[str, ...]] = [HEADER]
-    for one in judged.nodes:
-        names = [
-            f"{claim.name} ({len(claim.volumes)})"
-            if len(claim.volumes) != 1
-            else claim.name
-            for claim in one.claims
-        ]
-        comes_up = "yes" if one.comes_up else "no"
-        sets = ", ".join(names) or "-"
-        holder = one.instance_id or "-"
-        rows.append((str(one.node), one.zone, one.state, comes_up, holder, sets))
-    lines: List[str] = []
-    if len(rows) > 1:
-        table = report.columns(rows)
-        lines.append(painted(table[0], DIM, on=colour))
-        for row, line in zip(rows[1:], table[1:]):
-            start = table[0].index("STATE")
-            for cell, place in ((row[3], table[0].index("COMES UP")), (row[2], start)):
-                shown = painted(cell, _COLOURS.get(cell, ""), on=colour)
-                line = line[:place] + shown + line[place + len(cell) :]
-            lines.append(line)
-        lines.append("")
-    texts = [str(one.trouble) for one in judged.findings]
-    for finding, text in zip(judged.findings, texts):
-        lines += _wrapped("finding", RED, _about(finding) + text, columns, colour)
-    for text in judged.notes:
-        lines += _wrapped("note", YELLOW, text, columns, colour)
-    lines.append(
-        f"{_count(len(judged.nodes), 'node')}, {_count(len(texts), 'finding')}."
-    )
-    hint = report.more(" ".join(texts)).strip()
-    return "\n".join([*lines, painted(hint, BOLD, on=colour)] if hint else lines)
-
-
-def _about(one: Finding) -> str:
-    """Of which node and set it is, as far as the tags say."""
-    parts = [one.prefix, *([one.node_id, one.set] if one.node_id else [])]
-    return f"{'/'.join(filter(None, parts))}: " if one.prefix else ""
-
-
-def _wrapped(word: str, code: str, text: str, columns: int, colour: bool) -> List[str]:
-    label = f"{word}: "
-    lines = [label + text]
-    if columns:
-        lines = textwrap.wrap(
-            lines[0], columns, subsequent_indent="  ", break_on_hyphens=False
-        )
-    lines[0] = lines[0].replace(label, painted(label, code, on=colour), 1)
-    return lines
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 # -------------------------------------------------------------------- adopting
