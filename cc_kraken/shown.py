@@ -1,5 +1,5 @@
-"""What ``cc-kraken status``, ``plan`` and ``fleet`` say to people: lines for a pipe or a log, a
-table for a terminal."""
+"""What ``cc-kraken status``, ``plan`` and ``fleet`` say to people: lines for a pipe or
+a log, a table for a terminal."""
 
 from __future__ import annotations
 
@@ -89,8 +89,9 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
         for line in table[1:]:
             if line[:1].strip():  # the first volume of a set
                 own = next(names)["state"]
-                painted = paint(own, _colour(own))
-                line = line[:start] + painted + line[start + len(own) :]
+                line = (
+                    line[:start] + paint(own, _colour(own)) + line[start + len(own) :]
+                )
             lines.append(line)
     remarks = _remarks(status)
     if remarks:
