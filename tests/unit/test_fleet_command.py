@@ -19,7 +19,7 @@ from cc_kraken.cloud.account import like
 from cc_kraken.config import tags as config_tags
 from cc_kraken.decide import fleet as decide_fleet
 from cc_kraken.model import Node, Section, Trouble
-from tests.conftest import soon
+from tests.conftest import LATER, soon
 from tests.fleet import wire
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
@@ -445,7 +445,7 @@ def test_a_short_namespace_does_not_ask_for_the_whole_account() -> None:
     assert "*" not in {one[0] for one in like("K-IN")} | set(like("KR"))
 
 
-@pytest.mark.slow
+@LATER
 def test_five_thousand_volumes_take_eleven_answers(lab: Ec2Lab) -> None:
     """EC2 gives 500 volumes a page at most, and 1000 instances."""
     a = Account(lab)
@@ -685,6 +685,7 @@ def bare(lab: Ec2Lab, count: int = 1, zone: str = ZONES[0]) -> List[str]:
     return [lab.create_volume(8, zone, {"Name": "old"}) for _ in range(count)]
 
 
+@pytest.mark.slow
 @CLI
 def test_volumes_become_the_set_that_the_other_nodes_have(
     lab: Ec2Lab, fleet: Callable[..., Ran]
@@ -701,6 +702,7 @@ def test_volumes_become_the_set_that_the_other_nodes_have(
     assert a.lab.calls.counts()["CreateTags"] == 2
 
 
+@pytest.mark.slow
 @CLI
 def test_no_value_gets_out_of_its_word(
     lab: Ec2Lab, fleet: Callable[..., Ran], tmp_path: Path
@@ -792,6 +794,7 @@ def test_wrong_usage(words: List[str], fleet: Callable[..., Ran]) -> None:
 GUIDE = "docs/guides/fleet.md"
 
 
+@pytest.mark.slow
 @CLI
 def test_the_commands_of_the_guide(lab: Ec2Lab, tmp_path: Path) -> None:
     """All but the installation, each as it stands, in one directory."""
