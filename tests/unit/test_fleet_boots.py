@@ -19,7 +19,7 @@ from cc_kraken.cloud.account import Account
 from cc_kraken.decide import fleet
 from cc_kraken.decide.fleet import Judged
 from cc_kraken.model import Device, Node, Section
-from tests.conftest import MORE, soon
+from tests.conftest import LATER, MORE, soon
 from tests.fleet import GIB, ZONES, Boot, DirectEc2, Fleet, Machine, NodeClock, in_turn
 from tests.lab.ec2 import Ec2Lab
 
@@ -230,7 +230,7 @@ def one_world(seed: int) -> Tuple[bool, bool, World, Optional[Judged]]:
         return says, world.comes_up(judged), world, judged
 
 
-@pytest.mark.parametrize("part", soon([0], range(4)))
+@pytest.mark.parametrize("part", soon([0], range(4), LATER))
 def test_fleet_says_that_a_node_comes_up_exactly_when_it_does(part: int) -> None:
     told: Counter[Tuple[bool, bool]] = Counter()
     wrong = []

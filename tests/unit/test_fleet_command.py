@@ -371,7 +371,7 @@ def label(mistake: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "mistake", soon([_prefix_misspelt, _surplus, _deleted], MISTAKES), ids=label
+    "mistake", soon([_prefix_misspelt, _surplus, _deleted], MISTAKES, LATER), ids=label
 )
 def test_a_mistake_is_found_and_nothing_else(
     mistake: Callable[[Account], str], lab: Ec2Lab, fleet: Callable[..., Ran]
@@ -685,7 +685,7 @@ def bare(lab: Ec2Lab, count: int = 1, zone: str = ZONES[0]) -> List[str]:
     return [lab.create_volume(8, zone, {"Name": "old"}) for _ in range(count)]
 
 
-@pytest.mark.slow
+@LATER
 @CLI
 def test_volumes_become_the_set_that_the_other_nodes_have(
     lab: Ec2Lab, fleet: Callable[..., Ran]
@@ -702,7 +702,7 @@ def test_volumes_become_the_set_that_the_other_nodes_have(
     assert a.lab.calls.counts()["CreateTags"] == 2
 
 
-@pytest.mark.slow
+@LATER
 @CLI
 def test_no_value_gets_out_of_its_word(
     lab: Ec2Lab, fleet: Callable[..., Ran], tmp_path: Path
@@ -794,7 +794,7 @@ def test_wrong_usage(words: List[str], fleet: Callable[..., Ran]) -> None:
 GUIDE = "docs/guides/fleet.md"
 
 
-@pytest.mark.slow
+@LATER
 @CLI
 def test_the_commands_of_the_guide(lab: Ec2Lab, tmp_path: Path) -> None:
     """All but the installation, each as it stands, in one directory."""
