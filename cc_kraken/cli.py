@@ -1,7 +1,8 @@
 """The command ``cc-kraken``, for people and for units.
 
 Exit status: 0 all is well, 1 something is not (said on standard error),
-2 wrong usage, and 3 of ``status``: not finished, or switched off.
+2 wrong usage, of ``fleet`` also that EC2 was not asked, and 3 of ``status``: not
+finished, or switched off.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import sys
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
 
 from cc_kraken.act import report
-from cc_kraken.boot import cloud_init, peers, stage, wait
+from cc_kraken.boot import cloud_init, fleet, peers, stage, wait
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, KrakenError, Trouble, of_set
-from cc_kraken.shown import plan_text, status_text, terminal_text
+from cc_kraken.shown import fleet_text, plan_text, status_text, terminal_text
 
 LOG = logging.getLogger(__name__)
 
@@ -41,9 +42,10 @@ First look:      cc-kraken status
 What would run:  cc-kraken plan
 An error:        cc-kraken explain zone-other
 Before a boot:   cc-kraken check user-data.yaml
+An account:      cc-kraken fleet --region us-east-1
 
-Exit status: 0 all is well, 1 something is not, 2 wrong usage;
-of status also 3: not finished, or switched off. See cc-kraken(8).
+Exit status: 0 all is well, 1 something is not, 2 wrong usage, of fleet also that
+EC2 was not asked; of status also 3: not finished, or switched off. See cc-kraken(8).
 """
 
 
@@ -150,6 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a set that has nothing to mount is enough",
     )
     peers.add_options(add("peers", _peers, "say which instance is which node"))
+    text = "check the volumes of an account, on your own machine"
+    fleet.add_options(add("fleet", _fleet, text))
     explain = add("explain", _explain, "say what an error means and what to do")
     explain.add_argument(
         "kind", metavar="KIND", nargs="*", help="as in brackets: zone-other; none: list"
@@ -338,6 +342,13 @@ def _wait(options: argparse.Namespace) -> int:
 def _peers(options: argparse.Namespace) -> int:
     _need_root()
     return peers.command(options)
+
+
+def _fleet(options: argparse.Namespace) -> int:
+    terminal = sys.stdout.isatty()
+    columns = shutil.get_terminal_size().columns if terminal else 0
+    colour = terminal and _has_colour()
+    return fleet.command(options, lambda one: fleet_text(one, columns, colour=colour))
 
 
 def _check(options: argparse.Namespace) -> int:

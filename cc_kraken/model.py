@@ -220,6 +220,7 @@ class Volume:
     origin: str = ""
     multi_attach: bool = False
     managed: bool = False
+    encrypted: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,18 @@ class Holder:
     node_id: Optional[str] = None
     private_ip: str = ""
     private_dns: str = ""
+
+
+@dataclass(frozen=True)
+class Instance(Holder):
+    """An instance with all that ``cc-kraken fleet`` asks of it.
+
+    ``root_device``: the device name of its root volume.
+    """
+
+    zone: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    root_device: str = ""
 
 
 # ------------------------------------------------------- found: the machine

@@ -1,5 +1,5 @@
-"""What ``cc-kraken status`` and ``plan`` say to people: lines for a pipe or a log, a
-table for a terminal."""
+"""What ``cc-kraken status``, ``plan`` and ``fleet`` say to people: lines for a pipe or
+a log, a table for a terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import textwrap
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from cc_kraken.act import report
+from cc_kraken.decide import fleet
 
 Remark = Tuple[str, str]
 """What kind of remark it is ("" or error, warning, note), and its text."""
@@ -21,6 +22,13 @@ COLOURS: Mapping[str, str] = {
 """By state and kind of remark; other states are yellow, other remarks plain."""
 
 GIB = 1 << 30
+
+
+def painted(text: str, *codes: str, on: bool) -> str:
+    """A text in these colours, where colours are ``on``."""
+    if not on or not any(codes):
+        return text
+    return f"\033[{';'.join(code for code in codes if code)}m{text}\033[0m"
 
 
 def plan_text(status: Mapping[str, Any]) -> str:
@@ -68,9 +76,7 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
     size, and what there is to say below the table, wrapped."""
 
     def paint(text: str, *codes: str) -> str:
-        if not colour or not any(codes):
-            return text
-        return f"\033[{';'.join(code for code in codes if code)}m{text}\033[0m"
+        return painted(text, *codes, on=colour)
 
     state = status["state"]
     lines = [f"{paint(state, BOLD, _colour(state))}  {_who(status)}"]
@@ -83,8 +89,9 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
         for line in table[1:]:
             if line[:1].strip():  # the first volume of a set
                 own = next(names)["state"]
-                painted = paint(own, _colour(own))
-                line = line[:start] + painted + line[start + len(own) :]
+                line = (
+                    line[:start] + paint(own, _colour(own)) + line[start + len(own) :]
+                )
             lines.append(line)
     remarks = _remarks(status)
     if remarks:
@@ -179,6 +186,73 @@ def _remarks(status: Mapping[str, Any]) -> List[Remark]:
     found += [("note", text) for text in status.get("notes", ())]
     found += [("warning", text) for text in status["warnings"]]
     return found
+
+
+# ------------------------------------------------------------------------ fleet
+
+FLEET_HEADER = ("NODE", "ZONE", "STATE", "COMES UP", "HOLDER", "SETS")
+FLEET_COLOURS: Mapping[str, str] = {
+    **dict.fromkeys((fleet.HELD, fleet.CLAIMED, fleet.FREE), GREEN),
+    "no": RED,
+}
+
+
+def fleet_text(judged: fleet.Fleet, columns: int = 0, *, colour: bool = False) -> str:
+    """A node a line, then what is wrong; ``columns`` 0: nothing is wrapped."""
+    rows: List[Tuple[str, ...]] = [FLEET_HEADER]
+    for one in judged.nodes:
+        names = [
+            f"{claim.name} ({len(claim.volumes)})"
+            if len(claim.volumes) != 1
+            else claim.name
+            for claim in one.claims
+        ]
+        comes_up = "yes" if one.comes_up else "no"
+        sets = ", ".join(names) or "-"
+        holder = one.instance_id or "-"
+        rows.append((str(one.node), one.zone, one.state, comes_up, holder, sets))
+    lines: List[str] = []
+    if len(rows) > 1:
+        table = report.columns(rows)
+        lines.append(painted(table[0], DIM, on=colour))
+        for row, line in zip(rows[1:], table[1:]):
+            start = table[0].index("STATE")
+            for cell, place in ((row[3], table[0].index("COMES UP")), (row[2], start)):
+                shown = painted(cell, FLEET_COLOURS.get(cell, ""), on=colour)
+                line = line[:place] + shown + line[place + len(cell) :]
+            lines.append(line)
+        lines.append("")
+    texts = [str(one.trouble) for one in judged.findings]
+    for finding, text in zip(judged.findings, texts):
+        lines += _remark("finding", RED, _place_of(finding) + text, columns, colour)
+    for text in judged.notes:
+        lines += _remark("note", YELLOW, text, columns, colour)
+    lines.append(
+        f"{_count(len(judged.nodes), 'node')}, {_count(len(texts), 'finding')}."
+    )
+    hint = report.more(" ".join(texts)).strip()
+    return "\n".join([*lines, painted(hint, BOLD, on=colour)] if hint else lines)
+
+
+def _place_of(one: fleet.Finding) -> str:
+    """Of which node and set it is, as far as the tags say."""
+    parts = [one.prefix, *([one.node_id, one.set] if one.node_id else [])]
+    return f"{'/'.join(filter(None, parts))}: " if one.prefix else ""
+
+
+def _remark(word: str, code: str, text: str, columns: int, colour: bool) -> List[str]:
+    label = f"{word}: "
+    lines = [label + text]
+    if columns:
+        lines = textwrap.wrap(
+            lines[0], columns, subsequent_indent="  ", break_on_hyphens=False
+        )
+    lines[0] = lines[0].replace(label, painted(label, code, on=colour), 1)
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _hint(lines: Sequence[str]) -> str:

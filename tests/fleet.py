@@ -390,12 +390,18 @@ class DirectEc2(Ec2):
         with self._errors(action, subject):
             return self._send(action, parameters)
 
-    def _pages(self, action: str, subject: str, **parameters: Any) -> Iterator[Any]:
+    def _pages(
+        self,
+        action: str,
+        subject: str,
+        size: int = ec2_module.PAGE,
+        **parameters: Any,
+    ) -> Iterator[Any]:
         pages: List[Dict[str, Any]] = []
         with self._errors(action, subject):
             token: Optional[str] = None
             while token is not None or not pages:
-                given = {**parameters, "MaxResults": ec2_module.PAGE}
+                given = {**parameters, "MaxResults": size}
                 if token:
                     given["NextToken"] = token
                 pages.append(self._send(action, given))

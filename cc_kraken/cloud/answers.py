@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, FrozenSet, Iterable, Mapping, Optional
 
-from cc_kraken.model import Attachment, Holder, Volume
+from cc_kraken.model import Attachment, Holder, Instance, Volume
 
 FILTER_LENGTH = 255  # characters of one value
 
@@ -42,6 +42,7 @@ def volume(raw: Mapping[str, Any]) -> Volume:
         origin=raw.get("SnapshotId") or raw.get("SourceVolumeId") or "",
         multi_attach=bool(raw.get("MultiAttachEnabled")),
         managed=bool((raw.get("Operator") or {}).get("Managed")),
+        encrypted=bool(raw.get("Encrypted")),
     )
 
 
@@ -63,6 +64,15 @@ def holder(raw: Mapping[str, Any], namespace: str) -> Holder:
         node_id=found.get(f"{namespace}:NodeId"),
         private_ip=raw.get("PrivateIpAddress") or "",
         private_dns=raw.get("PrivateDnsName") or "",
+    )
+
+
+def instance(raw: Mapping[str, Any], namespace: str) -> Instance:
+    return Instance(
+        **vars(holder(raw, namespace)),
+        zone=(raw.get("Placement") or {}).get("AvailabilityZone") or "",
+        tags=tags(raw.get("Tags")),
+        root_device=raw.get("RootDeviceName") or "",
     )
 
 

@@ -211,10 +211,12 @@ class Ec2:
         with self._errors(action, subject):
             return getattr(self._client(), _method(action))(**parameters)
 
-    def _pages(self, action: str, subject: str, **parameters: Any) -> Iterator[Any]:
+    def _pages(
+        self, action: str, subject: str, size: int = PAGE, **parameters: Any
+    ) -> Iterator[Any]:
         with self._errors(action, subject):
             paginator = self._client().get_paginator(_method(action))
-            config = {"PageSize": PAGE}
+            config = {"PageSize": size}
             yield from paginator.paginate(PaginationConfig=config, **parameters)
 
     def _client(self) -> Any:

@@ -4,7 +4,8 @@ Bounds: a connection is tried for 3 s, an answer awaited for 10 s, and each
 request sent once, because the caller asks again in its next round with the
 whole picture, and a throttle is met with patience, not with more requests.
 The metadata service is asked for credentials only, through botocore, three
-times for 2 s each, and never through a proxy.
+times for 2 s each, and never through a proxy.  A person's client (:func:`personal`)
+looks for credentials where boto3 does, and sends a request again.
 
 Sources: botocore's documentation of ``botocore.config.Config`` and of its
 configuration variables.
@@ -27,6 +28,8 @@ READ_TIMEOUT = 10  # seconds
 METADATA_TIMEOUT = 2  # seconds
 METADATA_ATTEMPTS = 3
 METADATA_ENDPOINT = "ec2_metadata_service_endpoint"  # for botocore
+PERSONAL_READ_TIMEOUT = 30  # seconds: a page of a thousand volumes
+PERSONAL_ATTEMPTS = 5
 THREADS = 32  # connections that are kept
 NOISY = ("boto3", "botocore", "urllib3", "s3transfer")
 
@@ -71,6 +74,38 @@ def client(identity: Identity, options: Ec2Options) -> Any:
             use_fips_endpoint=options.use_fips,
         ),
     )
+
+
+def personal(profile: str, region: str) -> Any:
+    """A person's client, by boto3's own rules: AWS_PROFILE, ~/.aws, single sign-on.
+    "" leaves the choice to them.  Ec2Error where there can be none."""
+    silence()
+    try:
+        import boto3.session
+        import botocore.session
+    except ImportError as error:
+        raise boto3_missing(error) from None
+    from botocore.config import Config
+
+    core = botocore.session.Session()
+    _know_copies(core.get_component("data_loader"))
+    session = boto3.session.Session(
+        profile_name=profile or None, region_name=region or None, botocore_session=core
+    )
+    if not session.region_name:
+        raise fatal(
+            "region-missing",
+            "No region is known.",
+            "",
+            "Name one with --region, in AWS_DEFAULT_REGION or in your profile.",
+        )
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=PERSONAL_READ_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": PERSONAL_ATTEMPTS},
+        user_agent_extra="cc_kraken",
+    )
+    return session.client("ec2", config=config)
 
 
 def _resolved(

@@ -153,6 +153,27 @@ def parse(text: str, name: str) -> List[Source]:
     return [Source(name, document[KEY])] if KEY in document else []
 
 
+def of_cloud_config(name: str) -> object:
+    """What stands under ``kraken:`` in a file with a whole cloud-config.  Raises
+    KrakenError."""
+    try:
+        with open(name, encoding="utf-8") as file:
+            document = _yaml(file.read(), name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(name, error) from error
+    if isinstance(document, dict) and KEY in document:
+        value: object = document[KEY]
+        return value
+    raise KrakenError(
+        Trouble(
+            "config-type",
+            f"{name} has no section {KEY}",
+            "a cloud-config with a section kraken",
+            "Name the file that has it.",
+        )
+    )
+
+
 # -------------------------------------------------------------------- files
 
 

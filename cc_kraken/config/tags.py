@@ -129,6 +129,8 @@ def unknown(tags: Mapping[str, object], namespace: str) -> List[str]:
 
 
 def _alike(one: str, other: str) -> bool:
+    if one == other:
+        return True  # most are, and the comparison is slow
     matcher = difflib.SequenceMatcher(None, one.lower(), other.lower())
     return matcher.ratio() >= 0.85
 

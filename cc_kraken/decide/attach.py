@@ -8,7 +8,7 @@ from cc_kraken.config.tags import ANY_NODE
 from cc_kraken.decide.case import Case, Noticed
 from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import Attach, Detach, Step
-from cc_kraken.model import Holder, Node, Trouble, Volume
+from cc_kraken.model import Attachment, Holder, Node, Trouble, Volume
 
 NEVER = "It is never taken away."
 CLAIM_SECONDS = 120
@@ -45,11 +45,17 @@ def warn_of_termination(case: Case, noticed: Noticed) -> None:
             if one.delete_on_termination and one.instance_id == here:
                 noticed.warnings.append(
                     f"EC2 deletes {volume.id} with this instance "
-                    "(DeleteOnTermination). Switch it off: aws ec2 "
-                    f"modify-instance-attribute --instance-id {here} "
-                    f"--block-device-mappings DeviceName={one.device},"
-                    "Ebs={DeleteOnTermination=false}"
+                    f"(DeleteOnTermination). {keep_at_termination(one)}"
                 )
+
+
+def keep_at_termination(one: Attachment) -> str:
+    """What to do, so that EC2 does not delete a volume with its instance."""
+    return (
+        f"Switch it off: aws ec2 modify-instance-attribute --instance-id "
+        f"{one.instance_id} --block-device-mappings DeviceName={one.device},"
+        "Ebs={DeleteOnTermination=false}"
+    )
 
 
 def _give_way(case: Case, troubles: Sequence[Trouble]) -> Tuple[Step, ...]:

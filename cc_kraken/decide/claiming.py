@@ -77,7 +77,7 @@ class Look:
                 continue
             if node_id != tags.ANY_NODE and volume.state not in sets.LEAVING:
                 found.setdefault(node_id, []).append(volume)
-        return {key: tuple(found[key]) for key in sorted(found, key=_by_number)}
+        return {key: tuple(found[key]) for key in sorted(found, key=by_number)}
 
     def members(self, node_id: str) -> Tuple[Volume, ...]:
         """The volumes of the node's declared sets, by id."""
@@ -266,7 +266,8 @@ def ordered(look: Look) -> Sequence[str]:
     )
 
 
-def _by_number(node_id: str) -> Tuple[int, int, str]:
+def by_number(node_id: str) -> Tuple[int, int, str]:
+    """To sort nodes: numbers first, as numbers."""
     plain = node_id.isascii() and node_id.isdigit()
     return (0, int(node_id), node_id) if plain else (1, 0, node_id)
 

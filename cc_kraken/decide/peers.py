@@ -70,14 +70,6 @@ def _look(
     section: Section, prefix: str, declared: Sequence[str], own: Tuple[Volume, ...]
 ) -> Look:
     """A look at the volumes of one node."""
-    ids = {volume.id for volume in own}
-    wishes: Dict[str, Mapping[str, object]] = {}
-    for name, wish in section.volumes.items():
-        pins = wish.get("volume_ids") or ()
-        if not ids.intersection(pins):  # type: ignore[arg-type]
-            # Pins are about one node, and this is another.
-            wish = {key: wish[key] for key in wish if key != "volume_ids"}
-        wishes[name] = wish
     names = tuple(declared) or tuple(
         dict.fromkeys(
             name
@@ -86,7 +78,20 @@ def _look(
             if key == "volume_name"
         )
     )
-    return Look("", replace(section, volumes=wishes), prefix, "", names, own)
+    return Look("", without_others_pins(section, own), prefix, "", names, own)
+
+
+def without_others_pins(section: Section, own: Sequence[Volume]) -> Section:
+    """The section for the node of these volumes: pins are about one node, and those
+    of another are left out."""
+    ids = {volume.id for volume in own}
+    wishes: Dict[str, Mapping[str, object]] = {}
+    for name, wish in section.volumes.items():
+        pins = wish.get("volume_ids") or ()
+        if not ids.intersection(pins):  # type: ignore[arg-type]
+            wish = {key: wish[key] for key in wish if key != "volume_ids"}
+        wishes[name] = wish
+    return replace(section, volumes=wishes)
 
 
 def _node(look: Look, node_id: str, zones: Mapping[str, str]) -> Peer:

@@ -11,13 +11,18 @@ _cc_kraken() {
     done
     local words
     case $command in
-        "") words="status plan apply wait peers explain check enable disable --debug --version --help" ;;
+        "") words="status plan apply wait peers fleet explain check enable disable --debug --version --help" ;;
         status) words="--json --help" ;;
         plan) words="--json --help" ;;
         apply) words="--background --wait --help" ;;
         wait) words="--attached --node --help $(cc-kraken status 2>/dev/null |
             awk '/^SET /{sets = 1; next} !/ vol-/{sets = 0} sets{print $1}')" ;;
         peers) words="--json --format --join --wait --help" ;;
+        fleet)
+            [[ ${COMP_WORDS[COMP_CWORD - 1]} == --config ]] &&
+                { compopt -o default; return; }
+            words="--json --region --profile --namespace --config --adopt --help"
+            ;;
         explain) words="--help $(cc-kraken explain 2>/dev/null | cut -d: -f1)" ;;
         check)
             [[ $current == -* ]] || { compopt -o default; return; }

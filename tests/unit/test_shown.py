@@ -108,8 +108,12 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Typed]:
             patch.setattr("sys.stdout", stream)
             patch.setattr("sys.__stdout__", stream)
             cli.main(words)
+        stream.write("\0")  # the end; one read may get a part of it
         stream.flush()
-        return os.read(ours, 1 << 16).decode().replace("\r\n", "\n")
+        got = b""
+        while not got.endswith(b"\0"):
+            got += os.read(ours, 1 << 16)
+        return got[:-1].decode().replace("\r\n", "\n")
 
     yield run
     stream.close()
