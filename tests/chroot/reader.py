@@ -149,6 +149,7 @@ class Reader:
         node = self._stack.enter_context(Node(self.layers))
         machine = Machine(node, account=self.account, instance=instance)
         self.machines.append(self._stack.enter_context(machine))
+        self.appeared(machine)
         # A URL that was made on the reader's machine holds on the node, too.
         node.forward("127.0.0.1", self.lab.port, self.lab.port)
         node.write("/usr/local/bin/curl", CURL, 0o755)
@@ -156,6 +157,9 @@ class Reader:
         node.write("/etc/apt/apt.conf.d/99here", 'Acquire::Retries "0";\n')
         machine.api_in_image({**SECTION, "enabled": False})
         machine.boot()
+
+    def appeared(self, machine: Machine) -> None:
+        """It has power, and is about to boot."""
 
     def _agent(self) -> Path:
         """A package in the place of the agent for Session Manager."""
@@ -210,12 +214,23 @@ class Reader:
         kept.touch()
         keep = "{ declare -p | grep -Ev '^declare -[a-zA-Z]*[rAa]'; declare -f; }"
         script = f". {kept} 2>/dev/null; set -eu\n{text}\n{keep} >{kept}\n"
-        environment = {
+        return subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a shell whose AWS is this EC2."""
+        inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("AWS_")
+            if not name.startswith(("AWS_", "MAKE"))
         }
-        environment |= {
+        return inherited | {
             "AWS_ACCESS_KEY_ID": "AKIAREADER",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_CONFIG_FILE": str(self.directory / "none"),
@@ -223,15 +238,8 @@ class Reader:
             "AWS_ENDPOINT_URL": self.lab.endpoint_url,
             "AWS_PAGER": "",
             **({"AWS_DEFAULT_REGION": self.region} if self.region else {}),
-            "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{inherited['PATH']}",
         }
-        return subprocess.run(
-            ["bash", "-c", script],
-            cwd=self.directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
 
 
 AGENT = """\
