@@ -29,9 +29,10 @@ from tests.trial import RELEASE, missing, say
 
 WELCOME = f"""
 This shell is your machine. Its AWS is an EC2 on loopback. What you launch boots in a
-chroot of Debian {RELEASE} with cc_kraken. Type "EC2 in five minutes" of the README, then
-the guides. Its last step removes everything, so leave that until the end.
-A chroot has no systemd and no RAID.
+chroot of Debian {RELEASE} with cc_kraken; it has no systemd and no RAID.
+
+Type "EC2 in five minutes" of the README, then the guides. Leave "Clean up" until the
+end: it removes everything.
 
   node [INSTANCE]   a shell on the instance (without a name: the newest)
   exit              ends all and takes it away
