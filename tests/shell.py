@@ -67,7 +67,8 @@ class Playground(Reader):
     def appeared(self, machine: Machine) -> None:
         # There is no DNS: sudo asks for the name of its own host.
         name = machine.metadata.facts.hostname
-        machine.node.write("/etc/hosts", f"127.0.0.1 localhost {name}\n")
+        short = name.partition(".")[0]
+        machine.node.write("/etc/hosts", f"127.0.0.1 localhost {name} {short}\n")
         prompt = f"PS1={machine.id} \\$ "
         words = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
         words += ["HOME=/root", f"TERM={os.environ.get('TERM', 'dumb')}", prompt]
