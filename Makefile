@@ -64,7 +64,7 @@ prepare: $(READY)
 # system's Python.  A download that fails is tried again.
 $(READY): tests/requirements.txt .ci/prepare
 	@.ci/prepare
-	@echo "prepare: virtual environment (.venv)"
+	@echo "prepare: virtual environment (.venv): one to four minutes, once"
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 \
 	    || /usr/bin/python3 -m venv --clear .venv
 	@log=.venv/pip.log; for pause in 5 20 0; do \

@@ -99,7 +99,7 @@ def play(stack: ExitStack) -> None:
     ended = threading.Event()
     booting = threading.Thread(target=reader.boot_all, args=(ended,))
     booting.start()
-    stack.callback(booting.join)
+    stack.callback(booting.join)  # what is booting ends first
     stack.callback(ended.set)
     say(WELCOME)
     argv = ["bash", "--noprofile", "--rcfile", str(rc), "-i"]
