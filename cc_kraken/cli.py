@@ -223,7 +223,10 @@ def _run(
         )
         return None
     if not section.enabled:
-        words = "switched off by enabled: false; the strongest source decides"
+        words = (
+            "switched off by enabled: false. User-data and /etc/cloud/cloud.cfg.d are "
+            "stronger than /etc/cc-kraken/conf.d."
+        )
         print(f"cc-kraken: {words}", file=sys.stderr)
         return None
     background = name == "background"

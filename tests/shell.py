@@ -19,10 +19,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import yaml
+
 from tests.chroot import base
 from tests.chroot.ec2 import Machine
 from tests.chroot.node import ENVIRONMENT
-from tests.chroot.reader import Reader
+from tests.chroot.reader import SECTION, Reader
 from tests.lab.image import LabError, ended_by_signals
 from tests.pages import ROOT
 from tests.trial import RELEASE, missing, say
@@ -65,6 +67,9 @@ class Playground(Reader):
     for each instance that runs, which opens a shell on it."""
 
     def appeared(self, machine: Machine) -> None:
+        # Weaker than any file that a guide writes.
+        section = {"kraken": {**SECTION, "enabled": False}}
+        machine.node.write("/etc/cc-kraken/conf.d/api.yaml", yaml.safe_dump(section))
         # There is no DNS: sudo asks for the name of its own host.
         name = machine.metadata.facts.hostname
         short = name.partition(".")[0]

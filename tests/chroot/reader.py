@@ -149,17 +149,17 @@ class Reader:
         node = self._stack.enter_context(Node(self.layers))
         machine = Machine(node, account=self.account, instance=instance)
         self.machines.append(self._stack.enter_context(machine))
-        self.appeared(machine)
         # A URL that was made on the reader's machine holds on the node, too.
         node.forward("127.0.0.1", self.lab.port, self.lab.port)
         node.write("/usr/local/bin/curl", CURL, 0o755)
         node.write("/var/local/agent.deb", self._agent().read_bytes())
         node.write("/etc/apt/apt.conf.d/99here", 'Acquire::Retries "0";\n')
-        machine.api_in_image({**SECTION, "enabled": False})
+        self.appeared(machine)
         machine.boot()
 
     def appeared(self, machine: Machine) -> None:
-        """It has power, and is about to boot."""
+        """It has power, and is about to boot.  Its image is switched off."""
+        machine.api_in_image({**SECTION, "enabled": False})
 
     def _agent(self) -> Path:
         """A package in the place of the agent for Session Manager."""
