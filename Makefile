@@ -1,6 +1,7 @@
 # For a Debian machine, as root; nothing needs to be installed before.
 #
 #   make try       a boot and a replacement in a chroot, in under a minute
+#   make shell     a shell with an EC2 on loopback: type the README and the guides in it
 #   make demo      the story, on a virtual EC2, with virtual machines
 #   make check     what needs no virtual machine (under 2 minutes)
 #   make test      check, the packages, the chroots and the virtual machines
@@ -51,11 +52,11 @@ DEB = build/deb/cloud-init-kraken_$(VERSION)_all.deb
 DIST ?= dist
 WHEEL = build/wheel/cc_kraken-$(VERSION)-py3-none-any.whl
 
-.PHONY: help prepare check lint unit long chroot distros shown pictures test test-all vm try demo deb wheel packages repo clean torture random mutations fleet bench
+.PHONY: help prepare check lint unit long chroot distros shown pictures test test-all vm try shell demo deb wheel packages repo clean torture random mutations fleet bench
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '/^#   make/s/^#   //p' Makefile
+	@sed -n 's/^#   //p' Makefile
 
 prepare: $(READY)
 
@@ -63,7 +64,7 @@ prepare: $(READY)
 # system's Python.  A download that fails is tried again.
 $(READY): tests/requirements.txt .ci/prepare
 	@.ci/prepare
-	@echo "prepare: virtual environment (.venv)"
+	@echo "prepare: virtual environment (.venv): one to four minutes, once"
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 \
 	    || /usr/bin/python3 -m venv --clear .venv
 	@log=.venv/pip.log; for pause in 5 20 0; do \
@@ -171,6 +172,9 @@ test-all: $(READY)
 # The first one builds the chroot, in a minute or two.
 try: $(READY)
 	@exec $(PYTHON) -m tests.trial
+
+shell: $(READY)
+	@exec $(PYTHON) -m tests.shell
 
 demo: $(READY) deb
 	@exec $(PYTHON) -m tests.demo

@@ -154,11 +154,15 @@ def _parser() -> argparse.ArgumentParser:
     peers.add_options(add("peers", _peers, "say which instance is which node"))
     text = "check the volumes of an account, on your own machine"
     fleet.add_options(add("fleet", _fleet, text))
-    explain = add("explain", _explain, "say what an error means and what to do")
-    explain.add_argument(
-        "kind", metavar="KIND", nargs="*", help="as in brackets: zone-other; none: list"
+    explain = add(
+        "explain",
+        _explain,
+        "say what an error means and what to do, or list all errors",
     )
-    check = add("check", _check, "check user-data or a file of ours before a boot")
+    explain.add_argument(
+        "kind", metavar="KIND", nargs="*", help="as in brackets: zone-other"
+    )
+    check = add("check", _check, "check user-data, or a file of conf.d, before a boot")
     check.add_argument("file", metavar="FILE", nargs="+", help="- is standard input")
     enable = add("enable", _enable, "put the module into cloud-init's lists")
     how = enable.add_mutually_exclusive_group()
@@ -179,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="change nothing; fail unless cloud-init will run the module",
     )
-    add("disable", _disable, "take that back")
+    add("disable", _disable, "take the module out of those lists")
     return parser
 
 
@@ -223,7 +227,10 @@ def _run(
         )
         return None
     if not section.enabled:
-        words = "switched off by enabled: false; the strongest source decides"
+        words = (
+            "switched off by enabled: false. User-data and /etc/cloud/cloud.cfg.d are "
+            "stronger than /etc/cc-kraken/conf.d."
+        )
         print(f"cc-kraken: {words}", file=sys.stderr)
         return None
     background = name == "background"
@@ -298,7 +305,11 @@ def _status(options: argparse.Namespace) -> int:
     paths = Paths()
     status = report.read(paths)
     if status is None:
-        print("cc-kraken: no run has left a status in this boot", file=sys.stderr)
+        _complain(
+            "No run has left a status in this boot. 'cloud-init status --long' tells "
+            "whether cloud-init ran; 'cc-kraken enable --check', whether it runs the "
+            "module. By hand: cc-kraken apply."
+        )
         return NOT_FINISHED
     if options.json:
         print(json.dumps(status, indent=2))
@@ -377,7 +388,7 @@ def _check_file(name: str) -> int:
     except KrakenError as error:
         print(f"cc-kraken: {error}", file=sys.stderr)
         return 1
-    for finding in checked.findings:
+    for finding in sorted(checked.findings, key=lambda one: one.line):
         print(finding, file=sys.stderr)
     if not checked.findings:
         right = "the kraken section is right" if checked.sections else ""

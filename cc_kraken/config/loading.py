@@ -327,7 +327,9 @@ def _remedy(mistake: Mistake) -> str:
             'Write the octal digits in quotes, as in "0750": without them '
             "YAML makes another number of it."
         )
-    if mistake.found.startswith("the string") and _unquoted(mistake.expected):
+    if re.match(r"the string '(true|false|\d+)'$", mistake.found, re.I) and _unquoted(
+        mistake.expected
+    ):
         return "Write it without quotes."
     if mistake.found.startswith("the number") and "a string" in mistake.expected:
         return "Write it in quotes."

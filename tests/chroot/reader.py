@@ -154,8 +154,12 @@ class Reader:
         node.write("/usr/local/bin/curl", CURL, 0o755)
         node.write("/var/local/agent.deb", self._agent().read_bytes())
         node.write("/etc/apt/apt.conf.d/99here", 'Acquire::Retries "0";\n')
-        machine.api_in_image({**SECTION, "enabled": False})
+        self.appeared(machine)
         machine.boot()
+
+    def appeared(self, machine: Machine) -> None:
+        """It has power, and is about to boot.  Its image is switched off."""
+        machine.api_in_image({**SECTION, "enabled": False})
 
     def _agent(self) -> Path:
         """A package in the place of the agent for Session Manager."""
@@ -210,12 +214,23 @@ class Reader:
         kept.touch()
         keep = "{ declare -p | grep -Ev '^declare -[a-zA-Z]*[rAa]'; declare -f; }"
         script = f". {kept} 2>/dev/null; set -eu\n{text}\n{keep} >{kept}\n"
-        environment = {
+        return subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a shell whose AWS is this EC2."""
+        inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("AWS_")
+            if not name.startswith(("AWS_", "MAKE"))
         }
-        environment |= {
+        return inherited | {
             "AWS_ACCESS_KEY_ID": "AKIAREADER",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_CONFIG_FILE": str(self.directory / "none"),
@@ -223,15 +238,8 @@ class Reader:
             "AWS_ENDPOINT_URL": self.lab.endpoint_url,
             "AWS_PAGER": "",
             **({"AWS_DEFAULT_REGION": self.region} if self.region else {}),
-            "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{inherited['PATH']}",
         }
-        return subprocess.run(
-            ["bash", "-c", script],
-            cwd=self.directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
 
 
 AGENT = """\

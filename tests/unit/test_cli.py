@@ -351,6 +351,7 @@ def test_status_of_a_mounted_set_and_where_nothing_ran(
     tree: Tree, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["status"]) == 3
+    assert "cc-kraken enable --check" in capsys.readouterr().err, "what to do next"
     write(tree, "background", "done", data=mounted(tree))
     assert cli.main(["status"]) == 0
     assert "/data" in capsys.readouterr().out
@@ -522,6 +523,16 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "volumez" in captured.out + captured.err
     assert cli.main(["check", str(tmp_path / "none")]) == 1
     assert "none" in said(capsys)
+
+
+def test_check_tells_mistakes_from_top_to_bottom(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad"
+    bad.write_text("#cloud-config\nkraken:\n  wait: 1h\n  volumez: {}\n")
+    assert cli.main(["check", str(bad)]) == 1
+    lines = [line.split(":")[1] for line in said(capsys).splitlines()]
+    assert lines == ["3", "4"]
 
 
 def test_check_of_several_files_and_of_standard_input(

@@ -316,6 +316,8 @@ def test_an_empty_memory_permits_nothing(paths: Paths, value: Any) -> None:
         ({"node_id": -1}, "config-value", ["from 0"]),
         ({"wait": "60"}, "config-type", ["'60'", "Write it without quotes."]),
         ({"enabled": "false"}, "config-type", ["Write it without quotes."]),
+        ({"enabled": "yes please"}, "config-type", ["Correct the value."]),
+        ({"wait": "1h"}, "config-type", ["Correct the value."]),
         ({"wait": -1}, "config-value", ["a whole number from 0 to 604800"]),
         ({"blank_proof": "none"}, "config-value", ["one of sampled, full"]),
         ({"tag_namespace": "aws:x"}, "config-value", ["tag_namespace"]),

@@ -268,7 +268,7 @@ def test_the_tests_on_virtual_machines_are_all_told() -> None:
 
 def test_the_commands_of_make_are_in_the_readme_and_in_the_makefile() -> None:
     makefile = page("Makefile")
-    for target in ("try", "demo", "test", "check", "deb"):
+    for target in ("try", "shell", "demo", "test", "check", "deb"):
         assert f"make {target}" in page("README.md")
         assert re.search(rf"^{target}:", makefile, re.M)
 
