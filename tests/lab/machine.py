@@ -53,8 +53,6 @@ KERNEL_OPTIONS = (
     # there can be two processors, and asks a device that QEMU emulates each time.
     "tsc=reliable",
     "mitigations=off",
-    "apparmor=0",
-    "audit=0",
 )
 
 _machines: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -495,7 +493,8 @@ class Machine:
 
     def _argv(self) -> list[str]:
         hardware = self.hardware
-        options = [f"root=LABEL={ROOT_LABEL}", *KERNEL_OPTIONS, *self.kernel_options]
+        options = [f"root=LABEL={ROOT_LABEL}", *KERNEL_OPTIONS]
+        options += [*self.image.kernel_options, *self.kernel_options]
         uuid = hardware.uuid
         forwards = "".join(
             # -N: without it nc outlives a guest that has closed its connection.
