@@ -97,14 +97,15 @@ QUIET_KERNEL = ("apparmor=0", "audit=0")
 class Variant:
     """What is other than in the release itself.
 
-    `labelled`: each file has the SELinux label that the policy has for its path.
+    `policy`: what is added to SELinux's policy (CIL); then each file has the label
+    that the policy has for its path.
     """
 
     packages: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
     kernel_options: tuple[str, ...] = QUIET_KERNEL
-    labelled: bool = False
+    policy: str = ""
 
 
 VARIANTS = {
@@ -113,8 +114,10 @@ VARIANTS = {
     "selinux": Variant(
         packages=("selinux-policy-default", "selinux-basics"),
         files=(("/etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=default\n"),),
-        kernel_options=("security=selinux", "selinux=1", "audit=1"),
-        labelled=True,
+        kernel_options=("security=selinux", "selinux=1", "audit_backlog_limit=8192"),
+        # Debian's policy does not know cloud-init: its generator may not write to
+        # /run, and no boot would ever start cloud-init.
+        policy="(typepermissive systemd_generator_t)\n",
     ),
 }
 
@@ -461,8 +464,9 @@ def _build_layer(base: Image, image: Image, source: Path, progress: Progress) ->
                 _install_package(tree, packed, progress, log)
             else:
                 _install_tree(tree, source)
-            if _recipe(base.release)[1].labelled:
-                _label(tree, progress, log)
+            policy = _recipe(base.release)[1].policy
+            if policy:
+                _label(tree, policy, progress, log)
             # The package has a hook for it.
             shutil.copyfile(_newest(tree / "boot", "initrd.img-*"), image.initrd)
         os.rename(copy, root)
@@ -536,17 +540,21 @@ def _install_tree(tree: Path, source: Path) -> None:
     shutil.copytree(source / "schema", home / "schemas")
 
 
-def _label(tree: Path, progress: Progress, log: Path) -> None:
-    """Give each file its SELinux label, as a first boot with /.autorelabel does."""
+def _label(tree: Path, policy: str, progress: Progress, log: Path) -> None:
+    """Add to SELinux's policy, and label all files, as a first boot with
+    /.autorelabel does."""
+    module = tree / "root/lab.cil"
+    module.write_text(policy)
     types = "/etc/selinux/default/contexts/files/file_contexts"
-    argv = ["chroot", str(tree), "setfiles", "-F", "-m", "-r", "/mnt", types, "/mnt"]
-    with _chroot_mounts(tree):
+    added = ["semodule", "-n", "-i", "/root/lab.cil"]
+    labelled = ["setfiles", "-F", "-m", "-r", "/mnt", types, "/mnt"]
+    with _chroot_mounts(tree), contextlib.ExitStack() as stack:
         # What lies below proc, run and tmp has labels, too.
         subprocess.run(["mount", "--bind", str(tree), str(tree / "mnt")], check=True)
-        try:
-            run_logged(argv, progress, "labelling the root disk", log)
-        finally:
-            subprocess.run(["umount", str(tree / "mnt")], check=True)
+        stack.callback(subprocess.run, ["umount", str(tree / "mnt")], check=True)
+        for argv in (added, labelled):
+            what = f"{argv[0]} in the image"
+            run_logged(["chroot", str(tree), *argv], progress, what, log)
 
 
 @contextlib.contextmanager
