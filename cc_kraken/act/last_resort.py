@@ -5,9 +5,10 @@ Thirty seconds after the first member of an array has come, mdadm's units
 without them: members that come later are then out of date.  Only
 ``allow_degraded`` permits that for a set of this node.  So the members of its
 arrays are listed in a file, and a condition of that unit (installed with the
-package) keeps it from them.  The condition reads ``/run`` alone, as SELinux permits
-to what udev and systemd start so early; a line of tmpfiles.d copies the file to
-there at a reboot, long before the first run.
+package) keeps it from them.  The condition reads ``/run``, as SELinux permits to what
+udev and systemd start so early; a line of tmpfiles.d copies the file to there at a
+reboot, long before the first run.  Where a policy forbids that line to read the file
+(Debian's does), the condition reads it where it lies.
 """
 
 from __future__ import annotations

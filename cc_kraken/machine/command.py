@@ -32,9 +32,10 @@ ENVIRONMENT = {"BLKID_FILE": "/dev/null", "LC_ALL": "C", "PATH": PATH}
 #: More output than this is an error: half an answer must not be parsed.
 OUTPUT_LIMIT = 8 << 20
 #: By SELinux's policies these have domains of their own, which may write to a pipe
-#: of the caller's and not into its memory. They say little, and leave nobody behind.
-#: (So has mdadm; but who continues a reshape for it must not die of a closed pipe.)
-_PIPED = frozenset(("mount", "restorecon", "umount"))
+#: of the caller's and not into its memory. They say little. Who continues a reshape
+#: for mdadm may speak when nobody reads any more: SIGPIPE stays ignored for them, and
+#: none of them waits for room.
+_PIPED = frozenset(("mdadm", "mount", "restorecon", "umount"))
 #: What a pipe holds (pipe(7)).
 PIPE_SIZE = 64 << 10
 #: Seconds that a killed command has to go away.
@@ -93,7 +94,8 @@ def run(
     """
     words = tuple(argv)
     program = _find(words)
-    output = _pipe if os.path.basename(program) in _PIPED else _memory
+    piped = os.path.basename(program) in _PIPED
+    output = _pipe if piped else _memory
     with output() as (out, out_end), output() as (err, err_end):
         process = subprocess.Popen(
             words,
@@ -105,6 +107,7 @@ def run(
             cwd="/",
             umask=0o022,
             pass_fds=pass_fds,
+            restore_signals=not piped,
             start_new_session=True,
         )
         with _COUNTING:
@@ -194,10 +197,9 @@ def _memory() -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def _pipe() -> Iterator[tuple[int, int]]:
-    """Both ends of a pipe that nobody waits at for more."""
-    ends = os.pipe2(os.O_CLOEXEC)
+    """Both ends of a pipe that nobody waits at, for more or for room."""
+    ends = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        os.set_blocking(ends[0], False)
         yield ends
     finally:
         os.close(ends[0])

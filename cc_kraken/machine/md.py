@@ -8,6 +8,7 @@ Linux Documentation/admin-guide/md.rst.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -301,11 +302,18 @@ def _number(text: Optional[str]) -> int:
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
+    remedy = "Compare `mdadm --examine` of " + ", ".join(members) + "."
+    if os.strerror(errno.EINVAL) in said:  # in English: LC_ALL=C
+        remedy += (
+            " If the kernel's log says that a member has no valid superblock, an"
+            " older kernel refuses what a newer one has written: nothing is lost,"
+            " go back to an image with the newer one."
+        )
     return failure(
         kind="assemble-failed",
         found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: {said}",
         expected="all members that its freshest superblock expects",
-        remedy="Compare `mdadm --examine` of " + ", ".join(members) + ".",
+        remedy=remedy,
     )
 
 

@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -283,8 +284,7 @@ class Cloud:
         root = self.home / f"image-{secrets.token_hex(4)}.raw"
         self.log(f"{node.id}: an image is made of its root disk")
         node.machine.save(root)
-        made = self.image
-        return Image(made.release, root, made.kernel, made.initrd)
+        return replace(self.image, root=root)
 
     def config(self, section: Mapping[str, Any] | None = None, **others: Any) -> str:
         """A #cloud-config text with a `kraken` section that finds this EC2.

@@ -7,6 +7,8 @@ Two layers, both cached under ``${CC_KRAKEN_CACHE:-~/.cache/cc-kraken}``:
 - the layer (``…/layers/<digest of the source>.raw``): a sparse copy of the base
   with the package of this source tree installed, renewed in seconds.
 
+A release may have a variant: ``bookworm+selinux``, ``sid+dracut``.
+
 An instance never writes to either: it runs on a qcow2 overlay of its own.
 """
 
@@ -87,6 +89,38 @@ NETWORK_MASKED_UNITS = {
     "bookworm": ("systemd-networkd.service", "systemd-networkd-wait-online.service"),
 }
 
+# The instances of most releases say nothing of either.
+QUIET_KERNEL = ("apparmor=0", "audit=0")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is other than in the release itself.
+
+    `policy`: what is added to SELinux's policy (CIL); then each file has the label
+    that the policy has for its path.
+    """
+
+    packages: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    kernel_options: tuple[str, ...] = QUIET_KERNEL
+    policy: str = ""
+
+
+VARIANTS = {
+    "": Variant(),
+    "dracut": Variant(packages=("dracut",), without=("initramfs-tools",)),
+    "selinux": Variant(
+        packages=("selinux-policy-default", "selinux-basics"),
+        files=(("/etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=default\n"),),
+        kernel_options=("security=selinux", "selinux=1", "audit_backlog_limit=8192"),
+        # Debian's policy does not know cloud-init: its generator may not write to
+        # /run, and no boot would ever start cloud-init.
+        policy="(typepermissive systemd_generator_t)\n",
+    ),
+}
+
 # Nothing that a node needs, and each costs seconds when the CPU is emulated.
 MASKED_UNITS = (
     "apt-daily.timer",
@@ -139,6 +173,8 @@ FILES = {
 }
 
 INITRAMFS_OPTIONS = "COMPRESS=lz4\n"
+# For no machine in particular: it is made in a chroot.
+DRACUT_OPTIONS = 'hostonly="no"\ncompress="lz4"\n'
 
 DPKG_OPTIONS = (
     "force-unsafe-io",
@@ -181,6 +217,11 @@ class Image:
     root: Path
     kernel: Path
     initrd: Path
+
+    @property
+    def kernel_options(self) -> tuple[str, ...]:
+        """What its kernel is told besides what every instance's is."""
+        return VARIANTS[self.release.partition("+")[2]].kernel_options
 
 
 def silent(_line: str) -> None:
@@ -290,7 +331,20 @@ def _is_built(path: Path, source: Path) -> bool:
     return inside[0] == "debian" and len(inside) > 1 and inside[1] in left
 
 
-def _recipe_digest(release: str) -> str:
+def _recipe(name: str) -> tuple[str, Variant]:
+    """The release and the variant of ``sid+dracut``."""
+    release, _, word = name.partition("+")
+    if release not in NETWORK_PACKAGES or word not in VARIANTS:
+        known = ", ".join(sorted(NETWORK_PACKAGES))
+        variants = ", ".join(f"+{one}" for one in sorted(VARIANTS) if one)
+        raise LabError(
+            f"no recipe for {name!r}: the releases are {known}, variants {variants}"
+        )
+    return release, VARIANTS[word]
+
+
+def _recipe_digest(name: str) -> str:
+    release, variant = _recipe(name)
     recipe = json.dumps(
         [
             release,
@@ -305,6 +359,7 @@ def _recipe_digest(release: str) -> str:
             ROOT_LABEL,
             ROOT_SIZE,
             apt_sources(release),
+            *([] if variant == VARIANTS[""] else [repr(variant), DRACUT_OPTIONS]),
         ]
     )
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
@@ -319,14 +374,17 @@ def apt_sources(release: str) -> list[str]:
     return lines
 
 
-def _build_base(release: str, at: Path, progress: Progress) -> None:
+def _build_base(name: str, at: Path, progress: Progress) -> None:
     tree = at / "tree"
-    if release not in NETWORK_PACKAGES:
-        known = ", ".join(sorted(NETWORK_PACKAGES))
-        raise LabError(f"no recipe for the release {release!r}: known are {known}")
-    early = at / "early"
-    early.write_text(INITRAMFS_OPTIONS)
-    packages = ",".join(PACKAGES + NETWORK_PACKAGES[release])
+    release, variant = _recipe(name)
+    early = {
+        "/etc/initramfs-tools/conf.d": at / "initramfs",
+        "/etc/dracut.conf.d": at / "lab.conf",
+    }
+    for path, options in zip(early.values(), (INITRAMFS_OPTIONS, DRACUT_OPTIONS)):
+        path.write_text(options)
+    wanted = (*PACKAGES, *NETWORK_PACKAGES[release], *variant.packages)
+    packages = ",".join(one for one in wanted if one not in variant.without)
     sources = at / "sources.list"
     sources.write_text("\n".join(apt_sources(release)) + "\n")
     argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={packages}"]
@@ -336,16 +394,16 @@ def _build_base(release: str, at: Path, progress: Progress) -> None:
     argv.append('--aptopt=Acquire::Retries "5"')
     argv += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
     # Before the packages: their scripts make the initrd.
-    target = "/etc/initramfs-tools/conf.d"
-    argv.append(f'--essential-hook=mkdir -p "$1{target}"')
-    argv.append(f"--essential-hook=upload {early} {target}/lab")
+    for target, path in early.items():
+        argv.append(f'--essential-hook=mkdir -p "$1{target}"')
+        argv.append(f"--essential-hook=upload {path} {target}/lab.conf")
     argv += [release, str(tree), str(sources)]
-    what = f"building the {release} root disk with mmdebstrap"
-    log = cache_directory() / f"{release}-build.log"
+    what = f"building the {name} root disk with mmdebstrap"
+    log = cache_directory() / f"{name}-build.log"
     run_logged(argv, progress, what, log)
     _check_kernel(tree)
-    for name, text in FILES.items():
-        path = tree / name.lstrip("/")
+    for inside, text in (*FILES.items(), *variant.files):
+        path = tree / inside.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_text(text)
@@ -406,6 +464,9 @@ def _build_layer(base: Image, image: Image, source: Path, progress: Progress) ->
                 _install_package(tree, packed, progress, log)
             else:
                 _install_tree(tree, source)
+            policy = _recipe(base.release)[1].policy
+            if policy:
+                _label(tree, policy, progress, log)
             # The package has a hook for it.
             shutil.copyfile(_newest(tree / "boot", "initrd.img-*"), image.initrd)
         os.rename(copy, root)
@@ -477,6 +538,23 @@ def _install_tree(tree: Path, source: Path) -> None:
     skipped = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source / "cc_kraken", home, ignore=skipped)
     shutil.copytree(source / "schema", home / "schemas")
+
+
+def _label(tree: Path, policy: str, progress: Progress, log: Path) -> None:
+    """Add to SELinux's policy, and label all files, as a first boot with
+    /.autorelabel does."""
+    module = tree / "root/lab.cil"
+    module.write_text(policy)
+    types = "/etc/selinux/default/contexts/files/file_contexts"
+    added = ["semodule", "-n", "-i", "/root/lab.cil"]
+    labelled = ["setfiles", "-F", "-m", "-r", "/mnt", types, "/mnt"]
+    with _chroot_mounts(tree), contextlib.ExitStack() as stack:
+        # What lies below proc, run and tmp has labels, too.
+        subprocess.run(["mount", "--bind", str(tree), str(tree / "mnt")], check=True)
+        stack.callback(subprocess.run, ["umount", str(tree / "mnt")], check=True)
+        for argv in (added, labelled):
+            what = f"{argv[0]} in the image"
+            run_logged(["chroot", str(tree), *argv], progress, what, log)
 
 
 @contextlib.contextmanager

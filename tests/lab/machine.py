@@ -53,8 +53,6 @@ KERNEL_OPTIONS = (
     # there can be two processors, and asks a device that QEMU emulates each time.
     "tsc=reliable",
     "mitigations=off",
-    "apparmor=0",
-    "audit=0",
 )
 
 _machines: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -181,8 +179,10 @@ class Machine:
     def reboot(self, timeout: float = 900) -> None:
         """A reboot by the guest; returns when the next boot has begun."""
         boots = self.boots
+        with contextlib.suppress(Gone):
+            # Not as the agent does it, by logind: SELinux may not permit that.
+            self.run(["systemctl", "--no-block", "reboot"], timeout=60, check=True)
         with self._agent_lock:
-            self._agent.shutdown("reboot")
             self._agent.close()
         self._wait(lambda: self.boots > boots, timeout, "to begin its next boot")
 
@@ -495,7 +495,8 @@ class Machine:
 
     def _argv(self) -> list[str]:
         hardware = self.hardware
-        options = [f"root=LABEL={ROOT_LABEL}", *KERNEL_OPTIONS, *self.kernel_options]
+        options = [f"root=LABEL={ROOT_LABEL}", *KERNEL_OPTIONS]
+        options += [*self.image.kernel_options, *self.kernel_options]
         uuid = hardware.uuid
         forwards = "".join(
             # -N: without it nc outlives a guest that has closed its connection.

@@ -199,12 +199,6 @@ class Agent:
             self.close()
             raise
 
-    def shutdown(self, mode: str) -> None:
-        """Ask for "powerdown" or "reboot"; the agent gives no answer to this."""
-        self._synchronised(10)
-        assert self._lines is not None
-        self._lines.send({"execute": "guest-shutdown", "arguments": {"mode": mode}})
-
     def close(self) -> None:
         if self._lines is not None:
             self._lines.close()

@@ -187,7 +187,7 @@ def test_the_time_that_was_given_is_told() -> None:
         command.run(["sleep", "30"], timeout=0.2)
 
 
-@pytest.mark.parametrize("name", ["mount", "umount", "restorecon", "mkfs.xfs"])
+@pytest.mark.parametrize("name", ["mdadm", "mount", "umount", "restorecon", "mkfs.xfs"])
 def test_where_selinux_lets_a_program_write_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -201,6 +201,36 @@ def test_where_selinux_lets_a_program_write_to(
     done = command.run([name])
     piped = "" if name == "mkfs.xfs" else "pipe\n"
     assert (done.code, done.out, done.err) == (3, f"{piped}last\n", piped)
+
+
+def test_who_goes_on_for_a_program_outlives_its_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mdadm may leave somebody behind who continues a reshape, and who speaks."""
+    go, lived = tmp_path / "go", tmp_path / "lived"
+    program = tmp_path / "mdadm"
+    program.write_text(
+        f"#!/bin/sh\n(while [ ! -e {go} ]; do sleep 0.02; done\n"
+        f"echo more; echo more >&2; : > {lived}) & echo $!\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(command, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    left = int(command.run(["mdadm"]).out)
+    go.touch()
+    while os.path.exists(f"/proc/{left}") and not lived.exists():
+        time.sleep(0.02)
+    assert lived.exists()
+
+
+def test_a_program_that_says_too_much_for_a_pipe_still_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "mdadm"
+    program.write_text("#!/bin/sh\ntimeout 60 yes | head -c 100000\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(command, "PATH", f"{tmp_path}:/usr/bin:/bin")
+    done = command.run(["mdadm"], timeout=60)
+    assert done.code == 3 and 0 < len(done.out) <= command.PIPE_SIZE
 
 
 def test_nobody_waits_for_who_keeps_a_pipe_open(

@@ -206,6 +206,16 @@ def test_incomplete_adds_what_is_in_no_array_yet(tree: Tree, mdadm: MagicMock) -
     assert asked(mdadm) == [["mdadm", "--incremental", "--config=none", "/dev/nvme2n1"]]
 
 
+def test_an_array_of_a_newer_kernel_leads_back_to_that(
+    tree: Tree, mdadm: MagicMock
+) -> None:
+    said = "mdadm: failed to add /dev/nvme1n1 to /dev/md/x: Invalid argument\n"
+    mdadm.return_value = ended(1, said)
+    with pytest.raises(KrakenError) as caught:
+        arrays.assemble(tree.paths, "KRKN-data", UUID, ["/dev/nvme1n1"])
+    assert "go back to an image with the newer" in caught.value.trouble.remedy
+
+
 def test_incomplete_that_fails(tree: Tree, mdadm: MagicMock) -> None:
     tree.array("md127", ["nvme1n1"], state="inactive", level="")
     mdadm.return_value = ended(1, "mdadm: metadata mismatch\n")
