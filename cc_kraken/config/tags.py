@@ -20,6 +20,8 @@ VOLUMES = "Volumes"
 VOLUME_NAME = "VolumeName"
 VOLUME_SIZE = "VolumeSize"
 MEMBERS = "Members"
+MEMBER = "Member"
+"""Which member of its set a volume is that cc_kraken has created."""
 
 ANY_NODE = "*"
 """The NodeId of an instance that becomes any free node of its prefix."""
@@ -44,10 +46,12 @@ NAMES: Mapping[str, str] = {
     NODE_ID: "node_id",
     VOLUMES: "volumes",
     VOLUME_NAME: "volume_name",
+    MEMBER: "member",
     **SET_TAGS,
 }
 
-_LONGEST = 256
+LONGEST = 256
+"""Characters of a tag's value."""
 
 
 def name(namespace: str, tag: str) -> str:
@@ -108,11 +112,23 @@ def misspelt(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
     with the name that was probably meant (``MountPath``)."""
     plain = {known.lower(): known for known in NAMES}
     found = {}
+    numbered = name(namespace, MEMBER)
+    if text(tags.get(numbered)).strip() and "members" not in read(tags, namespace):
+        found[numbered] = MEMBERS
     for whole in unknown(tags, namespace):
         tag = whole.rpartition(":")[2].lower()
         near = difflib.get_close_matches(tag, list(plain), n=1, cutoff=0.8)
         if near:
             found[whole] = plain[near[0]]
+    return found
+
+
+def meant(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
+    """The tags of ours as :func:`read` tells them, and the misspelt ones under the keys
+    that were probably meant."""
+    found = read(tags, namespace)
+    for whole, tag in misspelt(tags, namespace).items():
+        found.setdefault(NAMES[tag], text(tags[whole]).strip())
     return found
 
 
@@ -192,12 +208,12 @@ def node(
         )
     for tag, value in ((PREFIX, prefix), (NODE_ID, node_id)):
         odd = odd_character(value)
-        if odd or len(value) > _LONGEST:
+        if odd or len(value) > LONGEST:
             what = f"the character {odd}" if odd else f"{len(value)} characters"
             return Trouble(
                 "identity-unfit",
                 f"the {tag} of {instance_id}, {quoted(value)}, has {what}",
-                f"a text of up to {_LONGEST} characters that people can read",
+                f"a text of up to {LONGEST} characters that people can read",
                 f"Correct the tag {name(namespace, tag)} or the configuration.",
             )
     return Claimant(prefix) if node_id == ANY_NODE else Node(prefix, node_id)

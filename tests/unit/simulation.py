@@ -76,6 +76,7 @@ from cc_kraken.model import (
     MdSuperblock,
     Mount,
     Mounted,
+    NewVolume,
     Node,
     PathState,
     Record,
@@ -187,6 +188,7 @@ class SimulatedCloud:
         self.instances: Dict[str, Holder] = {}
         self.rivals: List[str] = []
         self.group = ""
+        self.tokens: Dict[str, str] = {}
         self.calls: Counter[str] = Counter()
 
     def instance_tags(self) -> Mapping[str, str]:
@@ -225,6 +227,10 @@ class SimulatedCloud:
             if disk.tags.get("KRKN-IN:Prefix") == prefix and zone in ("", disk.zone)
         )
 
+    def marked_volumes(self) -> Tuple[Volume, ...]:
+        self.calls["marked_volumes"] += 1
+        return tuple(self._volume(disk) for _, disk in sorted(self.disks.items()))
+
     def lifecycle(self) -> str:
         return self.group
 
@@ -232,6 +238,21 @@ class SimulatedCloud:
         ids = set(instance_ids)
         self.calls["holders"] += bool(ids)
         return {one: self.instances.get(one, Holder(one, "gone")) for one in ids}
+
+    def create_volume(self, new: NewVolume) -> str:
+        self.calls["create_volume"] += 1
+        made = self.tokens.setdefault(new.token, w.volume_id(100 + len(self.tokens)))
+        self.disks.setdefault(
+            made,
+            Disk(
+                made,
+                dict(new.tags),
+                zone=new.zone,
+                size_gib=new.wish.size_gib,
+                origin=new.wish.snapshot,
+            ),
+        )
+        return made
 
     def attach(self, volume_id: str) -> str:
         self.calls["attach"] += 1
