@@ -196,6 +196,8 @@ class _Judge:
             self._pinned_system()
             or self._wish.pin_count()
             or self._wish.levels()
+            # What is created has no tag that could say the rest.
+            or (self._wish.unmountable() if self._wanted.create else None)
             or self._present()
             or self._wish.unmountable()
             or _refused_volume(self._volumes)

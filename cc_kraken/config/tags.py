@@ -138,13 +138,14 @@ def unknown(tags: Mapping[str, object], namespace: str) -> List[str]:
     return [
         whole
         for whole in sorted(map(str, tags))
-        if _alike(whole.rpartition(":")[0], namespace)
+        if alike(whole.rpartition(":")[0], namespace)
         and whole not in {name(namespace, tag) for tag in NAMES}
         and text(tags.get(whole)).strip()
     ]
 
 
-def _alike(one: str, other: str) -> bool:
+def alike(one: str, other: str) -> bool:
+    """Whether a namespace is the other, or is probably meant for it."""
     matcher = difflib.SequenceMatcher(None, one.lower(), other.lower())
     return matcher.ratio() >= 0.85
 
