@@ -31,7 +31,7 @@ from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import claiming
 from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
-from cc_kraken.decide.steps import ATTACH, Attach, Detach
+from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach
 from cc_kraken.decide.world import World
 from cc_kraken.machine import files
 from cc_kraken.machine.clock import Clock
@@ -399,7 +399,7 @@ class Claiming:
 
 
 def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:
-    steps = tuple(step for step in plan.steps if step.phase == ATTACH)
+    steps = tuple(step for step in plan.steps if step.phase in OF_CLOUD)
     if steps == plan.steps:
         return plan
     trouble = Trouble(

@@ -26,6 +26,7 @@ from typing import (
 )
 
 from cc_kraken.act import (
+    creating,
     grow,
     make,
     mount_point,
@@ -42,12 +43,14 @@ from cc_kraken.decide.steps import (
     CHANGES,
     GROW,
     MOUNT,
+    OF_CLOUD,
     PHASES,
     AddMember,
     AssembleArray,
     Attach,
     CheckFilesystem,
     CreateArray,
+    CreateVolumes,
     Detach,
     EraseRecords,
     GrowArray,
@@ -85,6 +88,7 @@ from cc_kraken.model import (
     KrakenError,
     Layer,
     Look,
+    Node,
     Record,
     Trouble,
     of_set,
@@ -137,6 +141,8 @@ class Executor:
         self.report = report
         self.enter = enter
         self.clock = clock
+        self.created: Dict[Tuple[Node, str], Dict[int, str]] = {}
+        """Volumes that the cloud has created in this run, by node and set."""
         self._files = threading.Lock()
         self._begun: Set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
@@ -147,6 +153,7 @@ class Executor:
         """What was found on a volume, or on an array (by its UUID), last."""
         self._carried: Carried
         self._do: Mapping[Type[Step], Callable[[Step], None]] = {
+            CreateVolumes: self._create_volumes,
             Attach: self._attach,
             Detach: self._detach,
             Wipe: self._wipe,
@@ -253,7 +260,7 @@ class Executor:
         told[name] = trouble
 
     def _one(self, step: Step) -> None:
-        if step.phase != "attach":
+        if step.phase not in OF_CLOUD:
             self._carried.used.append(step.set)
         LOG.info("%s: %s", step.set, step, extra=of_set(step.set))
         if isinstance(step, (Wipe, MakeFilesystem)):
@@ -269,6 +276,17 @@ class Executor:
         self.report.done(step.set, str(step))
 
     # ---- the cloud
+
+    def _create_volumes(self, step: Step) -> None:
+        assert isinstance(step, CreateVolumes)
+        self._carried.ask_again = True
+        made = self.created.setdefault((step.wished.node, step.set), {})
+
+        def check() -> None:
+            if self.clock.stopped:
+                raise KrakenError(_stopped(step))
+
+        creating.create(self.cloud, replace(step, made=made), check)
 
     def _attach(self, step: Step) -> None:
         """The lowest volume id first: two claimants must not split a set."""

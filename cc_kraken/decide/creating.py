@@ -126,43 +126,44 @@ def next_step(
     if not answers:
         return Wait(_looking(wished), 0.0)
     latest = answers[-1]
-    present = _present(wished, latest)
-    if len(present) >= wished.wanted.members:
+    shown = present(wished, latest.volumes)
+    if len(shown) >= wished.wanted.members:
         return Nothing()
     refused = _lookalike(wished, latest.volumes)
-    if refused is None and not present:
+    if refused is None and not shown:
         refused = _elsewhere(wished, latest.volumes)
     if refused is not None:
         return Refuse(refused)
-    if present and not _ours_and_young(wished, present, date):
+    if shown and not _ours_and_young(wished, shown, date):
         return Nothing()
-    failed = [one for one in present if one.state == "error"]
+    again = max(latest.answered + FRESH - now, 0.0)
+    failed = [one for one in shown if one.state == "error"]
     if failed:
-        return Wait(_failed(failed), FRESH)
+        return Wait(_failed(failed), again)
     dead = _dead(answers)
-    there = {_number(wished, volume) for volume in present}
+    there = {number(wished, volume) for volume in shown}
     if begun is not None and now - begun.since < YOUNG:
-        made = {number for number, one in begun.made.items() if one not in dead}
+        made = {member for member, one in begun.made.items() if one not in dead}
         missing = _missing(wished, there | made)
         if missing:
             return Create(missing, ATTEMPTS, dead)
-        return Wait(_unseen(wished, begun), FRESH)
+        return Wait(_unseen(wished, begun), again)
     first = _first_alike(wished, answers)
     if latest.asked - first.answered < wished.wish.after:
         due = first.answered + wished.wish.after - now
-        return Wait(_looking(wished, present), max(due, 0.0))
+        return Wait(_looking(wished, shown), max(due, 0.0))
     if now - latest.answered > FRESH:
-        return Wait(_looking(wished, present), 0.0)
+        return Wait(_looking(wished, shown), 0.0)
     # One that was made and is gone has burned its first token: what may have been a
     # member of an array is not replaced.
-    return Create(_missing(wished, there), 1 if present else ATTEMPTS, dead)
+    return Create(_missing(wished, there), 1 if shown else ATTEMPTS, dead)
 
 
-def _present(wished: Wished, answer: Answer) -> Tuple[Volume, ...]:
-    """The volumes of the set in an answer, in any zone and state but leaving."""
+def present(wished: Wished, volumes: Sequence[Volume]) -> Tuple[Volume, ...]:
+    """The volumes of the set, in any zone and state but leaving."""
     return tuple(
         volume
-        for volume in answer.volumes
+        for volume in volumes
         if volume.state not in sets.LEAVING and _is_of_set(wished, volume)
     )
 
@@ -180,26 +181,25 @@ def _is_of_node(wished: Wished, own: Mapping[str, str]) -> bool:
 def _first_alike(wished: Wished, answers: Sequence[Answer]) -> Answer:
     """The earliest answer since which all have shown the same volumes of the set."""
     first = answers[-1]
-    shown = {one.id for one in _present(wished, first)}
+    shown = {one.id for one in present(wished, first.volumes)}
     for answer in reversed(answers):
-        if {one.id for one in _present(wished, answer)} != shown:
+        if {one.id for one in present(wished, answer.volumes)} != shown:
             break
         first = answer
     return first
 
 
-def _number(wished: Wished, volume: Volume) -> int:
+def number(wished: Wished, volume: Volume) -> int:
     """The number of a member that cc_kraken has created; 0 for any other volume."""
     text = tags.read(volume.tags, wished.namespace).get("member", "")
     plain = text.isascii() and text.isdigit() and len(text) <= 3
-    number = int(text) if plain else 0
-    return number if 1 <= number <= wished.wanted.members else 0
+    return int(text) if plain and int(text) <= wished.wanted.members else 0
 
 
 def _ours_and_young(wished: Wished, present: Sequence[Volume], date: float) -> bool:
     """Whether they are all part of one creation that was cut off: none of them can
     have served by then."""
-    numbers = {_number(wished, volume) for volume in present}
+    numbers = {number(wished, volume) for volume in present}
     return len(numbers - {0}) == len(present) and all(
         volume.zone == wished.zone
         and -SKEW < date - volume.created < YOUNG

@@ -1,0 +1,174 @@
+"""Create the volumes of a set that do not exist (design, section 15).
+
+:func:`cc_kraken.decide.creating.next_step` says which and when; here EC2 is asked.
+Nothing here deletes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED, Cloud
+from cc_kraken.decide import creating
+from cc_kraken.decide.creating import Answer, Begun, Create, Nothing, Refuse, Wait
+from cc_kraken.decide.plan import FAILED, PENDING, PLANNED, Plan
+from cc_kraken.decide.steps import CreateVolumes
+from cc_kraken.machine.clock import Clock
+from cc_kraken.model import Claim, KrakenError, Node, Section, Trouble
+
+LOG = logging.getLogger(__name__)
+
+MOST_ANSWERS = 20
+"""Answers of EC2 that are kept: an old one only makes the wait shorter."""
+
+Made = Dict[int, str]
+"""The ids of the volumes that EC2 has answered with, by the number of the member."""
+
+
+Todo = Union[CreateVolumes, Wait, Refuse, Nothing]
+
+
+class Creating:
+    """What one run knows of volumes that do not exist, and what it has begun.
+
+    ``dry_run``: one look is enough, for nothing is created.
+    """
+
+    def __init__(
+        self,
+        section: Section,
+        zone: str,
+        cloud: Cloud,
+        clock: Clock,
+        made: Mapping[Tuple[Node, str], Made],
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._namespace = section.tag_namespace
+        self._zone = zone
+        self._cloud = cloud
+        self._clock = clock
+        self._made = made
+        self._dry_run = dry_run
+        self._answers: List[Answer] = []
+        self._since: Dict[Tuple[Node, str], float] = {}
+
+    def plans(
+        self, node: Node, claims: Sequence[Claim], plans: Sequence[Plan]
+    ) -> Tuple[Plan, ...]:
+        """The plans, in which volumes that do not exist are created or awaited."""
+        by_name = {claim.name: claim for claim in claims}
+        return tuple(
+            self._plan(node, by_name[plan.name], claims, plan)
+            if plan.name in by_name and wants(by_name[plan.name])
+            else plan
+            for plan in plans
+        )
+
+    def _plan(
+        self, node: Node, claim: Claim, claims: Sequence[Claim], plan: Plan
+    ) -> Plan:
+        try:
+            answer = self.next_step(node, claim, claims)
+        except KrakenError as error:
+            answer = Wait(error.trouble, 0.0)
+        if isinstance(answer, CreateVolumes):
+            return replace(
+                plan,
+                state=PLANNED,
+                steps=(answer,),
+                trouble=None,
+                outcomes=(
+                    f"this adds {answer.monthly}",
+                    "then the volumes are attached and used as blank ones, or as what "
+                    "their snapshot holds",
+                ),
+            )
+        if isinstance(answer, Nothing) or plan.steps:
+            return plan
+        state = PENDING if answer.trouble.waits else FAILED
+        return replace(plan, state=state, trouble=answer.trouble)
+
+    def next_step(self, node: Node, claim: Claim, claims: Sequence[Claim]) -> Todo:
+        """What is to be done for one set; asks EC2 where an answer is due."""
+        others = tuple(one.name for one in claims if one.name != claim.name)
+        wanted = claim.wanted
+        if self._dry_run and wanted.create is not None:
+            wanted = replace(wanted, create=replace(wanted.create, after=0))
+        wished = creating.Wished(self._namespace, node, self._zone, wanted, others)
+        answer = self._judge(wished)
+        if isinstance(answer, Wait) and answer.seconds <= 0:
+            self._ask()
+            answer = self._judge(wished)
+        if not isinstance(answer, Create):
+            return answer
+        key = (node, claim.name)
+        if answer.attempts > 1 and not self._dry_run:
+            self._since.setdefault(key, self._clock.now())
+        return CreateVolumes(claim.name, wished, answer, self._made.get(key, {}))
+
+    def _judge(self, wished: creating.Wished) -> creating.Step:
+        key = (wished.node, wished.wanted.name)
+        begun: Optional[Begun] = None
+        if key in self._since:
+            begun = Begun(self._since[key], self._made.get(key, {}))
+        now, date = self._clock.now(), self._clock.date()
+        return creating.next_step(wished, self._answers, now, date, begun)
+
+    def _ask(self) -> None:
+        asked = self._clock.now()
+        volumes = self._cloud.marked_volumes()
+        self._answers.append(Answer(asked, self._clock.now(), volumes))
+        del self._answers[:-MOST_ANSWERS]
+
+
+def wants(claim: Claim) -> bool:
+    """Whether volumes of a set may have to be created."""
+    kind = claim.trouble.kind if claim.trouble is not None else ""
+    lacks = kind in ("set-absent", "members-missing", "volume-state")
+    return lacks and claim.wanted.create is not None and not claim.wanted.volume_ids
+
+
+def create(cloud: Cloud, step: CreateVolumes, check: Callable[[], None]) -> None:
+    """Carry out the step, one member after the other, and note each in ``made``.
+
+    ``check`` ends it when the run is to end.
+    """
+    for member in step.create.members:
+        check()
+        made = _create_one(cloud, step, member)
+        LOG.info("%s: %s is volume %d", step.set, made, member)
+        step.made[member] = made
+
+
+def _create_one(cloud: Cloud, step: CreateVolumes, member: int) -> str:
+    """The id of the volume, with the first token that EC2 takes."""
+    for attempt in range(1, step.create.attempts + 1):
+        new = creating.new_volume(step.wished, member, attempt)
+        full: Optional[Trouble] = None
+        try:
+            made = cloud.create_volume(new)
+            if made not in step.create.dead:
+                return made
+        except KrakenError as error:
+            if error.trouble.kind not in (LIMIT, TOKEN_BURNED):
+                raise
+            full = error.trouble if error.trouble.kind == LIMIT else None
+        there = _there(cloud, step)
+        if member in there:
+            return there[member]
+        if full is not None:
+            raise KrakenError(full)
+        if set(there.values()) - set(step.made.values()):
+            break  # members that this run has not made: they may have data
+        LOG.info("%s: EC2 makes no volume %d for token %d", step.set, member, attempt)
+    raise KrakenError(creating.no_tokens(step.wished, member))
+
+
+def _there(cloud: Cloud, step: CreateVolumes) -> Made:
+    """The volumes of the set that EC2 shows now; of no member are those without a
+    number (0)."""
+    volumes = creating.present(step.wished, cloud.marked_volumes())
+    return {creating.number(step.wished, one): one.id for one in volumes}
