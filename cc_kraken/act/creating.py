@@ -7,16 +7,18 @@ Nothing here deletes.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED, Cloud
+from cc_kraken.config import sets, tags
 from cc_kraken.decide import creating
 from cc_kraken.decide.creating import Answer, Begun, Create, Nothing, Refuse, Wait
 from cc_kraken.decide.plan import FAILED, PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import CreateVolumes
 from cc_kraken.machine.clock import Clock
-from cc_kraken.model import Claim, KrakenError, Node, Section, Trouble
+from cc_kraken.model import Claim, KrakenError, Node, Section, Trouble, Volume
 
 LOG = logging.getLogger(__name__)
 
@@ -116,6 +118,22 @@ class Creating:
             begun = Begun(self._since[key], self._made.get(key, {}))
         now, date = self._clock.now(), self._clock.date()
         return creating.next_step(wished, self._answers, now, date, begun)
+
+    def refresh(self, oldest: float) -> None:
+        """Ask EC2 where the last answer is older than so many seconds."""
+        last = self._answers[-1].answered if self._answers else -math.inf
+        if self._clock.now() - last > oldest:
+            self._ask()
+
+    def shown(self, node: Node) -> Tuple[Volume, ...]:
+        """The volumes of a node in the last answer, in any zone."""
+        last = self._answers[-1].volumes if self._answers else ()
+        return tuple(
+            volume
+            for volume in last
+            if volume.state not in sets.LEAVING
+            and tags.is_of(volume.tags, self._namespace, node)
+        )
 
     def _ask(self) -> None:
         asked = self._clock.now()

@@ -240,6 +240,7 @@ class Run:
                 self.cloud,
                 self.observer,
                 self.executor,
+                self.creating,
                 self.report,
                 self.clock,
                 self.waiting,

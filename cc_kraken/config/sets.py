@@ -111,8 +111,7 @@ def _mine(
 ) -> Tuple[Volume, ...]:
     by_id = {}
     for volume in volumes:
-        own = tags.read(volume.tags, section.tag_namespace)
-        if (own.get("prefix"), own.get("node_id")) == (node.prefix, node.node_id):
+        if tags.is_of(volume.tags, section.tag_namespace, node):
             by_id[volume.id] = volume
     return tuple(volume for _, volume in sorted(by_id.items()))
 

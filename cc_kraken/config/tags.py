@@ -107,6 +107,12 @@ def read(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
     return found
 
 
+def is_of(tags: Mapping[str, object], namespace: str, node: Node) -> bool:
+    """Whether a volume with these tags is one of the node."""
+    own = read(tags, namespace)
+    return (own.get("prefix"), own.get("node_id")) == (node.prefix, node.node_id)
+
+
 def misspelt(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
     """Tags that are none of ours but look like one (``KRKN-IN:Mountpath``), each
     with the name that was probably meant (``MountPath``)."""

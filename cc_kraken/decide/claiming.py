@@ -22,6 +22,8 @@ CLAIMING, LOCKED, SETTLED, GIVING_BACK = "claiming", "locked", "settled", "givin
 node was anybody else's; all volumes are ours, and may be used; another instance was
 faster, so this one gives the node back."""
 
+NONE_FREE = ("claim-none-here", "claim-none-free")
+"""Why a claimant stays nobody: then a node may be founded."""
 MOST_TOLD = 10
 """Nodes in one message."""
 
@@ -245,7 +247,7 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
 def _choice(look: Look) -> Answer:
     if not look.nodes:
         return Stay(_none_here(look))
-    for node_id in ordered(look):
+    for node_id in ordered(look, tuple(look.nodes)):
         anchor = look.anchor(node_id)
         if node_id in look.avoided or anchor is None or _unfree(look, node_id):
             continue
@@ -253,13 +255,13 @@ def _choice(look: Look) -> Answer:
     return Stay(_none_free(look))
 
 
-def ordered(look: Look) -> Sequence[str]:
+def ordered(look: Look, nodes: Sequence[str]) -> Sequence[str]:
     """The nodes in the order in which they are tried: the lowest first, or spread, by
     chance that is this instance's own."""
     if look.section.claim_order == "lowest":
-        return list(look.nodes)
+        return sorted(nodes, key=_by_number)
     return sorted(
-        look.nodes,
+        nodes,
         key=lambda node_id: hashlib.sha256(
             f"{look.instance_id} {node_id}".encode()
         ).digest(),

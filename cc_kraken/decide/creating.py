@@ -170,12 +170,12 @@ def present(wished: Wished, volumes: Sequence[Volume]) -> Tuple[Volume, ...]:
 
 def _is_of_set(wished: Wished, volume: Volume) -> bool:
     own = tags.read(volume.tags, wished.namespace)
-    return _is_of_node(wished, own) and own.get("volume_name") == wished.wanted.name
+    name = own.get("volume_name")
+    return name == wished.wanted.name and _is_of_node(wished, volume)
 
 
-def _is_of_node(wished: Wished, own: Mapping[str, str]) -> bool:
-    node = wished.node
-    return (own.get("prefix"), own.get("node_id")) == (node.prefix, node.node_id)
+def _is_of_node(wished: Wished, volume: Volume) -> bool:
+    return tags.is_of(volume.tags, wished.namespace, wished.node)
 
 
 def _first_alike(wished: Wished, answers: Sequence[Answer]) -> Answer:
@@ -308,7 +308,7 @@ def _may_be_meant(wished: Wished, volume: Volume) -> bool:
     own = tags.read(volume.tags, wished.namespace)
     meant = tags.meant(volume.tags, wished.namespace)
     name = own.get("volume_name", "")
-    if _is_of_node(wished, own):
+    if _is_of_node(wished, volume):
         if name:
             other = name == wished.wanted.name or name in wished.others
             return not other and _near(name, wished.wanted.name)
@@ -361,7 +361,7 @@ def _elsewhere(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
         for volume in volumes
         if volume.state not in sets.LEAVING
         and volume.zone != wished.zone
-        and _is_of_node(wished, tags.read(volume.tags, wished.namespace))
+        and _is_of_node(wished, volume)
     ]
     if not found:
         return None
