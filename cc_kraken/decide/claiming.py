@@ -247,7 +247,7 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
 def _choice(look: Look) -> Answer:
     if not look.nodes:
         return Stay(_none_here(look))
-    for node_id in ordered(look, tuple(look.nodes)):
+    for node_id in ordered(look):
         anchor = look.anchor(node_id)
         if node_id in look.avoided or anchor is None or _unfree(look, node_id):
             continue
@@ -255,9 +255,10 @@ def _choice(look: Look) -> Answer:
     return Stay(_none_free(look))
 
 
-def ordered(look: Look, nodes: Sequence[str]) -> Sequence[str]:
-    """The nodes in the order in which they are tried: the lowest first, or spread, by
-    chance that is this instance's own."""
+def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
+    """The nodes, or these, in the order in which they are tried: the lowest first, or
+    spread, by chance that is this instance's own."""
+    nodes = tuple(look.nodes) if nodes is None else nodes
     if look.section.claim_order == "lowest":
         return sorted(nodes, key=_by_number)
     return sorted(

@@ -127,6 +127,10 @@ def next_step(
         return Wait(_looking(wished), 0.0)
     latest = answers[-1]
     shown = present(wished, latest.volumes)
+    again = max(latest.answered + FRESH - now, 0.0)
+    failed = [one for one in shown if one.state == "error"]
+    if failed and _ours_and_young(wished, shown, date):
+        return Wait(_failed(failed), again)
     if len(shown) >= wished.wanted.members:
         return Nothing()
     refused = _lookalike(wished, latest.volumes)
@@ -136,10 +140,6 @@ def next_step(
         return Refuse(refused)
     if shown and not _ours_and_young(wished, shown, date):
         return Nothing()
-    again = max(latest.answered + FRESH - now, 0.0)
-    failed = [one for one in shown if one.state == "error"]
-    if failed:
-        return Wait(_failed(failed), again)
     dead = _dead(answers)
     there = {number(wished, volume) for volume in shown}
     if begun is not None and now - begun.since < YOUNG:
