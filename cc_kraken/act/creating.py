@@ -95,7 +95,9 @@ class Creating:
 
     def next_step(self, node: Node, claim: Claim, claims: Sequence[Claim]) -> Todo:
         """What is to be done for one set; asks EC2 where an answer is due."""
-        others = tuple(one.name for one in claims if one.name != claim.name)
+        others = tuple(
+            one.name for one in claims if one.wanted.declared and one.name != claim.name
+        )
         wanted = claim.wanted
         if self._dry_run and wanted.create is not None:
             wanted = replace(wanted, create=replace(wanted.create, after=0))
