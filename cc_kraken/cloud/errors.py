@@ -193,7 +193,7 @@ _LIMIT = Rule(
 _BURNED = Rule(
     Reaction.DESCRIBE,
     TOKEN_BURNED,
-    "A token for each volume that EC2 has not used before.",
+    "a token that EC2 has not used before",
     "Nothing: the next one is tried.",
 )
 _FULL = Rule(
@@ -358,7 +358,7 @@ def trouble(
     words = {"action": action, "permission": permission}
     what = f"{action} {subject}".strip()
     text = plain(message).rstrip(".")
-    if line is _PERMISSION and not denied and _ENCODED.search(message):
+    if action == "CreateVolume" and not denied and _ENCODED.search(message):
         text += f" (EC2 has encoded its reason; {_DECODED})"
     return Trouble(
         kind=line.kind,

@@ -79,6 +79,13 @@ def read(said: Mapping[str, object], namespace: str) -> Creation:
     return wish
 
 
+def of_one_snapshot(wish: Creation, members: int) -> Optional[Wrong]:
+    """That several members would be copies of one."""
+    if not wish.snapshot or members == 1:
+        return None
+    return Wrong("snapshot", f"one for {members} volumes", "a set of one volume")
+
+
 def _number(said: Mapping[str, object], key: str) -> int:
     value = said.get(key)
     return value if isinstance(value, int) else 0

@@ -157,6 +157,10 @@ class Wish:
                 chosen["create"] = creation.read(create, self._section.tag_namespace)
             except creation.Wrong as wrong:
                 self.troubles.append(creation.unfit(self._name, wrong))
+            else:
+                copied = creation.of_one_snapshot(chosen["create"], chosen["members"])
+                if copied is not None:
+                    self.troubles.append(creation.unfit(self._name, copied))
         self.wanted = replace(self.wanted, volume_ids=self._pins, **chosen)
 
     def _options(self) -> None:
