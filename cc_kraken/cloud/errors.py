@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Dict, Tuple
 
-from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED
 from cc_kraken.model import KrakenError, Trouble
 
 #: Longest piece of EC2's own text that is passed on, in characters.
@@ -192,13 +191,13 @@ _LIMIT = Rule(
 # CreateVolume.
 _BURNED = Rule(
     Reaction.DESCRIBE,
-    TOKEN_BURNED,
+    "create-token-burned",
     "a token that EC2 has not used before",
     "Nothing: the next one is tried.",
 )
 _FULL = Rule(
     Reaction.FATAL,
-    LIMIT,
+    "create-limit",
     "room for another volume within the limits of the account",
     "Delete volumes that nobody needs, or ask AWS for a higher limit (Service Quotas: "
     "Amazon EBS). Then: cc-kraken apply.",

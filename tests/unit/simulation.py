@@ -29,7 +29,7 @@ from typing import (
 from cc_kraken.act import array_history
 from cc_kraken.cloud.protocol import IN_USE
 from cc_kraken.config import sets
-from cc_kraken.decide import decision
+from cc_kraken.decide import creating, decision
 from cc_kraken.decide import members as arraystate
 from cc_kraken.decide.members import Seen
 from cc_kraken.decide.plan import MOUNTED, Plan
@@ -41,6 +41,7 @@ from cc_kraken.decide.steps import (
     Attach,
     CheckFilesystem,
     CreateArray,
+    CreateVolumes,
     Detach,
     EraseRecords,
     GrowArray,
@@ -304,6 +305,7 @@ class Simulation:
         self.left: Optional[int] = None
         self._boot()
         self._do: Dict[type, Callable[..., Iterator[None]]] = {
+            CreateVolumes: self._create_volumes,
             Attach: self._attach,
             Detach: self._detach,
             Wipe: self._wipe,
@@ -899,6 +901,11 @@ class Simulation:
         raise Violation(f"{rounds} rounds, and still to do: {[p.steps for p in todo]}")
 
     # ---------------------------------------------------------------- steps
+
+    def _create_volumes(self, step: CreateVolumes) -> Iterator[None]:
+        for member in step.create.members:
+            self.cloud.create_volume(creating.new_volume(step.wished, member, 1))
+            yield
 
     def _attach(self, step: Attach) -> Iterator[None]:
         for number, volume_id in enumerate(step.volume_ids):

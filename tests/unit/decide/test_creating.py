@@ -225,6 +225,8 @@ LIKE: Dict[str, Dict[str, Optional[str]]] = {
     "a letter of the namespace": {"KRKN-IN:Prefix": None, "KRKN-1N:Prefix": "kafka"},
     "the prefix in capitals": {"KRKN-IN:Prefix": "Kafka"},
     "the node with a zero": {"KRKN-IN:NodeId": "00"},
+    "the node with a blank": {"KRKN-IN:NodeId": "0 "},
+    "the prefix with a blank": {"KRKN-IN:Prefix": " kafka"},
 }
 
 
