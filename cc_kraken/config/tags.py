@@ -50,6 +50,8 @@ NAMES: Mapping[str, str] = {
     **SET_TAGS,
 }
 
+_OF_A_VOLUME = (PREFIX, NODE_ID, VOLUME_NAME)
+
 LONGEST = 256
 """Characters of a tag's value."""
 
@@ -130,11 +132,19 @@ def misspelt(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
 
 
 def meant(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
-    """The tags of ours as :func:`read` tells them, and the misspelt ones under the keys
-    that were probably meant."""
+    """The tags of ours as :func:`read` tells them, and the others under the keys for
+    which they were probably meant: misspelt ones, and those that say in another
+    namespace which set a volume is of."""
     found = read(tags, namespace)
     for whole, tag in misspelt(tags, namespace).items():
         found.setdefault(NAMES[tag], text(tags[whole]).strip())
+    for whole in sorted(map(str, tags)):
+        local = whole.rpartition(":")[2].lower()
+        if any(local == known.lower() for known in set(NAMES) - set(_OF_A_VOLUME)):
+            continue
+        plain = {known.lower(): known for known in _OF_A_VOLUME}
+        for near in difflib.get_close_matches(local, list(plain), n=1, cutoff=0.8):
+            found.setdefault(NAMES[plain[near]], text(tags[whole]).strip())
     return found
 
 

@@ -169,9 +169,10 @@ def present(wished: Wished, volumes: Sequence[Volume]) -> Tuple[Volume, ...]:
 
 
 def _is_of_set(wished: Wished, volume: Volume) -> bool:
+    if not _is_of_node(wished, volume):
+        return False
     own = tags.read(volume.tags, wished.namespace)
-    name = own.get("volume_name")
-    return name == wished.wanted.name and _is_of_node(wished, volume)
+    return own.get("volume_name") == wished.wanted.name
 
 
 def _is_of_node(wished: Wished, volume: Volume) -> bool:
@@ -310,6 +311,11 @@ def _lookalike(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
 
 
 def _may_be_meant(wished: Wished, volume: Volume) -> bool:
+    # Few have these values in any tag: of thousands only they are looked at closely.
+    values = {value.strip() for value in volume.tags.values()}
+    for wanted in (wished.node.prefix, wished.node.node_id):
+        if not any(_same(value, wanted) for value in values):
+            return False
     own = tags.read(volume.tags, wished.namespace)
     meant = tags.meant(volume.tags, wished.namespace)
     name = own.get("volume_name", "")

@@ -203,6 +203,7 @@ def test_what_was_begun_an_hour_ago_permits_nothing() -> None:
 
 # ------------------------------------------------------------- near misses
 
+NODE_TAGS = ("KRKN-IN:Prefix", "KRKN-IN:NodeId", "KRKN-IN:VolumeName")
 LIKE: Dict[str, Dict[str, Optional[str]]] = {
     "the set in capitals": {"KRKN-IN:VolumeName": "Data"},
     "the set in the plural": {"KRKN-IN:VolumeName": "datas"},
@@ -223,6 +224,13 @@ LIKE: Dict[str, Dict[str, Optional[str]]] = {
         "krkn-in:VolumeName": "data",
     },
     "a letter of the namespace": {"KRKN-IN:Prefix": None, "KRKN-1N:Prefix": "kafka"},
+    "half a namespace": {"KRKN-IN:Prefix": None, "KRKN:Prefix": "kafka"},
+    "another namespace": {
+        **dict.fromkeys(NODE_TAGS, None),
+        "GOAT-IN:Prefix": "kafka",
+        "GOAT-IN:NodeId": "0",
+        "GOAT-IN:VolumeName": "data",
+    },
     "the prefix in capitals": {"KRKN-IN:Prefix": "Kafka"},
     "the node with a zero": {"KRKN-IN:NodeId": "00"},
     "the node with a blank": {"KRKN-IN:NodeId": "0 "},
@@ -254,10 +262,17 @@ UNLIKE: Dict[str, Dict[str, Optional[str]]] = {
     "without a set, left alone": {"KRKN-IN:VolumeName": None},
     "another node": {"KRKN-IN:NodeId": "1"},
     "another prefix": {"KRKN-IN:Prefix": "kafka2"},
-    "another namespace": {
-        "KRKN-IN:Prefix": None,
+    "another set in another namespace": {
+        **dict.fromkeys(NODE_TAGS, None),
         "GOAT-IN:Prefix": "kafka",
         "GOAT-IN:NodeId": "0",
+        "GOAT-IN:VolumeName": "index",
+    },
+    "another node in another namespace": {
+        **dict.fromkeys(NODE_TAGS, None),
+        "GOAT-IN:Prefix": "kafka",
+        "GOAT-IN:NodeId": "1",
+        "GOAT-IN:VolumeName": "data",
     },
 }
 
