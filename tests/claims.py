@@ -338,11 +338,14 @@ class Edge(DirectEc2):
         strike(world, self.boot)
         if fate < before:
             raise _outage(action)
-        answer = super()._send(action, parameters)
+        answer = self._answer(action, parameters)
         strike(world, self.boot)
         if fate < before + after:
             raise _outage(action)
         return answer
+
+    def _answer(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, Any]:
+        return super()._send(action, parameters)
 
     def outages(self, action: str) -> Tuple[float, float]:
         """Shares of the calls that fail before and after they are carried out."""
@@ -387,10 +390,10 @@ class _Watching(QuietReport):
 def killed_at_notes(world: World) -> Iterator[None]:
     """Runs are killed before and after each note as well."""
     save = claim_file.ClaimFile._save
-    by_id = {boot.instance_id: boot for boot in world.claimants}
 
     def cut(self: claim_file.ClaimFile) -> None:
-        boot = by_id[self._instance_id]
+        boot = world.boots[self._instance_id]
+        assert isinstance(boot, Claimant)
         strike(world, boot)
         save(self)
         strike(world, boot)

@@ -139,7 +139,8 @@ class World(claims.World):
         )
 
     def later(self, seconds: float, work: Callable[[], None]) -> None:
-        self.time.clock.later(seconds, work)
+        """Somebody does this, also when no instance is at work any more."""
+        self.time.start("somebody", work, seconds)
 
     # -------------------------------------------------------------- to judge
 
@@ -194,6 +195,7 @@ class World(claims.World):
         for (node_id, name, zone), count in each.items():
             if count > MEMBERS[name]:
                 wrong.append(f"{node_id} has {count} volumes of {name} in {zone}")
+        wrong += self._split()
         up = Counter(one for one in (Up(b).node_id_up() for b in self.claimants) if one)
         wrong += [f"{node_id} is up {n} times" for node_id, n in up.items() if n > 1]
         for boot in self.claimants:
@@ -201,9 +203,26 @@ class World(claims.World):
                 wrong += self._stuck(boot, set(up))
         for node_id in self.story.up:
             if node_id not in up and not self.story.may_fail:
-                told = [(boot.states[-1:], boot.troubles[-1:]) for boot in self.claimants]
+                told = [
+                    (boot.states[-1:], boot.troubles[-1:]) for boot in self.claimants
+                ]
                 wrong.append(f"{node_id} is not up: {told}")
         return wrong
+
+    def _split(self) -> Iterator[str]:
+        """Two instances of one node may have a set each; a person ends one of them.
+        None has a part of a set."""
+        holders: Dict[Tuple[str, str], Set[str]] = {}
+        for one in self.made():
+            held = {each.instance_id for each in one.volume.attachments}
+            holders.setdefault((one.node_id, one.name), set()).update(held)
+        for (node_id, name), instances in holders.items():
+            if len(instances) > 1:
+                yield f"{name} of {node_id} is split: {sorted(instances)}"
+        fixed = [one for one in self.claimants if one.fixed and not one.gone]
+        if len(fixed) > 1:
+            self.story.may_fail = True
+            self.story.errors.add("holder-predecessor")
 
     def _stuck(self, boot: Claimant, up: Set[str]) -> Iterator[str]:
         if not boot.kinds:
@@ -215,7 +234,7 @@ class World(claims.World):
             yield f"{boot.instance_id} ends with {boot.troubles[-2:]}"
 
 
-WAITS = ("holder-running", "claim-none-free", "holder-other", "claim-none-here")
+WAITS = ("holder-running", "holder-predecessor", "claim-none-free", "claim-none-here")
 """What who is not needed ends with."""
 
 
@@ -482,7 +501,11 @@ def one_world(
     try:
         with in_turn(seed):
             return _world(
-                seed, chance, chances or STORM, Story(story or drawn, section), directory
+                seed,
+                chance,
+                chances or STORM,
+                Story(story or drawn, section),
+                directory,
             )
     finally:
         shutil.rmtree(directory)
@@ -580,10 +603,11 @@ def main() -> int:
     wanted = parser.parse_args()
     logging.disable(logging.CRITICAL)
     begun = time.monotonic()
-    outcomes = [
-        one_world(seed, story=wanted.story)
-        for seed in range(wanted.seed, wanted.seed + wanted.worlds)
-    ]
+    outcomes = []
+    for seed in range(wanted.seed, wanted.seed + wanted.worlds):
+        outcomes.append(one_world(seed, story=wanted.story))
+        if outcomes[-1].wrong:
+            print(told(outcomes[-1:]), flush=True)
     print(told(outcomes), f"({time.monotonic() - begun:.0f} s to simulate)")
     return 1 if any(one.wrong for one in outcomes) else 0
 

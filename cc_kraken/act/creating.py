@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from dataclasses import dataclass, field, replace
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED, Cloud
 from cc_kraken.config import sets, tags
@@ -29,6 +29,20 @@ Made = Dict[int, str]
 """The ids of the volumes that EC2 has answered with, by the number of the member."""
 
 
+@dataclass
+class Progress:
+    """What this run has begun for one set.
+
+    ``since``: when it was allowed to; ``tried``: tokens that made no volume, by
+    member; ``from_``: answers of before do not count any more.
+    """
+
+    since: Optional[float] = None
+    made: Made = field(default_factory=dict)
+    tried: Dict[int, int] = field(default_factory=dict)
+    from_: float = -math.inf
+
+
 Todo = Union[CreateVolumes, Wait, Refuse, Nothing]
 
 
@@ -44,7 +58,7 @@ class Creating:
         zone: str,
         cloud: Cloud,
         clock: Clock,
-        made: Mapping[Tuple[Node, str], Made],
+        progress: Dict[Tuple[Node, str], Progress],
         *,
         dry_run: bool,
     ) -> None:
@@ -52,10 +66,9 @@ class Creating:
         self._zone = zone
         self._cloud = cloud
         self._clock = clock
-        self._made = made
+        self._progress = progress
         self._dry_run = dry_run
         self._answers: List[Answer] = []
-        self._since: Dict[Tuple[Node, str], float] = {}
 
     def plans(
         self, node: Node, claims: Sequence[Claim], plans: Sequence[Plan]
@@ -108,18 +121,20 @@ class Creating:
             answer = self._judge(wished)
         if not isinstance(answer, Create):
             return answer
-        key = (node, claim.name)
         if answer.attempts > 1 and not self._dry_run:
-            self._since.setdefault(key, self._clock.now())
-        return CreateVolumes(claim.name, wished, answer, self._made.get(key, {}))
+            mine = self._of(wished)
+            mine.since = self._clock.now() if mine.since is None else mine.since
+        return CreateVolumes(claim.name, wished, answer)
+
+    def _of(self, wished: creating.Wished) -> Progress:
+        return self._progress.setdefault((wished.node, wished.wanted.name), Progress())
 
     def _judge(self, wished: creating.Wished) -> creating.Step:
-        key = (wished.node, wished.wanted.name)
-        begun: Optional[Begun] = None
-        if key in self._since:
-            begun = Begun(self._since[key], self._made.get(key, {}))
+        mine = self._of(wished)
+        begun = None if mine.since is None else Begun(mine.since, mine.made)
+        answers = [one for one in self._answers if one.asked >= mine.from_]
         now, date = self._clock.now(), self._clock.date()
-        return creating.next_step(wished, self._answers, now, date, begun)
+        return creating.next_step(wished, answers, now, date, begun)
 
     def refresh(self, oldest: float) -> None:
         """Ask EC2 where the last answer is older than so many seconds."""
@@ -151,39 +166,56 @@ def wants(claim: Claim) -> bool:
     return lacks and claim.wanted.create is not None and not claim.wanted.volume_ids
 
 
-def create(cloud: Cloud, step: CreateVolumes, check: Callable[[], None]) -> None:
-    """Carry out the step, one member after the other, and note each in ``made``.
+def create(
+    cloud: Cloud,
+    step: CreateVolumes,
+    mine: Progress,
+    check: Callable[[], None],
+    now: Callable[[], float],
+) -> None:
+    """Carry out the step, one member after the other, and note each in ``mine``.
 
-    ``check`` ends it when the run is to end.
+    ``check`` ends it when the run is to end; ``now``: the run's clock.
     """
     for member in step.create.members:
         check()
-        made = _create_one(cloud, step, member)
-        LOG.info("%s: %s is volume %d", step.set, made, member)
-        step.made[member] = made
+        mine.made[member] = _create_one(cloud, step, mine, member, now)
+        LOG.info("%s: %s is volume %d", step.set, mine.made[member], member)
 
 
-def _create_one(cloud: Cloud, step: CreateVolumes, member: int) -> str:
+def _create_one(
+    cloud: Cloud,
+    step: CreateVolumes,
+    mine: Progress,
+    member: int,
+    now: Callable[[], float],
+) -> str:
     """The id of the volume, with the first token that EC2 takes."""
-    for attempt in range(1, step.create.attempts + 1):
+    for attempt in range(mine.tried.get(member, 0) + 1, step.create.attempts + 1):
         new = creating.new_volume(step.wished, member, attempt)
-        full: Optional[Trouble] = None
+        refused: Optional[Trouble] = None
         try:
             made = cloud.create_volume(new)
             if made not in step.create.dead:
                 return made
         except KrakenError as error:
-            if error.trouble.kind not in (LIMIT, TOKEN_BURNED):
+            refused = error.trouble
+            if refused.kind not in (LIMIT, TOKEN_BURNED):
                 raise
-            full = error.trouble if error.trouble.kind == LIMIT else None
         there = _there(cloud, step)
         if member in there:
             return there[member]
-        if full is not None:
-            raise KrakenError(full)
-        if set(there.values()) - set(step.made.values()):
-            break  # members that this run has not made: they may have data
+        if refused is not None and refused.kind == LIMIT:
+            raise KrakenError(refused)
+        mine.tried[member] = attempt
         LOG.info("%s: EC2 makes no volume %d for token %d", step.set, member, attempt)
+        if refused is not None:
+            # Burned, or another template's volume that EC2 does not show yet: look
+            # again for as long as before the first one.
+            mine.since, mine.from_ = None, now()
+            raise KrakenError(creating.looking(step.wished))
+        if set(there.values()) - set(mine.made.values()):
+            break  # members that this run has not made: they may have data
     raise KrakenError(creating.no_tokens(step.wished, member))
 
 

@@ -35,6 +35,7 @@ from cc_kraken.act import (
     refusals,
     release,
 )
+from cc_kraken.act.creating import Progress
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import members as arraystate
@@ -141,8 +142,8 @@ class Executor:
         self.report = report
         self.enter = enter
         self.clock = clock
-        self.created: Dict[Tuple[Node, str], Dict[int, str]] = {}
-        """Volumes that the cloud has created in this run, by node and set."""
+        self.created: Dict[Tuple[Node, str], Progress] = {}
+        """What the cloud was asked to create in this run, by node and set."""
         self._files = threading.Lock()
         self._begun: Set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
@@ -280,13 +281,13 @@ class Executor:
     def _create_volumes(self, step: Step) -> None:
         assert isinstance(step, CreateVolumes)
         self._carried.ask_again = True
-        made = self.created.setdefault((step.wished.node, step.set), {})
+        mine = self.created.setdefault((step.wished.node, step.set), Progress())
 
         def check() -> None:
             if self.clock.stopped:
                 raise KrakenError(_stopped(step))
 
-        creating.create(self.cloud, replace(step, made=made), check)
+        creating.create(self.cloud, step, mine, check, self.clock.now)
 
     def _attach(self, step: Step) -> None:
         """The lowest volume id first: two claimants must not split a set."""

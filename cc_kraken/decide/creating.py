@@ -12,7 +12,7 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
 
 from cc_kraken.config import sets, tags
@@ -124,7 +124,7 @@ def next_step(
     ``date``: seconds since 1970.
     """
     if not answers:
-        return Wait(_looking(wished), 0.0)
+        return Wait(looking(wished), 0.0)
     latest = answers[-1]
     shown = present(wished, latest.volumes)
     again = max(latest.answered + FRESH - now, 0.0)
@@ -151,9 +151,9 @@ def next_step(
     first = _first_alike(wished, answers)
     if latest.asked - first.answered < wished.wish.after:
         due = first.answered + wished.wish.after - now
-        return Wait(_looking(wished, shown), max(due, 0.0))
+        return Wait(looking(wished, shown), max(due, 0.0))
     if now - latest.answered > FRESH:
-        return Wait(_looking(wished, shown), 0.0)
+        return Wait(looking(wished, shown), 0.0)
     # One that was made and is gone has burned its first token: what may have been a
     # member of an array is not replaced.
     return Create(_missing(wished, there), 1 if shown else ATTEMPTS, dead)
@@ -247,17 +247,15 @@ def new_volume(wished: Wished, member: int, attempt: int) -> NewVolume:
 def token(wished: Wished, member: int, attempt: int) -> str:
     """SHA-256 in hex: the 64 characters that EC2 allows for a client token.
 
-    Of all that tells one volume from another, in canonical JSON: EC2 refuses a token
-    that comes again with other parameters.
+    Not of what the volume is to be: two templates that differ, in one refresh, make
+    one volume, for EC2 refuses a token that comes again with other parameters.
     """
     said = [
         wished.node.prefix,
         wished.node.node_id,
         wished.wanted.name,
         member,
-        wished.wanted.members,
         wished.zone,
-        {**asdict(wished.wish), "after": None, "tags": tags_of(wished, member)},
         attempt,
     ]
     text = json.dumps(said, sort_keys=True, separators=(",", ":"))
@@ -389,7 +387,7 @@ def _elsewhere(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
 # ------------------------------------------------------------------ in words
 
 
-def _looking(wished: Wished, present: Sequence[Volume] = ()) -> Trouble:
+def looking(wished: Wished, present: Sequence[Volume] = ()) -> Trouble:
     wanted, after = wished.wanted, wished.wish.after
     missing = wanted.members - len(present)
     there = (

@@ -7,8 +7,8 @@ the points at which a run may be cut off.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Dict, List, Optional, Tuple, Type
+from dataclasses import dataclass
+from typing import ClassVar, List, Optional, Tuple, Type
 
 from cc_kraken.decide import creating
 from cc_kraken.decide.creating import Create, Wished
@@ -44,14 +44,10 @@ def _volumes(records: Tuple[Record, ...]) -> str:
 
 @dataclass(frozen=True)
 class CreateVolumes(Step, phase=CREATE):
-    """CreateVolume for the members of a set of which EC2 has no volume.
-
-    ``made``: what this run has created of the set so far.
-    """
+    """CreateVolume for the members of a set of which EC2 has no volume."""
 
     wished: Wished
     create: Create
-    made: Dict[int, str] = field(default_factory=dict)
 
     @property
     def monthly(self) -> str:
