@@ -18,6 +18,7 @@ volumes than members, and nobody stuck without an error that says why.
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import random
 import shutil
@@ -28,6 +29,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
+from cc_kraken.act.waiting import Limits
 from cc_kraken.decide import creating
 from cc_kraken.model import Identity, Known, MdSuperblock, Section
 from tests import claims
@@ -77,6 +79,8 @@ class World(claims.World):
             error_seconds=chance.choice((0.0, 10.0)),
         )
         self.story = story
+        self.templates: Dict[str, Section] = {}
+        """Sections of instances that have another one than the story's."""
         self.created = 0
         self.meant: Dict[str, Tuple[str, str]] = {}
         """Volumes whose tags do not say what they are: node and set."""
@@ -137,6 +141,11 @@ class World(claims.World):
         return _Judged(
             identity, self.section, self.lab, self.wire, key, self.turn, self, boot
         )
+
+    def run(self, boot: Boot, stage: str, limits: Limits) -> str:
+        """With its own template's section."""
+        self.section = self.templates.get(boot.instance_id, self.story.section)
+        return super().run(boot, stage, limits)
 
     def later(self, seconds: float, work: Callable[[], None]) -> None:
         """Somebody does this, also when no instance is at work any more."""
@@ -297,10 +306,21 @@ def _new(world: World, chance: random.Random) -> None:
     world.story.up = {"0"}
 
 
+def _templates(world: World, chance: random.Random) -> None:
+    """A refresh has begun: the new template wants another type, or other tags."""
+    _new(world, chance)
+    other = copy.deepcopy(world.story.section)
+    for settings in other.volumes.values():
+        settings["create"].update(
+            chance.choice(({"type": "gp2"}, {"tags": {"Build": "2"}}))
+        )
+    world.templates[world.claimant(ZONE, fixed="0").instance_id] = other
+
+
 def _copied(world: World, chance: random.Random) -> None:
     """The log is made from a snapshot."""
     snapshot = world.snapshot()
-    world.section.volumes["log"]["create"]["snapshot"] = snapshot
+    world.story.section.volumes["log"]["create"]["snapshot"] = snapshot
     _new(world, chance)
 
 
@@ -350,6 +370,7 @@ def _two_zones(world: World, chance: random.Random) -> None:
     _found(world, "0")
     world.story.may_fail = True
     world.story.errors |= {"zone-mixed", "create-zone", "members-missing"}
+    world.story.errors.add("claim-none-here")  # the other zone was first
 
 
 def _half(world: World, chance: random.Random) -> None:
@@ -451,11 +472,12 @@ def _lost_soon(world: World, chance: random.Random) -> None:
 
 
 def _found(world: World, node_ids: Any) -> None:
-    world.section = replace(world.section, node_ids=node_ids)
+    world.story.section = replace(world.story.section, node_ids=node_ids)
 
 
 STORIES: Mapping[str, Tuple[Callable[[World, random.Random], None], int]] = {
     "new": (_new, 5),
+    "templates": (_templates, 2),
     "copied": (_copied, 1),
     "replaced": (_replaced, 3),
     "founded": (_founded, 4),

@@ -816,6 +816,7 @@ class Fleet:
             run._enter,
             run.clock,
         )
+        run.executor.created = run.creating.progress
         run._begin()
         state = run.go()
         boot.states.append(state)

@@ -66,7 +66,7 @@ class Creating:
         self._zone = zone
         self._cloud = cloud
         self._clock = clock
-        self._progress = progress
+        self.progress = progress
         self._dry_run = dry_run
         self._answers: List[Answer] = []
 
@@ -127,7 +127,7 @@ class Creating:
         return CreateVolumes(claim.name, wished, answer)
 
     def _of(self, wished: creating.Wished) -> Progress:
-        return self._progress.setdefault((wished.node, wished.wanted.name), Progress())
+        return self.progress.setdefault((wished.node, wished.wanted.name), Progress())
 
     def _judge(self, wished: creating.Wished) -> creating.Step:
         mine = self._of(wished)
