@@ -95,11 +95,7 @@ class Creating:
                 state=PLANNED,
                 steps=(answer,),
                 trouble=None,
-                outcomes=(
-                    f"this adds {answer.monthly}",
-                    "then the volumes are attached and used as blank ones, or as what "
-                    "their snapshot holds",
-                ),
+                outcomes=(f"this adds {answer.monthly}", _afterwards(answer)),
             )
         if isinstance(answer, Nothing) or plan.steps:
             return plan
@@ -157,6 +153,12 @@ class Creating:
         volumes = self._cloud.marked_volumes()
         self._answers.append(Answer(asked, self._clock.now(), volumes))
         del self._answers[:-MOST_ANSWERS]
+
+
+def _afterwards(step: CreateVolumes) -> str:
+    snapshot = step.wished.wish.snapshot
+    how = f"used as {snapshot} was" if snapshot else "used like blank ones"
+    return f"then they are attached, and {how}"
 
 
 def wants(claim: Claim) -> bool:
