@@ -113,6 +113,40 @@ def failure(
 
 
 @dataclass(frozen=True)
+class Creation:
+    """How the volumes of a set are created where none exists (``create:``).
+
+    ``size_gib`` of each, 0: as the snapshot.  ``iops`` and ``throughput`` (MiB/s) are
+    0 where EC2's own are taken.  ``after``: seconds between the two looks that must
+    find none.  ``tags``: the user's own.
+    """
+
+    size_gib: int = 0
+    type: str = "gp3"
+    iops: int = 0
+    throughput: int = 0
+    encrypted: bool = True
+    kms_key_id: str = ""
+    snapshot: str = ""
+    after: int = 60
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewVolume:
+    """One volume that a cloud is asked for.
+
+    ``wish`` says of what kind, ``tags`` are all that it gets.  ``token``: two
+    requests with the same one make one volume (64 characters).
+    """
+
+    zone: str
+    wish: Creation
+    tags: Mapping[str, str]
+    token: str
+
+
+@dataclass(frozen=True)
 class Ec2Options:
     """The ``ec2:`` part of the section; None is "as the datasource says"."""
 
@@ -138,6 +172,7 @@ class Section:
     tag_namespace: str = "KRKN-IN"
     prefix: Optional[str] = None
     node_id: Optional[str] = None
+    node_ids: Union[str, Mapping[str, str]] = ""
     claim_order: str = "lowest"
     dry_run: bool = False
     boot_wait: int = 90
@@ -177,6 +212,7 @@ class WantedSet:
     volume_ids: tuple[str, ...] = ()
     overwrite: Mapping[str, str] = field(default_factory=dict)
     declared: bool = False
+    create: Optional[Creation] = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +245,7 @@ class Volume:
     """One EBS volume as DescribeVolumes shows it.
 
     ``origin`` is the snapshot or the volume that it was made from, or "".
+    ``created``: seconds since 1970.
     """
 
     id: str
@@ -221,6 +258,7 @@ class Volume:
     multi_attach: bool = False
     managed: bool = False
     encrypted: bool = False
+    created: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 from cc_kraken.act import claim_file
 from cc_kraken.act.report import Report
@@ -154,7 +154,7 @@ class World(Fleet):
     def edge(self, boot: Boot, identity: Identity) -> DirectEc2:
         assert isinstance(boot, Claimant)
         key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
-        return _Edge(
+        return Edge(
             identity, self.section, self.lab, self.wire, key, self.turn, self, boot
         )
 
@@ -256,13 +256,13 @@ class World(Fleet):
 
     def _on_attach(self, instance_id: str, volume_id: str, device: str) -> None:
         super()._on_attach(instance_id, volume_id, device)
-        nodes = {
-            self.node_of[one.volume_id]
-            for one in self.lab.attached_to(instance_id)
-            if one.volume_id in self.node_of
-        } | {self.node_of[volume_id]}
+        held = (one.volume_id for one in self.lab.attached_to(instance_id))
+        nodes = {self.node_of_volume(one) for one in (*held, volume_id)} - {""}
         if len(nodes) > 1:
             self.seen.append(f"{instance_id} has volumes of the nodes {sorted(nodes)}")
+
+    def node_of_volume(self, volume_id: str) -> str:
+        return self.node_of.get(volume_id, "")
 
     def detaching(self, boot: Claimant, volume_id: str) -> None:
         if volume_id in boot.machine.in_use():
@@ -280,7 +280,7 @@ class World(Fleet):
             }
         up = {
             boot.node_id_up(): boot
-            for boot in map(_Up, self.claimants)
+            for boot in map(Up, self.claimants)
             if boot.node_id_up()
         }
         for node_id, instances in holders.items():
@@ -289,7 +289,7 @@ class World(Fleet):
             if instances and node_id not in up:
                 wrong.append(f"{node_id} is held by {sorted(instances)} and not up")
         for boot in self.claimants:
-            if boot.gone or _Up(boot).node_id_up() or boot.fixed:
+            if boot.gone or Up(boot).node_id_up() or boot.fixed:
                 continue
             zone = self.lab.instance(boot.instance_id).zone
             free = [
@@ -305,7 +305,7 @@ class World(Fleet):
         return wrong
 
 
-class _Up:
+class Up:
     """The node whose declared sets an instance has mounted."""
 
     def __init__(self, boot: Claimant) -> None:
@@ -319,7 +319,7 @@ class _Up:
         return boot.node or ""
 
 
-class _Edge(DirectEc2):
+class Edge(DirectEc2):
     """The way to EC2, with outages and sudden ends."""
 
     def __init__(self, *given: Any) -> None:
@@ -334,14 +334,23 @@ class _Edge(DirectEc2):
         if action == "DetachVolume":
             world.detaching(self.boot, parameters["VolumeId"])
         fate = world.chance.random() if stormy(world) else 1.0
+        before, after = self.outages(action)
         strike(world, self.boot)
-        if fate < world.chances.outages / 2:
+        if fate < before:
             raise _outage(action)
-        answer = super()._send(action, parameters)
+        answer = self._answer(action, parameters)
         strike(world, self.boot)
-        if fate < world.chances.outages:
+        if fate < before + after:
             raise _outage(action)
         return answer
+
+    def _answer(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, Any]:
+        return super()._send(action, parameters)
+
+    def outages(self, action: str) -> Tuple[float, float]:
+        """Shares of the calls that fail before and after they are carried out."""
+        half = self.world.chances.outages / 2
+        return half, half
 
 
 def _outage(action: str) -> Exception:
@@ -381,10 +390,10 @@ class _Watching(QuietReport):
 def killed_at_notes(world: World) -> Iterator[None]:
     """Runs are killed before and after each note as well."""
     save = claim_file.ClaimFile._save
-    by_id = {boot.instance_id: boot for boot in world.claimants}
 
     def cut(self: claim_file.ClaimFile) -> None:
-        boot = by_id[self._instance_id]
+        boot = world.boots[self._instance_id]
+        assert isinstance(boot, Claimant)
         strike(world, boot)
         save(self)
         strike(world, boot)
@@ -466,7 +475,7 @@ def _world(
         except Violation as violation:
             wrong.append(str(violation))
     wrong = wrong or world.end()
-    up = sum(bool(_Up(boot).node_id_up()) for boot in world.claimants)
+    up = sum(bool(Up(boot).node_id_up()) for boot in world.claimants)
     calls: Counter[str] = Counter()
     for boot in world.claimants:
         calls.update(boot.calls)

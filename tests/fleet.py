@@ -225,6 +225,8 @@ class NodeClock(Clock):
     def now(self) -> float:
         return self._world.now()
 
+    date = now
+
     def sleep(self, seconds: float) -> None:
         self._world.sleep(seconds)
 
@@ -427,6 +429,8 @@ class Storage:
 
     volumes: Dict[str, Content] = field(default_factory=dict)
     arrays: Dict[str, Optional[Known]] = field(default_factory=dict)
+    copies: Set[str] = field(default_factory=set)
+    """Volumes that were made from a snapshot: nothing is made on them."""
 
     def content(self, volume_id: str) -> Content:
         return self.volumes.setdefault(volume_id, Content())
@@ -598,6 +602,7 @@ class MachineExecutor(Executor):
         for record in step.records:
             content = self.storage.content(record.volume_id)
             assert record.volume_id in self.machine.disks
+            assert record.volume_id not in self.storage.copies
             assert content.superblock is None and content.filesystem is None
             content.record = record
 
@@ -666,6 +671,8 @@ class Boot:
     ended: float = -1.0
     states: List[str] = field(default_factory=list)
     troubles: List[str] = field(default_factory=list)
+    kinds: Tuple[str, ...] = ()
+    """Of the errors of its last run."""
     calls: Counter[str] = field(default_factory=Counter)
     lines: int = 0
 
@@ -835,16 +842,16 @@ class Fleet:
             run._enter,
             run.clock,
         )
+        run.executor.created = run.creating.progress
         run._begin()
         state = run.go()
         boot.states.append(state)
         boot.calls.update(edge.calls)
         boot.troubles += [one["message"] for one in told.status["errors"]]
-        boot.troubles += [
-            f"{name}: {entry['error']['message']}"
-            for name, entry in told.sets.items()
-            if entry["error"]
-        ]
+        failed = {name: one["error"] for name, one in told.sets.items() if one["error"]}
+        boot.troubles += [f"{name}: {one['message']}" for name, one in failed.items()]
+        errors = (*told.status["errors"], *failed.values())
+        boot.kinds = tuple(one["kind"] for one in errors)
         return state
 
 

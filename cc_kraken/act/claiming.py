@@ -21,17 +21,19 @@ from typing import (
     Tuple,
 )
 
-from cc_kraken.act import last_resort
+from cc_kraken.act import founding, last_resort
 from cc_kraken.act.claim_file import ClaimFile
+from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import Report
 from cc_kraken.act.waiting import Waiting
 from cc_kraken.cloud.protocol import IN_USE, Cloud
+from cc_kraken.config import creation
 from cc_kraken.decide import claiming
 from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
-from cc_kraken.decide.steps import ATTACH, Attach, Detach
+from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach
 from cc_kraken.decide.world import World
 from cc_kraken.machine import files
 from cc_kraken.machine.clock import Clock
@@ -100,6 +102,7 @@ class Claiming:
         cloud: Cloud,
         observer: Observer,
         executor: Executor,
+        creating: Creating,
         report: Report,
         clock: Clock,
         waiting: Waiting,
@@ -115,6 +118,7 @@ class Claiming:
         self._cloud = cloud
         self._observer = observer
         self._executor = executor
+        self._creating = creating
         self._report = report
         self._clock = clock
         self._waiting = waiting
@@ -135,6 +139,9 @@ class Claiming:
 
     def lock(self) -> Locked:
         """Get the anchor of a node; ``hold_up`` ends this when the time is over."""
+        contradiction = creation.nodes_trouble(self._section)
+        if contradiction is not None:
+            raise KrakenError(contradiction)
         self._stand_by()
         self._check_prefix()
         while True:
@@ -155,9 +162,37 @@ class Claiming:
             elif isinstance(answer, GiveBack):
                 self._give_back(look, answer)
             elif isinstance(answer, Stay):
-                self._hold_up(answer.trouble)
+                founded = self._stay(look, answer.trouble)
+                if founded is not None:
+                    return founded
             else:
                 self._forget()
+
+    def _stay(self, look: Look, trouble: Trouble) -> Optional[Locked]:
+        """Found a node where none is free, or wait; what a dry run would found."""
+        try:
+            if trouble.kind in claiming.NONE_FREE:
+                answer = founding.next_node(self._creating, look)
+                if isinstance(answer, founding.Found):
+                    return self._found(answer)
+                trouble = answer.trouble if answer is not None else trouble
+        except KrakenError as error:
+            trouble = error.trouble
+        self._hold_up(trouble)
+        return None
+
+    def _found(self, found: founding.Found) -> Optional[Locked]:
+        if self._dry_run:
+            self.notes = (f"would found {found.node}, and claim it",)
+            return Locked(found.node, self._creating.shown(found.node), {})
+        LOG.info("founding %s: its volumes are created", found.node)
+        plans = [Plan(step.set, PLANNED, (step,)) for step in found.steps]
+        if self._waiting.left() <= 0:
+            self._hold_up(_out_of_time(found.node))
+        outcome = self._executor.carry_out(plans, self._world)
+        for trouble in outcome.troubles.values():
+            self._hold_up(trouble)
+        return None
 
     def _stand_by(self) -> None:
         """In a warm pool nothing is claimed: the instance may be stopped for days."""
@@ -399,7 +434,7 @@ class Claiming:
 
 
 def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:
-    steps = tuple(step for step in plan.steps if step.phase == ATTACH)
+    steps = tuple(step for step in plan.steps if step.phase in OF_CLOUD)
     if steps == plan.steps:
         return plan
     trouble = Trouble(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Collection, Mapping, Optional, Sequence
 
 from cc_kraken.act import (
+    creating,
     grow,
     make,
     mount_point,
@@ -23,6 +24,7 @@ from cc_kraken.act import (
     refusals,
     release,
 )
+from cc_kraken.act.creating import Progress
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import members as arraystate
@@ -31,12 +33,14 @@ from cc_kraken.decide.steps import (
     CHANGES,
     GROW,
     MOUNT,
+    OF_CLOUD,
     PHASES,
     AddMember,
     AssembleArray,
     Attach,
     CheckFilesystem,
     CreateArray,
+    CreateVolumes,
     Detach,
     EraseRecords,
     GrowArray,
@@ -74,6 +78,7 @@ from cc_kraken.model import (
     KrakenError,
     Layer,
     Look,
+    Node,
     Record,
     Trouble,
     failure,
@@ -127,6 +132,8 @@ class Executor:
         self.report = report
         self.enter = enter
         self.clock = clock
+        self.created: dict[tuple[Node, str], Progress] = {}
+        """What the cloud was asked to create in this run, by node and set."""
         self._files = threading.Lock()
         self._begun: set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
@@ -137,6 +144,7 @@ class Executor:
         """What was found on a volume, or on an array (by its UUID), last."""
         self._carried: Carried
         self._do: Mapping[type[Step], Callable[[Any], None]] = {
+            CreateVolumes: self._create_volumes,
             Attach: self._attach,
             Detach: self._detach,
             Wipe: self._wipe,
@@ -240,7 +248,7 @@ class Executor:
         told[name] = trouble
 
     def _one(self, step: Step) -> None:
-        if step.phase != "attach":
+        if step.phase not in OF_CLOUD:
             self._carried.used.append(step.set)
         LOG.info("%s: %s", step.set, step, extra=of_set(step.set))
         if isinstance(step, (Wipe, MakeFilesystem)):
@@ -256,6 +264,16 @@ class Executor:
         self.report.done(step.set, str(step))
 
     # ---- the cloud
+
+    def _create_volumes(self, step: CreateVolumes) -> None:
+        self._carried.ask_again = True
+        mine = self.created.setdefault((step.wished.node, step.set), Progress())
+
+        def check() -> None:
+            if self.clock.stopped:
+                raise KrakenError(_stopped(step))
+
+        creating.create(self.cloud, step, mine, check, self.clock.now)
 
     def _attach(self, step: Attach) -> None:
         """The lowest volume id first: two claimants must not split a set."""

@@ -23,6 +23,7 @@ from typing import (
 
 from cc_kraken.act import array_history, last_resort, node_env, telling, udev_rules
 from cc_kraken.act.claiming import Claiming, Lost, Standby
+from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer, account_number
@@ -33,7 +34,7 @@ from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.config import sets, tags
 from cc_kraken.decide import decision
 from cc_kraken.decide.plan import Plan
-from cc_kraken.decide.steps import ATTACH
+from cc_kraken.decide.steps import ATTACH, CREATE
 from cc_kraken.decide.world import World
 from cc_kraken.machine import command, devices, files
 from cc_kraken.machine.clock import Clock
@@ -56,6 +57,7 @@ ACCOUNTS_EVERY = 1.0
 IDENTIFY = "identify"
 TITLES = {
     IDENTIFY: "1: who is this instance, and which volumes are its own",
+    CREATE: "1: creating the volumes that do not exist",
     ATTACH: "2: attaching volumes",
     "assemble": "3: putting arrays together",
     "mkfs": "4: making filesystems",
@@ -110,6 +112,14 @@ class Run:
         self.observer = Observer(paths, section)
         self.waiting = Waiting(limits, self.clock, told)
         self.executor = Executor(paths, cloud, told, self._enter, self.clock)
+        self.creating = Creating(
+            section,
+            identity.zone,
+            cloud,
+            self.clock,
+            self.executor.created,
+            dry_run=dry_run,
+        )
         self.claiming: Optional[Claiming] = None
         self._begin()
         self.instance_tags: Mapping[str, str] = {}
@@ -230,6 +240,7 @@ class Run:
                 self.cloud,
                 self.observer,
                 self.executor,
+                self.creating,
                 self.report,
                 self.clock,
                 self.waiting,
@@ -270,14 +281,18 @@ class Run:
             todo = self.work.due(plans)
             if todo and self.waiting.left() > 0:
                 ask = self.work.act(todo, world)
-                # Waiting after an attachment belongs to it.
-                self._enter(ATTACH if any(asks(plan) for plan in todo) else None)
+                # Waiting after an attachment belongs to it, and after a creation.
+                self._enter(self._awaited_phase(todo))
                 continue
             reasons = self.waiting.reasons(plans)
             if not reasons or self.waiting.left() <= 0:
                 return self._end(claims, plans, world)
             self.waiting.say(reasons)
             ask = self._wait(reasons, world)
+
+    def _awaited_phase(self, done: Sequence[Plan]) -> Optional[str]:
+        phases = {step.phase for plan in done for step in plan.steps}
+        return next((one for one in (CREATE, ATTACH) if one in phases), None)
 
     # ---- one round: look and decide
 
@@ -336,6 +351,7 @@ class Run:
         self, node: Node, claims: Sequence[Claim], world: World
     ) -> Sequence[Plan]:
         plans = decision.decide(node, claims, world)
+        plans = self.creating.plans(node, claims, plans)
         if self.claiming is None:
             return plans
         plans = tuple(self.claiming.check(claims, plans, self.known.is_ours, world))

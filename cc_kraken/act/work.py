@@ -12,7 +12,7 @@ from cc_kraken.act.known import UNDONE_LIMIT, Known
 from cc_kraken.act.report import FAILED, Report
 from cc_kraken.act.waiting import Waiting
 from cc_kraken.decide.plan import Plan
-from cc_kraken.decide.steps import ATTACH, LAST, Detach
+from cc_kraken.decide.steps import ATTACH, LAST, OF_CLOUD, Detach
 from cc_kraken.decide.world import World
 from cc_kraken.model import (
     Claim,
@@ -27,7 +27,7 @@ SAME_STEPS_LIMIT = 4
 
 def asks(plan: Plan) -> bool:
     """Whether the cloud is asked for something by the steps of a plan."""
-    return any(step.phase == ATTACH for step in plan.steps)
+    return any(step.phase in OF_CLOUD for step in plan.steps)
 
 
 class Work:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, FrozenSet, Iterable, Mapping, Optional
 
-from cc_kraken.model import Attachment, Holder, Instance, Volume
+from cc_kraken.model import Attachment, Holder, Instance, NewVolume, Volume
 
 FILTER_LENGTH = 255  # characters of one value
 
@@ -43,7 +43,27 @@ def volume(raw: Mapping[str, Any]) -> Volume:
         multi_attach=bool(raw.get("MultiAttachEnabled")),
         managed=bool((raw.get("Operator") or {}).get("Managed")),
         encrypted=bool(raw.get("Encrypted")),
+        created=raw["CreateTime"].timestamp() if raw.get("CreateTime") else 0.0,
     )
+
+
+def new_volume(new: NewVolume) -> Dict[str, Any]:
+    """The parameters of CreateVolume, without those that the wish leaves to EC2."""
+    wish = new.wish
+    tagged = [{"Key": key, "Value": value} for key, value in sorted(new.tags.items())]
+    found = {
+        "AvailabilityZone": new.zone,
+        "VolumeType": wish.type,
+        "ClientToken": new.token,
+        "TagSpecifications": [{"ResourceType": "volume", "Tags": tagged}],
+        "Size": wish.size_gib,
+        "Iops": wish.iops,
+        "Throughput": wish.throughput,
+        "Encrypted": wish.encrypted,
+        "KmsKeyId": wish.kms_key_id,
+        "SnapshotId": wish.snapshot,
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def _attachment(raw: Mapping[str, Any]) -> Attachment:

@@ -21,12 +21,22 @@ from urllib.parse import urlsplit, urlunsplit
 from cc_kraken.cloud import answers, metadata, session
 from cc_kraken.cloud.device_names import Names
 from cc_kraken.cloud.errors import Ec2Error, Reaction, fatal, plain, refused, waiting
-from cc_kraken.model import Holder, Identity, KrakenError, Node, Section, Volume
+from cc_kraken.model import (
+    Holder,
+    Identity,
+    KrakenError,
+    NewVolume,
+    Node,
+    Section,
+    Volume,
+)
 
 LOG = logging.getLogger(__name__)
 
 PAGE = 500  # results; DescribeVolumes allows 5 to 1000
 FILTER_VALUES = 200  # in one filter
+LOOKALIKES = ("*:?refix*", "*:?ode?d", "*:?ode??d", "*:?olume?ame", "*:?olume??ame")
+"""Keys that are meant for ours in a namespace that is misspelt."""
 
 
 def shown(url: str) -> str:
@@ -94,18 +104,30 @@ class Ec2:
         ]
         if zone:
             filters.append({"Name": "availability-zone", "Values": [zone]})
+        # a filter that takes a value too freely must not bring us another node's
+        # volumes
+        return tuple(
+            volume
+            for volume in self._described(subject, filters)
+            if wished
+            == {tag: volume.tags.get(f"{self.namespace}:{tag}") for tag in wished}
+        )
+
+    def _described(
+        self, subject: str, filters: Sequence[Mapping[str, Any]]
+    ) -> Tuple[Volume, ...]:
         found: Dict[str, Volume] = {}
         for page in self._pages("DescribeVolumes", subject, Filters=filters):
             for raw in page.get("Volumes") or ():
                 volume = answers.volume(raw)
-                # a filter that takes a value too freely must not bring us
-                # another node's volumes
-                own = {
-                    tag: volume.tags.get(f"{self.namespace}:{tag}") for tag in wished
-                }
-                if own == wished:
-                    found[volume.id] = volume
+                found[volume.id] = volume
         return tuple(found[key] for key in sorted(found))
+
+    def marked_volumes(self) -> Tuple[Volume, ...]:
+        """See :class:`Cloud` (DescribeVolumes)."""
+        keys = [answers.filter_value(f"{self.namespace}:") + "*", *LOOKALIKES]
+        filters = [{"Name": "tag-key", "Values": keys}]
+        return self._described(f"with tags of {self.namespace}", filters)
 
     def lifecycle(self) -> str:
         """See :class:`Cloud` (the instance's metadata service)."""
@@ -164,6 +186,12 @@ class Ec2:
                 raise
         if self._names is not None:
             self._names.freed(volume_id)
+
+    def create_volume(self, new: NewVolume) -> str:
+        """See :class:`Cloud` (CreateVolume)."""
+        subject = f"in {new.zone}"
+        answer = self._call("CreateVolume", subject, **answers.new_volume(new))
+        return str(answer["VolumeId"])
 
     # ---------------------------------------------------------------- inside
 

@@ -188,6 +188,41 @@ _LIMIT = Rule(
     "use an instance type with a higher limit.",
 )
 
+# CreateVolume.
+_BURNED = Rule(
+    Reaction.DESCRIBE,
+    "create-token-burned",
+    "a token that EC2 has not used before",
+    "Nothing: the next one is tried.",
+)
+_FULL = Rule(
+    Reaction.FATAL,
+    "create-limit",
+    "room for another volume within the limits of the account",
+    "Delete volumes that nobody needs, or ask AWS for a higher limit (Service Quotas: "
+    "Amazon EBS). Then: cc-kraken apply.",
+)
+_CAPACITY = Rule(
+    Reaction.RETRY,
+    "create-capacity",
+    "room for the volume in this zone",
+    "EC2 is asked again. If this stays, choose another type in create, or another "
+    "zone.",
+)
+_NOT_CREATED = Rule(
+    Reaction.FATAL,
+    "create-refused",
+    "a request for a volume that EC2 accepts",
+    "Correct create of this set in the section. Then: cc-kraken apply.",
+)
+_SNAPSHOT = Rule(
+    Reaction.RETRY,
+    "create-snapshot",
+    "a snapshot that is complete, in this region",
+    "EC2 is asked again. If this stays, correct create.snapshot of this set, and see "
+    "that the snapshot is shared with this account.",
+)
+
 _CODES: Tuple[Tuple[Rule, str], ...] = (
     (
         _THROTTLED,
@@ -248,7 +283,31 @@ _TEXTS: Dict[Tuple[str, str], Tuple[Tuple[str, Rule], ...]] = {
     ("AttachVolume", "OperationNotPermitted"): (("modification state", _MODIFYING),),
 }
 
+# Codes of one action that mean something else, or nothing, for the others.
+_OF_ACTION: Dict[str, Dict[str, Rule]] = {
+    "CreateVolume": {
+        code: line
+        for line, codes in (
+            (_BURNED, "IdempotentParameterMismatch"),
+            (_FULL, "VolumeLimitExceeded MaxIOPSLimitExceeded"),
+            (_CAPACITY, "InsufficientVolumeCapacity"),
+            (_SNAPSHOT, "InvalidSnapshot.NotFound IncorrectState"),
+            (_KEY, "KMSKeyNotAccessibleFault InvalidKmsKey.InvalidState"),
+        )
+        for code in codes.split()
+    }
+}
+#: What a code that no table has means, by action.
+_OTHERWISE: Dict[str, Rule] = {"CreateVolume": _NOT_CREATED}
+
+_DENIED = re.compile(
+    r"is not authorized to perform: ([a-z0-9-]+:\w+)(?: on resource: (\S+))?"
+)
 _ENCODED = re.compile(r"\s*Encoded authorization failure message:?\s*\S*")
+_DECODED = (
+    "it is in CloudTrail's event of this call, and aws sts "
+    "decode-authorization-message reads it"
+)
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\x9f]+")
 
 
@@ -266,11 +325,15 @@ def rule(action: str, code: str, message: str = "", status: int = 400) -> Rule:
     if action == "DetachVolume" and name == "IncorrectState":
         # It is not attached any more; the next describe tells.
         return Rule(Reaction.DONE, "not-attached")
+    if name in _OF_ACTION.get(action, {}):
+        return _OF_ACTION[action][name]
+    otherwise = _OTHERWISE.get(action, _REQUEST)
     if name in TABLE:
-        return TABLE[name]
+        line = TABLE[name]
+        return line if line is not _REQUEST else otherwise
     if status == 429:
         return _THROTTLED
-    return _UNAVAILABLE if status >= 500 else _REQUEST
+    return _UNAVAILABLE if status >= 500 else otherwise
 
 
 def plain(message: str) -> str:
@@ -287,9 +350,15 @@ def trouble(
     A device name that is taken is worded too, for the time when none is left.
     """
     line = rule(action, code, message, status)
-    words = {"action": action, "permission": f"ec2:{action}"}
+    denied = _DENIED.search(message)
+    permission = denied.group(1) if denied else f"ec2:{action}"
+    if denied and denied.group(2):
+        permission += f" on {denied.group(2).rstrip('.')}"
+    words = {"action": action, "permission": permission}
     what = f"{action} {subject}".strip()
     text = plain(message).rstrip(".")
+    if action == "CreateVolume" and not denied and _ENCODED.search(message):
+        text += f" (EC2 has encoded its reason; {_DECODED})"
     return Trouble(
         kind=line.kind,
         found=f"EC2 answered {what} with {code}" + (f": {text}" if text else ""),

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from typing import Counter, Iterable, Mapping, Protocol, Tuple, runtime_checkable
 
-from cc_kraken.model import Holder, Node, Volume
+from cc_kraken.model import Holder, NewVolume, Node, Volume
 
 IN_USE = "volume-in-use"
 """The kind of the error of :meth:`Cloud.attach` when somebody has the volume.  It
 may be this instance: only a new look at the volumes tells."""
+
+TOKEN_BURNED = "create-token-burned"
+"""The kind of the error of :meth:`Cloud.create_volume` when the token was used for a
+volume that is no more: it makes none any more."""
+
+LIMIT = "create-limit"
+"""The kind of its error when the account has no room for another volume.  The one of
+this token may be there all the same."""
 
 
 @runtime_checkable
@@ -31,6 +39,10 @@ class Cloud(Protocol):
     def prefix_volumes(self, prefix: str, zone: str = "") -> Tuple[Volume, ...]:
         """Every volume of all nodes of a prefix, by id; with ``zone`` of that zone."""
 
+    def marked_volumes(self) -> Tuple[Volume, ...]:
+        """Every volume with a tag that is ours or looks like one of ours, of whichever
+        node, by id, in any zone and state."""
+
     def lifecycle(self) -> str:
         """What the group that has launched this instance wants of it
         (``Warmed:Stopped``, ``InService``); "" where none has."""
@@ -48,4 +60,10 @@ class Cloud(Protocol):
         """Take the attachment to this instance back, never by force.
 
         It is no error when there is none.
+        """
+
+    def create_volume(self, new: NewVolume) -> str:
+        """Ask for a volume; its id.  It is not available yet.
+
+        Asked again with the same token, it is the same volume.
         """

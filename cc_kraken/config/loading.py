@@ -14,7 +14,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, cast
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union, cast
 
 from cc_kraken.config.structure import Mistake, describe, mistakes
 from cc_kraken.config.values import odd_character
@@ -354,6 +354,7 @@ def _section(merged: Mapping[str, Any]) -> Section:
         tag_namespace=merged.get("tag_namespace", plain.tag_namespace),
         prefix=None if prefix is None else prefix.strip(),
         node_id=None if node_id is None else str(node_id).strip(),
+        node_ids=_node_ids(merged.get("node_ids", plain.node_ids)),
         claim_order=merged.get("claim_order", plain.claim_order),
         dry_run=merged.get("dry_run", plain.dry_run),
         boot_wait=merged.get("boot_wait", plain.boot_wait),
@@ -372,6 +373,12 @@ def _section(merged: Mapping[str, Any]) -> Section:
         volumes={name: dict(item or {}) for name, item in volumes.items()},
         digest=_digest(merged),
     )
+
+
+def _node_ids(said: object) -> Union[str, Mapping[str, str]]:
+    if isinstance(said, Mapping):
+        return {zone: str(one) for zone, one in said.items()}
+    return str(said)
 
 
 def _digest(merged: Mapping[str, Any]) -> str:

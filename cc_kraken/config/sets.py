@@ -111,8 +111,7 @@ def _mine(
 ) -> Tuple[Volume, ...]:
     by_id = {}
     for volume in volumes:
-        own = tags.read(volume.tags, section.tag_namespace)
-        if (own.get("prefix"), own.get("node_id")) == (node.prefix, node.node_id):
+        if tags.is_of(volume.tags, section.tag_namespace, node):
             by_id[volume.id] = volume
     return tuple(volume for _, volume in sorted(by_id.items()))
 
@@ -196,6 +195,8 @@ class _Judge:
             self._pinned_system()
             or self._wish.pin_count()
             or self._wish.levels()
+            # What is created has no tag that could say the rest.
+            or (self._wish.unmountable() if self._wanted.create else None)
             or self._present()
             or self._wish.unmountable()
             or _refused_volume(self._volumes)

@@ -155,6 +155,12 @@ PATTERN_WORDS: Mapping[str, str] = {
     "^[^/]*$": "without a slash",
     "^https?://[^ ]+$": "that begins with http:// or https:// and has no space",
     "^[a-z][a-z0-9-]{2,62}$": "like us-east-1",
+    "^[a-z][a-z0-9-]{3,62}[a-z]$": "that is a zone, like us-east-1a",
+    "^[^*]*$": "of the ids of nodes, with commas, like 0,3",
+    "^snap-[0-9a-f]{8,17}$": "that is a snapshot id, like snap-0541e52659458f1c9",
+    "^[A-Za-z0-9][A-Za-z0-9:/_-]{0,2047}$": "that names a KMS key, like alias/data",
+    "^(?![Aa][Ww][Ss]:)[A-Za-z0-9 +=._:/@-]{1,128}$": "of 1 to 128 letters, digits, "
+    "spaces and + - = . _ : / @, which does not begin with aws:",
     "^0?[0-7]{3,4}$": "of three or four octal digits, like 0750",
     "^vol-[0-9a-f]{8,17}$": "that is a volume id, like vol-0541e52659458f1c9",
     "^[0-9a-f]{8,128}$": "that is a fingerprint, as the error about the volume "

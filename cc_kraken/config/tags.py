@@ -20,6 +20,8 @@ VOLUMES = "Volumes"
 VOLUME_NAME = "VolumeName"
 VOLUME_SIZE = "VolumeSize"
 MEMBERS = "Members"
+MEMBER = "Member"
+"""Which member of its set a volume is that cc_kraken has created."""
 
 ANY_NODE = "*"
 """The NodeId of an instance that becomes any free node of its prefix."""
@@ -44,10 +46,14 @@ NAMES: Mapping[str, str] = {
     NODE_ID: "node_id",
     VOLUMES: "volumes",
     VOLUME_NAME: "volume_name",
+    MEMBER: "member",
     **SET_TAGS,
 }
 
-_LONGEST = 256
+_OF_A_VOLUME = (PREFIX, NODE_ID, VOLUME_NAME)
+
+LONGEST = 256
+"""Characters of a tag's value."""
 
 
 def name(namespace: str, tag: str) -> str:
@@ -103,16 +109,42 @@ def read(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
     return found
 
 
+def is_of(tags: Mapping[str, object], namespace: str, node: Node) -> bool:
+    """Whether a volume with these tags is one of the node."""
+    own = read(tags, namespace)
+    return (own.get("prefix"), own.get("node_id")) == (node.prefix, node.node_id)
+
+
 def misspelt(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
     """Tags that are none of ours but look like one (``KRKN-IN:Mountpath``), each
     with the name that was probably meant (``MountPath``)."""
     plain = {known.lower(): known for known in NAMES}
     found = {}
+    numbered = name(namespace, MEMBER)
+    if text(tags.get(numbered)).strip() and "members" not in read(tags, namespace):
+        found[numbered] = MEMBERS
     for whole in unknown(tags, namespace):
         tag = whole.rpartition(":")[2].lower()
         near = difflib.get_close_matches(tag, list(plain), n=1, cutoff=0.8)
         if near:
             found[whole] = plain[near[0]]
+    return found
+
+
+def meant(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
+    """The tags of ours as :func:`read` tells them, and the others under the keys for
+    which they were probably meant: misspelt ones, and those that say in another
+    namespace which set a volume is of."""
+    found = read(tags, namespace)
+    for whole, tag in misspelt(tags, namespace).items():
+        found.setdefault(NAMES[tag], text(tags[whole]).strip())
+    for whole in sorted(map(str, tags)):
+        local = whole.rpartition(":")[2].lower()
+        if any(local == known.lower() for known in set(NAMES) - set(_OF_A_VOLUME)):
+            continue
+        plain = {known.lower(): known for known in _OF_A_VOLUME}
+        for near in difflib.get_close_matches(local, list(plain), n=1, cutoff=0.8):
+            found.setdefault(NAMES[plain[near]], text(tags[whole]).strip())
     return found
 
 
@@ -122,13 +154,14 @@ def unknown(tags: Mapping[str, object], namespace: str) -> List[str]:
     return [
         whole
         for whole in sorted(map(str, tags))
-        if _alike(whole.rpartition(":")[0], namespace)
+        if alike(whole.rpartition(":")[0], namespace)
         and whole not in {name(namespace, tag) for tag in NAMES}
         and text(tags.get(whole)).strip()
     ]
 
 
-def _alike(one: str, other: str) -> bool:
+def alike(one: str, other: str) -> bool:
+    """Whether a namespace is the other, or is probably meant for it."""
     if one == other:
         return True  # most are, and the comparison is slow
     matcher = difflib.SequenceMatcher(None, one.lower(), other.lower())
@@ -194,12 +227,12 @@ def node(
         )
     for tag, value in ((PREFIX, prefix), (NODE_ID, node_id)):
         odd = odd_character(value)
-        if odd or len(value) > _LONGEST:
+        if odd or len(value) > LONGEST:
             what = f"the character {odd}" if odd else f"{len(value)} characters"
             return Trouble(
                 "identity-unfit",
                 f"the {tag} of {instance_id}, {quoted(value)}, has {what}",
-                f"a text of up to {_LONGEST} characters that people can read",
+                f"a text of up to {LONGEST} characters that people can read",
                 f"Correct the tag {name(namespace, tag)} or the configuration.",
             )
     return Claimant(prefix) if node_id == ANY_NODE else Node(prefix, node_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from cc_kraken.config import tags, values
+from cc_kraken.config import creation, tags, values
 from cc_kraken.config.values import Unfit, quoted
 from cc_kraken.filesystems import registry
 from cc_kraken.model import KrakenError, Section, Trouble, Volume, WantedSet
@@ -151,6 +151,16 @@ class Wish:
         overwrite = self._settings.get("overwrite")
         if isinstance(overwrite, Mapping):
             chosen["overwrite"] = dict(overwrite)
+        create = self._settings.get("create")
+        if isinstance(create, Mapping):
+            try:
+                chosen["create"] = creation.read(create, self._section.tag_namespace)
+            except creation.Wrong as wrong:
+                self.troubles.append(creation.unfit(self._name, wrong))
+            else:
+                copied = creation.of_one_snapshot(chosen["create"], chosen["members"])
+                if copied is not None:
+                    self.troubles.append(creation.unfit(self._name, copied))
         self.wanted = replace(self.wanted, volume_ids=self._pins, **chosen)
 
     def _options(self) -> None:
@@ -277,6 +287,8 @@ class Wish:
 def wrong(section: Section) -> List[Tuple[str, Trouble]]:
     """What no tag can put right in a section, each with the key that it is about."""
     found: List[Tuple[str, Trouble]] = []
+    nodes = creation.nodes_trouble(section)
+    found += [("kraken.node_ids", nodes)] if nodes is not None else []
     paths: Dict[str, str] = {}
     for name in section.volumes or ("",):
         place = f"kraken.volumes.{name}" if name else "kraken.defaults"

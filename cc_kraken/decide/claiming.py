@@ -22,6 +22,8 @@ CLAIMING, LOCKED, SETTLED, GIVING_BACK = "claiming", "locked", "settled", "givin
 node was anybody else's; all volumes are ours, and may be used; another instance was
 faster, so this one gives the node back."""
 
+NONE_FREE = ("claim-none-here", "claim-none-free")
+"""Why a claimant stays nobody: then a node may be founded."""
 MOST_TOLD = 10
 """Nodes in one message."""
 
@@ -253,13 +255,14 @@ def _choice(look: Look) -> Answer:
     return Stay(_none_free(look))
 
 
-def ordered(look: Look) -> Sequence[str]:
-    """The nodes in the order in which they are tried: the lowest first, or spread, by
-    chance that is this instance's own."""
+def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
+    """The nodes, or these, in the order in which they are tried: the lowest first, or
+    spread, by chance that is this instance's own."""
+    nodes = tuple(look.nodes) if nodes is None else nodes
     if look.section.claim_order == "lowest":
-        return list(look.nodes)
+        return sorted(nodes, key=by_number)
     return sorted(
-        look.nodes,
+        nodes,
         key=lambda node_id: hashlib.sha256(
             f"{look.instance_id} {node_id}".encode()
         ).digest(),

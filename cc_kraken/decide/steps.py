@@ -10,14 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, List, Optional, Tuple, Type
 
+from cc_kraken.decide import creating
+from cc_kraken.decide.creating import Create, Wished
 from cc_kraken.model import ArrayLine, FstabLine, Record, gib
 
+CREATE = "create"
 ATTACH = "attach"
 ASSEMBLE = "assemble"
 MKFS = "mkfs"
 MOUNT = "mount"
 GROW = "grow"
-PHASES = (ATTACH, ASSEMBLE, MKFS, MOUNT, GROW)
+PHASES = (CREATE, ATTACH, ASSEMBLE, MKFS, MOUNT, GROW)
+OF_CLOUD = (CREATE, ATTACH)
+"""Phases that ask the cloud, and use no volume."""
 CHANGES: List[Type[Step]] = []
 
 
@@ -35,6 +40,26 @@ class Step:
 
 def _volumes(records: Tuple[Record, ...]) -> str:
     return ", ".join(record.volume_id for record in records)
+
+
+@dataclass(frozen=True)
+class CreateVolumes(Step, phase=CREATE):
+    """CreateVolume for the members of a set of which EC2 has no volume."""
+
+    wished: Wished
+    create: Create
+
+    @property
+    def monthly(self) -> str:
+        return creating.monthly(self.wished.wish, len(self.create.members))
+
+    def __str__(self) -> str:
+        members, of = self.create.members, self.wished.wanted.members
+        which = f"volume {', '.join(map(str, members))} of {of}"
+        return (
+            f"create {which} ({creating.described(self.wished.wish)}) in "
+            f"{self.wished.zone}"
+        )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ class Clock:
         """Seconds since some fixed moment (CLOCK_MONOTONIC)."""
         return time.monotonic()
 
+    def date(self) -> float:
+        """Seconds since 1970 (CLOCK_REALTIME)."""
+        return time.time()
+
     def sleep(self, seconds: float) -> None:
         """Sleep for ``seconds``, or until the run is to end."""
         self._stop.wait(max(seconds, 0.0))

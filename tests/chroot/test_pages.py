@@ -144,6 +144,19 @@ def test_another_prefix(reader: Reader) -> None:
     assert "events" in text and "kafka" not in text
 
 
+def test_creating_volumes(reader: Reader) -> None:
+    begin(reader)
+    reader.lab.client("iam").create_role(
+        RoleName="kafka-node", AssumeRolePolicyDocument="{}"
+    )
+    said = reader.read("docs/guides/create-volumes.md")
+    assert "nothing to do" in said
+    policy = reader.lab.client("iam").get_role_policy(
+        RoleName="kafka-node", PolicyName="create-volumes"
+    )
+    assert "ec2:CreateVolume" in str(policy["PolicyDocument"])
+
+
 def test_another_level(reader: Reader) -> None:
     """A chroot has no md: the new set has one member.  The copy and the exchange
     of the paths are the same."""

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Collection,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
-from tests.lab import instance_types, query
+from tests.lab import creation, instance_types, query
 from tests.lab.metadata import check_tag_keys
 from tests.lab.query import Ec2Error, boolean, integer, moment
 from tests.lab.world import (
@@ -78,8 +90,7 @@ class Actions(World):
         super().__init__(**world)
         self.page_size = page_size
         self.sparse_pages = sparse_pages
-        self._tokens: Dict[str, str] = {}
-        self._parameters: Dict[str, Mapping[str, Any]] = {}
+        self._tokens = creation.Tokens()
         self._lag: Optional[_Lag] = None
         self._random = random.Random(1)
 
@@ -119,10 +130,12 @@ class Actions(World):
         self, volumes: Sequence[Volume], ids: Sequence[str], moment: Optional[float]
     ) -> List[Volume]:
         if moment is None:
-            return list(volumes)
+            return [one for one in volumes if one.id in self._volumes]
         shown: List[Volume] = []
         for volume in volumes:
             past = self._as_of(volume.id, moment)
+            if past is None and volume.id not in self._volumes:
+                continue
             one = volume if past is None else past.resource
             if one is not None:
                 shown.append(one)
@@ -155,7 +168,10 @@ class Actions(World):
         the work where a tag is asked for by its very value."""
         age = self.clock.now() - self._tagged_at
         stale = self._lag is not None and self._lag.seconds >= age
-        if self.sparse_pages or stale:
+        if stale:
+            gone = [volume for volume, _ in self._gone.values()]
+            return [*self._volumes.values(), *gone]
+        if self.sparse_pages:
             return list(self._volumes.values())
         choices = []
         for one in request.get("Filter", []):
@@ -250,7 +266,10 @@ class Actions(World):
             "attachmentSet": [_attachment_xml(one) for one in volume.attachments],
             "tagSet": _tags_xml(volume.tags),
             "volumeType": volume.type,
+            "iops": volume.iops,
+            "throughput": volume.throughput,
             "encrypted": volume.encrypted,
+            "kmsKeyId": volume.kms_key_id or None,
             "multiAttachEnabled": volume.multi_attach,
             "operator": {"managed": volume.managed},
         }
@@ -493,61 +512,84 @@ class Actions(World):
         )
 
     def _create_volume(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        _require(request, "AvailabilityZone")
-        token = request.get("ClientToken", "")
-        if token in self._tokens:
-            return self._again(token, request)
+        """The order of the checks matters: the account's limit comes before the
+        client token."""
+        zone = self._zone_of(request)
         snapshot = request.get("SnapshotId", "")
         origin = self._usable_snapshot(snapshot) if snapshot else None
-        size = integer("size", request.get("Size"))
-        if size is None:
-            if origin is None:
-                raise Ec2Error(
-                    "MissingParameter",
-                    "The request must contain the parameter size or snapshotId",
-                )
-            size = origin.size_gib
-        if origin is not None and size < origin.size_gib:
-            raise Ec2Error(
-                "InvalidParameterValue",
-                f"Volume of {size}GiB is smaller than snapshot '{snapshot}', "
-                f"expect size >= {origin.size_gib}GiB",
+        volume = creation.wanted(
+            request,
+            origin.size_gib if origin else None,
+            bool(origin and origin.encrypted),
+            _key_arn(self.region, "alias/aws/ebs"),
+        )
+        creation.check_kind_of_tags(request)
+        tags = _specified_tags(request, "volume")
+        creation.checked(request.get("ClientToken", ""))
+        limit = self.storage_limits.get(volume.type)
+        if limit is not None and self._stored(volume.type) + volume.size > limit:
+            raise creation.over_limit(volume.type, limit)
+        volume_id = self._tokens.made(zone, request, self.clock.now())
+        if volume_id and not self._stands(volume_id):
+            raise creation.burned()
+        if not volume_id:
+            volume_id = self.create_volume(
+                volume.size,
+                zone,
+                tags,
+                snapshot_id=snapshot,
+                volume_type=volume.type,
+                encrypted=volume.encrypted,
+                kms_key_id=_key_arn(self.region, volume.kms_key_id),
+                iops=volume.iops,
+                throughput=volume.throughput,
+                multi_attach=volume.multi_attach,
+                checks_key=True,
             )
-        kind = request.get("VolumeType", "gp2")
-        multi = boolean(request.get("MultiAttachEnabled"))
-        if multi and kind not in ("io1", "io2"):
+            self._tokens.keep(zone, request, volume_id, self.clock.now())
+            return {**self._volume_xml(self._volume(volume_id)), "status": "creating"}
+        return self._volume_xml(self._volume(volume_id))
+
+    def _zone_of(self, request: Mapping[str, Any]) -> str:
+        """The zone of a request that says it by name or by id."""
+        zone, by_id = (request.get(f"AvailabilityZone{end}", "") for end in ("", "Id"))
+        if zone and by_id:
             raise Ec2Error(
                 "InvalidParameterCombination",
-                f"The parameter MultiAttachEnabled is not supported for {kind}.",
+                "The parameters availabilityZone and availabilityZoneId cannot be "
+                "used together",
             )
-        volume_id = self.create_volume(
-            size,
-            request["AvailabilityZone"],
-            _specified_tags(request, "volume"),
-            snapshot_id=snapshot,
-            volume_type=kind,
-            encrypted=boolean(request.get("Encrypted"))
-            or bool(origin and origin.encrypted),
-            multi_attach=multi,
-        )
-        if token:
-            self._tokens[token] = volume_id
-            self._parameters[token] = _without_token(request)
-        answer = dict(self._volume_xml(self._volume(volume_id)))
-        answer["status"] = "creating"
-        return answer
-
-    def _again(self, token: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the first call with this token made."""
-        if self._parameters[token] != _without_token(request):
+        for one in self.zones:
+            if by_id and self._zone_id(one) == by_id:
+                return one
+        if by_id:
             raise Ec2Error(
-                "IdempotentParameterMismatch",
-                f"The client token you have provided ({token}) is not valid for "
-                "these parameters.",
+                "InvalidZone.NotFound", f"The zone '{by_id}' does not exist."
             )
-        return self._volume_xml(self._volume(self._tokens[token]))
+        _require(request, "AvailabilityZone")
+        self._check_zone(zone)
+        return str(zone)
+
+    def _stored(self, kind: str) -> int:
+        """GiB of all volumes of a type."""
+        return sum(
+            volume.size_gib
+            for volume in self._volumes.values()
+            if volume.type == kind and volume.state != "error"
+        )
+
+    def _stands(self, volume_id: str) -> bool:
+        """Neither deleted nor failed."""
+        volume = self._volumes.get(volume_id)
+        return volume is not None and volume.state != "error"
 
     def _usable_snapshot(self, snapshot_id: str) -> Snapshot:
+        if not re.fullmatch(r"snap-[0-9a-f]{8}([0-9a-f]{9})?", snapshot_id):
+            raise Ec2Error(
+                "InvalidParameterValue",
+                f"Value ({snapshot_id}) for parameter snapshotId is invalid. "
+                "Expected: 'snap-...'.",
+            )
         snapshot = self._snapshot(snapshot_id)
         if snapshot.state != "completed":
             raise Ec2Error(
@@ -655,12 +697,8 @@ class Actions(World):
     def _create_tags(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         _require(request, "ResourceId", "Tag")
         tags = _tag_list(request["Tag"])
-        before = [self._tags_of(one) for one in request["ResourceId"]]
-        for old in before:
-            if len({*old, *tags}) > 50:
-                raise Ec2Error(
-                    "TagLimitExceeded", "Tag limit exceeded: 50 tags a resource."
-                )
+        for old in [self._tags_of(one) for one in request["ResourceId"]]:
+            _count_tags({*old, *tags})
         for resource in request["ResourceId"]:
             self._tagging(resource).update(tags)
         self._changed.notify_all()
@@ -856,9 +894,9 @@ ACTIONS: Dict[str, Tuple[Handler, Set[str]]] = {
     ),
     "CreateVolume": (
         Actions._create_volume,
-        {"AvailabilityZone", "Size", "SnapshotId", "VolumeType", "Encrypted"}
-        | {"MultiAttachEnabled", "Iops", "Throughput", "ClientToken"}
-        | {"TagSpecification"},
+        {"AvailabilityZone", "AvailabilityZoneId", "Size", "SnapshotId"}
+        | {"VolumeType", "Iops", "Throughput", "Encrypted", "KmsKeyId"}
+        | {"MultiAttachEnabled", "ClientToken", "TagSpecification"},
     ),
     "CreateSnapshot": (
         Actions._create_snapshot,
@@ -952,8 +990,12 @@ def _attachment_xml(one: Attachment) -> Dict[str, Any]:
     }
 
 
-def _without_token(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {key: value for key, value in request.items() if key != "ClientToken"}
+def _key_arn(region: str, key: str) -> str:
+    """A KMS key by its ARN; it may be named by its id or an alias."""
+    if not key or key.startswith("arn:"):
+        return key
+    where = key if key.startswith("alias/") else f"key/{key}"
+    return f"arn:aws:kms:{region}:{ACCOUNT}:{where}"
 
 
 def _snapshot_xml(one: Snapshot) -> Dict[str, Any]:
@@ -1080,5 +1122,12 @@ def _tag_list(items: Sequence[Mapping[str, str]]) -> Dict[str, str]:
 def _specified_tags(request: Mapping[str, Any], kind: str) -> Dict[str, str]:
     for one in request.get("TagSpecification", []):
         if one.get("ResourceType") == kind:
-            return _tag_list(one.get("Tag", []))
+            tags = _tag_list(one.get("Tag", []))
+            _count_tags(tags)
+            return tags
     return {}
+
+
+def _count_tags(keys: Collection[str]) -> None:
+    if len(keys) > 50:
+        raise Ec2Error("TagLimitExceeded", "Tag limit exceeded: 50 tags a resource.")

@@ -44,6 +44,7 @@ CONTROLLED = (
     "run_instance stop_instance start_instance terminate_instance forget_instance "
     "attach_volume detach_volume device_of tag tag_later untag hide_device "
     "hold_attaching take_back_attaching hold_busy let_go refuse_key permit_key "
+    "refuse_creation permit_creation limit_storage lift_storage "
     "set_delete_on_termination "
     "credentials expire_credentials renew_credentials lag limit forbid allow fail "
     "throttle unavailable delay heal"
@@ -187,6 +188,12 @@ class Throttle:
         if bucket is None:
             bucket = self._buckets[name] = TokenBucket(*rate, now)
         return bucket.take(now)
+
+
+def _permissions(action: str, parameters: Mapping[str, str]) -> Tuple[str, ...]:
+    """What IAM is asked for: tags at creation need CreateTags, too."""
+    tags = any(name.startswith("TagSpecification.") for name in parameters)
+    return (action, "CreateTags") if tags else (action,)
 
 
 def _narrowed(parameters: Mapping[str, str]) -> bool:
@@ -354,6 +361,8 @@ class Ec2Lab(Actions):
             self._forbidden.clear()
             self._stuck.clear()
             self._keyless.clear()
+            self.permit_creation()
+            self.storage_limits.clear()
             self._taken_back.clear()
             self._in_use.clear()
             self._lag = None
@@ -419,9 +428,10 @@ class Ec2Lab(Actions):
         if buckets and not buckets.permits(action, parameters, self.clock.now()):
             raise Ec2Error("RequestLimitExceeded", "Request limit exceeded.", 503)
         late = self._fault(action)
-        forbidden = self._forbidden.get(action)
-        if forbidden is not None and self.clock.now() < forbidden[2]:
-            raise self._unauthorized(action, parameters, instance_id)
+        for needed in _permissions(action, parameters):
+            forbidden = self._forbidden.get(needed)
+            if forbidden is not None and self.clock.now() < forbidden[2]:
+                raise self._unauthorized(needed, action, parameters, instance_id)
         handler, known = ACTIONS[action]
         request = query.nest(parameters)
         for name in request:
@@ -452,28 +462,35 @@ class Ec2Lab(Actions):
         return None
 
     def _unauthorized(
-        self, action: str, parameters: Mapping[str, str], instance_id: str
+        self,
+        needed: str,
+        action: str,
+        parameters: Mapping[str, str],
+        instance_id: str,
     ) -> Ec2Error:
-        bare, encoded, _ = self._forbidden[action]
+        """``needed``: the permission that ``action`` lacks."""
+        bare, encoded, _ = self._forbidden[needed]
         text = "You are not authorized to perform this operation."
         if not bare:
             user = f"arn:aws:iam::{ACCOUNT}:user/operator"
             if instance_id:
                 user = f"arn:aws:sts::{ACCOUNT}:assumed-role/{ROLE}/{instance_id}"
-            where = self._arn(parameters)
+            where = self._arn(action, parameters)
             resource = f" on resource: {where}" if where else ""
             text += (
-                f" User: {user} is not authorized to perform: ec2:{action}"
+                f" User: {user} is not authorized to perform: ec2:{needed}"
                 f"{resource} because no identity-based policy allows the "
-                f"ec2:{action} action."
+                f"ec2:{needed} action."
             )
         if encoded:
             message = base64.urlsafe_b64encode(secrets.token_bytes(96)).decode()
             text += f" Encoded authorization failure message: {message}"
         return Ec2Error("UnauthorizedOperation", text, 403)
 
-    def _arn(self, parameters: Mapping[str, str]) -> str:
+    def _arn(self, action: str, parameters: Mapping[str, str]) -> str:
         """The resource that IAM names first; Describe calls have none."""
+        if action == "CreateVolume":
+            return f"arn:aws:ec2:{self.region}:{ACCOUNT}:volume/*"
         for name in ("VolumeId", "InstanceId", "ResourceId.1", "InstanceId.1"):
             resource = parameters.get(name, "")
             kind = {"vol": "volume", "i": "instance"}.get(resource.split("-")[0])

@@ -92,7 +92,10 @@ class Volume:
     snapshot_id: str = ""
     source_volume_id: str = ""
     type: str = "gp3"
+    iops: Optional[int] = None
+    throughput: Optional[int] = None
     encrypted: bool = False
+    kms_key_id: str = ""
     multi_attach: bool = False
     managed: bool = False
     modification: Optional[Modification] = None
@@ -139,6 +142,8 @@ class Past:
 
 
 PAST_KEPT = 16
+GONE_KEPT = 600.0
+"""Seconds for which a volume that is gone is known to old answers."""
 
 # -------------------------------------------------------------------- world
 
@@ -149,9 +154,10 @@ class World:
     All ``*_seconds`` are times on ``clock``: volume creation, attach,
     detach, pending to running, stopping, shutting-down to terminated,
     terminated to volumes released, ModifyVolume to the new size, and from
-    there to completed.  ``tag_seconds``: tags that are given at creation are
-    there so much later.  ``profile_seconds``: from the launch to the moment
-    when the metadata service knows the instance's role.
+    there to completed.  ``error_seconds``: how long a volume that could not be
+    created is shown in the state error before it is gone.  ``tag_seconds``: tags
+    that are given at creation are there so much later.  ``profile_seconds``: from
+    the launch to the moment when the metadata service knows the instance's role.
 
     Hooks, each called in a thread of its own, one after another for one
     volume or instance: ``on_attach(instance_id, volume_id, device)`` when the
@@ -173,6 +179,7 @@ class World:
         zones: Sequence[str] = (),
         clock: Optional[Clock] = None,
         create_seconds: float = 0.0,
+        error_seconds: float = 0.0,
         attach_seconds: float = 0.0,
         detach_seconds: float = 0.0,
         pending_seconds: float = 0.0,
@@ -193,6 +200,7 @@ class World:
         self.zones = tuple(zones) or tuple(region + letter for letter in "abc")
         self.clock = clock or RealClock()
         self.create_seconds = create_seconds
+        self.error_seconds = error_seconds
         self.attach_seconds = attach_seconds
         self.detach_seconds = detach_seconds
         self.pending_seconds = pending_seconds
@@ -211,9 +219,11 @@ class World:
 
         self.hook_errors: List[str] = []
         self.attachment_limits: Dict[str, int] = {}
+        self.storage_limits: Dict[str, int] = {}
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._volumes: Dict[str, Volume] = {}
+        self._gone: Dict[str, Tuple[Volume, float]] = {}
         self._instances: Dict[str, Instance] = {}
         self._snapshots: Dict[str, Snapshot] = {}
         self._by_instance: Dict[str, List[Attachment]] = {}
@@ -225,6 +235,8 @@ class World:
         self._generation: Dict[str, int] = {}
         self._stuck: Set[str] = set()
         self._keyless: Set[str] = set()
+        self._no_keys: Set[str] = set()
+        self._failing = 0
         self._taken_back: Dict[str, List[float]] = {}
         self._in_use: Set[str] = set()
         self._hooks: Dict[str, Deque[Callable[[], None]]] = {}
@@ -246,10 +258,17 @@ class World:
         source_volume_id: str = "",
         volume_type: str = "gp3",
         encrypted: bool = False,
+        kms_key_id: str = "",
+        iops: Optional[int] = None,
+        throughput: Optional[int] = None,
         multi_attach: bool = False,
         managed: bool = False,
+        checks_key: bool = False,
     ) -> str:
-        """A new volume; its id (vol- and 17 hexadecimal digits)."""
+        """A new volume; its id (vol- and 17 hexadecimal digits).
+
+        ``checks_key``: it ends in error where ``refuse_creation`` says so.
+        """
         with self._changed:
             self._check_zone(zone)
             volume = Volume(
@@ -261,7 +280,10 @@ class World:
                 snapshot_id=snapshot_id,
                 source_volume_id=source_volume_id,
                 type=volume_type,
+                iops=iops,
+                throughput=throughput,
                 encrypted=encrypted,
+                kms_key_id=kms_key_id,
                 multi_attach=multi_attach,
                 managed=managed,
             )
@@ -276,9 +298,10 @@ class World:
                 def fill() -> None:
                     copied(volume.id, source)
 
-            self._when_both(
-                self.create_seconds, volume.id, fill, lambda: self._created(volume)
-            )
+            then = self._created
+            if checks_key and encrypted and self._key_fails(kms_key_id):
+                then = self._not_created
+            self._when_both(self.create_seconds, volume.id, fill, lambda: then(volume))
             return volume.id
 
     def create_snapshot(
@@ -444,6 +467,29 @@ class World:
         with self._lock:
             self._keyless.discard(volume_id)
 
+    def refuse_creation(self, kms_key_id: str = "", volumes: int = 1) -> None:
+        """Volumes that are created encrypted end in error, and their client tokens
+        are burned: all with this KMS key (its ARN), or else the next ``volumes``."""
+        with self._lock:
+            if kms_key_id:
+                self._no_keys.add(kms_key_id)
+            else:
+                self._failing += volumes
+
+    def permit_creation(self) -> None:
+        with self._lock:
+            self._no_keys.clear()
+            self._failing = 0
+
+    def limit_storage(self, volume_type: str, gib: int) -> None:
+        """The account's limit for all volumes of a type together."""
+        with self._lock:
+            self.storage_limits[volume_type] = gib
+
+    def lift_storage(self, volume_type: str) -> None:
+        with self._lock:
+            self.storage_limits.pop(volume_type, None)
+
     def set_delete_on_termination(self, volume_id: str, value: bool) -> None:
         with self._lock:
             for attachment in self._volume(volume_id).attachments:
@@ -530,10 +576,15 @@ class World:
             del past[0]
 
     def _forget(self, volume_id: str) -> None:
+        """It is gone; answers that are old show it still."""
+        now = self.clock.now()
+        for old in [one for one, (_, at) in self._gone.items() if now - at > GONE_KEPT]:
+            del self._gone[old]
+            self._past.pop(old, None)
+        self._note(self._volumes[volume_id])
         volume = self._volumes.pop(volume_id)
-        self._past.pop(volume_id, None)
-        if volume.tags:
-            self._by_tag = None
+        self._gone[volume_id] = volume, now
+        self._by_tag, self._tagged_at = None, now
 
     def _as_of(self, resource_id: str, moment: float) -> Optional[Past]:
         """How it was at ``moment``; None: as it is now.  Past.resource None:
@@ -707,6 +758,25 @@ class World:
         if volume.state == "creating":
             self._note(volume)
             volume.state = "available"
+
+    def _key_fails(self, kms_key_id: str) -> bool:
+        if kms_key_id in self._no_keys:
+            return True
+        if self._failing:
+            self._failing -= 1
+            return True
+        return False
+
+    def _not_created(self, volume: Volume) -> None:
+        """KMS has refused: EC2 takes the volume back a while later."""
+        if volume.state == "creating":
+            self._note(volume)
+            volume.state = "error"
+            self._after(self.error_seconds, lambda: self._take_back(volume.id))
+
+    def _take_back(self, volume_id: str) -> None:
+        if volume_id in self._volumes:  # nobody was quicker
+            self._forget(volume_id)
 
     def _attach(
         self, volume_id: str, instance_id: str, device: str, card: int = 0

@@ -29,7 +29,7 @@ from typing import (
 from cc_kraken.act import array_history
 from cc_kraken.cloud.protocol import IN_USE
 from cc_kraken.config import sets
-from cc_kraken.decide import decision
+from cc_kraken.decide import creating, decision
 from cc_kraken.decide import members as arraystate
 from cc_kraken.decide.members import Seen
 from cc_kraken.decide.plan import MOUNTED, Plan
@@ -41,6 +41,7 @@ from cc_kraken.decide.steps import (
     Attach,
     CheckFilesystem,
     CreateArray,
+    CreateVolumes,
     Detach,
     EraseRecords,
     GrowArray,
@@ -76,6 +77,7 @@ from cc_kraken.model import (
     MdSuperblock,
     Mount,
     Mounted,
+    NewVolume,
     Node,
     PathState,
     Record,
@@ -187,6 +189,7 @@ class SimulatedCloud:
         self.instances: Dict[str, Holder] = {}
         self.rivals: List[str] = []
         self.group = ""
+        self.tokens: Dict[str, str] = {}
         self.calls: Counter[str] = Counter()
 
     def instance_tags(self) -> Mapping[str, str]:
@@ -225,6 +228,10 @@ class SimulatedCloud:
             if disk.tags.get("KRKN-IN:Prefix") == prefix and zone in ("", disk.zone)
         )
 
+    def marked_volumes(self) -> Tuple[Volume, ...]:
+        self.calls["marked_volumes"] += 1
+        return tuple(self._volume(disk) for _, disk in sorted(self.disks.items()))
+
     def lifecycle(self) -> str:
         return self.group
 
@@ -232,6 +239,21 @@ class SimulatedCloud:
         ids = set(instance_ids)
         self.calls["holders"] += bool(ids)
         return {one: self.instances.get(one, Holder(one, "gone")) for one in ids}
+
+    def create_volume(self, new: NewVolume) -> str:
+        self.calls["create_volume"] += 1
+        made = self.tokens.setdefault(new.token, w.volume_id(100 + len(self.tokens)))
+        self.disks.setdefault(
+            made,
+            Disk(
+                made,
+                dict(new.tags),
+                zone=new.zone,
+                size_gib=new.wish.size_gib,
+                origin=new.wish.snapshot,
+            ),
+        )
+        return made
 
     def attach(self, volume_id: str) -> str:
         self.calls["attach"] += 1
@@ -283,6 +305,7 @@ class Simulation:
         self.left: Optional[int] = None
         self._boot()
         self._do: Dict[type, Callable[..., Iterator[None]]] = {
+            CreateVolumes: self._create_volumes,
             Attach: self._attach,
             Detach: self._detach,
             Wipe: self._wipe,
@@ -878,6 +901,11 @@ class Simulation:
         raise Violation(f"{rounds} rounds, and still to do: {[p.steps for p in todo]}")
 
     # ---------------------------------------------------------------- steps
+
+    def _create_volumes(self, step: CreateVolumes) -> Iterator[None]:
+        for member in step.create.members:
+            self.cloud.create_volume(creating.new_volume(step.wished, member, 1))
+            yield
 
     def _attach(self, step: Attach) -> Iterator[None]:
         for number, volume_id in enumerate(step.volume_ids):

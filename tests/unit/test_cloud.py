@@ -16,7 +16,16 @@ from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.cloud.protocol import IN_USE, Cloud
-from cc_kraken.model import Ec2Options, Holder, Identity, KrakenError, Node, Section
+from cc_kraken.model import (
+    Creation,
+    Ec2Options,
+    Holder,
+    Identity,
+    KrakenError,
+    NewVolume,
+    Node,
+    Section,
+)
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.unit import worlds as w
@@ -99,7 +108,7 @@ def test_the_methods_are_those_of_the_protocol(kind: str, method: str) -> None:
 
 def test_an_object_of_each_is_a_cloud(place: Place) -> None:
     assert isinstance(place.cloud, Cloud)
-    assert len(METHODS) == 7 and not isinstance(object(), Cloud)
+    assert len(METHODS) == 9 and not isinstance(object(), Cloud)
 
 
 def test_a_node_has_its_own_volumes_alone(place: Place) -> None:
@@ -110,6 +119,26 @@ def test_a_node_has_its_own_volumes_alone(place: Place) -> None:
     assert [volume.id for volume in found] == sorted(mine)
     assert {volume.tags["KRKN-IN:NodeId"] for volume in found} == {"0"}
     assert sum(place.cloud.calls.values()) == 1
+
+
+def test_a_volume_is_created_once_for_a_token(place: Place) -> None:
+    wish = Creation(size_gib=2, tags={"Team": "data"})
+    tags = {**tags_of(w.NODE), "KRKN-IN:Member": "1"}
+    one, other = (NewVolume(w.ZONE, wish, tags, token * 64) for token in "ab")
+    made = place.cloud.create_volume(one)
+    assert place.cloud.create_volume(one) == made != place.cloud.create_volume(other)
+    found = {volume.id: volume for volume in place.cloud.volumes(w.NODE)}
+    assert len(found) == 2
+    assert (found[made].size_gib, found[made].zone) == (2, w.ZONE)
+    assert found[made].tags == tags
+
+
+def test_volumes_that_look_like_ours_are_shown_with_those_of_every_node(
+    place: Place,
+) -> None:
+    mine, others = place.volume(), place.volume(Node("rabbit", "0"))
+    found = place.cloud.marked_volumes()
+    assert [volume.id for volume in found] == sorted((mine, others))
 
 
 def test_the_tags_of_this_instance(place: Place) -> None:

@@ -362,7 +362,7 @@ def test_all_mistakes_are_named(paths: Paths) -> None:
     assert str(error) == (
         "[config-unknown-key] kraken.prefx is an unknown key in cloud-init's "
         "configuration (user-data or /etc/cloud); expected enabled, tag_namespace, "
-        "prefix, node_id, claim_order, dry_run, boot_wait, wait, final_wait, "
+        "prefix, node_id, node_ids, claim_order, dry_run, boot_wait, wait, final_wait, "
         "blank_proof, ec2, defaults, volumes. Did you mean prefix? Also wrong: "
         "kraken.wait is the string '1'; expected a whole number from 0 to 604800. "
         "Write it without quotes. kraken.volumes.d.mode is the number 1; expected a"

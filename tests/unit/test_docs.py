@@ -19,7 +19,7 @@ import yaml
 from cc_kraken import cli
 from cc_kraken.cloud import errors
 from cc_kraken.cloud.errors import Reaction
-from cc_kraken.config import loading, tags, values
+from cc_kraken.config import creation, loading, tags, values
 from cc_kraken.decide import decision
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import fstab, mdadm_conf, schema_files
@@ -314,6 +314,7 @@ SECTION = schema_files.load(schema_files.SECTION)["properties"]["kraken"]["prope
         ("Key of `kraken`", SECTION),
         ("Key of `kraken.ec2`", SECTION["ec2"]["properties"]),
         ("Key of a set", SET["properties"]),
+        ("Key of `create`", SET["properties"]["create"]["properties"]),
     ],
 )
 def test_the_tables_of_keys_are_the_schema(
@@ -335,6 +336,21 @@ def test_the_tables_of_keys_are_the_schema(
         else:
             assert not default.startswith("`"), f"{key} has no default in the schema"
         assert meaning
+
+
+def test_the_table_of_volume_types_is_the_code() -> None:
+    table = rows(page(KEYS), "Type of volume")
+    assert {code(row[0]) for row in table} == set(creation.TYPES)
+    for name, gib, iops, ratio, throughput in table:
+        kind = creation.TYPES[code(name)]
+        assert gib == "{} to {}".format(*kind.sizes)
+        assert iops == ("{} to {}".format(*kind.iops) if kind.iops else "")
+        assert ratio.split(",")[0] == (str(kind.per_gib) if kind.per_gib else "")
+        assert ratio.partition(", or ")[2] == (
+            f"{kind.included} in all" if kind.included else ""
+        )
+        most = "{} to {}".format(*kind.throughput) if kind.throughput else ""
+        assert throughput.split(",")[0] == most
 
 
 def test_what_is_not_among_the_defaults_is_said() -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from cc_kraken import cli
 from cc_kraken.cloud.errors import KMS_PERMISSIONS
-from cc_kraken.config import loading, sets, tags
+from cc_kraken.config import creation, loading, sets, tags
 from cc_kraken.model import Node, Section, Volume
 from tests.unit.terraform import load, plain
 
@@ -152,6 +152,10 @@ def calls_of_the_module() -> Set[str]:
     }
 
 
+CREATES = {"ec2:CreateVolume"}
+"""What only a section with ``create`` asks for."""
+
+
 def check_policy(policy: Dict[str, Any], prefix: object) -> None:
     """All that the module calls, nothing else, and changes by tag only."""
     allowed: Set[str] = set()
@@ -164,7 +168,7 @@ def check_policy(policy: Dict[str, Any], prefix: object) -> None:
         assert actions(statement) == {"ec2:AttachVolume", "ec2:DetachVolume"}
         key = f"aws:ResourceTag/{tags.name('KRKN-IN', tags.PREFIX)}"
         assert statement["Condition"] == {"StringEquals": {key: prefix}}
-    assert allowed == calls_of_the_module()
+    assert allowed == calls_of_the_module() - CREATES
     assert allowed <= operations("ec2")
 
 
@@ -181,19 +185,59 @@ def test_the_policy_is_what_the_module_calls() -> None:
         "iam-policy-aws-cn.json",
         "iam-policy-aws-eusc.json",
         "iam-policy-aws-us-gov.json",
+        "iam-policy-create-aws-cn.json",
+        "iam-policy-create-aws-eusc.json",
+        "iam-policy-create-aws-us-gov.json",
     ],
 )
 def test_the_policy_of_a_partition_differs_in_its_arns_alone(name: str) -> None:
-    partition = name[len("iam-policy-") : -len(".json")]
+    base, partition = name[: -len(".json")].split("-aws-")
+    partition = f"aws-{partition}"
     assert partition in botocore.session.get_session().get_available_partitions()
-    expected = text("iam-policy.json").replace("arn:aws:", f"arn:{partition}:")
+    expected = text(f"{base}.json").replace("arn:aws:", f"arn:{partition}:")
     assert text(name) == expected
+
+
+def test_the_policy_for_creating_is_bound_by_tags_size_type_and_encryption() -> None:
+    volume, snapshot, tag = statements(json.loads(text("iam-policy-create.json")))
+    key = f"KRKN-IN:{tags.PREFIX}"
+    assert actions(volume) == actions(snapshot) == CREATES <= calls_of_the_module()
+    assert volume["Resource"] == tag["Resource"] == "arn:aws:ec2:*:*:volume/*"
+    equal = volume["Condition"]["StringEquals"]
+    assert equal == {f"aws:RequestTag/{key}": "kafka", "ec2:VolumeType": "gp3"}
+    assert volume["Condition"]["Bool"] == {"ec2:Encrypted": "true"}
+    assert set(volume["Condition"]["NumericLessThanEquals"]) == {"ec2:VolumeSize"}
+    # A snapshot has no account in its ARN.
+    assert snapshot["Resource"] == "arn:aws:ec2:*::snapshot/*"
+    assert snapshot["Condition"] == {
+        "StringEquals": {f"aws:ResourceTag/{key}": "kafka"}
+    }
+    assert actions(tag) == {"ec2:CreateTags"}
+    assert tag["Condition"]["StringEquals"] == {
+        f"aws:RequestTag/{key}": "kafka",
+        "ec2:CreateAction": "CreateVolume",
+    }
+    assert CREATES | actions(tag) <= operations("ec2")
+
+
+def test_the_user_data_that_creates_fits_the_policy() -> None:
+    assert cli.main(["check", str(EXAMPLES / "user-data-create.yaml")]) == 0
+    found = section(text("user-data-create.yaml"), "user-data-create.yaml")
+    (volume, *_) = statements(json.loads(text("iam-policy-create.json")))
+    most = int(volume["Condition"]["NumericLessThanEquals"]["ec2:VolumeSize"])
+    nodes = [creation.nodes(found, zone) for zone in found.node_ids]
+    assert nodes == [("0", "1"), ("2", "3")]
+    for settings in found.volumes.values():
+        create = settings["create"]
+        assert isinstance(create, dict)
+        wish = creation.read(create, found.tag_namespace)
+        assert wish.type == "gp3" and wish.encrypted and wish.size_gib <= most
 
 
 def test_the_policy_is_explained_action_by_action() -> None:
     page = (ROOT / "docs" / "reference" / "security.md").read_text(encoding="utf-8")
     told = set(re.findall(r"^\| `(ec2:\w+)` \|", page, re.M))
-    assert told == calls_of_the_module()
+    assert told == calls_of_the_module() | {"ec2:CreateTags"}
     told = set(re.findall(r"^\| `(kms:[\w*]+)`", page, re.M))
     assert told == kms_actions()
 

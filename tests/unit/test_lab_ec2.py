@@ -1021,16 +1021,6 @@ def test_a_parameter_that_the_lab_would_ignore_is_refused(lab: Ec2Lab) -> None:
     assert refusal(modify, VolumeId=volume, Iops=9000)[0] == "UnknownParameter"
 
 
-def test_a_client_token_makes_one_volume(lab: Ec2Lab) -> None:
-    ids = {
-        client(lab).create_volume(AvailabilityZone=ZONE, Size=1, ClientToken="once")[
-            "VolumeId"
-        ]
-        for _ in range(2)
-    }
-    assert len(ids) == 1
-
-
 # ----------------------------------------------------------------- throttle
 
 
@@ -1302,14 +1292,6 @@ def test_a_volume_of_a_snapshot() -> None:
         assert refusal(client(lab).create_volume, **made)[0] == (
             "InvalidSnapshot.NotFound"
         )
-
-
-def test_a_client_token_is_for_one_request(lab: Ec2Lab) -> None:
-    create = client(lab).create_volume
-    create(AvailabilityZone=ZONE, Size=1, ClientToken="once")
-    assert refusal(create, AvailabilityZone=ZONE, Size=2, ClientToken="once")[0] == (
-        "IdempotentParameterMismatch"
-    )
 
 
 # ------------------------------------------------------------- the call log

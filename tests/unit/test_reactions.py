@@ -96,8 +96,33 @@ CASES = [
     ("DetachVolume", "InvalidAttachment.NotFound", "", 400, R.DONE, "not-attached"),
     ("DetachVolume", "IncorrectState", "available", 400, R.DONE, "not-attached"),
     ("CreateTags", "TagLimitExceeded", "", 400, R.FATAL, "account-limit"),
-    ("CreateVolume", "VolumeLimitExceeded", "", 400, R.FATAL, "account-limit"),
-    ("CreateVolume", "IdempotentParameterMismatch", "", 400, R.FATAL, "ec2-request"),
+    ("CreateVolume", "VolumeLimitExceeded", "", 400, R.FATAL, "create-limit"),
+    ("CreateVolume", "MaxIOPSLimitExceeded", "", 400, R.FATAL, "create-limit"),
+    (
+        "CreateVolume",
+        "IdempotentParameterMismatch",
+        "",
+        400,
+        R.DESCRIBE,
+        "create-token-burned",
+    ),
+    (
+        "CreateVolume",
+        "InsufficientVolumeCapacity",
+        "",
+        400,
+        R.RETRY,
+        "create-capacity",
+    ),
+    ("CreateVolume", "InvalidSnapshot.NotFound", "", 400, R.RETRY, "create-snapshot"),
+    ("CreateVolume", "IncorrectState", "", 400, R.RETRY, "create-snapshot"),
+    ("CreateVolume", "InvalidParameterValue", "", 400, R.FATAL, "create-refused"),
+    ("CreateVolume", "UnknownVolumeType", "", 400, R.FATAL, "create-refused"),
+    ("CreateVolume", "NoSuchCodeYet", "", 400, R.FATAL, "create-refused"),
+    ("CreateVolume", "NoSuchCodeYet", "", 503, R.RETRY, "ec2-unavailable"),
+    ("CreateVolume", "RequestLimitExceeded", "", 503, R.RETRY, "ec2-throttled"),
+    ("CreateVolume", "UnauthorizedOperation", "", 403, R.RETRY, "permission-missing"),
+    ("AttachVolume", "VolumeLimitExceeded", "", 400, R.FATAL, "account-limit"),
     ("DescribeVolumes", "ExpiredToken", "", 400, R.RETRY, "credentials-refused"),
     ("DescribeVolumes", "RequestExpired", "", 400, R.RETRY, "credentials-refused"),
     ("DescribeVolumes", "AuthFailure", "", 401, R.RETRY, "credentials-refused"),
@@ -166,3 +191,34 @@ def test_the_encoded_part_and_line_ends_are_cut() -> None:
 def test_a_long_text_is_cut_and_control_characters_are_gone() -> None:
     assert len(plain("x" * 5000)) == LONGEST
     assert plain("a\x1b[31mb\x00\tc") == "a [31mb c"
+
+
+DENIED = (
+    "You are not authorized to perform this operation. User: arn:aws:sts::1:x/i-1 is "
+    "not authorized to perform: {} on resource: {} because no identity-based policy "
+    "allows the action."
+)
+
+
+@pytest.mark.parametrize(
+    "permission, resource",
+    [
+        ("ec2:CreateTags", "arn:aws:ec2:us-east-1:1:volume/*"),
+        ("ec2:CreateVolume", "arn:aws:ec2:us-east-1::snapshot/snap-1"),
+        ("kms:CreateGrant", "arn:aws:kms:us-east-1:1:key/1234"),
+    ],
+)
+def test_the_permission_that_ec2_names_is_named_with_its_resource(
+    permission: str, resource: str
+) -> None:
+    message = DENIED.format(permission, resource)
+    told = trouble("CreateVolume", "UnauthorizedOperation", message, 403)
+    assert told.remedy.startswith(f"Allow {permission} on {resource} in the role")
+    assert told.expected == f"the permission {permission} on {resource}"
+
+
+def test_a_reason_that_is_encoded_alone_is_said_as_such() -> None:
+    message = "You are not authorized. Encoded authorization failure message: aB3_"
+    told = trouble("CreateVolume", "UnauthorizedOperation", message, 403)
+    assert "aws sts decode-authorization-message" in told.found
+    assert "aB3_" not in told.found

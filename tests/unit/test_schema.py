@@ -17,11 +17,11 @@ from hypothesis import example, given, settings
 from pytest_mock import MockerFixture
 
 import cc_kraken
-from cc_kraken.config import structure, values
+from cc_kraken.config import creation, structure, values
 from cc_kraken.config.tags import SET_TAGS
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import schema_files
-from cc_kraken.model import KrakenError
+from cc_kraken.model import Creation, KrakenError
 from tests.conftest import MORE
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
@@ -72,7 +72,7 @@ def test_the_section_demands_nothing_and_refers_to_nothing(section: dict) -> Non
 def test_every_mapping_of_the_section_is_closed(section: dict) -> None:
     kraken = section["properties"]["kraken"]
     mappings = [one for one in subschemas(kraken) if "object" in one.get("type", ())]
-    assert len(mappings) == 6
+    assert len(mappings) == 9
     assert all(one["additionalProperties"] is False for one in mappings)
 
 
@@ -88,7 +88,7 @@ def test_defaults_are_the_settings_of_volumes_without_volume_ids(
     kraken = section["properties"]["kraken"]["properties"]
     (volume,) = kraken["volumes"]["patternProperties"].values()
     rest = dict(volume["properties"])
-    del rest["volume_ids"], rest["overwrite"]
+    del rest["volume_ids"], rest["overwrite"], rest["create"]
     assert rest == kraken["defaults"]["properties"]
     assert set(SET_TAGS.values()) < set(rest)
 
@@ -100,6 +100,20 @@ def test_the_schema_and_the_code_know_the_same_values(section: dict) -> None:
     assert keys["fs_type"]["enum"] == [*registry.TYPES, values.NO_FILESYSTEM]
     assert keys["members"]["maximum"] == values.MOST_MEMBERS
     assert keys["owner"]["maximum"] == values.LARGEST_ID
+    kraken = section["properties"]["kraken"]["properties"]
+    (volume,) = kraken["volumes"]["patternProperties"].values()
+    create = volume["properties"]["create"]["properties"]
+    assert create["type"]["enum"] == list(creation.TYPES)
+    kinds = creation.TYPES.values()
+    assert create["size"]["maximum"] == max(kind.sizes[1] for kind in kinds)
+    for key, bounds in (
+        ("iops", [kind.iops for kind in kinds if kind.iops]),
+        ("throughput", [kind.throughput for kind in kinds if kind.throughput]),
+    ):
+        assert create[key]["minimum"] == min(least for least, _ in bounds)
+        assert create[key]["maximum"] == max(most for _, most in bounds)
+    assert create["after"]["default"] == Creation.after
+    assert create["type"]["default"] == Creation.type
 
 
 def test_found_in_a_checkout() -> None:

@@ -144,7 +144,11 @@ POINTS: list[Point] = [
 SEVERAL: list[Point] = [
     point
     for when in ("before", "after")
-    for point in (Point("RemoveFstab", when, disks=1), Point("Detach", when))
+    for point in (
+        Point("RemoveFstab", when, disks=1),
+        Point("Detach", when),
+        Point("CreateVolumes", when),
+    )
 ]
 
 REPLACED: list[Point] = [

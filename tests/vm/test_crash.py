@@ -209,7 +209,7 @@ def test_the_steps_of_several_sets() -> None:
     with Cloud(release=nodes.RELEASE, log=nodes.log, attach_seconds=0.2) as cloud:
         lab = Lab(cloud)
         for point in SEVERAL:
-            {"RemoveFstab": gone, "Detach": rival}[point.step](lab, point)
+            PLAYS[point.step](lab, point)
         lab.done(SEVERAL)
 
 
@@ -257,3 +257,28 @@ def rival(lab: Lab, point: Point) -> None:
     lab.cloud.wait_for("the rival", lambda: not ec2.volume(second).attachments, 60)
     lab.again([point])
     lab.clear()
+
+
+def absent(lab: Lab, point: Point) -> None:
+    """CreateVolumes: the volumes of the node do not exist."""
+    point.number = next(lab.numbers)
+    point.settings = {
+        "members": point.disks,
+        "raid_level": point.level,
+        "fs_type": point.kind,
+        "mount_path": f"/c/{point.number}",
+        "owner": "nobody",
+        "create": {"size": 1, "after": 10},
+    }
+    lab.play([point])
+    made = [
+        volume
+        for volume in lab.cloud.ec2.volumes()
+        if volume.tags.get("KRKN-IN:NodeId") == str(point.number)
+    ]
+    if len(made) != point.disks:
+        lab.wrong.append(f"{point}: {len(made)} volumes")
+    lab.clear()
+
+
+PLAYS = {"RemoveFstab": gone, "Detach": rival, "CreateVolumes": absent}

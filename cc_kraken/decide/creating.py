@@ -1,0 +1,471 @@
+"""Are the volumes of a set created, and which (design, section 15)?
+
+Every tool that creates what is missing has made an empty volume beside the real one.
+So none is created before two answers of EC2, some time apart, show that there is
+none; each request has a token, so that two instances make one volume; and what could
+be a volume with misspelt tags stops it.  Pure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
+
+from cc_kraken.config import sets, tags
+from cc_kraken.config.values import quoted
+from cc_kraken.model import Creation, NewVolume, Node, Trouble, Volume, WantedSet
+
+ATTEMPTS = 3
+"""Tokens for one volume.  The next one is for when EC2 has burned the one before: a
+volume that failed or was deleted."""
+YOUNG = 3600.0
+"""Seconds for which volumes count as part of a creation that was cut off."""
+SKEW = 300.0
+"""Seconds by which the clocks of EC2 and the instance may differ: with more EC2
+refuses every request."""
+FRESH = 10.0
+"""Seconds for which an answer can be acted upon."""
+MOST = 5
+"""Volumes, or tags of one, in a message."""
+INCLUDED: Mapping[str, Tuple[int, int]] = {"gp3": (3000, 125)}
+"""IOPS and MiB/s that a volume has without a charge of their own, by type."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What EC2 has answered: every volume with tags like ours, of any zone and state.
+
+    ``asked`` and ``answered``: moments of the run's clock, in seconds.
+    """
+
+    asked: float
+    answered: float
+    volumes: Tuple[Volume, ...]
+
+
+@dataclass(frozen=True)
+class Wished:
+    """The set whose volumes are wished for.  ``others``: other sets of the node that
+    are declared, whose names may be like this one's."""
+
+    namespace: str
+    node: Node
+    zone: str
+    wanted: WantedSet
+    others: Tuple[str, ...] = ()
+
+    @property
+    def wish(self) -> Creation:
+        assert self.wanted.create is not None
+        return self.wanted.create
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A creation that was allowed at the moment ``since`` of the run's clock.
+
+    ``made``: the volumes that EC2 has answered with, by the number of the member.
+    """
+
+    since: float
+    made: Mapping[int, str] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing is created yet.  EC2 is asked again in ``seconds``."""
+
+    trouble: Trouble
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create these members.  ``attempts``: tokens that may be tried for each.
+    ``dead``: volumes that EC2 could not make, and may still answer with."""
+
+    members: Tuple[int, ...]
+    attempts: int
+    dead: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Somebody has to do something before any is created."""
+
+    trouble: Trouble
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """There is nothing to create; the ordinary rules say what is wrong, if anything."""
+
+
+Step = Union[Wait, Create, Refuse, Nothing]
+
+
+def next_step(
+    wished: Wished,
+    answers: Sequence[Answer],
+    now: float,
+    date: float,
+    begun: Optional[Begun] = None,
+) -> Step:
+    """What is to be done for a set of which not all volumes are there.
+
+    ``answers``: the oldest first, all of this run.  ``now``: of the run's clock;
+    ``date``: seconds since 1970.
+    """
+    if not answers:
+        return Wait(looking(wished), 0.0)
+    latest = answers[-1]
+    shown = present(wished, latest.volumes)
+    again = max(latest.answered + FRESH - now, 0.0)
+    failed = [one for one in shown if one.state == "error"]
+    if failed and _ours_and_young(wished, shown, date):
+        return Wait(_failed(failed), again)
+    if len(shown) >= wished.wanted.members:
+        return Nothing()
+    refused = _lookalike(wished, latest.volumes)
+    if refused is None and not shown:
+        refused = _elsewhere(wished, latest.volumes)
+    if refused is not None:
+        return Refuse(refused)
+    if shown and not _ours_and_young(wished, shown, date):
+        return Nothing()
+    dead = _dead(answers)
+    there = {number(wished, volume) for volume in shown}
+    if begun is not None and now - begun.since < YOUNG:
+        made = {member for member, one in begun.made.items() if one not in dead}
+        missing = _missing(wished, there | made)
+        if missing:
+            return Create(missing, ATTEMPTS, dead)
+        return Wait(_unseen(wished, begun), again)
+    first = _first_alike(wished, answers)
+    if latest.asked - first.answered < wished.wish.after:
+        due = first.answered + wished.wish.after - now
+        return Wait(looking(wished, shown), max(due, 0.0))
+    if now - latest.answered > FRESH:
+        return Wait(looking(wished, shown), 0.0)
+    # One that was made and is gone has burned its first token: what may have been a
+    # member of an array is not replaced.
+    return Create(_missing(wished, there), 1 if shown else ATTEMPTS, dead)
+
+
+def present(wished: Wished, volumes: Sequence[Volume]) -> Tuple[Volume, ...]:
+    """The volumes of the set, in any zone and state but leaving."""
+    return tuple(
+        volume
+        for volume in volumes
+        if volume.state not in sets.LEAVING and _is_of_set(wished, volume)
+    )
+
+
+def _is_of_set(wished: Wished, volume: Volume) -> bool:
+    if not _is_of_node(wished, volume):
+        return False
+    own = tags.read(volume.tags, wished.namespace)
+    return own.get("volume_name") == wished.wanted.name
+
+
+def _is_of_node(wished: Wished, volume: Volume) -> bool:
+    """Whether the ordinary look finds it: EC2 compares the tags letter by letter."""
+    ours = {tags.PREFIX: wished.node.prefix, tags.NODE_ID: wished.node.node_id}
+    return all(
+        volume.tags.get(tags.name(wished.namespace, tag)) == value
+        for tag, value in ours.items()
+    )
+
+
+def _first_alike(wished: Wished, answers: Sequence[Answer]) -> Answer:
+    """The earliest answer since which all have shown the same volumes of the set."""
+    first = answers[-1]
+    shown = {one.id for one in present(wished, first.volumes)}
+    for answer in reversed(answers):
+        if {one.id for one in present(wished, answer.volumes)} != shown:
+            break
+        first = answer
+    return first
+
+
+def number(wished: Wished, volume: Volume) -> int:
+    """The number of a member that cc_kraken has created; 0 for any other volume."""
+    text = tags.read(volume.tags, wished.namespace).get("member", "")
+    plain = text.isascii() and text.isdigit() and len(text) <= 3
+    return int(text) if plain and int(text) <= wished.wanted.members else 0
+
+
+def _ours_and_young(wished: Wished, present: Sequence[Volume], date: float) -> bool:
+    """Whether they are all part of one creation that was cut off: none of them can
+    have served by then."""
+    numbers = {number(wished, volume) for volume in present}
+    return len(numbers - {0}) == len(present) and all(
+        volume.zone == wished.zone
+        and -SKEW < date - volume.created < YOUNG
+        and volume.state in ("creating", "available", "error")
+        and not volume.attachments
+        and volume.size_gib == (wished.wish.size_gib or volume.size_gib)
+        for volume in present
+    )
+
+
+def _missing(wished: Wished, there: "set[int]") -> Tuple[int, ...]:
+    every = range(1, wished.wanted.members + 1)
+    return tuple(number for number in every if number not in there)
+
+
+def _dead(answers: Sequence[Answer]) -> Tuple[str, ...]:
+    """Volumes that failed or were deleted, as far as EC2 has shown them."""
+    states = ("error", *sets.LEAVING)
+    return tuple(
+        sorted(
+            {one.id for each in answers for one in each.volumes if one.state in states}
+        )
+    )
+
+
+# --------------------------------------------------------------- the request
+
+
+def new_volume(wished: Wished, member: int, attempt: int) -> NewVolume:
+    """The request for one member; the same one at each time and on each instance."""
+    return NewVolume(
+        zone=wished.zone,
+        wish=wished.wish,
+        tags=tags_of(wished, member),
+        token=token(wished, member, attempt),
+    )
+
+
+def token(wished: Wished, member: int, attempt: int) -> str:
+    """SHA-256 in hex: the 64 characters that EC2 allows for a client token.
+
+    Not of what the volume is to be: two templates that differ, in one refresh, make
+    one volume, for EC2 refuses a token that comes again with other parameters.
+    """
+    said = [
+        wished.node.prefix,
+        wished.node.node_id,
+        wished.wanted.name,
+        member,
+        wished.zone,
+        attempt,
+    ]
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def tags_of(wished: Wished, member: int) -> Dict[str, str]:
+    """All tags that a new volume gets, in the call that creates it."""
+    wanted, node = wished.wanted, wished.node
+    name = f"{node.prefix}-{node.node_id}-{wanted.name}"
+    ours = {
+        tags.PREFIX: node.prefix,
+        tags.NODE_ID: node.node_id,
+        tags.VOLUME_NAME: wanted.name,
+        tags.VOLUME_SIZE: str(wanted.members),
+        tags.MEMBER: str(member),
+        tags.tag_of("raid_level"): wanted.raid_level if wanted.members > 1 else None,
+        tags.tag_of("fs_type"): wanted.fs_type,
+        tags.tag_of("mount_path"): wanted.mount_path,
+    }
+    name += f"-{member}" if wanted.members > 1 else ""
+    found = {"Name": name[: tags.LONGEST]}
+    found.update(wished.wish.tags)
+    for tag, value in ours.items():
+        if value is not None and len(str(value)) <= tags.LONGEST:
+            found[tags.name(wished.namespace, tag)] = str(value)
+    return found
+
+
+# ---------------------------------------------------- what may be the set already
+
+
+def _lookalike(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
+    """A volume that may be one of the set, with tags that are misspelt."""
+    found = [
+        volume
+        for volume in volumes
+        if volume.state not in sets.LEAVING and _may_be_meant(wished, volume)
+    ]
+    if not found:
+        return None
+    shown = ", ".join(f"{one.id} ({_tags_shown(wished, one)})" for one in found[:MOST])
+    return Trouble(
+        "create-lookalike",
+        f"The tags of {shown} look like those of the set {wished.wanted.name} of "
+        f"{wished.node}.",
+        "Before a volume is created, none may exist that could be meant.",
+        "Correct its tags, or name its set in the section if it is another one. Then: "
+        "cc-kraken apply.",
+    )
+
+
+def _may_be_meant(wished: Wished, volume: Volume) -> bool:
+    # Few have these values in any tag: of thousands only they are looked at closely.
+    values = {value.strip() for value in volume.tags.values()}
+    for wanted in (wished.node.prefix, wished.node.node_id):
+        if not any(_same(value, wanted) for value in values):
+            return False
+    own = tags.read(volume.tags, wished.namespace)
+    meant = tags.meant(volume.tags, wished.namespace)
+    name = own.get("volume_name", "")
+    if _is_of_node(wished, volume):
+        if name:
+            other = name == wished.wanted.name or name in wished.others
+            return not other and _near(name, wished.wanted.name)
+        # Without any tag of a set it is attached and left alone.
+        return len(meant) > 2 and _near_or_none(wished, meant)
+    node = wished.node
+    return (
+        _same(meant.get("prefix", ""), node.prefix)
+        and _same(meant.get("node_id", ""), node.node_id)
+        and _near_or_none(wished, meant)
+    )
+
+
+def _near_or_none(wished: Wished, meant: Mapping[str, str]) -> bool:
+    name = meant.get("volume_name", "")
+    if name in wished.others:
+        return False
+    return not name or _near(name, wished.wanted.name)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two ids are the same but for case and leading zeros."""
+    return one.casefold().lstrip("0") == other.casefold().lstrip("0")
+
+
+def _near(one: str, other: str) -> bool:
+    """Whether one name is probably meant for the other; data1 is not for data2."""
+    one, other = one.casefold(), other.casefold()
+    if one == other:
+        return True
+    if re.sub(r"\d", "", one) == re.sub(r"\d", "", other):
+        return False
+    return difflib.SequenceMatcher(None, one, other).ratio() >= 0.8
+
+
+def _tags_shown(wished: Wished, volume: Volume) -> str:
+    """The tags of a volume by which it looks like one of ours."""
+    keys = [
+        key
+        for key in sorted(volume.tags)
+        if key.rpartition(":")[2].casefold() not in ("", "name") and ":" in key
+    ]
+    return ", ".join(f"{quoted(key)}={quoted(volume.tags[key])}" for key in keys[:MOST])
+
+
+def _elsewhere(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
+    """Volumes of the node in another zone: the instance is in the wrong one."""
+    found = [
+        volume
+        for volume in volumes
+        if volume.state not in sets.LEAVING
+        and volume.zone != wished.zone
+        and _is_of_node(wished, volume)
+    ]
+    if not found:
+        return None
+    shown = ", ".join(f"{one.id} is in {one.zone}" for one in found[:MOST])
+    return Trouble(
+        "create-zone",
+        f"Volumes of {wished.node} exist in another zone: {shown}; this instance is in "
+        f"{wished.zone}.",
+        "All volumes of a node must be in one zone.",
+        f"Launch the instance in {found[0].zone}.",
+    )
+
+
+# ------------------------------------------------------------------ in words
+
+
+def looking(wished: Wished, present: Sequence[Volume] = ()) -> Trouble:
+    wanted, after = wished.wanted, wished.wish.after
+    missing = wanted.members - len(present)
+    there = (
+        f"Only {', '.join(one.id for one in present)} of the {wanted.members} volumes "
+        f"of the set {wanted.name} of {wished.node} exists."
+        if present
+        else f"No volume of the set {wanted.name} of {wished.node} exists."
+    )
+    return Trouble(
+        "create-waiting",
+        there,
+        f"Two looks, {after} s apart, must show the same before cc_kraken creates "
+        f"{missing}.",
+        "Nothing to do. If the volumes exist, correct their tags now.",
+        waits=True,
+    )
+
+
+def _unseen(wished: Wished, begun: Begun) -> Trouble:
+    made = ", ".join(begun.made[number] for number in sorted(begun.made))
+    return Trouble(
+        "create-unseen",
+        f"EC2 has created {made} for the set {wished.wanted.name}, and does not show "
+        "them yet.",
+        "EC2 must show the volumes before they are attached.",
+        "This ends within a minute. If it stays, see who deletes them (CloudTrail: "
+        "DeleteVolume).",
+        waits=True,
+    )
+
+
+def _failed(failed: Sequence[Volume]) -> Trouble:
+    return Trouble(
+        "create-failed",
+        f"EC2 could not make {', '.join(one.id for one in failed)} (state error).",
+        "EC2 must be able to use the KMS key, and the snapshot if there is one.",
+        "Check that the KMS key is enabled, and that the role of this instance may use "
+        "it. EC2 removes the volume by itself; then it is created anew.",
+        waits=True,
+    )
+
+
+def no_tokens(wished: Wished, member: int) -> Trouble:
+    """That EC2 makes no volume for any of the tokens of a member."""
+    return Trouble(
+        "create-burned",
+        f"Volume {member} of the set {wished.wanted.name} of {wished.node} was created "
+        "before, and is no more.",
+        "A volume that failed or was deleted is created anew only a few times, and "
+        "never beside members that may have data.",
+        "See in CloudTrail who deletes it (DeleteVolume), or whether its KMS key can "
+        "be used. If the data is to begin anew, create and tag the volume yourself.",
+    )
+
+
+def described(wish: Creation) -> str:
+    """One volume, as a plan shows it: ``100 GiB gp3, encrypted``."""
+    words = [f"{wish.size_gib} GiB {wish.type}" if wish.size_gib else wish.type]
+    words += [f"{wish.iops} IOPS"] * bool(wish.iops)
+    words += [f"{wish.throughput} MiB/s"] * bool(wish.throughput)
+    words += [
+        "encrypted" if wish.encrypted else "encrypted only if the account says so"
+    ]
+    words += [f"with the KMS key {wish.kms_key_id}"] * bool(wish.kms_key_id)
+    words += [f"from {wish.snapshot}"] * bool(wish.snapshot)
+    return ", ".join(words)
+
+
+def monthly(wish: Creation, members: int) -> str:
+    """What these volumes add to the bill each month, in its units; not the price."""
+    if not wish.size_gib:
+        size = f"{members} times the size of {wish.snapshot}"
+    else:
+        size = f"{wish.size_gib * members} GiB"
+    free_iops, free_throughput = INCLUDED.get(wish.type, (0, 0))
+    iops = max(0, wish.iops - free_iops) * members
+    throughput = max(0, wish.throughput - free_throughput) * members
+    more = [f"{iops} provisioned IOPS"] * bool(iops)
+    more += [f"{throughput} MiB/s of throughput"] * bool(throughput)
+    beyond = f" (and {' and '.join(more)} beyond what is included)" if more else ""
+    return f"{size} of {wish.type} a month{beyond}"
