@@ -138,6 +138,7 @@ class Section:
     wait: int = 3600
     final_wait: int = 600
     blank_proof: str = "sampled"
+    metrics: bool = False
     ec2: Ec2Options = field(default_factory=Ec2Options)
     defaults: Mapping[str, object] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

@@ -40,7 +40,8 @@ def shown(url: str) -> str:
 class Ec2:
     """EC2 in the region of one instance.
 
-    ``calls`` counts the requests that were sent, repeated ones included.
+    ``calls`` counts the requests that were sent, repeated ones included;
+    ``throttled`` those that EC2 throttled.
     """
 
     def __init__(self, identity: Identity, section: Section) -> None:
@@ -50,6 +51,7 @@ class Ec2:
         self.region = section.ec2.region or identity.region
         self.namespace = section.tag_namespace
         self.calls: Counts[str] = Counter()
+        self.throttled: Counts[str] = Counter()
         self._lock = threading.RLock()
         self._made: Any = None
         self._names: Optional[Names] = None
@@ -238,6 +240,9 @@ class Ec2:
             raise
         except Exception as error:
             told = self._told(action, subject, error)
+            if told.trouble.kind == "ec2-throttled":
+                with self._lock:
+                    self.throttled[action] += 1
             if told.trouble.kind in ("credentials-refused", "permission-missing"):
                 with self._lock:
                     self._made = None  # the next call fetches new ones

@@ -188,6 +188,7 @@ class SimulatedCloud:
         self.rivals: List[str] = []
         self.group = ""
         self.calls: Counter[str] = Counter()
+        self.throttled: Counter[str] = Counter()
 
     def instance_tags(self) -> Mapping[str, str]:
         self.calls["instance_tags"] += 1
