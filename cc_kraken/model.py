@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import FrozenSet, Iterable, Mapping, Optional, Tuple, Union
+from typing import AbstractSet, FrozenSet, Iterable, Mapping, Optional, Tuple, Union
 
 VERSION = "0.1.0"
 
@@ -255,9 +255,27 @@ class Layer(ABC):
     #: Whether it spreads what is written in stripes, whose size sysfs tells.
     striped = False
 
+    #: The array whose UUID the intent records below it name; "" for none.
+    array_uuid = ""
+
     @abstractmethod
     def disks(self, devices: Iterable["Device"]) -> Tuple["Device", ...]:
         """Those of these that it lies on."""
+
+    @abstractmethod
+    def lies_on(self, names: AbstractSet[str]) -> bool:
+        """Whether these disks (kernel names) are what it lies on."""
+
+    @property
+    def key(self) -> str:
+        """By which looks and messages know it, whatever the kernel calls it."""
+        return self.volume_id or self.array_uuid or self.name
+
+    @property
+    def title(self) -> str:
+        """Its path, and what it is, for people."""
+        array = f"array {self.array_uuid}" if self.array_uuid else self.name
+        return f"{self.path} ({self.volume_id or array})"
 
 
 @dataclass(frozen=True)
@@ -277,6 +295,9 @@ class Device(Layer):
 
     def disks(self, devices: Iterable["Device"]) -> Tuple["Device", ...]:
         return (self,)
+
+    def lies_on(self, names: AbstractSet[str]) -> bool:
+        return names == {self.name}
 
 
 @dataclass(frozen=True)
@@ -308,6 +329,10 @@ class Array(Layer):
     volume_id = ""
 
     @property
+    def array_uuid(self) -> str:  # type: ignore[override]
+        return self.uuid
+
+    @property
     def running(self) -> bool:
         return self.state not in ("clear", "inactive", "")
 
@@ -317,6 +342,10 @@ class Array(Layer):
 
     def disks(self, devices: Iterable[Device]) -> Tuple[Device, ...]:
         return tuple(one for one in devices if one.name in self.members)
+
+    def lies_on(self, names: AbstractSet[str]) -> bool:
+        """A degraded array has fewer members than volumes."""
+        return names >= set(self.members)
 
 
 @dataclass(frozen=True)

@@ -496,10 +496,7 @@ class Executor:
         assert isinstance(step, CheckFilesystem)
         target = self._target(step.array_uuid, step.volume_id)
         self._check_shown(target, step.type, step.uuid)
-        if isinstance(target, Array):
-            preconditions.check_array(self.paths, target, self._members(target))
-        else:
-            preconditions.check_unused(self.paths, target)
+        preconditions.check_layer(target, self.paths, self._members(target))
         with make.held(self.paths, target) as disk:
             disk.check_exclusive()
             said = preen.preen(target.path, step.type)
@@ -527,9 +524,10 @@ class Executor:
 
     def _check_shown(self, target: Layer, kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
-        if isinstance(target, Device):
-            preconditions.check_serial(self.paths, target)
-        seen = self._looks.get(_key(target))
+        if target.volume_id:
+            for device in self._members(target):
+                preconditions.check_serial(self.paths, device)
+        seen = self._looks.get(target.key)
         look = content.look(target.path, volume_id=target.volume_id, seen=seen)
         shown = look.content
         whole = isinstance(shown, Known) and shown.ever_mounted
@@ -560,11 +558,6 @@ class Executor:
     def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
         return target.disks(self._world.devices.values())
-
-
-def _key(target: Layer) -> str:
-    """By which the looks know it."""
-    return target.uuid if isinstance(target, Array) else target.volume_id
 
 
 def _of(
