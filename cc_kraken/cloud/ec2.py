@@ -291,7 +291,7 @@ class Ec2:
                 "credentials-missing",
                 f"new credentials could not be had ({plain(str(error))})",
                 "credentials of the instance profile",
-                "It is asked again; if this stays, check the metadata service.",
+                "cc_kraken asks again; if this stays, check the metadata service.",
             )
         if isinstance(error, (parsers.ResponseParserError, e.PaginationError)):
             return waiting(
