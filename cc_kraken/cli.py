@@ -124,7 +124,11 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     status = add("status", _status, "show each set as the last run left it")
-    status.add_argument("--json", action="store_true", help="as JSON")
+    form = status.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument(
+        "--prometheus", action="store_true", help="as metrics for Prometheus"
+    )
     plan = add("plan", _plan, "say what a run would do now, and change nothing")
     plan.add_argument("--json", action="store_true", help="the status as JSON")
     plan.set_defaults(level=logging.WARNING)
@@ -313,6 +317,10 @@ def _status(options: argparse.Namespace) -> int:
         return NOT_FINISHED
     if options.json:
         print(json.dumps(status, indent=2))
+    elif options.prometheus:
+        from cc_kraken.boot import metrics
+
+        print(metrics.text(status), end="")
     elif sys.stdout.isatty():
         columns = shutil.get_terminal_size().columns
         print(terminal_text(status, columns, colour=_has_colour()))

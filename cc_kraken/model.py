@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Iterable, Mapping, Optional, Union
+from typing import AbstractSet, Iterable, Mapping, Optional, Union
 
 VERSION = "0.1.0"
 
@@ -179,6 +179,7 @@ class Section:
     wait: int = 3600
     final_wait: int = 600
     blank_proof: str = "sampled"
+    metrics: bool = False
     ec2: Ec2Options = field(default_factory=Ec2Options)
     defaults: Mapping[str, object] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -311,14 +312,27 @@ class Layer(ABC):
     #: Whether it spreads what is written in stripes, whose size sysfs tells.
     striped = False
 
-    @property
-    def key(self) -> str:
-        """By which what was found on it is remembered."""
-        return self.volume_id or self.path
+    #: The array whose UUID the intent records below it name; "" for none.
+    array_uuid = ""
 
     @abstractmethod
     def disks(self, devices: Iterable["Device"]) -> tuple["Device", ...]:
         """Those of these that it lies on."""
+
+    @abstractmethod
+    def lies_on(self, names: AbstractSet[str]) -> bool:
+        """Whether these disks (kernel names) are what it lies on."""
+
+    @property
+    def key(self) -> str:
+        """By which looks and messages know it, whatever the kernel calls it."""
+        return self.volume_id or self.array_uuid or self.name
+
+    @property
+    def title(self) -> str:
+        """Its path, and what it is, for people."""
+        array = f"array {self.array_uuid}" if self.array_uuid else self.name
+        return f"{self.path} ({self.volume_id or array})"
 
 
 @dataclass(frozen=True)
@@ -338,6 +352,9 @@ class Device(Layer):
 
     def disks(self, devices: Iterable["Device"]) -> tuple["Device", ...]:
         return (self,)
+
+    def lies_on(self, names: AbstractSet[str]) -> bool:
+        return names == {self.name}
 
 
 @dataclass(frozen=True)
@@ -369,7 +386,7 @@ class Array(Layer):
     volume_id = ""
 
     @property
-    def key(self) -> str:
+    def array_uuid(self) -> str:  # type: ignore[override]
         return self.uuid
 
     @property
@@ -382,6 +399,10 @@ class Array(Layer):
 
     def disks(self, devices: Iterable[Device]) -> tuple[Device, ...]:
         return tuple(one for one in devices if one.name in self.members)
+
+    def lies_on(self, names: AbstractSet[str]) -> bool:
+        """A degraded array has fewer members than volumes."""
+        return names >= set(self.members)
 
 
 @dataclass(frozen=True)

@@ -471,10 +471,7 @@ class Executor:
         """As systemd does it at a boot, for what no boot has mounted yet."""
         target = self._target(step.array_uuid, step.volume_id)
         self._check_shown(target, step.type, step.uuid)
-        if isinstance(target, Array):
-            preconditions.check_array(self.paths, target, self._members(target))
-        else:
-            preconditions.check_unused(self.paths, target)
+        preconditions.check_layer(target, self.paths, self._members(target))
         with make.held(self.paths, target) as disk:
             disk.check_exclusive()
             said = preen.preen(target.path, step.type)
@@ -501,8 +498,9 @@ class Executor:
 
     def _check_shown(self, target: Layer, kind: str, uuid: str) -> None:
         """It is the right disk, and shows the filesystem that was seen."""
-        if isinstance(target, Device):
-            preconditions.check_serial(self.paths, target)
+        if target.volume_id:
+            for device in self._members(target):
+                preconditions.check_serial(self.paths, device)
         seen = self._looks.get(target.key)
         look = content.look(target.path, volume_id=target.volume_id, seen=seen)
         shown = look.content

@@ -124,10 +124,8 @@ def filesystem(
 
 
 def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> None:
-    """Every volume is the one that was seen, and an array consists of these and no
-    others."""
-    if isinstance(target, Array):
-        preconditions.check_array(paths, target, members, used=True)
+    """Every volume is the one that was seen, and what lies on them is on no others."""
+    preconditions.check_layer(target, paths, members, used=True)
     for device in members:
         preconditions.check_serial(paths, device)
 

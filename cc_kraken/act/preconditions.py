@@ -7,6 +7,7 @@ itself.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Optional, Sequence
 
@@ -69,6 +70,32 @@ def check_unused(paths: Paths, device: Device, *, partitions: bool = False) -> N
         uses += [f"partitioned ({name})" for name in now.partitions]
     if uses:
         raise refusals.in_use(device, ", ".join(uses))
+
+
+@functools.singledispatch
+def check_layer(
+    target: Layer, paths: Paths, volumes: Sequence[Device], *, used: bool = False
+) -> None:
+    """The layer is as it was seen, lies on (some of) these volumes only, and is not
+    used.  ``used``: it may be.  A new class of layer registers its own check."""
+    raise NotImplementedError(type(target).__name__)
+
+
+@check_layer.register
+def _check_device(
+    target: Device, paths: Paths, volumes: Sequence[Device], *, used: bool = False
+) -> None:
+    if used:
+        check_serial(paths, target)
+    else:
+        check_unused(paths, target)
+
+
+@check_layer.register
+def _check_array(
+    target: Array, paths: Paths, volumes: Sequence[Device], *, used: bool = False
+) -> None:
+    check_array(paths, target, volumes, used=used)
 
 
 def check_array(
@@ -177,10 +204,8 @@ def check_request(volumes: Pairs, uuid: str, level: int, name: str) -> None:
 def check_intent(target: Layer, volumes: Pairs, kind: str, uuid: str) -> None:
     """Do all records speak of this very filesystem on this very target?"""
     names = {device.name for device, _ in volumes}
-    right, array_uuid = names == {target.name}, ""
-    if isinstance(target, Array):
-        right, array_uuid = names >= set(target.members), target.uuid
-    if not volumes or not right:
+    array_uuid = target.array_uuid
+    if not volumes or not target.lies_on(names):
         raise ValueError(f"{target.path} does not consist of {sorted(names)}")
     where = f" on array {array_uuid}" if array_uuid else ""
     for device, record in volumes:

@@ -35,16 +35,11 @@ def _error(
     return failure(kind, found, expected, remedy, waits)
 
 
-def title(target: Layer) -> str:
-    array = f"array {target.uuid}" if isinstance(target, Array) else ""
-    return f"{target.path} ({target.volume_id or array})"
-
-
 def changed(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` goes on after its name: "has 512 bytes"."""
     return _error(
         "device-changed",
-        f"{title(target)} {found}.",
+        f"{target.title} {found}.",
         f"{expected}.",
         "Nothing was written. Run again: devices are looked up afresh.",
     )
@@ -53,7 +48,7 @@ def changed(target: Layer, found: str, expected: str) -> KrakenError:
 def in_use(target: Layer, how: str) -> KrakenError:
     return _error(
         "device-in-use",
-        f"{title(target)} is in use: {how}.",
+        f"{target.title} is in use: {how}.",
         "Nothing may use it.",
         "Nothing was written. Stop what uses it, and run again.",
     )
@@ -66,7 +61,7 @@ def cannot_open(target: Layer, error: OSError) -> KrakenError:
         return changed(target, "is no block device now", "It was a disk")
     return _error(
         "device-missing",
-        f"{title(target)} cannot be opened ({os.strerror(error.errno or 0)}).",
+        f"{target.title} cannot be opened ({os.strerror(error.errno or 0)}).",
         "It was there a moment ago.",
         "Nothing was written. See whether its volume is still attached.",
     )
@@ -85,7 +80,7 @@ def locked(path: str) -> KrakenError:
 def read_only(device: Device) -> KrakenError:
     return _error(
         "device-read-only",
-        f"{title(device)} is read-only.",
+        f"{device.title} is read-only.",
         "The run has to write to it.",
         "See why the kernel set it so (blockdev --getro, its log).",
     )
@@ -94,7 +89,7 @@ def read_only(device: Device) -> KrakenError:
 def io_error(target: Layer, error: OSError) -> KrakenError:
     return _error(
         "write-failed",
-        f"{title(target)} failed: {error.strerror or error}.",
+        f"{target.title} failed: {error.strerror or error}.",
         "It must take reads and writes.",
         "See the kernel's log, and the state of the volume in EC2. It may be "
         "failing, or detached. Run again.",
@@ -104,7 +99,7 @@ def io_error(target: Layer, error: OSError) -> KrakenError:
 def lost(target: Layer, start: int) -> KrakenError:
     return _error(
         "write-failed",
-        f"{title(target)} does not return what was written at byte {start}.",
+        f"{target.title} does not return what was written at byte {start}.",
         "It must return the same bytes.",
         "See the kernel's log. The volume may be failing.",
     )
@@ -113,7 +108,7 @@ def lost(target: Layer, start: int) -> KrakenError:
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
     return _error(
         "content-refused",
-        f"{title(target)} holds {tell(shown)}.",
+        f"{target.title} holds {tell(shown)}.",
         f"{expected}.",
         _OVERWRITE,
     )
@@ -127,7 +122,7 @@ def record(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` and ``expected`` go on after "has": "no intent record"."""
     return _error(
         "record-refused",
-        f"{title(target)} has {found}.",
+        f"{target.title} has {found}.",
         f"It must have {expected}.",
         _OVERWRITE,
     )
@@ -144,7 +139,7 @@ def wrong_record(device: Device, found: Record, expected: str) -> KrakenError:
 def record_present(target: Layer) -> KrakenError:
     return _error(
         "record-present",
-        f"{title(target)} has an intent record: it may be half made.",
+        f"{target.title} has an intent record: it may be half made.",
         "Only a whole filesystem is mounted.",
         "Nothing was mounted. Run again: it is looked at afresh.",
     )
@@ -153,7 +148,7 @@ def record_present(target: Layer) -> KrakenError:
 def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError:
     return _error(
         "content-changed",
-        f"{title(target)} holds {tell(shown)} now.",
+        f"{target.title} holds {tell(shown)} now.",
         f"It held {expected} before.",
         "Nothing was mounted. Run again: the new content is looked at afresh.",
     )
@@ -180,7 +175,7 @@ def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
 def array_changed(array: Array, found: str) -> KrakenError:
     return _error(
         "array-changed",
-        f"{title(array)} is not as it was seen: {found}.",
+        f"{array.title} is not as it was seen: {found}.",
         f"It was the array of {', '.join(array.members)}.",
         "Nothing was written. Run again: arrays are looked up afresh.",
     )

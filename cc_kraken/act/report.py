@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import Counter
-from typing import Any, Iterable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from cc_kraken.decide import seen
 from cc_kraken.machine import devices, files
@@ -26,6 +26,7 @@ from cc_kraken.model import (
     Claim,
     Device,
     Identity,
+    KrakenError,
     Node,
     Trouble,
     kinds_in,
@@ -37,6 +38,10 @@ LOG = logging.getLogger(__name__)
 RUNNING, DONE, PENDING, FAILED, OFF = "running", "done", "pending", "failed", "off"
 STANDBY = "standby"
 """In a warm pool: the instance is no node yet."""
+STATES = (RUNNING, DONE, PENDING, FAILED, OFF, STANDBY)
+"""Of a run."""
+UP = ("mounted", "assembled", "attached")
+SET_STATES = (*UP, PENDING, FAILED, "planned")
 
 
 def now(later: float = 0.0) -> str:
@@ -118,9 +123,6 @@ def _earlier(status: Optional[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [*status.get("earlier", []), short][-EARLIER_KEPT:]
 
 
-UP = ("mounted", "assembled", "attached")
-
-
 def is_up(entry: Mapping[str, Any], paths: Paths) -> bool:
     """Whether a set that the status calls up is up now, where the status says."""
     path = entry["mount_path"]
@@ -166,17 +168,24 @@ class Report:
         earlier: Optional[Mapping[str, Any]] = None,
         kept: bool = True,
         until: Optional[float] = None,
+        metrics: Optional[Callable[[Mapping[str, Any]], str]] = None,
     ) -> None:
         """``earlier``: the status of the run before, kept in short form, its
         sets that are up as they are.  ``kept`` False: no file is written.
-        ``until``: seconds from now for which what is late is awaited."""
+        ``until``: seconds from now for which what is late is awaited.
+        ``metrics``: makes the text of ``metrics.prom`` of a status."""
         self._paths = paths
         self._kept = kept
+        self._metrics = metrics
         self._lock = threading.Lock()
         self._begun = time.monotonic()
         self._phase: Optional[str] = None
         self._phase_begun = 0.0
         self._noted: set[tuple[str, str]] = set()
+        before = (earlier or {}).get("since_boot") or {}
+        self._before: dict[str, Counter[str]] = {
+            key: Counter(before.get(key)) for key in ("calls", "throttled")
+        }
         self._status: dict[str, Any] = {
             "version": 1,
             "cc_kraken": VERSION,
@@ -196,6 +205,10 @@ class Report:
             "phases": [],
             "calls": {},
             "processes": 0,
+            "since_boot": {
+                "runs": before.get("runs", 0) + 1,
+                **{key: dict(count) for key, count in self._before.items()},
+            },
             "notes": [],
             "warnings": [],
             "errors": [],
@@ -358,9 +371,15 @@ class Report:
             LOG.info("Waiting: %s", reason)
         self.write()
 
-    def count(self, calls: Counter[str], processes: int) -> None:
+    def count(
+        self, calls: Counter[str], throttled: Counter[str], processes: int
+    ) -> None:
+        """What this run has cost up to now: requests by action, processes."""
         self._status["calls"] = dict(sorted(calls.items()))
         self._status["processes"] = processes
+        for key, count in (("calls", calls), ("throttled", throttled)):
+            total = self._before[key] + count
+            self._status["since_boot"][key] = dict(sorted(total.items()))
 
     def finish(self, state: str) -> None:
         self.phase(None)
@@ -371,7 +390,7 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Bring ``status.json`` up to date."""
+        """Bring ``status.json`` up to date, and ``metrics.prom`` if it is wanted."""
         if not self._kept:
             return
         with self._lock:
@@ -380,5 +399,11 @@ class Report:
             # people read is the end, and a run of 24 sets writes often.
             indent = None if self._status["state"] == RUNNING else 2
             data = json.dumps(self._status, indent=indent) + "\n"
+            metrics = self._metrics(self._status) if self._metrics else None
         os.makedirs(self._paths.run, mode=0o755, exist_ok=True)
+        if metrics is not None:
+            try:
+                files.write_atomic(self._paths.metrics, files.encode(metrics), 0o644)
+            except KrakenError as error:  # no reason to leave volumes unmounted
+                self.warn(str(error))
         files.write_atomic(self._paths.status, data.encode(), 0o644)

@@ -163,7 +163,7 @@ class Run:
 
     def _count(self) -> None:
         processes = sum(command.STARTED.values()) - self._processes_before
-        self.report.count(self.cloud.calls, processes)
+        self.report.count(self.cloud.calls, self.cloud.throttled, processes)
 
     def _go(self) -> str:
         try:

@@ -47,7 +47,7 @@ def clean(paths: Optional[Paths] = None) -> list[str]:
         shutil.rmtree(paths.state)
         said.append(f"Removed {paths.state}.")
     files.remove(last_resort.location(paths.run))
-    for path in (paths.status, paths.node_env):
+    for path in (paths.status, paths.node_env, paths.metrics):
         if files.remove(path):
             said.append(f"Removed {path}.")
     return said

@@ -117,8 +117,10 @@ def _refused(
     stage: str,
     trouble: Trouble,
     earlier: Optional[Mapping[str, Any]] = None,
+    section: Optional[Section] = None,
 ) -> None:
-    told = Report(paths, stage, earlier=earlier)
+    metrics = None if section is None else _metrics(section)
+    told = Report(paths, stage, earlier=earlier, metrics=metrics)
     told.fail(trouble)
     told.finish(FAILED)
 
@@ -158,7 +160,7 @@ def carry_out(
             status = report.read(paths)
             if stage == "background":
                 # Nobody carries on after it: who waits for a set must know.
-                _refused(paths, stage, error.trouble, status)
+                _refused(paths, stage, error.trouble, status, section)
             waits = status is not None and status["waiting_for"]
             if stage != "plan" or section.blank_proof == "full" or not waits:
                 raise
@@ -172,7 +174,11 @@ def carry_out(
             # What a person asks for is no run of this boot.
             kept=stage != "plan",
             until=seconds if final else float(section.wait),
+            metrics=_metrics(section),
         )
+        if stage != "plan" and not section.metrics:
+            with contextlib.suppress(KrakenError):  # of a run that was to write them
+                files.remove(paths.metrics)
         told.write()
         limits = Limits(seconds, final, background=stage == "background")
         run = Run(
@@ -199,6 +205,14 @@ def carry_out(
         if not dry_run and state != STANDBY and not told.status["errors"]:
             layout.save(paths, section, identity, told.status)
         return told.status
+
+
+def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
+    if not section.metrics:
+        return None
+    from cc_kraken.boot import metrics  # not where nobody asks
+
+    return metrics.text
 
 
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
@@ -266,7 +280,7 @@ def _network(
 ) -> None:
     kept = None if section.dry_run else _kept(paths, section, identity)
     if kept is not None:
-        status = _report_kept(paths, identity, kept)
+        status = _report_kept(paths, section, identity, kept)
     else:
         status = _bring_up(section, identity, paths, events)
     started = not section.dry_run and _start_background()
@@ -333,9 +347,9 @@ def _kept(
 
 
 def _report_kept(
-    paths: Paths, identity: Identity, saved: Mapping[str, Any]
+    paths: Paths, section: Section, identity: Identity, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    told = Report(paths, "network")
+    told = Report(paths, "network", metrics=_metrics(section))
     node = saved["node"]
     told.identify(identity, Node(node["prefix"], node["node_id"]))
     told.claim(saved.get("claim"))
@@ -360,7 +374,7 @@ def _report_kept(
         told.warn(f"{name}: {text}", name)
     files.make_directories(paths.run)
     node_env.keep(paths, told)
-    told.count(Counter(), sum(command.STARTED.values()))
+    told.count(Counter(), Counter(), sum(command.STARTED.values()))
     told.finish(DONE)
     return told.status
 

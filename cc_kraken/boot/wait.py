@@ -170,12 +170,14 @@ def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
     owner, group, mode = pending["owner"], pending["group"], pending["mode"]
     uid = mount_points.user_id(owner) if owner is not None else None
     gid = mount_points.group_id(group) if group is not None else None
-    if (owner is not None and uid is None) or (group is not None and gid is None):
+    absent = [f"user {owner}"] if owner is not None and uid is None else []
+    absent += [f"group {group}"] if group is not None and gid is None else []
+    if absent:
         raise failure(
             "owner-pending",
-            f"There is no user {owner} or no group {group} yet, "
-            f"{entry['mount_path']} stays with root",
-            f"the owner that the set {name} names",
-            "Make the user before the service starts.",
+            f"There is no {' and no '.join(absent)} yet, so "
+            f"{entry['mount_path']} stays with root.",
+            f"The set {name} names it in Owner or Group.",
+            f"Make the {' and the '.join(absent)} before the service starts.",
         )
     mount_points.set_owner(entry["mount_path"], uid, gid, mode)

@@ -50,7 +50,8 @@ def shown(url: str) -> str:
 class Ec2:
     """EC2 in the region of one instance.
 
-    ``calls`` counts the requests that were sent, repeated ones included.
+    ``calls`` counts the requests that were sent, repeated ones included;
+    ``throttled`` those that EC2 throttled.
     """
 
     def __init__(self, identity: Identity, section: Section) -> None:
@@ -60,6 +61,7 @@ class Ec2:
         self.region = section.ec2.region or identity.region
         self.namespace = section.tag_namespace
         self.calls: Counts[str] = Counter()
+        self.throttled: Counts[str] = Counter()
         self._lock = threading.RLock()
         self._made: Any = None
         self._names: Optional[Names] = None
@@ -268,6 +270,9 @@ class Ec2:
             raise
         except Exception as error:
             told = self._told(action, subject, error)
+            if told.trouble.kind == "ec2-throttled":
+                with self._lock:
+                    self.throttled[action] += 1
             if told.trouble.kind in ("credentials-refused", "permission-missing"):
                 with self._lock:
                     self._made = None  # the next call fetches new ones
@@ -316,7 +321,7 @@ class Ec2:
                 "credentials-missing",
                 f"new credentials could not be had ({plain(str(error))})",
                 "credentials of the instance profile",
-                "It is asked again; if this stays, check the metadata service.",
+                "cc_kraken asks again; if this stays, check the metadata service.",
             )
         if isinstance(error, (parsers.ResponseParserError, e.PaginationError)):
             return waiting(

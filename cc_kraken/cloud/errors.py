@@ -65,20 +65,20 @@ _THROTTLED = Rule(
     Reaction.RETRY,
     "ec2-throttled",
     "an answer within the request rate of the account",
-    "It is asked again; if this stays, look for what else calls {action} in "
+    "cc_kraken asks again; if this stays, look for what else calls {action} in "
     "this account and region, or ask AWS for a higher rate.",
 )
 _UNAVAILABLE = Rule(
     Reaction.RETRY,
     "ec2-unavailable",
     "an answer",
-    "It is asked again; if this stays, look at the AWS Health Dashboard.",
+    "cc_kraken asks again; if this stays, look at the AWS Health Dashboard.",
 )
 _CREDENTIALS = Rule(
     Reaction.RETRY,
     "credentials-refused",
     "valid credentials and a right clock",
-    "They are fetched again; if this stays, check the role of the instance "
+    "cc_kraken fetches new ones; if this stays, check the role of the instance "
     "profile and the clock of this machine.",
 )
 # A change of policy or profile takes effect seconds to minutes later.
@@ -87,7 +87,7 @@ _PERMISSION = Rule(
     "permission-missing",
     "the permission {permission}",
     "Allow {permission} in the role of this instance's profile; a change takes "
-    "effect after a while, so it is asked again.",
+    "effect after a while, so cc_kraken asks again.",
 )
 _ACCOUNT = Rule(
     Reaction.FATAL,
@@ -129,7 +129,7 @@ _STATE = Rule(
     Reaction.RETRY,
     "incorrect-state",
     "a running instance and an available volume",
-    "It is asked again; if this stays, look at the state of both in EC2.",
+    "cc_kraken asks again; if this stays, look at the state of both in EC2.",
 )
 
 _MODIFYING = Rule(

@@ -53,5 +53,5 @@ def _ask(url: str, headers: Mapping[str, str], method: str) -> Optional[str]:
         f"The metadata service does not say whether this instance is in a warm pool "
         f"({reason}).",
         "It must answer before a node is claimed.",
-        "It is asked again. If this stays, check the metadata options of the instance.",
+        "cc_kraken asks again. If this stays, check the instance's metadata options.",
     )

@@ -29,6 +29,8 @@ class Cloud(Protocol):
 
     calls: Counter[str]
     """How many requests were sent, by action."""
+    throttled: Counter[str]
+    """How many of them the cloud has put off, because there were too many."""
 
     def instance_tags(self) -> Mapping[str, str]:
         """The tags of this instance; empty when it has none."""

@@ -361,6 +361,7 @@ def _section(merged: Mapping[str, Any]) -> Section:
         wait=merged.get("wait", plain.wait),
         final_wait=merged.get("final_wait", plain.final_wait),
         blank_proof=merged.get("blank_proof", plain.blank_proof),
+        metrics=merged.get("metrics", plain.metrics),
         ec2=Ec2Options(
             region=ec2.get("region"),
             endpoint_url=ec2.get("endpoint_url"),

@@ -237,7 +237,8 @@ class _Judge:
             "set-absent",
             f"no volume of the node {self._node} has the tag "
             f"{self._tag('volume_name')}={self._shown}{self._also_there()}",
-            f"{self._wanted.members} volume(s) for the set {self._shown}",
+            f"a volume for each member of the set {self._shown} "
+            f"({self._wanted.members})",
             "Create or tag the volumes, or take the set out of kraken.volumes and of "
             f"the instance's tag {self._tag('volumes')}.",
             waits=True,
@@ -378,9 +379,9 @@ def _creating(volumes: Iterable[Volume]) -> Optional[Trouble]:
         return None
     return Trouble(
         "volume-creating",
-        f"{_ids(creating)}: not created yet",
+        f"EC2 is still making {_ids(creating)}",
         "volumes that are available",
-        "EC2 is at work; when it does not end, look at the volume's state.",
+        "Wait. If this stays, look at the volume's state in EC2.",
         waits=True,
     )
 

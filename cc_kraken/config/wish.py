@@ -220,8 +220,9 @@ class Wish:
             return None
         return Trouble(
             "pin-count",
-            f"kraken.volumes.{self._name}.volume_ids names {len(self._pins)} "
-            f"volume(s), the set {self.wanted.name} has {self.wanted.members}",
+            f"kraken.volumes.{self._name}.volume_ids names {len(self._pins)} of "
+            f"the volumes of {self.wanted.name}, which is a set of "
+            f"{self.wanted.members}",
             "as many volume ids as the set has members",
             f"Correct volume_ids, or members (the tag {self.tag('members')}).",
         )

@@ -39,7 +39,7 @@ def check(case: Case, *uuids: str) -> None:
         raise stopped(
             "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
             f"{_tell(world, case.name, case.volume_ids, found)}.",
-            "The disks of this machine may show each UUID once.",
+            "Only one disk of this machine may show a UUID.",
             f"{_detach(world, found)}, and run again.{_keep(world, found)}",
         )
 

@@ -46,7 +46,7 @@ def of_record(content: Content, record: Record) -> Stop:
         f"{record.volume_id} carries the intent record of making "
         f"{record.fs_type or 'an array'}, but holds {tell(content)}.",
         "Beside a record only zeros and our own half-made structures may lie.",
-        "It is never mounted or made anew like this. Look at the volume by "
+        "cc_kraken neither mounts it nor makes it anew. Look at the volume by "
         "hand. To give its content up, see overwrite.",
     )
 

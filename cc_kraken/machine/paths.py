@@ -33,6 +33,11 @@ class Paths:
         return os.path.join(self.run, "node.env")
 
     @property
+    def metrics(self) -> str:
+        """The status for Prometheus, where the section asks for it."""
+        return os.path.join(self.run, "metrics.prom")
+
+    @property
     def lock(self) -> str:
         return os.path.join(self.run, "lock")
 

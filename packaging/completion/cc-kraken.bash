@@ -12,7 +12,7 @@ _cc_kraken() {
     local words
     case $command in
         "") words="status plan apply wait peers fleet explain check enable disable --debug --version --help" ;;
-        status) words="--json --help" ;;
+        status) words="--json --prometheus --help" ;;
         plan) words="--json --help" ;;
         apply) words="--background --wait --help" ;;
         wait) words="--attached --node --help $(cc-kraken status 2>/dev/null |

@@ -236,8 +236,8 @@ def test_monitoring(reader: Reader) -> None:
     begin(reader)
     said = reader.read("docs/guides/monitoring.md")
     assert "well\n" in said
-    assert 'kraken_set_mounted{set="data"} 1' in said
-    assert "kraken_done 1" in said
+    assert 'cc_kraken_set_state{set="data",state="mounted"} 1\n' in said
+    assert 'cc_kraken_run_state{state="done"} 1\n' in said
     reader.node.run("umount", "/krkn_data", check=True)
     assert reader.node.run("cc-kraken", "status").code == 1
 

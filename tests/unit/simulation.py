@@ -191,6 +191,7 @@ class SimulatedCloud:
         self.group = ""
         self.tokens: Dict[str, str] = {}
         self.calls: Counter[str] = Counter()
+        self.throttled: Counter[str] = Counter()
 
     def instance_tags(self) -> Mapping[str, str]:
         self.calls["instance_tags"] += 1

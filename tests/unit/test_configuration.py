@@ -137,6 +137,7 @@ def test_the_section_of_the_design(paths: Paths) -> None:
     boot_wait: 91
     wait: 3601
     final_wait: 601
+    metrics: true
     ec2: {region: us-east-1, endpoint_url: null, ca_bundle: null, use_fips: true}
     defaults: {fs_type: ext4}
     volumes:
@@ -163,6 +164,7 @@ def test_the_section_of_the_design(paths: Paths) -> None:
     assert section is not None
     assert (section.prefix, section.node_id) == ("kafka", "0")
     assert (section.boot_wait, section.wait, section.final_wait) == (91, 3601, 601)
+    assert section.metrics
     assert section.ec2.region == "us-east-1"
     assert section.ec2.endpoint_url is None
     assert (section.ec2.use_fips, section.ec2.use_dualstack) == (True, None)
@@ -363,7 +365,8 @@ def test_all_mistakes_are_named(paths: Paths) -> None:
         "[config-unknown-key] kraken.prefx is an unknown key in cloud-init's "
         "configuration (user-data or /etc/cloud); expected enabled, tag_namespace, "
         "prefix, node_id, node_ids, claim_order, dry_run, boot_wait, wait, final_wait, "
-        "blank_proof, ec2, defaults, volumes. Did you mean prefix? Also wrong: "
+        "blank_proof, metrics, ec2, defaults, volumes. Did you mean prefix?"
+        " Also wrong: "
         "kraken.wait is the string '1'; expected a whole number from 0 to 604800. "
         "Write it without quotes. kraken.volumes.d.mode is the number 1; expected a"
         " string of three or four octal digits, like 0750. Write the octal digits "

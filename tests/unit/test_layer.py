@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from cc_kraken.act import preconditions
 from cc_kraken.filesystems.base import Geometry
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Layer, Record
@@ -36,6 +37,9 @@ class Opened(Layer):
 
     def disks(self, devices: Iterable[Device]) -> tuple[Device, ...]:
         return self.below.disks(devices)
+
+    def lies_on(self, names: Set[str]) -> bool:
+        return self.below.lies_on(names)
 
 
 def opened(below: Layer) -> Opened:
@@ -72,3 +76,24 @@ def test_a_record_that_names_an_array_is_of_the_disk_alone(tmp_path: Path) -> No
     assert rehearsal.extents(paths, disk, record) == rehearsal.MD_EXTENTS
     made = rehearsal.extents(paths, disk, replace(record, array_uuid=""))
     assert rehearsal.extents(paths, opened(disk), record) == made != ()
+
+
+@pytest.mark.parametrize("layer", [one for one, *_ in LAYERS])
+def test_a_layer_lies_on_its_disks_and_on_no_others(layer: Layer) -> None:
+    names = {disk.name for disk in layer.disks(DISKS)}
+    assert layer.lies_on(names)
+    assert not layer.lies_on({"nvme9n1"})
+
+
+def test_messages_and_looks_know_a_layer_by_what_does_not_change() -> None:
+    disk, array = DISKS[0], w.array(1, 2)
+    assert (disk.key, array.key) == (disk.volume_id, array.uuid)
+    assert opened(disk).key == "dm-0"
+    assert disk.title == f"{disk.path} ({disk.volume_id})"
+    assert array.title == f"{array.path} (array {array.uuid})"
+    assert opened(disk).title == "/dev/mapper/data (dm-0)"
+
+
+def test_a_layer_that_nobody_can_check_is_no_layer_that_is_right() -> None:
+    with pytest.raises(NotImplementedError, match="Opened"):
+        preconditions.check_layer(opened(DISKS[0]), Paths(), DISKS[:1])

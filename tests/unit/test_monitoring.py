@@ -1,4 +1,5 @@
-"""The example of an alarm: the script against an SNS and a socket of an agent."""
+"""The examples of an alarm: the script against an SNS and a socket of an agent, the
+rules of Prometheus against the metrics of a status."""
 
 from __future__ import annotations
 
@@ -10,12 +11,20 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Iterator
+from typing import Any, Dict, Iterator, Optional
 
 import boto3
 import pytest
+import yaml
 from moto.server import ThreadedMotoServer
 from moto.sns.models import sns_backends
+from prometheus_client.parser import text_string_to_metric_families
+
+from cc_kraken.act import report
+from cc_kraken.act.report import Report
+from cc_kraken.boot import metrics
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Identity, Node, Trouble
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples" / "monitoring"
@@ -131,3 +140,137 @@ def test_a_unit_that_fails_starts_the_alarm(tmp_path: Path, unit: str) -> None:
     assert "\nOnFailure=kraken-alarm@%n.service\n" in conf
     page = (MONITORING / "README.md").read_text()
     assert "alarm.conf /etc/systemd/system/$unit.service.d/alarm.conf" in page
+
+
+# ------------------------------------------------------------------- Prometheus
+
+RULES = MONITORING / "prometheus-rules.yml"
+ALERTS: Dict[str, Dict[str, Any]] = {
+    one["alert"]: one
+    for group in yaml.safe_load(RULES.read_text())["groups"]
+    for one in group["rules"]
+}
+MINUTES = 60
+UP = 'up{job="node",instance="a"}'
+DISK = 'node_filesystem_size_bytes{job="node",instance="a",mountpoint="/data"}'
+TROUBLE = Trouble("zone-other", "found", "expected", "Do this.")
+
+
+def status(state: str, data: Optional[str] = None, **more: Any) -> Report:
+    """The report of a run that ended so, with a set ``data`` in this state."""
+    told = Report(Paths(run="/nowhere"), "background", kept=False)
+    told.identify(Identity("i-1", "us-east-1", "us-east-1a"), Node("kafka", "0"))
+    if data is not None:
+        told.set("data").update(state=data, mount_path="/data", **more)
+    if state != "running":
+        told.finish(state)
+    return told
+
+
+def series(told: Report, values: str = f"{{}}x{MINUTES}") -> Dict[str, str]:
+    """What Prometheus has of a report by way of node_exporter: by the name of each
+    series its values, one a minute, in promtool's notation."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.text(told.status)):
+        for one in family.samples:
+            labels = {"job": "node", "instance": "a", **one.labels}
+            text = ",".join(f'{key}="{value}"' for key, value in labels.items())
+            found[f"{one.name}{{{text}}}"] = values.format(int(one.value))
+    return {**found, UP: f"1x{MINUTES}", DISK: f"1x{MINUTES}"}
+
+
+def turns() -> Dict[str, str]:
+    """Runs that end as pending, and the next that goes on, by turns."""
+    found = series(status("running", "pending"))
+    for state, values in (("running", "1 0 " * 30), ("pending", "0 1 " * 30)):
+        (name,) = (one for one in found if "run_state" in one and state in one)
+        found[name] = values.strip()
+    return found
+
+
+def cut(found: Dict[str, str]) -> Dict[str, str]:
+    """Five minutes of it: then the instance is terminated, and not scraped any more."""
+    return {name: f"{values.split('x')[0]}x5 _x55" for name, values in found.items()}
+
+
+UP_AND_WELL = series(status("done", "mounted"))
+CASES: Dict[str, Any] = {
+    "all is well": (UP_AND_WELL, set()),
+    "a set has failed": (series(status("failed", "failed")), {"KrakenSetFailed"}),
+    "a set that need not be there has failed": (
+        series(status("done", "failed", required=False)),
+        set(),
+    ),
+    "the run has failed before it knew a set": (
+        series(status("failed")),
+        {"KrakenRunFailed"},
+    ),
+    "a volume is awaited": (turns(), {"KrakenPendingTooLong"}),
+    "the node is gone": (cut(UP_AND_WELL), {"KrakenNodeAbsent"}),
+    "no run has written a file": ({UP: f"1x{MINUTES}"}, {"KrakenSilent"}),
+    "the array lacks a member": (
+        series(status("done", "mounted", array={"degraded": 1})),
+        {"KrakenArrayDegraded"},
+    ),
+    "somebody has unmounted it": (
+        {name: values for name, values in UP_AND_WELL.items() if name != DISK},
+        {"KrakenMountGone"},
+    ),
+    "it is in a warm pool": (series(status("standby")), set()),
+    "it is switched off": (series(status("off")), set()),
+}
+
+
+def test_each_alert_has_a_case_and_says_what_to_do() -> None:
+    assert set(ALERTS) == set().union(*(fires for _, fires in CASES.values()))
+    for name, rule in ALERTS.items():
+        assert rule["labels"]["severity"] in ("page", "ticket"), name
+        for key in ("summary", "description"):
+            assert rule["annotations"][key].endswith(".")
+
+
+@pytest.mark.parametrize("name", sorted(ALERTS))
+def test_an_alert_asks_for_metrics_that_there_are(name: str) -> None:
+    told = status("failed", "failed", array={"degraded": 1})
+    told.set("data")["error"] = report.error(TROUBLE)
+    there = {one.partition("{")[0]: one for one in series(told)}
+    asked = set(
+        re.findall(r"\b(?:cc_kraken|node_filesystem)_\w+", ALERTS[name]["expr"])
+    )
+    assert asked and asked <= set(there)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+@pytest.mark.parametrize("case", CASES)
+def test_the_rules_fire_when_they_should_and_at_no_other_time(
+    tmp_path: Path, case: str
+) -> None:
+    found, fires = CASES[case]
+    test = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {"series": name, "values": values} for name, values in found.items()
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                        "eval_time": "40m",
+                        "exp_samples": [
+                            {"labels": f'{{alertname="{name}"}}', "value": 1}
+                            for name in sorted(fires)
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "test.yml"
+    path.write_text(yaml.safe_dump(test))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

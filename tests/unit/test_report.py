@@ -49,7 +49,7 @@ def test_every_write_fits_the_schema(paths: Paths) -> None:
     told.done("log", "mount it")
     told.warn("careful", "log")
     told.fail(TROUBLE)
-    told.count(Counter({"DescribeVolumes": 2}), 7)
+    told.count(Counter({"DescribeVolumes": 2}), Counter(), 7)
     told.finish(report.FAILED)
     last = read(paths)
     check(last)

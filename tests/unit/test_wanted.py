@@ -353,7 +353,7 @@ def test_pins_count_the_members_where_nobody_else_does() -> None:
 
 def test_pins_that_do_not_make_the_number() -> None:
     claim = one(raid(1, 2, 3), configured(volume_ids=list(ids(1, 2))))
-    refused(claim, "pin-count", "names 2 volume(s)", "has 3")
+    refused(claim, "pin-count", "names 2 of the volumes", "set of 3")
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,13 @@ def test_a_pin_that_is_missing(third: list, words: str) -> None:
 
 def test_a_declared_set_without_a_volume() -> None:
     claim = one([], configured(members=3, raid_level=0, fs_type="ext4"))
-    refused(claim, "set-absent", "KRKN-IN:VolumeName=data", "3 volume(s)", waits=True)
+    refused(
+        claim,
+        "set-absent",
+        "KRKN-IN:VolumeName=data",
+        "each member of the set data (3)",
+        waits=True,
+    )
     assert claim.wanted.declared
     assert claim.wanted.members == 3
     assert judge([], Section(), "log")["log"].trouble is not None

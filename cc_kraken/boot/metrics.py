@@ -1,0 +1,161 @@
+"""The status for Prometheus, in its text format.
+
+Names follow Prometheus' conventions: base units, ``_total`` for what only grows, one
+series for each state.  Sources: "Exposition formats" and "Metric and label naming" of
+the Prometheus documentation.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+
+from cc_kraken.act.report import SET_STATES, STATES
+
+Labels = Mapping[str, object]
+Family = Tuple[str, str, str, Sequence[Tuple[Labels, float]]]
+"""Name, type, help, and the samples by their labels."""
+
+MOMENTS = (
+    ("run_start", "started", "When the last run began."),
+    ("run_end", "finished", "When the last run ended; absent while it goes on."),
+    ("status_update", "updated", "When the status changed last."),
+    ("waiting_start", "waiting_since", "Since when the node waits; absent if not."),
+)
+"""By name and key of the status: times of day."""
+ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+
+
+def text(status: Mapping[str, Any]) -> str:
+    """``status.json`` as metrics.  What is not known has no sample."""
+    lines: List[str] = []
+    for name, kind, words, samples in _families(status):
+        if samples:
+            lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}"]
+            lines += [f"{name}{_labels(labels)} {value}" for labels, value in samples]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _labels(labels: Labels) -> str:
+    # No UTF-8 in a value (a lone surrogate) would cost the whole file.
+    written = [
+        f'{name}="{_escaped(str(value).encode("utf-8", "replace").decode())}"'
+        for name, value in labels.items()
+        if value is not None
+    ]
+    return f"{{{','.join(written)}}}" if written else ""
+
+
+def _escaped(value: str) -> str:
+    return "".join(ESCAPES.get(character, character) for character in value)
+
+
+def _families(status: Mapping[str, Any]) -> Iterator[Family]:
+    yield _gauge(
+        "build_info", "The version of cc_kraken.", ({"version": status["cc_kraken"]}, 1)
+    )
+    if status["node"]:
+        instance = status["instance"]
+        place = {key: instance[key] for key in ("region", "zone")}
+        who = {**status["node"], "instance_id": instance["id"], **place}
+        yield _gauge("node_info", "The node that this instance is.", (who, 1))
+    yield from _of_run(status)
+    yield from _of_boot(status.get("since_boot") or {})
+    yield from _of_sets(status["sets"])
+    yield _gauge("error_info", "An error that stands, by its kind.", *_errors(status))
+    count = len(status["warnings"])
+    yield _gauge("warnings", "How many warnings the last run gave.", ({}, count))
+
+
+def _of_run(status: Mapping[str, Any]) -> Iterator[Family]:
+    what = {"stage": status["stage"], "dry_run": str(status["dry_run"]).lower()}
+    words = "What has started the last run, and whether it only makes a plan."
+    yield _gauge("run_info", words, (what, 1))
+    words = "Whether the last run is in this state."
+    yield _gauge("run_state", words, *_one_of(STATES, status["state"]))
+    for name, key, words in MOMENTS:
+        if status[key]:
+            yield _gauge(f"{name}_timestamp_seconds", words, ({}, _moment(status[key])))
+    yield _gauge(
+        "run_phase_duration_seconds",
+        "How long this phase of the last run took.",
+        *(({"phase": one["name"]}, one["seconds"]) for one in status["phases"]),
+    )
+
+
+def _of_boot(boot: Mapping[str, Any]) -> Iterator[Family]:
+    """What only grows from the boot on."""
+    if boot:
+        yield _counter("runs", "Runs since the boot.", [({}, boot["runs"])])
+    for name, key, words in (
+        ("api_calls", "calls", "Requests to the API of EC2 since the boot."),
+        ("api_throttled", "throttled", "Requests that EC2 throttled since the boot."),
+    ):
+        counts = boot.get(key, {}).items()
+        yield _counter(name, words, [({"action": one}, count) for one, count in counts])
+
+
+def _of_sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+    yield _gauge(
+        "set_state",
+        "Whether the set is in this state.",
+        *(
+            ({"set": name, **labels}, value)
+            for name, one in sets.items()
+            for labels, value in _one_of(SET_STATES, one["state"])
+        ),
+    )
+    yield _gauge(
+        "set_info",
+        "Where the set is mounted, and its type of filesystem.",
+        *((_place(name, one), 1) for name, one in sets.items()),
+    )
+    yield _gauge(
+        "set_required",
+        "Whether the node fails without the set.",
+        *(({"set": name}, int(one["required"])) for name, one in sets.items()),
+    )
+    arrays = {name: one["array"] for name, one in sets.items() if one["array"]}
+    yield _gauge(
+        "set_array_missing_members",
+        "How many members the array of the set lacks.",
+        *(({"set": name}, array["degraded"]) for name, array in arrays.items()),
+    )
+
+
+def _gauge(name: str, words: str, *samples: Tuple[Labels, float]) -> Family:
+    return f"cc_kraken_{name}", "gauge", words, samples
+
+
+def _one_of(states: Sequence[str], current: str) -> List[Tuple[Labels, float]]:
+    return [({"state": state}, int(state == current)) for state in states]
+
+
+def _counter(name: str, words: str, samples: Sequence[Tuple[Labels, float]]) -> Family:
+    return f"cc_kraken_{name}_total", "counter", words, samples
+
+
+def _place(name: str, one: Mapping[str, Any]) -> Labels:
+    """The labels as node_exporter names them, to join with its own."""
+    filesystem = one["filesystem"] or {}
+    return {
+        "set": name,
+        "mountpoint": one["mount_path"],
+        "fstype": filesystem.get("type"),
+    }
+
+
+def _errors(status: Mapping[str, Any]) -> List[Tuple[Labels, float]]:
+    found: Dict[Tuple[Any, str], float] = {
+        (name, one["error"]["kind"]): 1
+        for name, one in status["sets"].items()
+        if one["error"]
+    }
+    found.update({(None, one["kind"]): 1 for one in status["errors"]})
+    return [({"set": name, "kind": kind}, one) for (name, kind), one in found.items()]
+
+
+def _moment(text: str) -> float:
+    """Seconds since the epoch."""
+    moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+    return int(moment.replace(tzinfo=datetime.timezone.utc).timestamp())
