@@ -302,7 +302,9 @@ def test_the_owner_is_settled_before_the_service(
     path.mkdir(mode=0o755)
     own(tree, path, "nobody-of-this-name")
     assert cli.main(["wait", "data"]) == 1
-    assert "nobody-of-this-name" in said(capsys)
+    told = said(capsys)
+    assert "There is no user nobody-of-this-name yet, so " in told
+    assert "Make the user nobody-of-this-name before the service starts." in told
     own(tree, path, "12")
     assert cli.main(["wait", "data"]) == 0
     assert (path.stat().st_uid, path.stat().st_mode & 0o7777) == (12, 0o750)
