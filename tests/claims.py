@@ -155,7 +155,15 @@ class World(Fleet):
         assert isinstance(boot, Claimant)
         key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
         return Edge(
-            identity, self.section, self.lab, self.wire, key, self.turn, self, boot
+            identity,
+            self.section,
+            self.lab,
+            self.wire,
+            key,
+            self.turn,
+            boot.machine.clock.sleep,
+            self,
+            boot,
         )
 
     def settle(self, seed: int) -> float:

@@ -115,7 +115,7 @@ class World(claims.World):
                 self.lab.tag(volume, {"KRKN-IN:Member": f"{role + 1}"})
             self.storage.content(volume).superblock = MdSuperblock(
                 uuid, "any:KRKN-data", 0, len(roles), role, 10, volume,
-                1 << 20, GIB, GIB, 512 << 10, 0, 0, roles,
+                1 << 20, GIB, 512 << 10, 0, 0, roles,
             )  # fmt: skip
         self.storage.arrays[uuid] = Known("xfs", uuid)
 
@@ -137,7 +137,15 @@ class World(claims.World):
     def edge(self, boot: Boot, identity: Identity) -> DirectEc2:
         key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
         return _Judged(
-            identity, self.section, self.lab, self.wire, key, self.turn, self, boot
+            identity,
+            self.section,
+            self.lab,
+            self.wire,
+            key,
+            self.turn,
+            boot.machine.clock.sleep,
+            self,
+            boot,
         )
 
     def run(self, boot: Boot, stage: str, limits: Limits) -> str:

@@ -53,7 +53,6 @@ from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
 from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
-from cc_kraken.cloud import ec2 as ec2_module
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide.steps import (
     AssembleArray,
@@ -374,8 +373,9 @@ class DirectEc2(Ec2):
         wire: Wire,
         key: str,
         turn: Callable[[], None],
+        sleep: Callable[[float], None],
     ) -> None:
-        super().__init__(identity, section)
+        super().__init__(identity, section, sleep)
         self._lab = lab
         self._wire = wire
         self._key = key
@@ -391,24 +391,6 @@ class DirectEc2(Ec2):
     def _call(self, action: str, subject: str, **parameters: Any) -> Any:
         with self._errors(action, subject):
             return self._send(action, parameters)
-
-    def _pages(
-        self,
-        action: str,
-        subject: str,
-        size: int = ec2_module.PAGE,
-        **parameters: Any,
-    ) -> Iterator[Any]:
-        pages: List[Dict[str, Any]] = []
-        with self._errors(action, subject):
-            token: Optional[str] = None
-            while token is not None or not pages:
-                given = {**parameters, "MaxResults": size}
-                if token:
-                    given["NextToken"] = token
-                pages.append(self._send(action, given))
-                token = pages[-1].get("NextToken") or None
-        yield from pages
 
 
 # ------------------------------------------------------------------- machine
@@ -618,7 +600,7 @@ class MachineExecutor(Executor):
             assert content.superblock is None and content.filesystem is None
             content.superblock = MdSuperblock(
                 step.uuid, step.name, step.level, len(roles), role, 1, volume,
-                1 << 20, GIB, GIB, 512 << 10, 0, 0, roles,
+                1 << 20, GIB, 512 << 10, 0, 0, roles,
             )  # fmt: skip
         self.storage.arrays[step.uuid] = None
         self.machine.arrays[step.uuid] = step.volume_ids
@@ -812,7 +794,15 @@ class Fleet:
     def edge(self, boot: Boot, identity: Identity) -> "DirectEc2":
         """This instance's way to EC2."""
         key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
-        return DirectEc2(identity, self.section, self.lab, self.wire, key, self.turn)
+        return DirectEc2(
+            identity,
+            self.section,
+            self.lab,
+            self.wire,
+            key,
+            self.turn,
+            boot.machine.clock.sleep,
+        )
 
     def run(self, boot: Boot, stage: str, limits: Limits) -> str:
         instance = self.lab.instance(boot.instance_id)
@@ -1068,7 +1058,7 @@ def _made_before(fleet: Fleet, node_id: str, volumes: Sequence[str]) -> None:
     for role, volume in enumerate(sorted(data)):
         fleet.storage.content(volume).superblock = MdSuperblock(
             uuid, "any:KRKN-data", 0, len(data), role, 10, volume,
-            1 << 20, GIB, GIB, 512 << 10, 0, 0, roles,
+            1 << 20, GIB, 512 << 10, 0, 0, roles,
         )  # fmt: skip
     fleet.storage.arrays[uuid] = Known("xfs", f"data-{node_id}")
 

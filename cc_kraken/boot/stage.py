@@ -153,6 +153,7 @@ def carry_out(
     from cc_kraken.act.waiting import Limits
     from cc_kraken.cloud.ec2 import Ec2
 
+    clock = clock or Clock()
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock.held(paths, seconds))
@@ -188,7 +189,7 @@ def carry_out(
             told,
             limits,
             events,
-            Ec2(identity, section),
+            Ec2(identity, section, clock.sleep),
             ask_tags=stage != "network",
             dry_run=dry_run,
             clock=clock,

@@ -9,12 +9,24 @@ Source: the EC2 API reference (2016-11-15).
 from __future__ import annotations
 
 import logging
+import random
 import re
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Dict, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 from typing import Counter as Counts
 from urllib.parse import urlsplit, urlunsplit
 
@@ -35,6 +47,9 @@ LOG = logging.getLogger(__name__)
 
 PAGE = 500  # results; DescribeVolumes allows 5 to 1000
 FILTER_VALUES = 200  # in one filter
+THROTTLED = "ec2-throttled"
+PAUSES = (1.0, 2.0, 4.0, 8.0, 8.0)
+"""Seconds before a throttled page is asked for again, in one listing."""
 LOOKALIKES = ("*:?refix*", "*:?ode?d", "*:?ode??d", "*:?olume?ame", "*:?olume??ame")
 """Keys that are meant for ours in a namespace that is misspelt."""
 
@@ -54,8 +69,14 @@ class Ec2:
     ``throttled`` those that EC2 throttled.
     """
 
-    def __init__(self, identity: Identity, section: Section) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        section: Section,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.identity = identity
+        self._sleep = sleep
         self.instance_id = identity.instance_id
         self.options = section.ec2
         self.region = section.ec2.region or identity.region
@@ -244,10 +265,31 @@ class Ec2:
     def _pages(
         self, action: str, subject: str, size: int = PAGE, **parameters: Any
     ) -> Iterator[Any]:
-        with self._errors(action, subject):
-            paginator = self._client().get_paginator(_method(action))
-            config = {"PageSize": size}
-            yield from paginator.paginate(PaginationConfig=config, **parameters)
+        """Every page. A throttled one but the first is asked for again: to begin anew
+        would throw away what has been read, and a busy account serves no three pages
+        in a row."""
+        page = self._call(action, subject, MaxResults=size, **parameters)
+        pauses = list(PAUSES)
+        while True:
+            yield page
+            token = page.get("NextToken")
+            if not token:
+                return
+            page = None
+            while page is None:
+                try:
+                    page = self._call(
+                        action, subject, MaxResults=size, NextToken=token, **parameters
+                    )
+                except Ec2Error as error:
+                    if error.trouble.kind != THROTTLED or not pauses:
+                        raise
+                    self._sleep(pauses.pop(0) * random.uniform(0.5, 1.0))
+            if page.get("NextToken") == token:
+                from botocore.exceptions import PaginationError
+
+                with self._errors(action, subject):
+                    raise PaginationError(message=f"page {token} leads to itself")
 
     def _client(self) -> Any:
         with self._lock:
@@ -270,7 +312,7 @@ class Ec2:
             raise
         except Exception as error:
             told = self._told(action, subject, error)
-            if told.trouble.kind == "ec2-throttled":
+            if told.trouble.kind == THROTTLED:
                 with self._lock:
                     self.throttled[action] += 1
             if told.trouble.kind in ("credentials-refused", "permission-missing"):

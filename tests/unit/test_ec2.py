@@ -805,6 +805,43 @@ def test_all_pages_are_read(lab: Ec2Lab) -> None:
     assert ec2.calls == lab.calls.counts() == {"DescribeVolumes": 3}
 
 
+def test_a_throttled_page_is_asked_for_again_and_the_others_are_kept(
+    lab: Ec2Lab,
+) -> None:
+    """In a busy account no three pages are served in a row."""
+    lab.page_size = 5
+    ids = [lab.create_volume(1, ZONE, TAGGED) for _ in range(12)]
+    ec2, slept = edge(lab.endpoint_url), []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            lab.heal()
+
+    ec2._sleep = sleep
+    pages = ec2._pages("DescribeVolumes", "of all")
+    found = list(next(pages)["Volumes"])
+    lab.throttle("DescribeVolumes", calls=9)
+    for page in pages:
+        found += page["Volumes"]
+    assert sorted(one["VolumeId"] for one in found) == sorted(ids)
+    assert ec2.calls == {"DescribeVolumes": 6} and len(slept) == 3
+    assert ec2.throttled == {"DescribeVolumes": 3}
+
+
+def test_a_page_that_stays_throttled_is_given_up(lab: Ec2Lab) -> None:
+    lab.page_size = 5
+    for _ in range(12):
+        lab.create_volume(1, ZONE, TAGGED)
+    ec2, slept = edge(lab.endpoint_url), []
+    ec2._sleep = slept.append
+    pages = ec2._pages("DescribeVolumes", "of all")
+    next(pages)
+    lab.throttle("DescribeVolumes", calls=99)
+    assert told(lambda: next(pages)).trouble.kind == "ec2-throttled"
+    assert len(slept) == 5 and sum(slept) < 30
+
+
 def test_instance_tags(lab: Ec2Lab) -> None:
     instance = lab.run_instance(tags={**TAGGED, "Name": "kafka 0", "empty": ""})
     lab.run_instance(tags={"Name": "other"})

@@ -210,7 +210,6 @@ class Direct(Account):
 
     _send = DirectEc2._send
     _call = DirectEc2._call
-    _pages = DirectEc2._pages
 
 
 @pytest.fixture(autouse=True)
