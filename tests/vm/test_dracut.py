@@ -32,7 +32,6 @@ def test_a_node_whose_initrd_dracut_made() -> None:
         assert version(node, "uname -r") >= (6, 18)
         assert version(node, "mdadm --version") >= (4, 5)
         assert "dracut" in node.journal("--grep", "rd.md=0: removing MD RAID")
-        assert node.run("command -v update-initramfs").code != 0
 
         deck.reboot(cloud, node)
         # The initrd has left the arrays to the system, which knows copies.
