@@ -31,11 +31,8 @@ def test_a_node_whose_initrd_dracut_made() -> None:
         # Before kernel 6.18 and mdadm 4.5, --create loaded md by itself.
         assert version(node, "uname -r") >= (6, 18)
         assert version(node, "mdadm --version") >= (4, 5)
-        assert "dracut" in node.run("lsinitrd -f usr/lib/initrd-release").out
-        assert node.run("command -v update-initramfs").code != 0
+        assert "dracut" in node.journal("--grep", "rd.md=0: removing MD RAID")
 
-        # A new initrd has in it what the node has been given.
-        node.run(["dracut", "--force"], timeout=1800, check=True)
         deck.reboot(cloud, node)
         # The initrd has left the arrays to the system, which knows copies.
         assembled = node.journal("--grep", "md/raid1:.* active with 2 out of 2")
