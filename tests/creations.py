@@ -462,7 +462,8 @@ def _lost_soon(world: World, chance: random.Random) -> None:
 
     def deleted() -> None:
         if not Up(old).node_id_up():
-            world.later(60, deleted)
+            if not old.over:
+                world.later(60, deleted)
             return
         world.terminate(old)
         world.later(60, lose)
