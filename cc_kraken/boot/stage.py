@@ -291,7 +291,11 @@ def _network(
 
 
 def _forget_other(paths: Paths, identity: Identity) -> None:
-    from cc_kraken.boot import clean  # not at every reboot
+    from cc_kraken.act import last_resort  # not at every reboot
+
+    if last_resort.instance(paths) in ("", identity.instance_id):
+        return
+    from cc_kraken.boot import clean  # cloud-init keeps what it has imported
 
     try:
         for sentence in clean.forget_other(paths, identity.instance_id):
