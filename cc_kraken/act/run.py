@@ -52,6 +52,9 @@ from cc_kraken.model import (
 LOG = logging.getLogger(__name__)
 
 ACCOUNTS_EVERY = 1.0
+CROWDED = 60.0
+"""The longest interval in seconds after a throttle, before the node is known: each of
+a thousand claimants reads a list of several pages."""
 """Seconds: is the user there that a set waits for?"""
 
 IDENTIFY = "identify"
@@ -196,7 +199,7 @@ class Run:
     def _hold_up(self, trouble: Trouble) -> None:
         self._check_time(trouble)
         self.waiting.say({"": trouble})
-        self.clock.sleep(self.waiting.pause(trouble))
+        self.clock.sleep(self.waiting.pause(trouble, throttled=CROWDED))
 
     def _identify(self) -> Union[Node, Claimant]:
         """The node that this instance is, or that it may be any; waits for tags that

@@ -28,7 +28,8 @@ OWNER_EVERY = 30.0
 """Seconds: is there another reason to end the waiting for a user?"""
 LOCAL_KINDS = ("parent-not-mounted", "device-unseen")
 """Cured by what this run itself does."""
-REFUSED_KINDS = ("ec2-throttled", "credentials-refused", "credentials-missing")
+THROTTLED = "ec2-throttled"
+REFUSED_KINDS = (THROTTLED, "credentials-refused", "credentials-missing")
 """The cloud has done nothing of what it was asked for: what is known stays true."""
 UNREACHED_KINDS = ("ec2-unreachable", "credentials-missing")
 PASSING_KINDS = (*REFUSED_KINDS, "ec2-unavailable", "ec2-unreachable", "ec2-answer")
@@ -78,15 +79,22 @@ class Waiting:
     def elapsed(self) -> float:
         return self.clock.now() - self.begun
 
-    def pause(self, failed: Optional[Trouble] = None) -> float:
+    def pause(
+        self, failed: Optional[Trouble] = None, *, throttled: float = LONGEST_POLL
+    ) -> float:
         """The next interval between questions to the cloud, with jitter.
 
-        ``failed``: why the last one had no answer.
+        ``failed``: why the last one had no answer; ``throttled``: the longest interval
+        where that was a throttle, in seconds.
         """
-        unreached = failed is not None and failed.kind in UNREACHED_KINDS
-        self._polls.longest = UNREACHED_POLL if unreached else LONGEST_POLL
+        kind = failed.kind if failed is not None else ""
+        self._polls.longest = (
+            UNREACHED_POLL if kind in UNREACHED_KINDS else LONGEST_POLL
+        )
         if self.elapsed() > SLOW_AFTER:
             self._polls.longest = SLOW_POLL
+        if kind == THROTTLED:
+            self._polls.longest = max(throttled, self._polls.longest)
         return max(0.0, min(self._polls.interval(), self.left()))
 
     def asked(self, failed: Optional[Trouble]) -> None:

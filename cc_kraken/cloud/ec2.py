@@ -48,7 +48,7 @@ LOG = logging.getLogger(__name__)
 PAGE = 500  # results; DescribeVolumes allows 5 to 1000
 FILTER_VALUES = 200  # in one filter
 THROTTLED = "ec2-throttled"
-PAUSES = (1.0, 2.0, 4.0, 8.0, 8.0)
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0)
 """Seconds before a throttled page is asked for again, in one listing."""
 LOOKALIKES = ("*:?refix*", "*:?ode?d", "*:?ode??d", "*:?olume?ame", "*:?olume??ame")
 """Keys that are meant for ours in a namespace that is misspelt."""

@@ -839,7 +839,7 @@ def test_a_page_that_stays_throttled_is_given_up(lab: Ec2Lab) -> None:
     next(pages)
     lab.throttle("DescribeVolumes", calls=99)
     assert told(lambda: next(pages)).trouble.kind == "ec2-throttled"
-    assert len(slept) == 5 and sum(slept) < 30
+    assert len(slept) == 7 and sum(slept) < 64
 
 
 def test_instance_tags(lab: Ec2Lab) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken.act.pacing import Backoff, PutOff
+from cc_kraken.act.report import Report
+from cc_kraken.act.waiting import LONGEST_POLL, Limits, Waiting
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Trouble
 
 WAITS = Trouble("ec2-throttled", "throttled", "", "", waits=True)
@@ -68,3 +74,17 @@ def test_who_has_begun_asks_more_often(begun: bool, longest: float) -> None:
     for _ in range(12):
         sets.throttle(WAITS, 0.0, begun=begun)
     assert longest / 2 <= sets.until("any") <= longest
+
+
+def test_who_has_no_node_yet_asks_a_throttled_account_more_rarely(
+    tmp_path: Path,
+) -> None:
+    """A thousand claimants read lists of several pages from one bucket of tokens."""
+    told = Report(Paths(run=str(tmp_path)), "background", kept=False)
+    waiting = Waiting(Limits(3600.0, final=True), Clock(), told)
+    throttle = Trouble("ec2-throttled", "It throttles", "an answer", "Wait.")
+    plain = [waiting.pause(throttle) for _ in range(20)]
+    assert max(plain) <= LONGEST_POLL
+    rare = [waiting.pause(throttle, throttled=60.0) for _ in range(20)]
+    assert LONGEST_POLL < max(rare) <= 60.0
+    assert waiting.pause() <= LONGEST_POLL
