@@ -376,7 +376,8 @@ def _two_zones(world: World, chance: random.Random) -> None:
     _found(world, "0")
     world.story.may_fail = True
     world.story.errors |= {"zone-mixed", "create-zone", "members-missing"}
-    world.story.errors.add("claim-none-here")  # the other zone was first
+    # The other zone was first, or both have a part.
+    world.story.errors |= {"claim-none-here", "claim-none-free"}
 
 
 def _half(world: World, chance: random.Random) -> None:
@@ -434,7 +435,8 @@ def _misspelt(world: World, chance: random.Random) -> None:
         world.later(moment + 500, lambda: _again(world))
     else:
         world.story.up = set()
-    world.story.errors |= {"create-lookalike", "tag-misspelt"}
+    # Two sets with one path are refused before anything is created.
+    world.story.errors |= {"create-lookalike", "tag-misspelt", "mount-path-shared"}
 
 
 def _again(world: World) -> None:
@@ -570,6 +572,8 @@ def _accidents(world: World, chance: random.Random) -> None:
         world.lab.refuse_creation(volumes=chance.choice((1, 1, 2, 4)))
         world.story.may_fail = True
         world.story.errors |= {"create-burned", "members-missing", "create-failed"}
+        # The one that failed is still shown, beside the one that took its place.
+        world.story.errors.add("volume-state")
     if chance.random() < 0.15:
         stored = sum(one.size_gib for one in world.lab.volumes() if one.type == "gp3")
         world.lab.limit_storage("gp3", stored + chance.randint(0, 3))

@@ -22,6 +22,8 @@ from cc_kraken.model import Claim, KrakenError, Node, Section, Trouble, Volume
 
 LOG = logging.getLogger(__name__)
 
+GONE_AFTER = 60.0
+"""Seconds after which a volume that EC2 has made and does not show is no more."""
 MOST_ANSWERS = 20
 """Answers of EC2 that are kept: an old one only makes the wait shorter."""
 
@@ -33,12 +35,14 @@ Made = Dict[int, str]
 class Progress:
     """What this run has begun for one set.
 
-    ``since``: when it was allowed to; ``tried``: tokens that made no volume, by
-    member; ``from_``: answers of before do not count any more.
+    ``since``: when it was allowed to; ``when``: when each volume was made, and by which
+    token; ``tried``: tokens that made no volume, by member; ``from_``: answers of
+    before do not count any more.
     """
 
     since: Optional[float] = None
     made: Made = field(default_factory=dict)
+    when: Dict[int, Tuple[float, int]] = field(default_factory=dict)
     tried: Dict[int, int] = field(default_factory=dict)
     from_: float = -math.inf
 
@@ -127,10 +131,25 @@ class Creating:
 
     def _judge(self, wished: creating.Wished) -> creating.Step:
         mine = self._of(wished)
+        self._forget_gone(mine)
         begun = None if mine.since is None else Begun(mine.since, mine.made)
         answers = [one for one in self._answers if one.asked >= mine.from_]
         now, date = self._clock.now(), self._clock.date()
         return creating.next_step(wished, answers, now, date, begun)
+
+    def _forget_gone(self, mine: Progress) -> None:
+        """EC2 may drop a volume that it could not make without ever showing it."""
+        if not self._answers:
+            return
+        latest = self._answers[-1]
+        shown = {volume.id for volume in latest.volumes}
+        for member, (moment, attempt) in list(mine.when.items()):
+            if mine.made[member] in shown or latest.asked - moment < GONE_AFTER:
+                continue
+            LOG.info("%s was created, and EC2 does not show it", mine.made[member])
+            del mine.made[member], mine.when[member]
+            mine.tried[member] = attempt
+            mine.since, mine.from_ = None, latest.asked
 
     def refresh(self, oldest: float) -> None:
         """Ask EC2 where the last answer is older than so many seconds."""
@@ -181,7 +200,8 @@ def create(
     """
     for member in step.create.members:
         check()
-        mine.made[member] = _create_one(cloud, step, mine, member, now)
+        made, attempt = _create_one(cloud, step, mine, member, now)
+        mine.made[member], mine.when[member] = made, (now(), attempt)
         LOG.info("%s: %s is volume %d", step.set, mine.made[member], member)
 
 
@@ -191,22 +211,22 @@ def _create_one(
     mine: Progress,
     member: int,
     now: Callable[[], float],
-) -> str:
-    """The id of the volume, with the first token that EC2 takes."""
+) -> Tuple[str, int]:
+    """The id of the volume, and the first token that EC2 takes."""
     for attempt in range(mine.tried.get(member, 0) + 1, step.create.attempts + 1):
         new = creating.new_volume(step.wished, member, attempt)
         refused: Optional[Trouble] = None
         try:
             made = cloud.create_volume(new)
             if made not in step.create.dead:
-                return made
+                return made, attempt
         except KrakenError as error:
             refused = error.trouble
             if refused.kind not in (LIMIT, TOKEN_BURNED):
                 raise
         there = _there(cloud, step)
         if member in there:
-            return there[member]
+            return there[member], attempt
         if refused is not None and refused.kind == LIMIT:
             raise KrakenError(refused)
         mine.tried[member] = attempt

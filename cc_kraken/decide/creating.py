@@ -129,7 +129,7 @@ def next_step(
     shown = present(wished, latest.volumes)
     again = max(latest.answered + FRESH - now, 0.0)
     failed = [one for one in shown if one.state == "error"]
-    if failed and _ours_and_young(wished, shown, date):
+    if failed and all(_ours_and_young(wished, [one], date) for one in failed):
         return Wait(_failed(failed), again)
     if len(shown) >= wished.wanted.members:
         return Nothing()
