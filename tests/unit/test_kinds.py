@@ -23,7 +23,6 @@ WITHOUT = set(
     jsonschema-missing
     fs-type-unknown
     schema-missing
-    schema-unreadable
     volume-managed
     holder-claiming
     attach-undone
@@ -31,10 +30,8 @@ WITHOUT = set(
     device-names-exhausted
     device-name-invalid
     volume-modifying
-    credentials-missing
     certificate-refused
     ca-bundle-missing
-    region-missing
     boto3-missing
     device-missing
     device-locked
@@ -62,12 +59,13 @@ WITHOUT = set(
     cloud-config-lists
     cloud-config-template
     cloud-config-directory
-    cloud-config-merge
     cloud-config-overruled
     cloud-config-foreign
     cloud-config-unreadable
     choice-unreadable
     diversion-failed
+    create-capacity
+    create-snapshot
     no-progress
     internal-error
     """.split()
