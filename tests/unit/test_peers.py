@@ -271,12 +271,12 @@ def test_a_later_page_that_fails_prints_nothing(
     def second(action: str, *words: Any) -> Any:
         pages.append(action)
         if pages.count("DescribeVolumes") == 2:
-            cluster.lab.throttle("DescribeVolumes", 1)
+            cluster.lab.fail(action, "Unavailable", "Overloaded.", status=503)
         return send(action, *words)
 
     cluster.lab.call = second  # type: ignore[method-assign]
     code, out, err = command("--format", "{node_id}")
-    assert (code, out) == (1, "") and "[ec2-throttled]" in err
+    assert (code, out) == (1, "") and "[ec2-unavailable]" in err
 
 
 def test_no_node_at_all_is_no_cluster(cluster: Cluster, command: Command) -> None:
