@@ -152,19 +152,7 @@ class World(Fleet):
         return _Watching(self.paths(boot), stage, self, boot)
 
     def edge(self, boot: Boot, identity: Identity) -> DirectEc2:
-        assert isinstance(boot, Claimant)
-        key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
-        return Edge(
-            identity,
-            self.section,
-            self.lab,
-            self.wire,
-            key,
-            self.turn,
-            boot.machine.clock.sleep,
-            self,
-            boot,
-        )
+        return self.edge_of(Edge, boot, identity, self, boot)
 
     def settle(self, seed: int) -> float:
         begun = super().settle(seed)

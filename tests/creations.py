@@ -135,18 +135,7 @@ class World(claims.World):
             self.storage.copies.add(made)
 
     def edge(self, boot: Boot, identity: Identity) -> DirectEc2:
-        key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
-        return _Judged(
-            identity,
-            self.section,
-            self.lab,
-            self.wire,
-            key,
-            self.turn,
-            boot.machine.clock.sleep,
-            self,
-            boot,
-        )
+        return self.edge_of(_Judged, boot, identity, self, boot)
 
     def run(self, boot: Boot, stage: str, limits: Limits) -> str:
         """With its own template's section."""

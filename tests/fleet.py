@@ -42,6 +42,7 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    Type,
 )
 
 from botocore.parsers import EC2QueryParser
@@ -792,9 +793,14 @@ class Fleet:
         return self._paths
 
     def edge(self, boot: Boot, identity: Identity) -> "DirectEc2":
-        """This instance's way to EC2."""
+        return self.edge_of(DirectEc2, boot, identity)
+
+    def edge_of(
+        self, kind: Type["DirectEc2"], boot: Boot, identity: Identity, *more: Any
+    ) -> "DirectEc2":
+        """This instance's way to EC2; ``more``: what this kind of it needs."""
         key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
-        return DirectEc2(
+        return kind(
             identity,
             self.section,
             self.lab,
@@ -802,6 +808,7 @@ class Fleet:
             key,
             self.turn,
             boot.machine.clock.sleep,
+            *more,
         )
 
     def run(self, boot: Boot, stage: str, limits: Limits) -> str:

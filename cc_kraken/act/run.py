@@ -52,10 +52,10 @@ from cc_kraken.model import (
 LOG = logging.getLogger(__name__)
 
 ACCOUNTS_EVERY = 1.0
+"""Seconds: is the user there that a set waits for?"""
 CROWDED = 60.0
 """The longest interval in seconds after a throttle, before the node is known: each of
 a thousand claimants reads a list of several pages."""
-"""Seconds: is the user there that a set waits for?"""
 
 IDENTIFY = "identify"
 TITLES = {

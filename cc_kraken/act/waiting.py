@@ -8,6 +8,7 @@ from typing import Callable, Mapping, Optional, Sequence
 
 from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.act.report import Report
+from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Trouble
@@ -28,7 +29,6 @@ OWNER_EVERY = 30.0
 """Seconds: is there another reason to end the waiting for a user?"""
 LOCAL_KINDS = ("parent-not-mounted", "device-unseen")
 """Cured by what this run itself does."""
-THROTTLED = "ec2-throttled"
 REFUSED_KINDS = (THROTTLED, "credentials-refused", "credentials-missing")
 """The cloud has done nothing of what it was asked for: what is known stays true."""
 UNREACHED_KINDS = ("ec2-unreachable", "credentials-missing")

@@ -11,6 +11,7 @@ from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.known import UNDONE_LIMIT, Known
 from cc_kraken.act.report import FAILED, Report
 from cc_kraken.act.waiting import Waiting
+from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import ATTACH, LAST, OF_CLOUD, Detach
 from cc_kraken.decide.world import World
@@ -128,7 +129,7 @@ class Work:
             put_off.progress(plan.name)
         if trouble is None:
             self._repeats[_key(plan)] += 1
-        elif trouble.kind == "ec2-throttled":
+        elif trouble.kind == THROTTLED:
             begun = any(self._begun(name) for name in self._volumes)
             put_off.throttle(trouble, now, begun=begun)
         elif trouble.waits:

@@ -33,6 +33,7 @@ from urllib.parse import urlsplit, urlunsplit
 from cc_kraken.cloud import answers, metadata, session
 from cc_kraken.cloud.device_names import Names
 from cc_kraken.cloud.errors import Ec2Error, Reaction, fatal, plain, refused, waiting
+from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.model import (
     Holder,
     Identity,
@@ -47,7 +48,6 @@ LOG = logging.getLogger(__name__)
 
 PAGE = 500  # results; DescribeVolumes allows 5 to 1000
 FILTER_VALUES = 200  # in one filter
-THROTTLED = "ec2-throttled"
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0)
 """Seconds before a throttled page is asked for again, in one listing."""
 LOOKALIKES = ("*:?refix*", "*:?ode?d", "*:?ode??d", "*:?olume?ame", "*:?olume??ame")

@@ -10,6 +10,9 @@ from typing import Counter, Iterable, Mapping, Protocol, Tuple, runtime_checkabl
 
 from cc_kraken.model import Holder, NewVolume, Node, Volume
 
+THROTTLED = "ec2-throttled"
+"""The kind of the error of any call when the account has made too many."""
+
 IN_USE = "volume-in-use"
 """The kind of the error of :meth:`Cloud.attach` when somebody has the volume.  It
 may be this instance: only a new look at the volumes tells."""
