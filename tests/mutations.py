@@ -22,22 +22,22 @@ COPIED = ("cc_kraken", "tests", "schema", "debian", "docs", "examples", "packagi
 FILES = ("pyproject.toml", "setup.cfg", "README.md", "Makefile")
 
 DECISION = "tests/unit/decide"
-PROPERTIES = "tests/unit/test_properties.py"
-WANTED = "tests/unit/test_wanted.py"
+PROPERTIES = "tests/unit/simulations/test_properties.py"
+WANTED = "tests/unit/config/test_sets.py"
 DEVICES = "tests/unit/machine/test_devices.py"
-EXECUTOR = "tests/unit/test_executor.py"
-EC2 = "tests/unit/test_ec2.py"
+EXECUTOR = "tests/unit/act/test_executor.py"
+EC2 = "tests/unit/cloud/test_ec2.py"
 CONTENT = "tests/loop/test_content.py"
 DESTROY = "tests/loop/test_destroy.py"
 WITNESS = "tests/loop/test_write_counters.py"
 GROWTH = "tests/loop/test_growth.py"
 RUN = "tests/loop/test_run.py"
 MOUNTED = "tests/loop/test_mounted.py"
-COUNTERS = "tests/unit/test_write_counters.py"
+COUNTERS = "tests/unit/proof/test_write_counters.py"
 AGAIN = "tests/loop/test_again.py"
-USERDATA = "tests/unit/test_userdata.py"
-RUN_EC2 = "tests/unit/test_run_ec2.py"
-LAUNCH = "tests/unit/test_launch.py"
+USERDATA = "tests/unit/boot/test_userdata.py"
+RUN_EC2 = "tests/unit/act/test_run.py"
+LAUNCH = "tests/unit/boot/test_launch.py"
 UDEVRULES = "tests/unit/act/test_udev_rules.py"
 EVER_MOUNTED = "tests/loop/test_ever_mounted.py"
 
@@ -401,7 +401,7 @@ MUTATIONS = (
         "config/sets",
         "volume for volume in every if volume.id not in system)",
         "volume for volume in every if volume.id)",
-        "tests/unit/test_system_volume.py",
+        "tests/unit/config/test_system_volume.py",
     ),
     change(
         "a line of fstab that says more than ours is replaced",
@@ -608,7 +608,7 @@ MUTATIONS = (
         "if found.degraded or found.action",
         "if found.action",
         GROWTH,
-        "tests/unit/test_growth.py",
+        "tests/unit/decide/test_growth.py",
     ),
     change(
         "the filesystem that is grown need not be the one that was seen",

@@ -17,7 +17,7 @@ from tests.bench.table import Row, spread
 from tests.counting import Counts, count
 from tests.loop.test_counts import run
 from tests.loop.test_run import Machine
-from tests.unit.test_counts import SOURCE, Boot, reboot
+from tests.unit.simulations.test_counts import SOURCE, Boot, reboot
 
 HEADINGS = (
     "",

@@ -1,6 +1,6 @@
 """What runs on disks cost, in numbers that cannot blur: calls of EC2,
 processes, bytes read and written.  Where nothing is to be done:
-tests/unit/test_counts.py.
+tests/unit/simulations/test_counts.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cc_kraken.model import Blank, Look, Section
 from cc_kraken.proof import content, rehearsal
 from tests.counting import Counts, count, proof_cost
 from tests.loop.test_run import GIB, MIB, NODE, ZONE, Machine, machine
-from tests.unit.test_run_ec2 import ME, Scene
+from tests.unit.act.test_run import ME, Scene
 
 __all__ = ["machine"]  # a fixture
 

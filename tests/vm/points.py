@@ -1,8 +1,8 @@
 """The points at which a run is cut off: before and after every step, before and
 after every write of ``act/make.py``, and inside the long programs.
 
-``tests/unit/test_points.py`` fails when a step (``steps.CHANGES``) or a place in
-``make`` that writes has none.  Each is played by ``tests/vm/test_crash.py``.
+``tests/unit/repository/test_points.py`` fails when a step (``steps.CHANGES``) or a
+place in ``make`` that writes has none.  Each is played by ``tests/vm/test_crash.py``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Section
 from cc_kraken.shown import plan_text, status_text
-from tests.unit.test_run_ec2 import ZONE, Scene, environment, make, scene
+from tests.unit.act.test_run import ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree
 
 __all__ = ["environment", "make", "scene"]

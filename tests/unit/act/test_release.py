@@ -10,8 +10,8 @@ from cc_kraken.act import refusals, release
 from cc_kraken.act.report import FAILED
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide.steps import Detach
-from tests.unit.test_executor import Bench, bench, plan
-from tests.unit.test_run_ec2 import ME, ZONE, Scene, environment, make, scene
+from tests.unit.act.test_executor import Bench, bench, plan
+from tests.unit.act.test_run import ME, ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree
 
 __all__ = ["bench", "environment", "make", "scene"]

@@ -9,7 +9,7 @@ import pytest
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import BLOCK, HEAD, Filesystem
-from tests.unit.test_house import HOUSE, MODULES, ROOT, dotted
+from tests.unit.repository.test_house import HOUSE, MODULES, ROOT, dotted
 
 ANSWERS = sorted({*vars(Filesystem), *Filesystem.__annotations__} - {"__doc__"})
 

@@ -33,7 +33,7 @@ from tests.unit.tree import GIB, Tree
 
 __all__ = ["go"]  # a fixture
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VOLUME = "vol-00000000000000001"
 ME = "i-00000000000000001"
 ON: dict[str, Any] = {"kraken": {"boot_wait": 1, "ec2": {"region": "us-east-1"}}}
@@ -320,7 +320,7 @@ assert not heavy, heavy
 def test_a_reboot_with_everything_in_place_imports_no_boto3(tree: Tree) -> None:
     reboot(tree)
     program = FAST.format(
-        root=str(Path(__file__).parents[2]),
+        root=str(Path(__file__).parents[3]),
         paths=vars(tree.paths),
         source=vars(SOURCE),
         cfg=ON,

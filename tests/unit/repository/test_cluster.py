@@ -25,6 +25,16 @@ from cc_kraken.boot import userdata
 from cc_kraken.config import tags
 from cc_kraken.decide.claiming import Look, Stay, Take, next_step
 from cc_kraken.model import Attachment, Claimant, Section, Volume
+from tests.unit.repository.test_examples import (
+    ROOT,
+    Template,
+    actions,
+    analyze,
+    operations,
+    place_unit,
+    statements,
+    text,
+)
 from tests.unit.terraform import (
     KNOWN,
     META,
@@ -35,16 +45,6 @@ from tests.unit.terraform import (
     own,
     plain,
     wrong,
-)
-from tests.unit.test_examples import (
-    ROOT,
-    Template,
-    actions,
-    analyze,
-    operations,
-    place_unit,
-    statements,
-    text,
 )
 
 MODULE = ROOT / "examples" / "cluster" / "terraform"

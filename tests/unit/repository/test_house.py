@@ -9,7 +9,7 @@ from typing import Dict, Iterator, List, Set
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOUSE = ROOT / "cc_kraken"
 
 #: From top to bottom: a package imports from those below it, never from above.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chroot.pictures import CHARACTER, MARGIN, runs, screen, svg
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 SPACE = "{http://www.w3.org/2000/svg}"
 
 

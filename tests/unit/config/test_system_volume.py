@@ -11,8 +11,8 @@ from cc_kraken import shown
 from cc_kraken.act.report import DONE, FAILED
 from cc_kraken.config import sets
 from cc_kraken.model import Section, Volume
-from tests.unit.test_run_ec2 import ME, Scene, environment, make, scene, tags
-from tests.unit.test_wanted import NODE, ZONE, configured, ids, volume
+from tests.unit.act.test_run import ME, Scene, environment, make, scene, tags
+from tests.unit.config.test_sets import NODE, ZONE, configured, ids, volume
 
 __all__ = ["environment", "make", "scene"]
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DRAW = """
 import hashlib, sys
 from tests import conftest
@@ -17,7 +17,7 @@ if sys.argv[2:]:
     hypothesis.settings.load_profile("random")
     hypothesis.core.global_force_seed = int(sys.argv[2])
 from hypothesis import given, settings, strategies as st
-from tests.unit.test_properties import machines
+from tests.unit.simulations.test_properties import machines
 told = hashlib.sha256()
 
 @settings(max_examples=40)
@@ -47,7 +47,9 @@ def drawn(*seed: str, order: str = "", before: str = "") -> str:
 
 def test_check_draws_the_same_in_every_run() -> None:
     """Whatever the order of sets, and what other tests have loaded."""
-    more = "import tests.unit.test_run_ec2, tests.unit.test_schema, cc_kraken.cli"
+    more = (
+        "import tests.unit.act.test_run, tests.unit.config.test_schema, cc_kraken.cli"
+    )
     assert drawn() == drawn(order="2", before=more)
 
 

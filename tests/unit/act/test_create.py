@@ -12,7 +12,7 @@ from cc_kraken.act.report import DONE, FAILED, PENDING
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.model import Ec2Options, KrakenError, Section
 from cc_kraken.shown import plan_text, status_text
-from tests.unit.test_run_ec2 import (
+from tests.unit.act.test_run import (
     ME,
     ZONE,
     LabClock,

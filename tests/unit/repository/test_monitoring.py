@@ -26,7 +26,7 @@ from cc_kraken.boot import metrics
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, Node, Trouble
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "examples" / "monitoring"
 ACCOUNT, REGION = "123456789012", "eu-west-1"
 

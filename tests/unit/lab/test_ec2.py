@@ -1405,7 +1405,7 @@ def test_it_runs_on_its_own_and_without_moto_or_boto3() -> None:
         "sys.argv = ['ec2', '--volumes', '2', '--instances', '1', '--tag', 'a=b']\n"
         "sys.exit(main())\n"
     )
-    top = Path(__file__).resolve().parents[2]
+    top = Path(__file__).resolve().parents[3]
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=top, stdout=subprocess.PIPE, text=True
     ) as process:

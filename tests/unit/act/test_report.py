@@ -17,7 +17,7 @@ from cc_kraken.model import Identity, Node, Trouble
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 
-SCHEMA = Path(__file__).parents[2] / "schema" / "status.json"
+SCHEMA = Path(__file__).parents[3] / "schema" / "status.json"
 TROUBLE = Trouble("kind", "found", "expected", "Do this.")
 
 

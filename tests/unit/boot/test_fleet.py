@@ -25,7 +25,7 @@ from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.query import wildcard
 from tests.pages import ROOT, blocks
-from tests.unit.test_fleet_boots import Direct
+from tests.unit.simulations.test_fleet_boots import Direct
 
 pytest.importorskip("boto3")
 

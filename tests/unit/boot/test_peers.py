@@ -26,12 +26,12 @@ from tests.conftest import LATER, soon
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.world import seed_ids
-from tests.unit.test_node_env import SHARED, by_systemd
-from tests.unit.test_run_ec2 import LabClock, environment
+from tests.unit.act.test_node_env import SHARED, by_systemd
+from tests.unit.act.test_run import LabClock, environment
 
 __all__ = ["environment"]  # a fixture
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 SETS = {"log": 1, "data": 2}
 
@@ -696,7 +696,7 @@ def test_etcd_is_told_nothing_where_ec2_tells_nothing(
 
 
 def by_systemd_or_shell(path: Path) -> Dict[str, str]:
-    """The variables, as systemd reads them (tests/unit/test_node_env.py)."""
+    """The variables, as systemd reads them (tests/unit/act/test_node_env.py)."""
     if SHARED:
         return by_systemd(path)
     lines = path.read_text().splitlines()

@@ -26,7 +26,7 @@ from cc_kraken.machine import fstab, mdadm_conf, schema_files
 from cc_kraken.model import Attachment, Holder, Known
 from tests.unit.worlds import NODE, claim, single, volume, world
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODULES = sorted((ROOT / "cc_kraken").rglob("*.py"))
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

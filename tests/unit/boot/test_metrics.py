@@ -28,15 +28,15 @@ from cc_kraken.boot.clean import clean
 from cc_kraken.boot.cloud_init import Events
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, Ec2Options, Identity, Node, Section, Trouble
-from tests.unit import test_stage
-from tests.unit.test_run_ec2 import ME as INSTANCE_TAGS
-from tests.unit.test_run_ec2 import ZONE, LabClock, Scene, environment, make, scene
-from tests.unit.test_stage import tree as stage_tree
+from tests.unit.act.test_run import ME as INSTANCE_TAGS
+from tests.unit.act.test_run import ZONE, LabClock, Scene, environment, make, scene
+from tests.unit.boot import test_stage
+from tests.unit.boot.test_stage import tree as stage_tree
 from tests.unit.tree import Tree
 
 __all__ = ["environment", "make", "scene", "stage_tree"]  # fixtures
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads((ROOT / "schema" / "status.json").read_text())["properties"]
 ME = "i-00000000000000001"
 VOLUME = "vol-00000000000000001"

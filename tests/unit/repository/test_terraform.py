@@ -29,7 +29,7 @@ from tests.unit.terraform import (
     wrong,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 MODULE = EXAMPLES / "terraform"
 CLUSTER = MODULE / "examples" / "kafka"

@@ -23,7 +23,7 @@ from cc_kraken.config import creation, loading, sets, tags
 from cc_kraken.model import Node, Section, Volume
 from tests.unit.terraform import load, plain
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
 ZONE = "us-east-1a"
 #: They have tests of their own: test_terraform.py, test_monitoring.py, and
@@ -338,7 +338,7 @@ def analyze(unit: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_script_that_names_the_members_of_etcd() -> None:
-    """What it writes: tests/unit/test_peers.py."""
+    """What it writes: tests/unit/boot/test_peers.py."""
     script = EXAMPLES / "cluster/etcd-cluster"
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["sh", "-n", str(script)]).returncode == 0

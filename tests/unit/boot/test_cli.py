@@ -19,7 +19,7 @@ from cc_kraken.act import lock, report
 from cc_kraken.act.report import Report
 from cc_kraken.boot import stage
 from cc_kraken.model import VERSION, Section, Trouble
-from tests.unit.test_stage import SOURCE
+from tests.unit.boot.test_stage import SOURCE
 from tests.unit.tree import Tree
 
 
@@ -560,7 +560,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert not re.search(r"\*\*|\]\(", out)
     assert cli.main(["explain"]) == 0
     kinds = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/operations.md").read_text()
     assert kinds == re.findall(r"^### (.+)$", page, re.M)
     assert cli.main(["explain", "zone-othr"]) == 1
     assert "[kind-unknown]" in (told := said(capsys)) and "zone-other?" in told
@@ -576,7 +576,7 @@ def test_version(capsys: pytest.CaptureFixture[str], tree: Tree) -> None:
 
 def test_completion_knows_every_command_and_option() -> None:
     """By bash itself; the words of zsh by the file."""
-    folder = Path(__file__).parents[2] / "packaging/completion"
+    folder = Path(__file__).parents[3] / "packaging/completion"
     zsh = (folder / "_cc-kraken").read_text()
     parser = cli._parser()
     (commands,) = [one for one in parser._actions if one.choices]

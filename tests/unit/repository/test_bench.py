@@ -14,7 +14,7 @@ from tests.bench.__main__ import HEADINGS, PEER_HEADINGS, peer_faults, peer_rows
 from tests.bench.machine import Taken
 from tests.bench.peer import Peer, tags
 
-INSIDE = Path(__file__).parents[1] / "bench" / "peer_inside.py"
+INSIDE = Path(__file__).parents[2] / "bench" / "peer_inside.py"
 
 
 def taken(who: str, seconds: float, **more: Any) -> Taken:

@@ -22,7 +22,7 @@ import pytest
 from cc_kraken.model import VERSION
 from tests.lab import image
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = sorted((ROOT / "cc_kraken").rglob("*.py"))
 SCHEMAS = sorted(
     str(path.relative_to(ROOT / "schema")) for path in (ROOT / "schema").rglob("*.json")

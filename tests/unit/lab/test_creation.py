@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import MUTATING, Ec2Lab
-from tests.unit.test_lab_ec2 import client, codes, refusal
+from tests.unit.lab.test_ec2 import client, codes, refusal
 
 pytest.importorskip("boto3")
 

@@ -24,9 +24,9 @@ from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.config.values import odd_character
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, Identity, Node, Section
-from tests.unit import test_stage
-from tests.unit.test_run_ec2 import ZONE, Scene, environment, make, scene
-from tests.unit.test_stage import tree as stage_tree
+from tests.unit.act.test_run import ZONE, Scene, environment, make, scene
+from tests.unit.boot import test_stage
+from tests.unit.boot.test_stage import tree as stage_tree
 
 __all__ = ["environment", "make", "scene", "stage_tree"]  # fixtures
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_ec2 import REGIONS
+from tests.unit.cloud.test_ec2 import REGIONS
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RELEASES = ("1.26.0", "1.28.0", "1.34.0", "1.36.0", "1.38.0", "1.40.0")
 SCRIPT = """
 import json, sys
