@@ -145,7 +145,7 @@ MUTATIONS = (
     change(
         "the serial is not read again before a write",
         "act/preconditions",
-        "if found != device.volume_id or number != device.devno:",
+        "if found != target.volume_id:",
         "if False:",
         DESTROY,
     ),

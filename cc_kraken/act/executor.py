@@ -500,7 +500,7 @@ class Executor:
         """It is the right disk, and shows the filesystem that was seen."""
         if target.volume_id:
             for device in self._members(target):
-                preconditions.check_serial(self.paths, device)
+                preconditions.check_identity(self.paths, device)
         seen = self._looks.get(target.key)
         look = content.look(target.path, volume_id=target.volume_id, seen=seen)
         shown = look.content

@@ -127,7 +127,7 @@ def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> No
     """Every volume is the one that was seen, and what lies on them is on no others."""
     preconditions.check_layer(target, paths, members, used=True)
     for device in members:
-        preconditions.check_serial(paths, device)
+        preconditions.check_identity(paths, device)
 
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:

@@ -85,16 +85,14 @@ class Held:
     def check(self) -> None:
         """It is what was seen: node, size, serial, and those of the volumes below."""
         check_node(self._fd, self.target)
-        if isinstance(self.target, Device):
-            self._check_size(self.target)
-            preconditions.check_serial(self.paths, self.target)
-        elif preconditions.sysfs_number(self.paths, self.target) != self.target.devno:
-            was = f"It was {self.target.devno}"
-            raise refusals.changed(self.target, "has another number", was)
+        if self.target.volume_id:
+            self._check_size()
+        preconditions.check_identity(self.paths, self.target)
         for volume in self.below:
             volume.check()
 
-    def _check_size(self, device: Device) -> None:
+    def _check_size(self) -> None:
+        device = self.target
         with io_errors(device):
             (size,) = struct.unpack("Q", self.ioctl(_BLKGETSIZE64, 8))
             (read_only,) = struct.unpack("i", self.ioctl(_BLKROGET, 4))
@@ -108,7 +106,6 @@ class Held:
         return fcntl.ioctl(self._fd, code, bytes(length))
 
     def check_unused(self, *, partitions: bool = False) -> None:
-        assert isinstance(self.target, Device)
         preconditions.check_unused(self.paths, self.target, partitions=partitions)
 
     def check_exclusive(self) -> None:
@@ -524,7 +521,7 @@ def add_member(
     with held(paths, device) as disk:
         disk.check_unused()
         disk.check_blank(disk.look(seen=seen), False, None)
-        preconditions.check_array(paths, array, used=True)
+        preconditions.check_layer(array, paths, used=True)
         disk.check_exclusive()
         argv = ["mdadm", "--manage", array.path, "--add", device.path]
         run_on([disk], argv, f"adding {device.path} to {array.path}")
@@ -566,13 +563,12 @@ def make_filesystem(
     preconditions.check_intent(target, volumes, type, uuid)
     with ExitStack() as stack:
         pairs = stack.enter_context(together(paths, volumes))
+        preconditions.check_layer(target, paths, [one for one, _ in volumes])
         for disk, record in pairs:
-            if isinstance(target, Device):
-                disk.check_unused()
             disk.check_record(record)
-        if isinstance(target, Array):
-            preconditions.check_array(paths, target, [one for one, _ in volumes])
-            disks = [disk for disk, _ in pairs]
+        disks = [disk for disk, _ in pairs]
+        disk = disks[0]
+        if not target.volume_id:
             disk = stack.enter_context(held(paths, target, disks))
         blank = _make_room(disk, volumes[0][1], options, permitted, seen)
         run_on([disk], argv, f"making {type} on {target.path}")
@@ -612,7 +608,7 @@ def _make_room(
     if not isinstance(look.content, Blank):
         need = f"It must hold nothing but zeros, or {record.fs_type} half made by us"
         raise refusals.content(target, look.content, need)
-    if isinstance(target, Device):
+    if target.volume_id:
         disk.check_blank(look, False, record)
     disk.check_exclusive()
     return blank
@@ -625,7 +621,7 @@ def _check_wiped(disk: Held, look: Look, record: Record) -> None:
     if not isinstance(look.content, Unknown):
         need = "It must be what overwrite has wiped"
         raise refusals.content(disk.target, look.content, need)
-    if isinstance(disk.target, Device):
+    if disk.target.volume_id:
         disk.check_blank(look, True, record)
         disk.check_exclusive()
         return

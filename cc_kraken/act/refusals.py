@@ -77,7 +77,7 @@ def locked(path: str) -> KrakenError:
     )
 
 
-def read_only(device: Device) -> KrakenError:
+def read_only(device: Layer) -> KrakenError:
     return _error(
         "device-read-only",
         f"{device.title} is read-only.",
