@@ -15,7 +15,8 @@ import math
 import os
 import shutil
 import sys
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, fleet, peers, stage, wait
@@ -215,7 +216,7 @@ def _need_root() -> None:
 
 def _run(
     name: str, *, wait: Optional[float], dry_run: bool
-) -> Optional[Dict[str, Any]]:
+) -> Optional[dict[str, Any]]:
     """A run by hand or of the unit; None when there is nothing to do here."""
     _need_root()
     os.umask(0o022)  # what is written here is for everybody to read

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import AbstractSet, Iterable, Mapping, Optional, Union
+from typing import Optional, Union
 
 VERSION = "0.1.0"
 
@@ -320,7 +321,7 @@ class Layer(ABC):
         """Those of these that it lies on."""
 
     @abstractmethod
-    def lies_on(self, names: AbstractSet[str]) -> bool:
+    def lies_on(self, names: Set[str]) -> bool:
         """Whether these disks (kernel names) are what it lies on."""
 
     @property
@@ -353,7 +354,7 @@ class Device(Layer):
     def disks(self, devices: Iterable["Device"]) -> tuple["Device", ...]:
         return (self,)
 
-    def lies_on(self, names: AbstractSet[str]) -> bool:
+    def lies_on(self, names: Set[str]) -> bool:
         return names == {self.name}
 
 
@@ -400,7 +401,7 @@ class Array(Layer):
     def disks(self, devices: Iterable[Device]) -> tuple[Device, ...]:
         return tuple(one for one in devices if one.name in self.members)
 
-    def lies_on(self, names: AbstractSet[str]) -> bool:
+    def lies_on(self, names: Set[str]) -> bool:
         """A degraded array has fewer members than volumes."""
         return names >= set(self.members)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from cc_kraken.decide import members
 from cc_kraken.decide.members import ArrayState, Seen

@@ -8,8 +8,9 @@ boot counts as made when this run has begun: no clock is trusted over a reboot.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from cc_kraken.act.report import now as time_of_day
 from cc_kraken.decide.claiming import CLAIMING, GIVING_BACK, LOCKED, SETTLED, Noted
@@ -71,7 +72,7 @@ class ClaimFile:
         accepted = frozenset(volume for volume, call in fresh.items() if call.accepted)
         return Noted(self.note.node_id, self.note.state, frozenset(fresh), accepted)
 
-    def told(self) -> Optional[Dict[str, str]]:
+    def told(self) -> Optional[dict[str, str]]:
         """The claim as ``status.json`` shows it."""
         note = self.note
         if note is None:
@@ -161,7 +162,7 @@ class ClaimFile:
         )
 
 
-def read(paths: Paths) -> Optional[Dict[str, Any]]:
+def read(paths: Paths) -> Optional[dict[str, Any]]:
     """The file's content; None where there is none that can be read."""
     text = files.read_text(paths.claim)
     try:
@@ -172,7 +173,7 @@ def read(paths: Paths) -> Optional[Dict[str, Any]]:
 
 
 def _well_formed(content: Any) -> bool:
-    words: Tuple[Any, ...] = tuple(
+    words: tuple[Any, ...] = tuple(
         content[key] for key in ("instance_id", "boot", "prefix", "node_id", "since")
     )
     calls = content["calls"].values()

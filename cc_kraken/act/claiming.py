@@ -8,18 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import (
-    Callable,
-    Dict,
-    FrozenSet,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Callable, Optional
 
 from cc_kraken.act import founding, last_resort
 from cc_kraken.act.claim_file import ClaimFile
@@ -38,15 +29,7 @@ from cc_kraken.decide.world import World
 from cc_kraken.machine import files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Claim,
-    Identity,
-    KrakenError,
-    Node,
-    Section,
-    Trouble,
-    Volume,
-)
+from cc_kraken.model import Claim, Identity, KrakenError, Node, Section, Trouble, Volume
 
 LOG = logging.getLogger(__name__)
 
@@ -84,7 +67,7 @@ class Locked:
     device names of those that this run has attached."""
 
     node: Node
-    volumes: Tuple[Volume, ...]
+    volumes: tuple[Volume, ...]
     attached: Mapping[str, str]
 
 
@@ -127,12 +110,12 @@ class Claiming:
         self._declared = tuple(declared)
         self._dry_run = dry_run
         self._file = ClaimFile(paths, identity.instance_id, clock)
-        self._avoided: Dict[str, float] = {}
-        self._attached: Dict[str, str] = {}
-        self._let_go: Set[str] = set()
-        self.notes: Tuple[str, ...] = ()
+        self._avoided: dict[str, float] = {}
+        self._attached: dict[str, str] = {}
+        self._let_go: set[str] = set()
+        self.notes: tuple[str, ...] = ()
         """What a dry run says of the claim."""
-        self._strangers: Optional[FrozenSet[str]] = None
+        self._strangers: Optional[frozenset[str]] = None
         """Disks here that are of no node of the prefix; None: not looked yet."""
 
     # ----------------------------------------------------------- to be a node
@@ -247,7 +230,7 @@ class Claiming:
     def _unsure(self, node_id: str) -> Trouble:
         return claiming.unsure(Node(self._prefix, node_id), self._identity.instance_id)
 
-    def _held_of(self, node: Node) -> FrozenSet[str]:
+    def _held_of(self, node: Node) -> frozenset[str]:
         """The node's volumes that are attached here: not its anchor alone."""
         while True:
             try:
@@ -404,13 +387,13 @@ class Claiming:
         plans: Sequence[Plan],
         is_ours: Callable[[Volume], bool],
         world: World,
-    ) -> List[Plan]:
+    ) -> list[Plan]:
         """The plans, in which nothing of the node is used before it is settled: when
         its declared sets are whole, and every volume is ours.  Raises :class:`Lost`."""
         if self.settled or self._dry_run:
             return list(plans)
         by_name = {plan.name: plan for plan in plans}
-        missing: List[str] = []
+        missing: list[str] = []
         for claim in claims:
             trouble = by_name[claim.name].trouble
             if trouble is not None and trouble.kind.startswith("holder-"):

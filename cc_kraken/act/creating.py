@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Optional, Union
 
 from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED, Cloud
 from cc_kraken.config import sets, tags
@@ -27,7 +28,7 @@ GONE_AFTER = 60.0
 MOST_ANSWERS = 20
 """Answers of EC2 that are kept: an old one only makes the wait shorter."""
 
-Made = Dict[int, str]
+Made = dict[int, str]
 """The ids of the volumes that EC2 has answered with, by the number of the member."""
 
 
@@ -42,8 +43,8 @@ class Progress:
 
     since: Optional[float] = None
     made: Made = field(default_factory=dict)
-    when: Dict[int, Tuple[float, int]] = field(default_factory=dict)
-    tried: Dict[int, int] = field(default_factory=dict)
+    when: dict[int, tuple[float, int]] = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)
     from_: float = -math.inf
 
 
@@ -62,7 +63,7 @@ class Creating:
         zone: str,
         cloud: Cloud,
         clock: Clock,
-        progress: Dict[Tuple[Node, str], Progress],
+        progress: dict[tuple[Node, str], Progress],
         *,
         dry_run: bool,
     ) -> None:
@@ -72,11 +73,11 @@ class Creating:
         self._clock = clock
         self.progress = progress
         self._dry_run = dry_run
-        self._answers: List[Answer] = []
+        self._answers: list[Answer] = []
 
     def plans(
         self, node: Node, claims: Sequence[Claim], plans: Sequence[Plan]
-    ) -> Tuple[Plan, ...]:
+    ) -> tuple[Plan, ...]:
         """The plans, in which volumes that do not exist are created or awaited."""
         by_name = {claim.name: claim for claim in claims}
         return tuple(
@@ -157,7 +158,7 @@ class Creating:
         if self._clock.now() - last > oldest:
             self._ask()
 
-    def shown(self, node: Node) -> Tuple[Volume, ...]:
+    def shown(self, node: Node) -> tuple[Volume, ...]:
         """The volumes of a node in the last answer, in any zone."""
         last = self._answers[-1].volumes if self._answers else ()
         return tuple(
@@ -211,7 +212,7 @@ def _create_one(
     mine: Progress,
     member: int,
     now: Callable[[], float],
-) -> Tuple[str, int]:
+) -> tuple[str, int]:
     """The id of the volume, and the first token that EC2 takes."""
     for attempt in range(mine.tried.get(member, 0) + 1, step.create.attempts + 1):
         new = creating.new_volume(step.wished, member, attempt)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Collection, Mapping, Optional, Sequence
+from typing import Any, Callable, Optional
 
 from cc_kraken.act import (
     creating,

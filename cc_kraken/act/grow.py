@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.act import preconditions
 from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
@@ -18,15 +19,7 @@ from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State, opened
 from cc_kraken.machine import command, md, mountinfo
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Array,
-    Device,
-    KrakenError,
-    Layer,
-    Mount,
-    failure,
-    gib,
-)
+from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, failure, gib
 
 
 def state(mount: Mount, node: str) -> Optional[State]:

@@ -7,8 +7,9 @@ answer that does not show it, for a while.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Iterable, Mapping, Optional
+from typing import Optional
 
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.machine.clock import Clock

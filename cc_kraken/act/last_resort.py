@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from typing import Iterable
+from collections.abc import Iterable
 
 from cc_kraken.machine import files
 from cc_kraken.machine.paths import Paths

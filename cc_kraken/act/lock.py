@@ -7,7 +7,7 @@ import fcntl
 import logging
 import os
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 from cc_kraken.act import report
 from cc_kraken.machine.clock import LOOK_EVERY

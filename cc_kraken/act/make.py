@@ -23,9 +23,10 @@ import re
 import stat
 import struct
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from cc_kraken.act import preconditions, refusals
 from cc_kraken.act.preconditions import Pairs
@@ -274,7 +275,7 @@ def io_errors(target: Layer) -> Iterator[None]:
 
 
 @contextmanager
-def together(paths: Paths, volumes: Pairs) -> Iterator[List[Tuple[Held, Record]]]:
+def together(paths: Paths, volumes: Pairs) -> Iterator[list[tuple[Held, Record]]]:
     """The volumes of a set, locked one after another, always in this order."""
     with ExitStack() as stack:
         yield [
@@ -299,7 +300,7 @@ def run_on(disks: Sequence[Held], argv: Sequence[str], doing: str) -> None:
 @contextmanager
 def _at_place(
     paths: Paths, device: Device, record: Record, place: int
-) -> Iterator[Tuple[Held, bytes, bytes]]:
+) -> Iterator[tuple[Held, bytes, bytes]]:
     """The volume, open to be written; the block of its record; and what lies at its
     place.  A member may be held by md: that place lies before the data."""
     block = preconditions.encode(record)

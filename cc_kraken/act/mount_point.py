@@ -12,8 +12,8 @@ move_mount(2) follow the descriptor's link as mount(2) does.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Sequence
 
 from cc_kraken.decide import seen
 from cc_kraken.filesystems import registry

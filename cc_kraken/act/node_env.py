@@ -9,7 +9,8 @@ a value in double quotes, with a backslash before each of ``"``, ``\\``, ``$`` a
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cc_kraken.act.report import Report
 from cc_kraken.config.values import Unfit, odd_character, quoted, set_name

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Optional
 
 from cc_kraken.act import array_history, grow, layout
 from cc_kraken.decide.members import is_replacement

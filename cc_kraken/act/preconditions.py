@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.act import refusals
 from cc_kraken.machine import devices, md, sysfs

@@ -9,9 +9,10 @@ tries to mount it by then is refused, and loses nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Optional
 
 from cc_kraken.act import make, preconditions
 from cc_kraken.machine import devices, md
@@ -30,7 +31,7 @@ def unused(
     clock: Clock,
     volume_ids: Sequence[str],
     detach: Callable[[str], object],
-) -> Dict[str, Trouble]:
+) -> dict[str, Trouble]:
     """Call ``detach`` for each of the volumes while nothing can use it, side by
     side; returns those that were not, and why.
 

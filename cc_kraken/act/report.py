@@ -15,7 +15,8 @@ import os
 import threading
 import time
 from collections import Counter
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Callable, Optional
 
 from cc_kraken.decide import seen
 from cc_kraken.machine import devices, files

@@ -8,18 +8,9 @@ round starts from what is found.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import (
-    Callable,
-    Dict,
-    FrozenSet,
-    Mapping,
-    Optional,
-    Protocol,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Callable, Optional, Protocol, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, telling, udev_rules
 from cc_kraken.act.claiming import Claiming, Lost, Standby
@@ -126,7 +117,7 @@ class Run:
         self.claiming: Optional[Claiming] = None
         self._begin()
         self.instance_tags: Mapping[str, str] = {}
-        self._there: FrozenSet[Tuple[str, str, str]] = frozenset()
+        self._there: frozenset[tuple[str, str, str]] = frozenset()
         """The disks when it was looked around last."""
         self._phase: Optional[str] = None
         self._processes_before = sum(command.STARTED.values())
@@ -135,7 +126,7 @@ class Run:
         """Nothing is known of the node yet."""
         self.known = Known(self.cloud, self.identity.instance_id, self.clock)
         self.work = Work(self.executor, self.report, self.known, self.waiting)
-        self.awaited_since: Dict[str, float] = {}
+        self.awaited_since: dict[str, float] = {}
 
     def _enter(self, phase: Optional[str]) -> None:
         if phase is not None and phase != self._phase:
@@ -333,7 +324,7 @@ class Run:
             attached_now=frozenset(self.known.attached_now),
         )
         moment = self.clock.now()
-        awaited: Dict[str, float] = {}
+        awaited: dict[str, float] = {}
         for volume in (volume for claim in live for volume in claim.volumes):
             if volume.id in world.devices or not self.known.is_ours(volume):
                 self.awaited_since.pop(volume.id, None)

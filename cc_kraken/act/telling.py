@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from cc_kraken.act import report
 from cc_kraken.act.report import DONE, FAILED, PENDING, Report
 from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.decide.steps import GROW
 from cc_kraken.decide.world import World
-from cc_kraken.model import (
-    Claim,
-    Trouble,
-    of_set,
-)
+from cc_kraken.model import Claim, Trouble, of_set
 
 LOG = logging.getLogger(__name__)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Optional
 
 from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.act.report import Report

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Sequence
 
 from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.known import UNDONE_LIMIT, Known
@@ -15,11 +15,7 @@ from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import ATTACH, LAST, OF_CLOUD, Detach
 from cc_kraken.decide.world import World
-from cc_kraken.model import (
-    Claim,
-    Trouble,
-    of_set,
-)
+from cc_kraken.model import Claim, Trouble, of_set
 
 LOG = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 import threading
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Optional
 
 from cc_kraken.config import tags
 from cc_kraken.model import Identity, KrakenError, failure

@@ -20,19 +20,15 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Optional
 
 from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import told
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
-from cc_kraken.machine.files import (
-    make_directories,
-    read_text,
-    remove,
-    write_atomic,
-)
+from cc_kraken.machine.files import make_directories, read_text, remove, write_atomic
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, failure
 

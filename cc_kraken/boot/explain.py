@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from typing import Sequence
+from collections.abc import Sequence
 
 from cc_kraken.machine import schema_files
 from cc_kraken.model import failure

@@ -18,8 +18,9 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Optional
 
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths

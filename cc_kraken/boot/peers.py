@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from string import Formatter
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from cc_kraken.act import report
 from cc_kraken.act.pacing import Backoff
@@ -125,9 +126,9 @@ class Asked:
         self._identity = identity
         self._cloud = cloud
         self._clock = clock
-        self._who: Optional[Tuple[str, Tuple[str, ...]]] = None
+        self._who: Optional[tuple[str, tuple[str, ...]]] = None
 
-    def once(self, at_least: int = 0) -> Tuple[Peer, ...]:
+    def once(self, at_least: int = 0) -> tuple[Peer, ...]:
         """All nodes.  Who holds them is asked for only where ``at_least`` of them
         have a holder.  Raises KrakenError when one answer is missing."""
         prefix, declared = self._prefix()
@@ -141,7 +142,7 @@ class Asked:
             return found
         return peers.with_holders(found, self._cloud.holders(ids))
 
-    def until_held(self, number: int, *, clear: bool = False) -> Tuple[Peer, ...]:
+    def until_held(self, number: int, *, clear: bool = False) -> tuple[Peer, ...]:
         """The nodes, as soon as that many are held; ``clear``: and none is unclear."""
         pauses = Backoff(*ASK_AGAIN)
         end = self._clock.now() + self._section.wait
@@ -162,7 +163,7 @@ class Asked:
                 LOG.info("Waiting: %s", told)
             self._clock.sleep(pause)
 
-    def _prefix(self) -> Tuple[str, Tuple[str, ...]]:
+    def _prefix(self) -> tuple[str, tuple[str, ...]]:
         """The prefix, and the sets that a node of it has."""
         if self._who is None:
             own = self._cloud.instance_tags()
@@ -205,12 +206,12 @@ def _unknown(why: str, *, waits: bool = False) -> KrakenError:
 
 def as_json(found: Sequence[Peer], identity: Identity) -> str:
     """An object with ``instance_id``, this instance's own, and the ``nodes``."""
-    nodes: List[Dict[str, Any]] = [asdict(one) for one in found]
+    nodes: list[dict[str, Any]] = [asdict(one) for one in found]
     return json.dumps({"instance_id": identity.instance_id, "nodes": nodes}, indent=2)
 
 
 def as_table(found: Sequence[Peer], identity: Identity) -> str:
-    rows: List[Tuple[str, ...]] = [("NODE", "STATE", "INSTANCE", "ADDRESS", "ZONE", "")]
+    rows: list[tuple[str, ...]] = [("NODE", "STATE", "INSTANCE", "ADDRESS", "ZONE", "")]
     for one in found:
         here = one.instance_id == identity.instance_id
         stands = "" if one.instance_state in ("", "running") else one.instance_state
@@ -235,7 +236,7 @@ def as_list(found: Sequence[Peer], text: str, join: str) -> str:
     return join.join(text.format(**values) for values in held)
 
 
-def _check(values: Dict[str, str], field: str, join: str) -> None:
+def _check(values: dict[str, str], field: str, join: str) -> None:
     node, value = f"{values['prefix']}/{values['node_id']}", values[field]
     if not value:
         raise KrakenError(

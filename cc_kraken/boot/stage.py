@@ -15,7 +15,8 @@ import math
 import os
 import time
 from collections import Counter
-from typing import Any, Callable, Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable, Optional
 
 from cc_kraken.act import layout, node_env, report
 from cc_kraken.act.report import (
@@ -34,14 +35,7 @@ from cc_kraken.config import loading
 from cc_kraken.machine import command, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Identity,
-    KrakenError,
-    Node,
-    Section,
-    Trouble,
-    of_set,
-)
+from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
 
 LOG = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ import difflib
 import gzip
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Iterator, Mapping, NoReturn, Optional, Sequence
+from typing import Any, NoReturn, Optional
 
 from cc_kraken.boot import userparts
 from cc_kraken.config import loading

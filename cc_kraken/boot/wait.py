@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import Any, Callable, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
 
 from cc_kraken.act import report
 from cc_kraken.boot import stage

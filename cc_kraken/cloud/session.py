@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 from cc_kraken.cloud.errors import Ec2Error, fatal, plain, waiting
 from cc_kraken.machine import schema_files

@@ -13,8 +13,9 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union, cast
+from typing import Any, Optional, Union, cast
 
 from cc_kraken.config.structure import Mistake, describe, mistakes
 from cc_kraken.config.values import odd_character
@@ -51,7 +52,7 @@ def load(cfg: Optional[Mapping[str, Any]], paths: Paths) -> Optional[Section]:
     asked = cfg is not None and KEY in cfg
     if not asked and not strongest and not weakest:
         return None
-    sources: List[Source] = []
+    sources: list[Source] = []
     for name in reversed(strongest):
         sources.extend(_read(name))
     if not _switched_off(sources) and cfg is not None and asked:
@@ -74,7 +75,7 @@ def build(sources: Sequence[Source], right: str = "") -> Optional[Section]:
     if not sources:
         return None
     if _switched_off(tuple(reversed(sources))):
-        merged: Dict[str, Any] = {"enabled": False}
+        merged: dict[str, Any] = {"enabled": False}
         return Section(enabled=False, digest=_digest(merged))
     merged = {}
     told = _fingerprint(sources)
@@ -85,7 +86,7 @@ def build(sources: Sequence[Source], right: str = "") -> Optional[Section]:
     return replace(_section(merged), sources=told)
 
 
-def check(value: object) -> List[Mistake]:
+def check(value: object) -> list[Mistake]:
     """All mistakes in what stands under ``kraken:``; empty when it is right.
 
     Every part of a merged section is right or wrong by itself, because the
@@ -96,7 +97,7 @@ def check(value: object) -> List[Mistake]:
     return found or _odd_characters(value, KEY)
 
 
-def wrong(value: object) -> List[Tuple[str, Trouble]]:
+def wrong(value: object) -> list[tuple[str, Trouble]]:
     """What is right by the schema and fails all the same, with its key: values that
     are unfit, sets that contradict themselves or one another."""
     from cc_kraken.config import wish
@@ -121,7 +122,7 @@ def trouble(name: str, found: Sequence[Mistake]) -> Trouble:
     )
 
 
-def parse(text: str, name: str) -> List[Source]:
+def parse(text: str, name: str) -> list[Source]:
     """The sources in the text of one file: none when it says nothing.
 
     ``name`` is the file, for errors; KrakenError ``config-syntax`` (with the
@@ -177,7 +178,7 @@ def of_cloud_config(name: str) -> object:
 # -------------------------------------------------------------------- files
 
 
-def _files(directory: str) -> Tuple[str, ...]:
+def _files(directory: str) -> tuple[str, ...]:
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -188,7 +189,7 @@ def _files(directory: str) -> Tuple[str, ...]:
     return tuple(os.path.join(directory, name) for name in found)
 
 
-def _read(name: str) -> List[Source]:
+def _read(name: str) -> list[Source]:
     try:
         with open(name, encoding="utf-8") as file:
             text = file.read()
@@ -240,11 +241,11 @@ def _switched_off(strongest_first: Sequence[Source]) -> bool:
     return False
 
 
-def _without_nothing(value: object) -> Dict[str, Any]:
-    return cast(Dict[str, Any], value) if isinstance(value, dict) else {}
+def _without_nothing(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
-def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Dict[str, Any]:
+def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(weak)
     for key, value in strong.items():
         below = merged.get(key)
@@ -293,7 +294,7 @@ def _refuse(source: Source, found: Sequence[Mistake]) -> None:
         raise KrakenError(trouble(source.name, found))
 
 
-def _odd_characters(value: object, path: str) -> List[Mistake]:
+def _odd_characters(value: object, path: str) -> list[Mistake]:
     """Control and direction characters in any string, keys included."""
     if isinstance(value, str):
         odd = odd_character(value)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Mapping, Tuple
+from typing import Any
 
 from cc_kraken.model import KrakenError, Trouble
 
@@ -33,7 +34,7 @@ class Mistake:
     nearest: str = ""
 
 
-def mistakes(value: object, schema: Schema, path: str = "") -> List[Mistake]:
+def mistakes(value: object, schema: Schema, path: str = "") -> list[Mistake]:
     """All places where ``value`` departs from ``schema``: of each mapping its
     unknown keys first, then in the order of the schema.
 
@@ -199,7 +200,7 @@ def _allowed(schema: Schema) -> str:
     return text or "another value"
 
 
-def _types(schema: Schema) -> Tuple[str, ...]:
+def _types(schema: Schema) -> tuple[str, ...]:
     names = schema.get("type", ())
     return (names,) if isinstance(names, str) else tuple(names)
 

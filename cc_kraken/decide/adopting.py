@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
+from typing import NoReturn, Optional
 
 from cc_kraken.config import sets, tags
 from cc_kraken.model import Instance, KrakenError, Node, Section, Trouble, Volume
@@ -17,7 +18,7 @@ def wanted_tags(
     chosen: Sequence[Volume],
     tagged: Sequence[Volume],
     instances: Mapping[str, Instance],
-) -> Dict[str, str]:
+) -> dict[str, str]:
     """The tags for all of ``ids``; ``target`` is ``prefix/node_id/set``, or the set
     alone where the instance that holds the volumes says its node.
 
@@ -33,8 +34,8 @@ def wanted_tags(
     node = _node(section, place, chosen, instances)
     for volume in chosen:
         _check(section, node, name, volume, instances)
-    own: List[Volume] = []
-    others: List[Volume] = []
+    own: list[Volume] = []
+    others: list[Volume] = []
     for volume in tagged:
         known = tags.read(volume.tags, space)
         if (known.get("prefix"), known.get("volume_name")) == (node.prefix, name):
@@ -95,7 +96,7 @@ def _check(
             _refuse(f"{volume.id} is the root volume of {holder.instance_id}.")
 
 
-def _layout(volumes: Sequence[Volume], namespace: str) -> Dict[str, str]:
+def _layout(volumes: Sequence[Volume], namespace: str) -> dict[str, str]:
     """What most of these say, tag by tag; nothing where most say nothing."""
     found = {}
     for tag in tags.SET_TAGS:
@@ -118,7 +119,7 @@ def _judge(
     """As an instance would, once the volumes have these tags."""
     after = [replace(one, tags={**one.tags, **found}) for one in chosen]
     ids = {one.id for one in after}
-    every: List[Volume] = [*after, *(one for one in own if one.id not in ids)]
+    every: list[Volume] = [*after, *(one for one in own if one.id not in ids)]
     claims = sets.claims(section, node, chosen[0].zone, every).claims
     trouble: Optional[Trouble] = next(iter(claims)).trouble
     if trouble is not None:
@@ -133,5 +134,5 @@ def _refuse(found: str, remedy: str = "Name other volumes.") -> NoReturn:
 
 def is_mounted(found: Mapping[str, str], namespace: str) -> bool:
     """Whether these tags say where and how the set is mounted."""
-    keys: Tuple[str, ...] = ("FsType", "MountPath")
+    keys: tuple[str, ...] = ("FsType", "MountPath")
     return all(tags.name(namespace, key) in found for key in keys)

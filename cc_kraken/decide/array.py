@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Optional
 
 from cc_kraken.decide import (
     array_line,
@@ -55,7 +56,7 @@ def _existing(
     outdated = members.outdated(state, case.world.arrays_seen.get(state.uuid))
     if outdated is not None:
         raise Stop(outdated)
-    steps: List[Step] = []
+    steps: list[Step] = []
     if running is not None:
         array_members.check_running(case, noticed, state, running)
     else:
@@ -119,10 +120,10 @@ def _notice_wishes(case: Case, noticed: Noticed, state: ArrayState) -> None:
 
 
 def _spares(
-    case: Case, noticed: Noticed, state: ArrayState, blank: List[str]
-) -> List[AddMember]:
+    case: Case, noticed: Noticed, state: ArrayState, blank: list[str]
+) -> list[AddMember]:
     """Blank volumes take the places of members that are recorded as lost."""
-    steps: List[AddMember] = []
+    steps: list[AddMember] = []
     slots = len(state.failed)
     if case.wanted.allow_degraded:
         # Started without them, the array counts them as lost.

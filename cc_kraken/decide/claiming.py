@@ -9,9 +9,10 @@ again, and asks again.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 from cc_kraken.config import sets, tags, wish
 from cc_kraken.decide.attach import DETACHING
@@ -38,8 +39,8 @@ class Noted:
 
     node_id: str
     state: str
-    open: FrozenSet[str] = frozenset()
-    accepted: FrozenSet[str] = frozenset()
+    open: frozenset[str] = frozenset()
+    accepted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,19 @@ class Look:
     section: Section
     prefix: str
     zone: str
-    declared: Tuple[str, ...]
-    volumes: Tuple[Volume, ...]
-    here: FrozenSet[str] = frozenset()
-    used: FrozenSet[str] = frozenset()
-    system: FrozenSet[str] = frozenset()
-    avoided: FrozenSet[str] = frozenset()
+    declared: tuple[str, ...]
+    volumes: tuple[Volume, ...]
+    here: frozenset[str] = frozenset()
+    used: frozenset[str] = frozenset()
+    system: frozenset[str] = frozenset()
+    avoided: frozenset[str] = frozenset()
     noted: Optional[Noted] = None
     late: bool = False
 
     @cached_property
-    def nodes(self) -> Mapping[str, Tuple[Volume, ...]]:
+    def nodes(self) -> Mapping[str, tuple[Volume, ...]]:
         """The volumes of each node of the prefix, by id."""
-        found: Dict[str, List[Volume]] = {}
+        found: dict[str, list[Volume]] = {}
         for volume in sorted(self.volumes, key=lambda volume: volume.id):
             own = tags.read(volume.tags, self.section.tag_namespace)
             node_id = own.get("node_id", "")
@@ -81,7 +82,7 @@ class Look:
                 found.setdefault(node_id, []).append(volume)
         return {key: tuple(found[key]) for key in sorted(found, key=by_number)}
 
-    def members(self, node_id: str) -> Tuple[Volume, ...]:
+    def members(self, node_id: str) -> tuple[Volume, ...]:
         """The volumes of the node's declared sets, by id."""
         names = set(self.declared)
         return tuple(
@@ -106,10 +107,10 @@ class Look:
             one.instance_id == self.instance_id for one in volume.attachments
         )
 
-    def ours(self, node_id: str) -> Tuple[Volume, ...]:
+    def ours(self, node_id: str) -> tuple[Volume, ...]:
         return tuple(one for one in self.nodes.get(node_id, ()) if self.is_ours(one))
 
-    def rivals(self, node_id: str) -> Dict[str, str]:
+    def rivals(self, node_id: str) -> dict[str, str]:
         """The volumes of the node that other instances hold: id to who holds it.
 
         All of them, not only those of declared sets: an instance of another template
@@ -146,7 +147,7 @@ class GiveBack:
     """Note it, and detach these, which nothing uses: another instance has a member."""
 
     node_id: str
-    volume_ids: Tuple[str, ...]
+    volume_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def _held(look: Look, node_id: str) -> Answer:
     return Take(node_id, anchor)
 
 
-def _detachable(look: Look, node_id: str) -> Tuple[str, ...]:
+def _detachable(look: Look, node_id: str) -> tuple[str, ...]:
     return tuple(
         volume.id
         for volume in look.ours(node_id)
@@ -269,7 +270,7 @@ def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
     )
 
 
-def by_number(node_id: str) -> Tuple[int, int, str]:
+def by_number(node_id: str) -> tuple[int, int, str]:
     """To sort nodes: numbers first, as numbers."""
     plain = node_id.isascii() and node_id.isdigit()
     return (0, int(node_id), node_id) if plain else (1, 0, node_id)
@@ -289,7 +290,7 @@ def _unfree(look: Look, node_id: str) -> str:
     return ""
 
 
-def declared_sets(look: Look, node_id: str) -> Tuple[Claim, ...]:
+def declared_sets(look: Look, node_id: str) -> tuple[Claim, ...]:
     """The declared sets of one node, each judged complete or not."""
     node = Node(look.prefix, node_id)
     volumes = look.nodes[node_id]

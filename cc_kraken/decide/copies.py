@@ -7,7 +7,7 @@ member for the member, and btrfs the copy of a device for the device.
 
 from __future__ import annotations
 
-from typing import Collection, List, Sequence, Tuple
+from collections.abc import Collection, Sequence
 
 from cc_kraken.decide.case import Case
 from cc_kraken.decide.plan import stopped
@@ -22,7 +22,7 @@ _OWN_ARRAY = "mdadm --assemble --update=uuid /dev/md/copy {0}"
 
 def beside(
     world: World, volumes: Collection[str], uuids: Collection[str]
-) -> Tuple[Signature, ...]:
+) -> tuple[Signature, ...]:
     """The disks, not only of these volumes, that show one of the UUIDs."""
     return tuple(
         one
@@ -44,7 +44,7 @@ def check(case: Case, *uuids: str) -> None:
         )
 
 
-def warnings(world: World, name: str, volumes: Sequence[str], *uuids: str) -> List[str]:
+def warnings(world: World, name: str, volumes: Sequence[str], *uuids: str) -> list[str]:
     """The same of a set that is up, and stays so."""
     found = _alike(beside(world, volumes, uuids))
     if not found:
@@ -78,7 +78,7 @@ def _where(world: World, one: Signature) -> str:
     return "".join(f", mounted at {path}" for path in _mounted(world, one))
 
 
-def _mounted(world: World, one: Signature) -> List[str]:
+def _mounted(world: World, one: Signature) -> list[str]:
     return [
         mounted.mount.path
         for mounted in world.mounts

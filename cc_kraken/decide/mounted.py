@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import Optional
 
 from cc_kraken.decide import copies, fstab_line, growth, owner, seen
 from cc_kraken.decide.case import Base, Case, Noticed, Target
@@ -25,7 +25,7 @@ def plan(case: Case, noticed: Noticed, base: Base, up: Mounted) -> Plan:
     wrong = _not_up(case, up, known, path, lines)
     if wrong is not None:
         raise Stop(wrong, tuple(lines))
-    steps: List[Step] = [*base.steps, *lines]
+    steps: list[Step] = [*base.steps, *lines]
     outcomes = []
     pending = None
     if place != path:
@@ -65,7 +65,7 @@ def _filesystem(case: Case, target: Target, up: Mounted) -> Known:
 
 
 def _not_up(
-    case: Case, up: Mounted, known: Known, path: str, lines: List[WriteFstab]
+    case: Case, up: Mounted, known: Known, path: str, lines: list[WriteFstab]
 ) -> Optional[Trouble]:
     """Why a set that is mounted is not up; ``lines``: what fstab needs."""
     world, name, place = case.world, case.name, up.mount.path
@@ -93,7 +93,7 @@ def _not_up(
 
 def _lines(
     case: Case, noticed: Noticed, target: Target, known: Known, place: str
-) -> List[WriteFstab]:
+) -> list[WriteFstab]:
     """What fstab needs, or a warning of what is in its way."""
     line = fstab_line.of_set(case, known)
     if line.path != place and not _may_move(case, noticed, line.path, place):

@@ -9,20 +9,13 @@ complete and was never mounted.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Sequence
 
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Known,
-    KrakenError,
-    Layer,
-    Look,
-    Record,
-    Unknown,
-)
+from cc_kraken.model import Known, KrakenError, Layer, Look, Record, Unknown
 from cc_kraken.proof import content, rehearsal
 
 AT_ONCE = 8

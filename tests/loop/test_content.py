@@ -15,9 +15,10 @@ import re
 import subprocess
 import threading
 import uuid as uuids
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable
 
 import pytest
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Optional
 
 import pytest
 from pytest_mock import MockerFixture
@@ -30,7 +31,7 @@ def group(mocker: MockerFixture) -> Any:
     return mocker.patch.object(Ec2, "lifecycle", return_value="")
 
 
-def node(scene: Scene, node_id: str) -> List[str]:
+def node(scene: Scene, node_id: str) -> list[str]:
     """The volumes of a node, the anchor first."""
     tags = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": node_id}
     return sorted(
@@ -60,13 +61,13 @@ def taken_before(scene: Scene, mocker: MockerFixture, asked: str, taken: str) ->
 
 def run(scene: Scene, seconds: float = 300, **more: Any) -> str:
     options = Ec2Options(endpoint_url=scene.lab.endpoint_url)
-    sets: Dict[str, Any] = {"log": {}, "data": {}}
+    sets: dict[str, Any] = {"log": {}, "data": {}}
     section = Section(node_id="*", volumes=sets, ec2=options, boot_wait=30)
     section = replace(section, **more.pop("section", {}))
     return scene.run(seconds, section=section, **more)
 
 
-def claim(scene: Scene) -> Optional[Dict[str, Any]]:
+def claim(scene: Scene) -> Optional[dict[str, Any]]:
     path = Path(scene.tree.paths.claim)
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -205,7 +206,7 @@ def test_a_disk_that_cannot_be_held_at_first_is_given_back_later(
     """Nothing uses it: it has come under another number meanwhile."""
     first, second = node(scene, "0"), node(scene, "1")
     check = preconditions.check_unused
-    refused: List[str] = []
+    refused: list[str] = []
 
     def changed(paths: Any, device: Any, **more: Any) -> None:
         if not refused:

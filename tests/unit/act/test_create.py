@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from pytest_mock import MockerFixture
@@ -53,7 +54,7 @@ def run(scene: Scene, seconds: float = 300, **more: Any) -> str:
     return scene.run(seconds, section=section(scene, **more), **how)
 
 
-def existing(scene: Scene) -> List[Dict[str, Any]]:
+def existing(scene: Scene) -> list[dict[str, Any]]:
     """The volumes of the prefix, in the order of their names."""
     found = scene.lab.client().describe_volumes(
         Filters=[{"Name": "tag-key", "Values": ["KRKN-IN:VolumeName"]}]
@@ -71,7 +72,7 @@ def wide_looks(scene: Scene) -> int:
 def cut_off(scene: Scene, mocker: MockerFixture, after: int, **more: Any) -> None:
     """A run that is killed after so many volumes."""
     create = Ec2.create_volume
-    made: List[str] = []
+    made: list[str] = []
 
     def killing(self: Ec2, new: Any) -> str:
         if len(made) == after:
@@ -131,7 +132,7 @@ def test_several_sets_are_created_by_the_same_looks(scene: Scene) -> None:
 
 
 def test_the_status_tells_what_is_awaited_and_what_is_done(scene: Scene) -> None:
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(30, lambda: seen.append(status_text(scene.status())))
     assert run(scene) == DONE
     assert "No volume of the set data of kafka/0 exists." in seen[0]
@@ -305,7 +306,7 @@ def test_at_the_limit_a_volume_that_is_there_counts(
 ) -> None:
     """EC2 ignores the token there: the answer of the first call was lost."""
     create = Ec2.create_volume
-    lost: List[str] = []
+    lost: list[str] = []
 
     def losing(self: Ec2, new: Any) -> str:
         if lost:
@@ -385,7 +386,7 @@ def claim(scene: Scene, seconds: float = 600, **more: Any) -> str:
     return run(scene, seconds, **{"node_id": "*", "node_ids": "0,1", **more})
 
 
-def nodes_of(volumes: List[Dict[str, Any]]) -> List[str]:
+def nodes_of(volumes: list[dict[str, Any]]) -> list[str]:
     return sorted({one["tags"]["KRKN-IN:NodeId"] for one in volumes})
 
 
@@ -452,7 +453,7 @@ def test_who_loses_the_node_that_it_has_founded_goes_on_to_the_next(
     scene: Scene, mocker: MockerFixture
 ) -> None:
     create = act.create
-    lost: List[str] = []
+    lost: list[str] = []
 
     def losing(*arguments: Any) -> None:
         create(*arguments)

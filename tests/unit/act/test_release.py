@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 import pytest
 
@@ -41,7 +41,7 @@ def held_in_part(tree: Tree, name: str) -> None:
     (tree.base / "sys/block" / name / below / "holders/dm-0").mkdir()
 
 
-USES: Dict[str, Callable[[Tree, str], None]] = {
+USES: dict[str, Callable[[Tree, str], None]] = {
     "mounted": mounted,
     "a partition is mounted": lambda tree, name: mounted(tree, partition(tree, name)),
     "in an array": held,
@@ -68,7 +68,7 @@ def used_as_it_comes(
     scene.tree.disk = come  # type: ignore[assignment, method-assign]
 
 
-def two(scene: Scene) -> List[str]:
+def two(scene: Scene) -> list[str]:
     both = {"VolumeSize": "2", "RaidLevel": "1"}
     return sorted(scene.volume("data", **both) for _ in range(2))
 

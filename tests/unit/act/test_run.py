@@ -13,8 +13,9 @@ import logging
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -46,7 +47,7 @@ ME = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
 FIRST_NAME = "/dev/xvdba"
 
 
-def tags(name: str, **more: str) -> Dict[str, str]:
+def tags(name: str, **more: str) -> dict[str, str]:
     extra = {f"KRKN-IN:{key}": value for key, value in more.items()}
     return {**ME, "KRKN-IN:VolumeName": name, **extra}
 
@@ -72,7 +73,7 @@ class LabClock(Clock):
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
         self._clock = clock
-        self.at: List[Tuple[float, Callable[[], None]]] = []
+        self.at: list[tuple[float, Callable[[], None]]] = []
 
     def now(self) -> float:
         return self._clock.now()
@@ -86,7 +87,7 @@ class Scene:
 
     def __init__(self, base: Path, kind: str = "m5.large", **lab: Any) -> None:
         self.clock = ManualClock()
-        settings: Dict[str, Any] = {"attach_seconds": 2.0, **lab}
+        settings: dict[str, Any] = {"attach_seconds": 2.0, **lab}
         self.lab = Ec2Lab(
             clock=self.clock,
             on_attach=self._plug,
@@ -95,9 +96,9 @@ class Scene:
         )
         self.base = base
         self.tree = Tree(base)
-        self.disks: Dict[str, int] = {}
+        self.disks: dict[str, int] = {}
         self.plugged = 0
-        self.statuses: List[Dict[str, Any]] = []
+        self.statuses: list[dict[str, Any]] = []
         self.lab.start()
         self.instance = self.lab.run_instance(kind, zone=ZONE, tags=ME)
 
@@ -169,16 +170,16 @@ class Scene:
     def calls(self) -> Counter[str]:
         return self.lab.calls.counts()
 
-    def status(self) -> Dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """What status.json says now."""
-        found: Dict[str, Any] = json.loads(Path(self.tree.paths.status).read_text())
+        found: dict[str, Any] = json.loads(Path(self.tree.paths.status).read_text())
         return found
 
-    def error(self, name: str = "data") -> Dict[str, str]:
-        found: Dict[str, str] = self.told.sets[name]["error"]
+    def error(self, name: str = "data") -> dict[str, str]:
+        found: dict[str, str] = self.told.sets[name]["error"]
         return found
 
-    def attached(self) -> Dict[str, str]:
+    def attached(self) -> dict[str, str]:
         """Volume to device name, in EC2's view."""
         return {
             one.volume_id: one.device
@@ -189,7 +190,7 @@ class Scene:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
-    scenes: List[Scene] = []
+    scenes: list[Scene] = []
 
     def made(**lab: Any) -> Scene:
         scenes.append(Scene(tmp_path / f"scene{len(scenes)}", **lab))
@@ -206,7 +207,7 @@ def scene(make: Callable[..., Scene]) -> Scene:
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], List[str]]:
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """The lines about waiting so far."""
     caplog.set_level(logging.INFO, "cc_kraken")
     return lambda: [text for text in caplog.messages if text.startswith("Waiting: ")]
@@ -269,7 +270,7 @@ BAD_NAME = (
 # often AttachVolume was called (None: as often as there was time for), and words
 # of its error or of what was awaited
 Prepare = Callable[[Scene, str], None]
-CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
+CODES: dict[str, tuple[Prepare, str, Optional[int], tuple[str, ...]]] = {
     "VolumeInUse by this instance": (lab("unavailable", "AttachVolume"), UP, 1, ()),
     "VolumeInUse by another": (taken, "holder-running", 1, ("running", "i-")),
     "IncorrectState": (
@@ -386,7 +387,7 @@ CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", list(CODES))
 def test_what_a_run_makes_of_each_code(
-    scene: Scene, name: str, lines: Callable[[], List[str]]
+    scene: Scene, name: str, lines: Callable[[], list[str]]
 ) -> None:
     prepare, end, attaches, words = CODES[name]
     volume = scene.volume()
@@ -434,7 +435,7 @@ def test_the_table_names_every_code_of_the_edge() -> None:
 CALLED = ("DescribeTags", "DescribeVolumes", "DescribeInstances", "AttachVolume")
 
 
-def shown(scene: Scene, seen: List[str]) -> Callable[[], None]:
+def shown(scene: Scene, seen: list[str]) -> Callable[[], None]:
     """Keeps what ``cc-kraken status`` prints, at the time that it is called."""
     return lambda: seen.append(status_text(scene.status()))
 
@@ -446,7 +447,7 @@ def test_a_policy_that_was_changed_a_moment_ago_is_awaited(
     """A role's permissions take effect seconds to minutes after the change."""
     volume = scene.volume()
     scene.lab.forbid(action, seconds=150)
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(5, shown(scene, seen))
     assert scene.run(90, ask_tags=True, final=False) == PENDING
     scene.later(5, shown(scene, seen))
@@ -501,7 +502,7 @@ def test_an_instance_profile_that_comes_late_is_awaited(
     launched = scene.clock.now()
     volume = scene.volume()
     service = on_instance()
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(3, shown(scene, seen))
     if scene.run(90, final=False) == PENDING:
         assert "no instance profile" in scene.status()["waiting_for"]
@@ -620,13 +621,13 @@ def test_an_api_that_goes_away_does_not_stop_what_needs_none(scene: Scene) -> No
 
 
 def test_reasons_are_told_when_they_change(
-    scene: Scene, lines: Callable[[], List[str]]
+    scene: Scene, lines: Callable[[], list[str]]
 ) -> None:
     """Tags first, then a member, then the holder's end, then the device."""
     volume = scene.lab.create_volume(1, ZONE)
     old = scene.lab.run_instance(zone=ZONE, tags=ME)
     scene.lab.attach_volume(volume, old, "/dev/sdf")
-    seen: List[str] = []
+    seen: list[str] = []
 
     def look() -> None:
         seen.append(scene.status()["waiting_for"] or "")
@@ -649,7 +650,7 @@ def test_late_instance_tags(make: Callable[..., Scene]) -> None:
     scene = make(tag_seconds=60.0)
     scene.instance = scene.lab.run_instance(zone=ZONE, tags=ME)
     scene.volume()
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(30, lambda: seen.append(scene.status()["waiting_for"]))
     assert scene.run(300, ask_tags=True) == DONE
     assert "has no tag KRKN-IN:Prefix" in seen[0]
@@ -657,7 +658,7 @@ def test_late_instance_tags(make: Callable[..., Scene]) -> None:
 
 
 def test_reasons_that_take_turns_are_not_told_each_time(
-    scene: Scene, lines: Callable[[], List[str]]
+    scene: Scene, lines: Callable[[], list[str]]
 ) -> None:
     volume = scene.volume()
     old = scene.lab.run_instance(zone=ZONE, tags=ME)
@@ -687,7 +688,7 @@ def test_the_old_holder_ends_after_the_new_one_has_booted(
 
 
 def test_a_stopped_holder_is_named_at_once_and_waited_for(
-    scene: Scene, lines: Callable[[], List[str]]
+    scene: Scene, lines: Callable[[], list[str]]
 ) -> None:
     volume = scene.volume()
     other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
@@ -720,7 +721,7 @@ def test_a_holder_whose_system_does_not_let_go_is_awaited(
     scene.lab.attach_volume(volume, other, "/dev/sdf")
     scene.lab.hold_busy(volume)
     scene.lab.detach_volume(volume)
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(60, lambda: seen.append(scene.status()["sets"]["data"]["reason"]))
     scene.later(120, lambda: scene.lab.let_go(volume))
     assert scene.run(600) == DONE
@@ -734,7 +735,7 @@ def test_a_volume_in_modification_is_awaited(scene: Scene) -> None:
     volume = scene.volume()
     scene.lab.modify_seconds, scene.lab.optimize_seconds = 200.0, 3600.0
     scene.lab.resize_volume(volume, 2)
-    seen: List[Tuple[str, str]] = []
+    seen: list[tuple[str, str]] = []
 
     def look() -> None:
         told = scene.status()
@@ -912,7 +913,7 @@ def test_through_a_proxy(make: Callable[..., Scene]) -> None:
 
 
 def test_credentials_of_the_profile_that_expire_and_come_late(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], List[str]]
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
 ) -> None:
     """IMDSv2 only, hop limit 1; away at first, then with tokens that it refuses;
     the first keys expire during the run."""

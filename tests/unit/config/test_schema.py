@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import Any, Callable, Dict, Iterator
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import hypothesis.strategies as st
 import jsonschema
@@ -208,7 +209,7 @@ def right_object(schema: Any) -> st.SearchStrategy:
     )
 
 
-RIGHT: Dict[str, Callable[[Any], st.SearchStrategy]] = {
+RIGHT: dict[str, Callable[[Any], st.SearchStrategy]] = {
     "null": lambda _: st.none(),
     "boolean": lambda _: st.booleans(),
     "integer": lambda one: st.integers(one["minimum"], one["maximum"]),
