@@ -1,6 +1,6 @@
 """The values that flow through a run: what is wanted and what is found.
 
-Plain frozen dataclasses, no behaviour beyond their own text, no I/O.
+Plain frozen dataclasses, which answer only what they hold; no I/O.
 Sizes are in bytes unless a name says otherwise.
 """
 
@@ -261,6 +261,10 @@ class Volume:
     managed: bool = False
     encrypted: bool = False
     created: float = 0.0
+
+    def attached_to(self, instance_id: str) -> bool:
+        """Whether EC2 shows it there, or on its way there or from there."""
+        return any(one.instance_id == instance_id for one in self.attachments)
 
 
 @dataclass(frozen=True)

@@ -60,14 +60,9 @@ class Known:
             self._holders_at = moment
         self.volumes = tuple(self._believed(volume) for volume in volumes)
 
-    def is_ours(self, volume: Volume) -> bool:
-        return any(
-            attachment.instance_id == self.instance_id
-            for attachment in volume.attachments
-        )
-
     def _believed(self, volume: Volume) -> Volume:
-        if volume.id not in self._accepted or self.is_ours(volume):
+        shown = volume.attached_to(self.instance_id)
+        if shown or volume.id not in self._accepted:
             return volume
         since, attachment = self._accepted[volume.id]
         if self.clock.now() - since < BELIEVED_FOR:

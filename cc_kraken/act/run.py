@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import Callable, Optional, Protocol, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, telling, udev_rules
-from cc_kraken.act.claiming import Claiming, Lost, Standby
+from cc_kraken.act.claiming import Claiming, Lost
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer, account_number
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
-from cc_kraken.act.waiting import Limits, Waiting
+from cc_kraken.act.waiting import Limits, Waiting, out_of_time
+from cc_kraken.act.warm_pool import Standby
 from cc_kraken.act.work import Work, asks
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.config import sets, tags
@@ -326,7 +327,8 @@ class Run:
         moment = self.clock.now()
         awaited: dict[str, float] = {}
         for volume in (volume for claim in live for volume in claim.volumes):
-            if volume.id in world.devices or not self.known.is_ours(volume):
+            ours = volume.attached_to(self.identity.instance_id)
+            if volume.id in world.devices or not ours:
                 self.awaited_since.pop(volume.id, None)
                 continue
             since = self.awaited_since.setdefault(volume.id, moment)
@@ -348,7 +350,7 @@ class Run:
         plans = self.creating.plans(node, claims, plans)
         if self.claiming is None:
             return plans
-        plans = tuple(self.claiming.check(claims, plans, self.known.is_ours, world))
+        plans = tuple(self.claiming.check(claims, plans, world))
         if self.claiming.settled or self.dry_run:
             self._identified(node)
         return plans
@@ -440,15 +442,5 @@ class Run:
         if plan.name not in self.report.sets:
             return plan  # the line of a set that is gone can wait
         held = self.waiting.put_off.held(plan.name)
-        trouble = held.trouble if held is not None else _out_of_time(plan)
+        trouble = held.trouble if held is not None else out_of_time(str(plan.steps[0]))
         return replace(plan, state=PENDING, trouble=trouble)
-
-
-def _out_of_time(plan: Plan) -> Trouble:
-    return Trouble(
-        "out-of-time",
-        f"There was no time left to {plan.steps[0]}",
-        "the set up in time",
-        "Run again, or give it more time (boot_wait, wait).",
-        waits=True,
-    )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, Optional
+from typing import Callable, Optional, TypeVar
 
 from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
 from cc_kraken.machine.clock import Clock
-from cc_kraken.model import Trouble
+from cc_kraken.model import KrakenError, Trouble
 
+_Answer = TypeVar("_Answer")
 LOG = logging.getLogger(__name__)
 
 FIRST_POLL, POLL_GROWTH, LONGEST_POLL, SLOW_POLL = 1.5, 1.8, 12.0, 40.0
@@ -192,6 +193,28 @@ class Waiting:
         if trouble.kind == "attaching" and age < DEVICE_GRACE:
             return now + DEVICE_GRACE - age, False
         return self._next_ask, True
+
+
+def until_answered(
+    ask: Callable[[], _Answer], hold_up: Callable[[Trouble], None]
+) -> _Answer:
+    """What ``ask`` returns; ``hold_up`` waits while it raises, or ends the run."""
+    while True:
+        try:
+            return ask()
+        except KrakenError as error:
+            hold_up(error.trouble)
+
+
+def out_of_time(to_do: str) -> Trouble:
+    """``to_do`` goes on after "no time left to": "claim kafka/1"."""
+    return Trouble(
+        "out-of-time",
+        f"There was no time left to {to_do}.",
+        "The run must come to it before its time is over.",
+        "Run again, or give it more time (boot_wait, wait).",
+        waits=True,
+    )
 
 
 def _same(reasons: Mapping[str, Trouble]) -> frozenset[tuple[str, str]]:

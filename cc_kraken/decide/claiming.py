@@ -103,9 +103,7 @@ class Look:
         return next((volume.id for volume in self.members(node_id)), None)
 
     def is_ours(self, volume: Volume) -> bool:
-        return volume.id in self.here or any(
-            one.instance_id == self.instance_id for one in volume.attachments
-        )
+        return volume.id in self.here or volume.attached_to(self.instance_id)
 
     def ours(self, node_id: str) -> tuple[Volume, ...]:
         return tuple(one for one in self.nodes.get(node_id, ()) if self.is_ours(one))
