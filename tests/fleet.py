@@ -830,8 +830,8 @@ class Fleet:
             told,
             run._enter,
             run.clock,
+            run.creating,
         )
-        run.executor.created = run.creating.progress
         run._begin()
         state = run.go()
         boot.states.append(state)

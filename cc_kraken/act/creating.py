@@ -10,8 +10,9 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, Optional, Union
+from typing import Optional, Union
 
+from cc_kraken.act.waiting import stopped
 from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED, Cloud
 from cc_kraken.config import sets, tags
 from cc_kraken.decide import creating
@@ -28,24 +29,33 @@ GONE_AFTER = 60.0
 MOST_ANSWERS = 20
 """Answers of EC2 that are kept: an old one only makes the wait shorter."""
 
-Made = dict[int, str]
-"""The ids of the volumes that EC2 has answered with, by the number of the member."""
+
+@dataclass(frozen=True)
+class _Made:
+    """A volume that EC2 has answered with: when, and to which token."""
+
+    id: str
+    at: float
+    attempt: int
 
 
 @dataclass
-class Progress:
+class _Progress:
     """What this run has begun for one set.
 
-    ``since``: when it was allowed to; ``when``: when each volume was made, and by which
-    token; ``tried``: tokens that made no volume, by member; ``from_``: answers of
-    before do not count any more.
+    ``since``: when it was allowed to; ``made``: by the number of the member; ``tried``:
+    tokens that made no volume, by member; ``from_``: answers of before do not count
+    any more.
     """
 
     since: Optional[float] = None
-    made: Made = field(default_factory=dict)
-    when: dict[int, tuple[float, int]] = field(default_factory=dict)
+    made: dict[int, _Made] = field(default_factory=dict)
     tried: dict[int, int] = field(default_factory=dict)
     from_: float = -math.inf
+
+    @property
+    def ids(self) -> dict[int, str]:
+        return {member: one.id for member, one in self.made.items()}
 
 
 Todo = Union[CreateVolumes, Wait, Refuse, Nothing]
@@ -63,7 +73,6 @@ class Creating:
         zone: str,
         cloud: Cloud,
         clock: Clock,
-        progress: dict[tuple[Node, str], Progress],
         *,
         dry_run: bool,
     ) -> None:
@@ -71,8 +80,8 @@ class Creating:
         self._zone = zone
         self._cloud = cloud
         self._clock = clock
-        self.progress = progress
         self._dry_run = dry_run
+        self._progress: dict[tuple[Node, str], _Progress] = {}
         self._answers: list[Answer] = []
 
     def plans(
@@ -127,29 +136,30 @@ class Creating:
             mine.since = self._clock.now() if mine.since is None else mine.since
         return CreateVolumes(claim.name, wished, answer)
 
-    def _of(self, wished: creating.Wished) -> Progress:
-        return self.progress.setdefault((wished.node, wished.wanted.name), Progress())
+    def _of(self, wished: creating.Wished) -> _Progress:
+        key = wished.node, wished.wanted.name
+        return self._progress.setdefault(key, _Progress())
 
     def _judge(self, wished: creating.Wished) -> creating.Step:
         mine = self._of(wished)
         self._forget_gone(mine)
-        begun = None if mine.since is None else Begun(mine.since, mine.made)
+        begun = None if mine.since is None else Begun(mine.since, mine.ids)
         answers = [one for one in self._answers if one.asked >= mine.from_]
         now, date = self._clock.now(), self._clock.date()
         return creating.next_step(wished, answers, now, date, begun)
 
-    def _forget_gone(self, mine: Progress) -> None:
+    def _forget_gone(self, mine: _Progress) -> None:
         """EC2 may drop a volume that it could not make without ever showing it."""
         if not self._answers:
             return
         latest = self._answers[-1]
         shown = {volume.id for volume in latest.volumes}
-        for member, (moment, attempt) in list(mine.when.items()):
-            if mine.made[member] in shown or latest.asked - moment < GONE_AFTER:
+        for member, made in list(mine.made.items()):
+            if made.id in shown or latest.asked - made.at < GONE_AFTER:
                 continue
-            LOG.info("%s was created, and EC2 does not show it", mine.made[member])
-            del mine.made[member], mine.when[member]
-            mine.tried[member] = attempt
+            LOG.info("%s was created, and EC2 does not show it", made.id)
+            del mine.made[member]
+            mine.tried[member] = made.attempt
             mine.since, mine.from_ = None, latest.asked
 
     def refresh(self, oldest: float) -> None:
@@ -174,6 +184,55 @@ class Creating:
         self._answers.append(Answer(asked, self._clock.now(), volumes))
         del self._answers[:-MOST_ANSWERS]
 
+    # ------------------------------------------------------- what EC2 is asked for
+
+    def create(self, step: CreateVolumes) -> None:
+        """Carry out the step, one member after the other, and note each."""
+        mine = self._of(step.wished)
+        for member in step.create.members:
+            if self._clock.stopped:
+                raise KrakenError(stopped(step))
+            made, attempt = self._create_one(step, mine, member)
+            mine.made[member] = _Made(made, self._clock.now(), attempt)
+            LOG.info("%s: %s is volume %d", step.set, made, member)
+
+    def _create_one(
+        self, step: CreateVolumes, mine: _Progress, member: int
+    ) -> tuple[str, int]:
+        """The id of the volume, and the first token that EC2 takes."""
+        for attempt in range(mine.tried.get(member, 0) + 1, step.create.attempts + 1):
+            new = creating.new_volume(step.wished, member, attempt)
+            refused: Optional[Trouble] = None
+            try:
+                made = self._cloud.create_volume(new)
+                if made not in step.create.dead:
+                    return made, attempt
+            except KrakenError as error:
+                refused = error.trouble
+                if refused.kind not in (LIMIT, TOKEN_BURNED):
+                    raise
+            there = self._there(step)
+            if member in there:
+                return there[member], attempt
+            if refused is not None and refused.kind == LIMIT:
+                raise KrakenError(refused)
+            mine.tried[member] = attempt
+            LOG.info("%s: token %d makes no volume %d", step.set, attempt, member)
+            if refused is not None:
+                # Burned, or another template's volume that EC2 does not show yet:
+                # look again for as long as before the first one.
+                mine.since, mine.from_ = None, self._clock.now()
+                raise KrakenError(creating.looking(step.wished))
+            if set(there.values()) - set(mine.ids.values()):
+                break  # members that this run has not made: they may have data
+        raise KrakenError(creating.no_tokens(step.wished, member))
+
+    def _there(self, step: CreateVolumes) -> dict[int, str]:
+        """The volumes of the set that EC2 shows now; of no member are those without a
+        number (0)."""
+        volumes = creating.present(step.wished, self._cloud.marked_volumes())
+        return {creating.number(step.wished, one): one.id for one in volumes}
+
 
 def _afterwards(step: CreateVolumes) -> str:
     snapshot = step.wished.wish.snapshot
@@ -186,64 +245,3 @@ def wants(claim: Claim) -> bool:
     kind = claim.trouble.kind if claim.trouble is not None else ""
     lacks = kind in ("set-absent", "members-missing", "volume-state")
     return lacks and claim.wanted.create is not None and not claim.wanted.volume_ids
-
-
-def create(
-    cloud: Cloud,
-    step: CreateVolumes,
-    mine: Progress,
-    check: Callable[[], None],
-    now: Callable[[], float],
-) -> None:
-    """Carry out the step, one member after the other, and note each in ``mine``.
-
-    ``check`` ends it when the run is to end; ``now``: the run's clock.
-    """
-    for member in step.create.members:
-        check()
-        made, attempt = _create_one(cloud, step, mine, member, now)
-        mine.made[member], mine.when[member] = made, (now(), attempt)
-        LOG.info("%s: %s is volume %d", step.set, mine.made[member], member)
-
-
-def _create_one(
-    cloud: Cloud,
-    step: CreateVolumes,
-    mine: Progress,
-    member: int,
-    now: Callable[[], float],
-) -> tuple[str, int]:
-    """The id of the volume, and the first token that EC2 takes."""
-    for attempt in range(mine.tried.get(member, 0) + 1, step.create.attempts + 1):
-        new = creating.new_volume(step.wished, member, attempt)
-        refused: Optional[Trouble] = None
-        try:
-            made = cloud.create_volume(new)
-            if made not in step.create.dead:
-                return made, attempt
-        except KrakenError as error:
-            refused = error.trouble
-            if refused.kind not in (LIMIT, TOKEN_BURNED):
-                raise
-        there = _there(cloud, step)
-        if member in there:
-            return there[member], attempt
-        if refused is not None and refused.kind == LIMIT:
-            raise KrakenError(refused)
-        mine.tried[member] = attempt
-        LOG.info("%s: EC2 makes no volume %d for token %d", step.set, member, attempt)
-        if refused is not None:
-            # Burned, or another template's volume that EC2 does not show yet: look
-            # again for as long as before the first one.
-            mine.since, mine.from_ = None, now()
-            raise KrakenError(creating.looking(step.wished))
-        if set(there.values()) - set(mine.made.values()):
-            break  # members that this run has not made: they may have data
-    raise KrakenError(creating.no_tokens(step.wished, member))
-
-
-def _there(cloud: Cloud, step: CreateVolumes) -> Made:
-    """The volumes of the set that EC2 shows now; of no member are those without a
-    number (0)."""
-    volumes = creating.present(step.wished, cloud.marked_volumes())
-    return {creating.number(step.wished, one): one.id for one in volumes}

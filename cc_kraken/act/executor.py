@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 from cc_kraken.act import (
-    creating,
     grow,
     make,
     mount_point,
@@ -25,8 +24,9 @@ from cc_kraken.act import (
     refusals,
     release,
 )
-from cc_kraken.act.creating import Progress
+from cc_kraken.act.creating import Creating
 from cc_kraken.act.report import Report
+from cc_kraken.act.waiting import stopped
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import members as arraystate
 from cc_kraken.decide.plan import Plan
@@ -79,7 +79,6 @@ from cc_kraken.model import (
     KrakenError,
     Layer,
     Look,
-    Node,
     Record,
     Trouble,
     failure,
@@ -127,14 +126,14 @@ class Executor:
         report: Report,
         enter: Callable[[Optional[str]], None],
         clock: Clock,
+        creating: Creating,
     ) -> None:
         self.paths = paths
         self.cloud = cloud
         self.report = report
         self.enter = enter
         self.clock = clock
-        self.created: dict[tuple[Node, str], Progress] = {}
-        """What the cloud was asked to create in this run, by node and set."""
+        self.creating = creating
         self._files = threading.Lock()
         self._begun: set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
@@ -230,7 +229,7 @@ class Executor:
     def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
         for step in steps:
             if self.clock.stopped and name not in self._begun:
-                self._carried.troubles[name] = _stopped(step)
+                self._carried.troubles[name] = stopped(step)
                 return
             try:
                 self._one(step)
@@ -268,13 +267,7 @@ class Executor:
 
     def _create_volumes(self, step: CreateVolumes) -> None:
         self._carried.ask_again = True
-        mine = self.created.setdefault((step.wished.node, step.set), Progress())
-
-        def check() -> None:
-            if self.clock.stopped:
-                raise KrakenError(_stopped(step))
-
-        creating.create(self.cloud, step, mine, check, self.clock.now)
+        self.creating.create(step)
 
     def _attach(self, step: Attach) -> None:
         """The lowest volume id first: two claimants must not split a set."""
@@ -558,14 +551,4 @@ def _fault(doing: str, error: Exception) -> Trouble:
         "",
         "This is a fault of cc_kraken: please report it with the traceback in the "
         "log. The next run goes on from here.",
-    )
-
-
-def _stopped(step: Step) -> Trouble:
-    return Trouble(
-        "stopped",
-        f"The run was told to end before it was to {step}",
-        "",
-        "The next run goes on from here.",
-        waits=True,
     )

@@ -106,14 +106,11 @@ class Run:
         self.clock = clock or Clock()
         self.observer = Observer(paths, section)
         self.waiting = Waiting(limits, self.clock, told)
-        self.executor = Executor(paths, cloud, told, self._enter, self.clock)
         self.creating = Creating(
-            section,
-            identity.zone,
-            cloud,
-            self.clock,
-            self.executor.created,
-            dry_run=dry_run,
+            section, identity.zone, cloud, self.clock, dry_run=dry_run
+        )
+        self.executor = Executor(
+            paths, cloud, told, self._enter, self.clock, self.creating
         )
         self.claiming: Optional[Claiming] = None
         self._begin()

@@ -11,6 +11,7 @@ from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
+from cc_kraken.decide.steps import Step
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import KrakenError, Trouble
 
@@ -213,6 +214,16 @@ def out_of_time(to_do: str) -> Trouble:
         f"There was no time left to {to_do}.",
         "The run must come to it before its time is over.",
         "Run again, or give it more time (boot_wait, wait).",
+        waits=True,
+    )
+
+
+def stopped(step: Step) -> Trouble:
+    return Trouble(
+        "stopped",
+        f"The run was told to end before it was to {step}",
+        "",
+        "The next run goes on from here.",
         waits=True,
     )
 

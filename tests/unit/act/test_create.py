@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import creating as act
+from cc_kraken.act.creating import Creating
 from cc_kraken.act.report import DONE, FAILED, PENDING
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.model import Ec2Options, KrakenError, Section
@@ -452,7 +452,7 @@ def test_who_was_killed_while_founding_leaves_it_to_the_next(
 def test_who_loses_the_node_that_it_has_founded_goes_on_to_the_next(
     scene: Scene, mocker: MockerFixture
 ) -> None:
-    create = act.create
+    create = Creating.create
     lost: list[str] = []
 
     def losing(*arguments: Any) -> None:
@@ -464,7 +464,7 @@ def test_who_loses_the_node_that_it_has_founded_goes_on_to_the_next(
         for number, one in enumerate(existing(scene)):
             scene.lab.attach_volume(one["VolumeId"], lost[0], f"/dev/sd{'fgh'[number]}")
 
-    mocker.patch.object(act, "create", losing)
+    mocker.patch.object(Creating, "create", losing)
     assert claim(scene) == DONE
     assert scene.told.status["node"]["node_id"] == "1"
     assert nodes_of(existing(scene)) == ["0", "1"] and len(existing(scene)) == 6

@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 from pytest_mock import MockerFixture
 
+from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.ec2 import Ec2
@@ -81,12 +82,15 @@ class Bench:
         self.phases: list[str | None] = []
         options = Ec2Options(endpoint_url=lab.endpoint_url)
         self.report = Report(tree.paths, "apply")
+        section = Section(ec2=options)
+        cloud = Ec2(Identity(self.instance, "us-east-1", ZONE), section)
         self.executor = Executor(
             tree.paths,
-            Ec2(Identity(self.instance, "us-east-1", ZONE), Section(ec2=options)),
+            cloud,
             self.report,
             self.phases.append,
             self.clock,
+            Creating(section, ZONE, cloud, self.clock, dry_run=False),
         )
 
     def volumes(self, count: int) -> tuple[str, ...]:
