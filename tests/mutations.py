@@ -27,10 +27,10 @@ WANTED = "tests/unit/config/test_sets.py"
 DEVICES = "tests/unit/machine/test_devices.py"
 EXECUTOR = "tests/unit/act/test_executor.py"
 EC2 = "tests/unit/cloud/test_ec2.py"
-CONTENT = "tests/loop/test_content.py"
+CONTENT = "tests/loop/test_probe.py"
 DESTROY = "tests/loop/test_destroy.py"
 WITNESS = "tests/loop/test_write_counters.py"
-GROWTH = "tests/loop/test_growth.py"
+GROWTH = "tests/loop/test_grow.py"
 RUN = "tests/loop/test_run.py"
 MOUNTED = "tests/loop/test_mounted.py"
 COUNTERS = "tests/unit/proof/test_write_counters.py"
@@ -169,7 +169,7 @@ MUTATIONS = (
     ),
     change(
         "a proof holds also after a write",
-        "proof/content",
+        "proof/probe",
         "same = testimony is not None and seen.testimony == testimony",
         "same = testimony is not None",
         WITNESS,
@@ -190,7 +190,7 @@ MUTATIONS = (
     ),
     change(
         "what blkid and wipefs do not know counts as blank",
-        "proof/content",
+        "proof/probe",
         'return (Blank(), "") if content is None else (content, mark)',
         'return Blank(), ""',
         CONTENT,
@@ -205,7 +205,7 @@ MUTATIONS = (
     ),
     change(
         "no samples are drawn",
-        "proof/content",
+        "proof/probe",
         "rest = places.samples(size, random.Random())",
         "rest = ()",
         CONTENT,
@@ -313,7 +313,7 @@ MUTATIONS = (
     ),
     change(
         "the record of another volume is a licence (snapshot)",
-        "proof/content",
+        "proof/probe",
         "if decoded.volume_id != self.volume_id:",
         "if False:",
         CONTENT,
@@ -336,7 +336,7 @@ MUTATIONS = (
     ),
     change(
         "half made needs no record",
-        "proof/content",
+        "proof/probe",
         "if self.ours and self.strange is None and (self.record or self.licence):",
         "if self.ours and self.strange is None:",
         CONTENT,
@@ -467,7 +467,7 @@ MUTATIONS = (
         "what was mounted beside its record counts as half made",
         (
             (
-                "proof/content",
+                "proof/probe",
                 "            if not any(one.ever_mounted for one in found):\n"
                 "                return self._half_made(found)\n",
                 "            if True:\n                return self._half_made(found)\n",
@@ -510,21 +510,21 @@ MUTATIONS = (
     ),
     change(
         "a copy of another volume's record makes a used filesystem unknown",
-        "proof/content",
+        "proof/probe",
         "if used and not any(self._speaks_of(decoded, one) for one in used):",
         "if False:",
         f"{EVER_MOUNTED}::test_a_copy_that_a_user_has_written_is_his",
     ),
     change(
         "the data of an array carries records",
-        "proof/content",
+        "proof/probe",
         "        if users or not self.volume_id:\n            return\n",
         "        if users:\n            return\n",
         f"{EVER_MOUNTED}::test_the_data_of_an_array_carries_no_record",
     ),
     change(
         "what its checker cannot judge is made anew",
-        "proof/content",
+        "proof/probe",
         "whole is not None and not self._is_gap(self.ours):",
         "whole is not None and False:",
         f"{EVER_MOUNTED}::test_what_the_checker_cannot_judge_is_no_licence",
@@ -590,7 +590,7 @@ MUTATIONS = (
     # ---- enlarged volumes
     change(
         "a record from before an enlargement is overlooked",
-        "proof/content",
+        "proof/probe",
         "places_of = {single, *(place for place in former if place is not None)}",
         "places_of = {single}",
         "tests/loop/test_enlarged.py",
@@ -608,7 +608,7 @@ MUTATIONS = (
         "if found.degraded or found.action",
         "if found.action",
         GROWTH,
-        "tests/unit/decide/test_growth.py",
+        "tests/unit/decide/test_grow.py",
     ),
     change(
         "the filesystem that is grown need not be the one that was seen",

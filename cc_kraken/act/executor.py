@@ -84,7 +84,7 @@ from cc_kraken.model import (
     failure,
     of_set,
 )
-from cc_kraken.proof import content, record
+from cc_kraken.proof import probe, record
 
 LOG = logging.getLogger(__name__)
 
@@ -413,7 +413,7 @@ class Executor:
     def _member_uuid(self, array: Array) -> str:
         for device in self._world.devices.values():
             if device.name in array.members:
-                block = content.superblock(device.path)
+                block = probe.superblock(device.path)
                 return block.uuid if block is not None else ""
         return ""
 
@@ -496,7 +496,7 @@ class Executor:
             for device in self._members(target):
                 preconditions.check_identity(self.paths, device)
         seen = self._looks.get(target.key)
-        look = content.look(target.path, volume_id=target.volume_id, seen=seen)
+        look = probe.look(target.path, volume_id=target.volume_id, seen=seen)
         shown = look.content
         whole = isinstance(shown, Known) and shown.ever_mounted
         if look.record is not None and not whole:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from cc_kraken.act import preconditions
-from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
+from cc_kraken.decide.grow import LEAST, UNWRITTEN, WORKING
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State, opened
 from cc_kraken.machine import command, md, mountinfo

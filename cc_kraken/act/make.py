@@ -46,10 +46,10 @@ from cc_kraken.model import (
     Unknown,
 )
 from cc_kraken.proof import (
-    content,
     directio,
     half_made,
     places,
+    probe,
     rehearsal,
     superblock,
     write_counters,
@@ -134,9 +134,9 @@ class Held:
             return directio.read(self._fd, start, length)
 
     def look(self, **question: Any) -> Look:
-        """What it holds now (:func:`cc_kraken.proof.content.look`)."""
+        """What it holds now (:func:`cc_kraken.proof.probe.look`)."""
         volume = self.target.volume_id
-        return content.look(self.target.path, volume_id=volume, **question)
+        return probe.look(self.target.path, volume_id=volume, **question)
 
     def write(self, start: int, data: bytes) -> None:
         """Check once more that it is the right disk, write, flush, and read back."""
@@ -422,7 +422,7 @@ def _verify_array(members: Sequence[Device], uuid: str, level: int) -> None:
     """All members carry the array's superblock, in order."""
     deadline = time.monotonic() + ROLE_WAIT
     while True:
-        blocks = [content.superblock(device.path) for device in members]
+        blocks = [probe.superblock(device.path) for device in members]
         wrong = preconditions.wrong_member(members, blocks, uuid, level)
         if not wrong:
             return

@@ -49,7 +49,7 @@ from cc_kraken.model import (
     Signature,
     Unknown,
 )
-from cc_kraken.proof import content, directio, half_made, signatures
+from cc_kraken.proof import directio, half_made, probe, signatures
 
 LOG = logging.getLogger(__name__)
 
@@ -279,7 +279,7 @@ class Observer:
     ) -> Look:
         """``members``: what was found on those of an array, where its record lies."""
         try:
-            look = content.look(
+            look = probe.look(
                 target.path,
                 volume_id=target.volume_id,
                 full=self.full,
@@ -295,7 +295,7 @@ class Observer:
                 )
             refused = target.volume_id and self._refused(look, claim)
             if refused and not look.fingerprint:
-                look = content.look(
+                look = probe.look(
                     target.path,
                     volume_id=target.volume_id,
                     full=self.full,
@@ -330,7 +330,7 @@ class Observer:
         first = 1 if any(block.level == 6 for block in blocks.values()) else 0
         for volume, block in blocks.items():
             if block.uuid == uuid and block.role == first and not is_replacement(block):
-                return content.head(found[volume].path, block.data_offset)
+                return probe.head(found[volume].path, block.data_offset)
         return None
 
 

@@ -16,7 +16,7 @@ from cc_kraken.act import refusals
 from cc_kraken.machine import devices, md, sysfs
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Layer, Look, MdSuperblock, Record
-from cc_kraken.proof import content
+from cc_kraken.proof import probe
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import MEMBER_PLACE
 from cc_kraken.proof.superblock import MD_MEMBER
@@ -119,7 +119,7 @@ def _check_array(
     for device in members:
         if device.name not in now.members:
             continue
-        block = content.superblock(device.path)
+        block = probe.superblock(device.path)
         if block is None or not same_uuid(block.uuid, array.uuid):
             raise refusals.array_changed(array, f"{device.path} is not a member of it")
 

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Optional
 from cc_kraken.boot import userparts
 from cc_kraken.config import loading
 from cc_kraken.config.loading import KEY
-from cc_kraken.config.structure import Mistake, describe
+from cc_kraken.config.validation import Mistake, describe
 from cc_kraken.model import failure
 
 UNKNOWN = "filled-in-by-jinja"

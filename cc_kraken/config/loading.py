@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Optional, Union, cast
 
-from cc_kraken.config.structure import Mistake, describe, mistakes
+from cc_kraken.config.validation import Mistake, describe, mistakes
 from cc_kraken.config.values import odd_character
 from cc_kraken.machine import files, schema_files
 from cc_kraken.machine.paths import Paths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from cc_kraken.decide import copies, fstab_line, growth, owner, seen
+from cc_kraken.decide import copies, fstab_line, grow, owner, seen
 from cc_kraken.decide.case import Base, Case, Noticed, Target
 from cc_kraken.decide.disks import GIB
 from cc_kraken.decide.plan import MOUNTED, Plan, Stop
@@ -142,9 +142,9 @@ def _may_move(case: Case, noticed: Noticed, path: str, place: str) -> bool:
     return True
 
 
-def _growth(case: Case, noticed: Noticed, base: Base, up: Mounted) -> growth.Growth:
+def _growth(case: Case, noticed: Noticed, base: Base, up: Mounted) -> grow.Growth:
     if not case.wanted.grow or case.name in case.world.not_grown:
-        return growth.Growth(case.name)
+        return grow.Growth(case.name)
     for volume in case.claim.volumes:
         device = case.device(volume.id)
         if device.size < volume.size_gib * GIB:
@@ -153,16 +153,16 @@ def _growth(case: Case, noticed: Noticed, base: Base, up: Mounted) -> growth.Gro
                 f"{device.path} has {gib(device.size)} so far: it grows when "
                 "the machine sees the new size, at the next boot at the latest."
             )
-    found, array = growth.Growth(case.name), base.target.array
+    found, array = grow.Growth(case.name), base.target.array
     if base.target.device is not None:
-        found = growth.of_volume(case.name, base.target.device, up)
+        found = grow.of_volume(case.name, base.target.device, up)
     elif array is not None:
         inside = {
-            volume: growth.Member(case.device(volume), block)
+            volume: grow.Member(case.device(volume), block)
             for volume, block in base.blocks.items()
             if case.device(volume).name in array.members
         }
-        found = growth.of_array(case.name, array, inside, up)
+        found = grow.of_array(case.name, array, inside, up)
     noticed.warnings += found.warnings
     noticed.notes += found.notes
     return found

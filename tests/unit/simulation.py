@@ -614,7 +614,7 @@ class Simulation:
         )
 
     def look(self, disk: Disk) -> Look:
-        """As :func:`cc_kraken.proof.content.look` and the observer see it."""
+        """As :func:`cc_kraken.proof.probe.look` and the observer see it."""
         body = disk.body
         used = isinstance(body, Filesystem) and body.files and disk.block is None
         found = {one for place, one in disk.records.items() if place != OLD}

@@ -154,7 +154,7 @@ def first_words(module: str, function: str, place: int = 0) -> set[str]:
 COMPOSED: dict[str, Callable[[], set[str]]] = {
     "f'config-{first.kind}'": lambda: {
         f"config-{kind}"
-        for kind in first_words("config/structure", "Mistake")
+        for kind in first_words("config/validation", "Mistake")
         | first_words("config/loading", "Mistake")
     },
     "f'cannot-{verb}'": lambda: {
