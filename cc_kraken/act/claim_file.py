@@ -22,7 +22,7 @@ OPEN_FOR = 30.0
 """Seconds after which a call that nobody sees any trace of has done nothing."""
 
 
-TOLD = ("prefix", "node_id", "state", "since")
+SHOWN = ("prefix", "node_id", "state", "since")
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class ClaimFile:
         accepted = frozenset(volume for volume, call in fresh.items() if call.accepted)
         return Noted(self.note.node_id, self.note.state, frozenset(fresh), accepted)
 
-    def told(self) -> Optional[dict[str, str]]:
+    def as_status(self) -> Optional[dict[str, str]]:
         """The claim as ``status.json`` shows it."""
         note = self.note
         if note is None:
             return None
-        return {key: getattr(note, key) for key in TOLD}
+        return {key: getattr(note, key) for key in SHOWN}
 
     def claim(self, prefix: str, node_id: str) -> None:
         """The node is asked for from now on; of the same node, calls are kept."""

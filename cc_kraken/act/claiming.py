@@ -188,7 +188,7 @@ class Claiming:
         sets = claiming.declared_sets(look, answer.node_id)
         last_resort.write(self.paths, self.identity.instance_id, sets)
         self._file.sending(anchor)
-        self.report.claim(self._file.told())
+        self.report.claim(self._file.as_status())
         outcome = self._carry_out(Attach(name, (anchor,)))
         if anchor in outcome.attached:
             self._file.answered(anchor, accepted=True)
@@ -218,7 +218,7 @@ class Claiming:
 
     def _enter(self, state: str) -> None:
         self._file.enter(state)
-        self.report.claim(self._file.told())
+        self.report.claim(self._file.as_status())
 
     def _give_back(self, look: Look, answer: GiveBack) -> None:
         """Note it, then detach what nothing uses; the next looks tell when it is
@@ -268,7 +268,7 @@ class Claiming:
         if not self.dry_run and not self.settled:
             used = any(volume.id in look.used for volume in look.ours(node_id))
             self._file.enter(claiming.SETTLED if used else claiming.LOCKED)
-        self.report.claim(self._file.told())
+        self.report.claim(self._file.as_status())
         node = Node(self.prefix, node_id)
         return Locked(node, look.nodes.get(node_id, ()), dict(self._attached))
 

@@ -244,8 +244,8 @@ class Executor:
     def _note(self, name: str, step: Step, trouble: Trouble) -> None:
         # What cannot be grown is mounted and serves as it is.
         growing = step.phase == GROW
-        told = self._carried.not_grown if growing else self._carried.troubles
-        told[name] = trouble
+        troubles = self._carried.not_grown if growing else self._carried.troubles
+        troubles[name] = trouble
 
     def _one(self, step: Step) -> None:
         if step.phase not in OF_CLOUD:
@@ -294,7 +294,7 @@ class Executor:
         kept = release.unused(self.paths, self.clock, volumes, self._detach_one)
         for volume_id, why in kept.items():
             self._carried.kept.append(volume_id)
-            self.report.warn(release.told(step.set, volume_id, why), step.set)
+            self.report.warn(release.not_detached(step.set, volume_id, why), step.set)
 
     def _detach_one(self, volume_id: str) -> None:
         self.cloud.detach(volume_id)

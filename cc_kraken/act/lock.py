@@ -34,7 +34,7 @@ def held(paths: Paths, seconds: float) -> Iterator[None]:
     """
     os.makedirs(paths.run, mode=0o755, exist_ok=True)
     end = time.monotonic() + seconds
-    told = False
+    logged = False
     handle = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while True:
@@ -42,9 +42,9 @@ def held(paths: Paths, seconds: float) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
+                if not logged:
                     LOG.info("%s; waiting for it", _locked(paths).found)
-                    told = True
+                    logged = True
                 if time.monotonic() >= end:
                     raise KrakenError(_locked(paths)) from None
                 time.sleep(LOOK_EVERY)

@@ -166,14 +166,14 @@ class Held:
         """``look`` from before a block was written, with the ``record`` that is
         there now: as good as before if that was the only write."""
         found = look or Look(Unknown("Nobody has looked."))
-        told = write_counters.after_write(self._fd, found.testimony, BLOCK)
-        return replace(found, record=record, moved=None, testimony=told)
+        testimony = write_counters.after_write(self._fd, found.testimony, BLOCK)
+        return replace(found, record=record, moved=None, testimony=testimony)
 
     def check_record(self, record: Record) -> None:
         """This very record lies at its place."""
         present = self.read(preconditions.place_of(self.target, record), BLOCK)
         if present != preconditions.encode(record):
-            there = refusals.tell_block(present)
+            there = refusals.describe_block(present)
             raise refusals.record(self.target, there, "its own intent record")
 
     def check_blank(
@@ -366,7 +366,7 @@ def erase_record(
         if not any(present):
             return seen
         if present != block:
-            there = refusals.tell_block(present)
+            there = refusals.describe_block(present)
             raise refusals.record(device, there, "exactly this intent record")
         disk.write(place, bytes(BLOCK))
         LOG.debug("%s: intent record erased at %d", device.path, place)

@@ -9,13 +9,11 @@ import errno
 import os
 from collections.abc import Sequence
 
+from cc_kraken.decide.refusal import describe
 from cc_kraken.model import (
     Array,
-    Blank,
     Content,
     Device,
-    HalfMade,
-    Known,
     KrakenError,
     Layer,
     Record,
@@ -108,7 +106,7 @@ def lost(target: Layer, start: int) -> KrakenError:
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
     return _error(
         "content-refused",
-        f"{target.title} holds {tell(shown)}.",
+        f"{target.title} holds {describe(shown)}.",
         f"{expected}.",
         _OVERWRITE,
     )
@@ -148,7 +146,7 @@ def record_present(target: Layer) -> KrakenError:
 def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError:
     return _error(
         "content-changed",
-        f"{target.title} holds {tell(shown)} now.",
+        f"{target.title} holds {describe(shown)} now.",
         f"It held {expected} before.",
         "Nothing was mounted. Run again: the new content is looked at afresh.",
     )
@@ -184,7 +182,7 @@ def array_changed(array: Array, found: str) -> KrakenError:
 def made_otherwise(path: str, shown: Content, expected: str) -> KrakenError:
     return _error(
         "made-otherwise",
-        f"{path} holds {tell(shown)} after the step.",
+        f"{path} holds {describe(shown)} after the step.",
         f"The step was to leave {expected}.",
         "See the kernel's log for I/O errors. Run again.",
     )
@@ -200,18 +198,7 @@ def wrong_members(uuid: str, wrong: str, paths: Sequence[str]) -> KrakenError:
     )
 
 
-def tell(shown: Content) -> str:
-    if isinstance(shown, Blank):
-        return "zeros"
-    if isinstance(shown, HalfMade):
-        return "something that we half made"
-    if isinstance(shown, Known):
-        return f"{shown.type} {shown.uuid}".rstrip()
-    where = "" if shown.offset is None else f" at byte {shown.offset}"
-    return f"unknown content ({shown.reason.rstrip('.')}{where})"
-
-
-def tell_block(block: bytes) -> str:
+def describe_block(block: bytes) -> str:
     """What lies in the place of a record."""
     if not any(block):
         return "no intent record"

@@ -48,7 +48,7 @@ def unused(
     return {volume_id: why for volume_id, why in whys.items() if why is not None}
 
 
-def told(name: str, volume_id: str, why: Trouble) -> str:
+def not_detached(name: str, volume_id: str, why: Trouble) -> str:
     """A volume of the set ``name`` that was not detached, for a person."""
     return (
         f"{name} is incomplete, but {volume_id} is not given back: {why.found}. Stop "

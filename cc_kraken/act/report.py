@@ -233,12 +233,12 @@ class Report:
             "zone": identity.zone,
         }
         before = self._status["node"]
-        told = node and {"prefix": node.prefix, "node_id": node.node_id}
-        self._status["node"] = told
-        return bool(told != before)
+        shown = node and {"prefix": node.prefix, "node_id": node.node_id}
+        self._status["node"] = shown
+        return bool(shown != before)
 
     def claim(self, claim: Optional[Mapping[str, Any]]) -> None:
-        """The claim of an instance that may be any node (:meth:`ClaimFile.told`)."""
+        """The claim of an instance that may be any node (``ClaimFile.as_status``)."""
         self._status["claim"] = claim
 
     def standby(self, there: bool) -> None:
@@ -321,14 +321,14 @@ class Report:
     def warn(self, text: str, name: Optional[str] = None) -> None:
         """A warning, logged once a run."""
         with self._lock:
-            told: list[str] = self._status["warnings"]
+            warnings: list[str] = self._status["warnings"]
             if name is not None:
                 own: list[str] = self.set(name)["warnings"]
                 if text not in own:
                     own.append(text)
-            if text in told:
+            if text in warnings:
                 return
-            told.append(text)
+            warnings.append(text)
         LOG.warning("%s", text, extra=of_set(name or ""))
 
     def notes(self, name: str, texts: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Callable, Optional, Protocol, Union
 
-from cc_kraken.act import array_history, last_resort, node_env, telling, udev_rules
+from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
 from cc_kraken.act.claiming import Claiming, Lost
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
@@ -85,7 +85,7 @@ class Run:
         section: Section,
         identity: Identity,
         paths: Paths,
-        told: Report,
+        report: Report,
         limits: Limits,
         events: Events,
         cloud: Cloud,
@@ -97,7 +97,7 @@ class Run:
         self.section = section
         self.identity = identity
         self.paths = paths
-        self.report = told
+        self.report = report
         self.limits = limits
         self.events = events
         self.cloud = cloud
@@ -105,12 +105,12 @@ class Run:
         self.dry_run = dry_run
         self.clock = clock or Clock()
         self.observer = Observer(paths, section)
-        self.waiting = Waiting(limits, self.clock, told)
+        self.waiting = Waiting(limits, self.clock, report)
         self.creating = Creating(
             section, identity.zone, cloud, self.clock, dry_run=dry_run
         )
         self.executor = Executor(
-            paths, cloud, told, self._enter, self.clock, self.creating
+            paths, cloud, report, self._enter, self.clock, self.creating
         )
         self.claiming: Optional[Claiming] = None
         self._begin()
@@ -260,13 +260,13 @@ class Run:
             plans = self.work.settled(self._decide(node, claims, world))
             if not self.dry_run:
                 array_history.save(self.paths, self.identity.instance_id, claims, world)
-            self._tell(claims, plans, world)
+            self._report(claims, plans, world)
             if not claims:
                 self._hold_up(sets.no_volumes(node, self.section, notes))
                 ask = True
                 continue
             if self.dry_run:
-                return telling.say_planned(plans)
+                return plan_report.log_planned(plans)
             node_env.keep(self.paths, self.report, notes)
             udev_rules.keep(self.paths, claims, plans, world, self.report.warn)
             plans = [self.work.give_back(plan, world) for plan in plans]
@@ -381,16 +381,16 @@ class Run:
 
         return changed
 
-    # ---- telling
+    # ---- the report
 
-    def _tell(
+    def _report(
         self, claims: Sequence[Claim], plans: Sequence[Plan], world: World
     ) -> None:
         by_name = {claim.name: claim for claim in claims}
         self.report.only((*by_name, *self.work.failed))
         for plan in plans:
             held = self.waiting.put_off.held(plan.name) if asks(plan) else None
-            telling.tell(
+            plan_report.update(
                 self.report,
                 plan,
                 by_name.get(plan.name),
@@ -424,17 +424,17 @@ class Run:
             else plan
             for plan in plans
         ]
-        self._tell(claims, final, world)
+        self._report(claims, final, world)
         if any(self.report.set(name)["required"] for name in self.work.failed):
             return FAILED
         if pending:
             return PENDING
-        telling.say_done(self.report, plans)
+        plan_report.log_done(self.report, plans)
         return DONE
 
     def _unfinished(self, plan: Plan) -> Plan:
         """A plan whose steps were not begun any more has not ended well."""
-        if not telling.to_come(plan) or plan.trouble is not None:
+        if not plan_report.to_come(plan) or plan.trouble is not None:
             return plan
         if plan.name not in self.report.sets:
             return plan  # the line of a set that is gone can wait

@@ -66,8 +66,8 @@ class Waiting:
         self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
         self._next_ask = self.begun
         self._not_asked: Optional[Trouble] = None
-        self._told: dict[frozenset[tuple[str, str]], float] = {}
-        self._told_last: frozenset[tuple[str, str]] = frozenset()
+        self._logged: dict[frozenset[tuple[str, str]], float] = {}
+        self._logged_last: frozenset[tuple[str, str]] = frozenset()
         self._awaited: frozenset[tuple[str, str]] = frozenset()
 
     def left(self) -> float:
@@ -134,20 +134,20 @@ class Waiting:
 
     def say(self, reasons: Mapping[str, Trouble]) -> None:
         """One line when the reasons change; ``""`` is the whole node."""
-        told = dict(reasons)
+        reasons = dict(reasons)
         if self._not_asked is not None:
-            told.setdefault("", self._not_asked)
+            reasons.setdefault("", self._not_asked)
         text = "; ".join(
             f"{name}: {trouble}" if name else str(trouble)
-            for name, trouble in told.items()
+            for name, trouble in reasons.items()
         )
-        key = _same(told)
+        key = _same(reasons)
         moment = self.clock.now()
-        before = self._told.get(key)
-        quiet = key == self._told_last or (
+        before = self._logged.get(key)
+        quiet = key == self._logged_last or (
             before is not None and moment - before < TOLD_AGAIN_AFTER
         )
-        self._told[key], self._told_last = moment, key
+        self._logged[key], self._logged_last = moment, key
         self.report.waiting(text, quiet=quiet)
 
     # ---- waiting

@@ -74,8 +74,8 @@ class Work:
         self.failed[name] = trouble
         required = self.report.set(name)["required"]
         level = logging.ERROR if required else logging.WARNING
-        told = "The set %s is not up: %s"
-        LOG.log(level, told, name, trouble, extra=of_set(name))
+        text = "The set %s is not up: %s"
+        LOG.log(level, text, name, trouble, extra=of_set(name))
 
     def due(self, plans: Sequence[Plan]) -> list[Plan]:
         """The plans whose steps can be begun now.
@@ -162,9 +162,9 @@ class Work:
         outcome = self.executor.carry_out([replace(plan, steps=steps)], world)
         self._note_detached(outcome)
         for trouble in outcome.troubles.values():
-            told = "%s could not %s: %s"
+            text = "%s could not %s: %s"
             own = of_set(plan.name)
-            LOG.warning(told, plan.name, steps[0], trouble, extra=own)
+            LOG.warning(text, plan.name, steps[0], trouble, extra=own)
         return replace(plan, steps=())
 
     def _note_detached(self, outcome: Carried) -> None:

@@ -110,7 +110,7 @@ def _refresh_initramfs() -> list[str]:
     return []
 
 
-def told(action: Callable[[], list[str]]) -> int:
+def run_for_script(action: Callable[[], list[str]]) -> int:
     """Carry it out for a script, and print what was done or why not; the exit
     status."""
     try:
@@ -126,4 +126,4 @@ def told(action: Callable[[], list[str]]) -> int:
 
 
 if __name__ == "__main__":  # what the hook runs
-    sys.exit(told(clean))
+    sys.exit(run_for_script(clean))

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from cc_kraken.act import udev_rules
-from cc_kraken.boot.clean import told
+from cc_kraken.boot.clean import run_for_script
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
 from cc_kraken.machine.files import make_directories, read_text, remove, write_atomic
@@ -471,7 +471,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0] not in actions:
         print(f"usage: python3 -m cc_kraken.boot.enable {'|'.join(actions)}")
         return 2
-    return told(actions[argv[0]])
+    return run_for_script(actions[argv[0]])
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def _with_nobody(judged: Fleet, section: Section, region: str, prefix: str) -> F
     return Fleet((), (finding, *judged.findings), judged.notes)
 
 
-# --------------------------------------------------------------------- telling
+# -------------------------------------------------------------------- in words
 
 
 def as_json(judged: Fleet, region: str, namespace: str) -> str:

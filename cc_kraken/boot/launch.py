@@ -126,8 +126,8 @@ def _lines(source: int, end: float) -> Iterator[bytes]:
         yield from lines
 
 
-def _log(told: Mapping[str, Any]) -> None:
-    record = logging.makeLogRecord(told)
+def _log(fields: Mapping[str, Any]) -> None:
+    record = logging.makeLogRecord(fields)
     if record.levelno >= logging.ERROR:
         # cloud-init's status lists it, and the exception that follows, too.
         record.levelno, record.levelname = logging.INFO, "INFO"

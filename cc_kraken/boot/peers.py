@@ -146,7 +146,7 @@ class Asked:
         """The nodes, as soon as that many are held; ``clear``: and none is unclear."""
         pauses = Backoff(*ASK_AGAIN)
         end = self._clock.now() + self._section.wait
-        told = ""
+        logged = ""
         while True:
             try:
                 found = self.once(number)
@@ -158,9 +158,9 @@ class Asked:
             pause = pauses.interval()
             if not trouble.waits or self._clock.now() + pause > end:
                 raise KrakenError(trouble)
-            if str(trouble) != told:
-                told = str(trouble)
-                LOG.info("Waiting: %s", told)
+            if str(trouble) != logged:
+                logged = str(trouble)
+                LOG.info("Waiting: %s", logged)
             self._clock.sleep(pause)
 
     def _prefix(self) -> tuple[str, tuple[str, ...]]:
@@ -201,7 +201,7 @@ def _unknown(why: str, *, waits: bool = False) -> KrakenError:
     )
 
 
-# ----------------------------------------------------------------------- telling
+# -------------------------------------------------------------------- in words
 
 
 def as_json(found: Sequence[Peer], identity: Identity) -> str:

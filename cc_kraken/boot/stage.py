@@ -114,9 +114,9 @@ def _refused(
     section: Optional[Section] = None,
 ) -> None:
     metrics = None if section is None else _metrics(section)
-    told = Report(paths, stage, earlier=earlier, metrics=metrics)
-    told.fail(trouble)
-    told.finish(FAILED)
+    run_report = Report(paths, stage, earlier=earlier, metrics=metrics)
+    run_report.fail(trouble)
+    run_report.finish(FAILED)
 
 
 # ------------------------------------------------------------------ the runs
@@ -161,7 +161,7 @@ def carry_out(
                 raise
             # It only reads, each disk under its own lock, and not for long.
             LOG.info("%s", error.trouble.found)
-        told = Report(
+        run_report = Report(
             paths,
             stage,
             dry_run=dry_run,
@@ -174,13 +174,13 @@ def carry_out(
         if stage != "plan" and not section.metrics:
             with contextlib.suppress(KrakenError):  # of a run that was to write them
                 files.remove(paths.metrics)
-        told.write()
+        run_report.write()
         limits = Limits(seconds, final, background=stage == "background")
         run = Run(
             section,
             identity,
             paths,
-            told,
+            run_report,
             limits,
             events,
             Ec2(identity, section, clock.sleep),
@@ -189,17 +189,17 @@ def carry_out(
             clock=clock,
         )
         for text in notes:
-            told.warn(text)
+            run_report.warn(text)
         try:
             if not dry_run:
-                _read_fstab(paths, told.warn)
+                _read_fstab(paths, run_report.warn)
             state = run.go()
         except BaseException:
-            told.finish(FAILED)
+            run_report.finish(FAILED)
             raise
-        if not dry_run and state != STANDBY and not told.status["errors"]:
-            layout.save(paths, section, identity, told.status)
-        return told.status
+        if not dry_run and state != STANDBY and not run_report.status["errors"]:
+            layout.save(paths, section, identity, run_report.status)
+        return run_report.status
 
 
 def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
@@ -348,12 +348,12 @@ def _kept(
 def _report_kept(
     paths: Paths, section: Section, identity: Identity, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    told = Report(paths, "network", metrics=_metrics(section))
+    run_report = Report(paths, "network", metrics=_metrics(section))
     node = saved["node"]
-    told.identify(identity, Node(node["prefix"], node["node_id"]))
-    told.claim(saved.get("claim"))
+    run_report.identify(identity, Node(node["prefix"], node["node_id"]))
+    run_report.claim(saved.get("claim"))
     for name, entry in saved["sets"].items():
-        shown = told.set(name, required=entry["required"])
+        shown = run_report.set(name, required=entry["required"])
         shown["state"] = "mounted"
         shown["mount_path"] = entry["mount_path"]
         shown["filesystem"] = entry["filesystem"]
@@ -370,12 +370,12 @@ def _report_kept(
         told_of = "%s is mounted at %s (as before)"
         LOG.info(told_of, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
-        told.warn(f"{name}: {text}", name)
+        run_report.warn(f"{name}: {text}", name)
     files.make_directories(paths.run)
-    node_env.keep(paths, told)
-    told.count(Counter(), Counter(), sum(command.STARTED.values()))
-    told.finish(DONE)
-    return told.status
+    node_env.keep(paths, run_report)
+    run_report.count(Counter(), Counter(), sum(command.STARTED.values()))
+    run_report.finish(DONE)
+    return run_report.status
 
 
 def _start_background() -> bool:
@@ -487,9 +487,9 @@ def background_alive() -> bool:
     """Whether the unit runs or is about to."""
     if not os.path.isdir(SYSTEMD):
         return False
-    told = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
+    shown = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
     values: dict[str, str] = {}
-    for line in told.out.splitlines():
+    for line in shown.out.splitlines():
         key, _, value = line.partition("=")
         values[key] = value
     state = values.get("ActiveState", "")

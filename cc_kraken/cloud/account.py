@@ -98,11 +98,11 @@ class Account(Ec2):
                 self._made.meta.events.register("before-send.ec2", self._count)
             return self._made
 
-    def _told(self, action: str, subject: str, error: Exception) -> Ec2Error:
-        found = _of_credentials(error) or super()._told(action, subject, error)
+    def _error(self, action: str, subject: str, error: Exception) -> Ec2Error:
+        found = _of_credentials(error) or super()._error(action, subject, error)
         remedy = _REMEDIES.get(found.trouble.kind, found.trouble.remedy)
-        told = replace(found.trouble, remedy=remedy)
-        return Ec2Error(told, found.reaction, found.code)
+        trouble = replace(found.trouble, remedy=remedy)
+        return Ec2Error(trouble, found.reaction, found.code)
 
 
 def _of_credentials(error: Exception) -> Optional[Ec2Error]:

@@ -302,17 +302,17 @@ class Ec2:
         except KrakenError:
             raise
         except Exception as error:
-            told = self._told(action, subject, error)
-            if told.trouble.kind == THROTTLED:
+            problem = self._error(action, subject, error)
+            if problem.trouble.kind == THROTTLED:
                 with self._lock:
                     self.throttled[action] += 1
-            if told.trouble.kind in ("credentials-refused", "permission-missing"):
+            if problem.trouble.kind in ("credentials-refused", "permission-missing"):
                 with self._lock:
                     self._made = None  # the next call fetches new ones
-            LOG.debug("%s", told.trouble.found)
-            raise told from None
+            LOG.debug("%s", problem.trouble.found)
+            raise problem from None
 
-    def _told(self, action: str, subject: str, error: Exception) -> Ec2Error:
+    def _error(self, action: str, subject: str, error: Exception) -> Ec2Error:
         response = getattr(error, "response", None)
         if isinstance(response, dict) and "Error" in response:
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)

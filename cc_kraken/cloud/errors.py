@@ -371,8 +371,8 @@ def refused(
     action: str, code: str, message: str, status: int = 400, subject: str = ""
 ) -> Ec2Error:
     """An answer of EC2 that is an error."""
-    told = trouble(action, code, message, status, subject)
-    return Ec2Error(told, rule(action, code, message, status).reaction, code)
+    found = trouble(action, code, message, status, subject)
+    return Ec2Error(found, rule(action, code, message, status).reaction, code)
 
 
 def fatal(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
@@ -382,5 +382,5 @@ def fatal(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
 
 def waiting(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
     """EC2 cannot be asked now; time may cure it."""
-    told = Trouble(kind, found, expected, remedy, waits=True)
-    return Ec2Error(told, Reaction.RETRY)
+    trouble = Trouble(kind, found, expected, remedy, waits=True)
+    return Ec2Error(trouble, Reaction.RETRY)

@@ -25,7 +25,7 @@ from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble
 
 KEY = "kraken"
 CLOUD_CONFIG = "cloud-init's configuration (user-data or /etc/cloud)"
-MOST_TOLD = 9  # mistakes
+MOST_NAMED = 9  # mistakes
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def build(sources: Sequence[Source], right: str = "") -> Optional[Section]:
         merged: dict[str, Any] = {"enabled": False}
         return Section(enabled=False, digest=_digest(merged))
     merged = {}
-    told = _fingerprint(sources)
+    seen = _fingerprint(sources)
     for source in sources:
-        if not told or told != right:
+        if not seen or seen != right:
             _refuse(source, check(source.value))
         merged = _merge(merged, _without_nothing(source.value))
-    return replace(_section(merged), sources=told)
+    return replace(_section(merged), sources=seen)
 
 
 def check(value: object) -> list[Mistake]:
@@ -108,17 +108,17 @@ def wrong(value: object) -> list[tuple[str, Trouble]]:
 def trouble(name: str, found: Sequence[Mistake]) -> Trouble:
     """The mistakes of one source, in sentences."""
     first, others = found[0], found[1:]
-    told = [_remedy(first)] + ["Also wrong:"][: len(others)]
-    for one in others[: MOST_TOLD - 1]:
+    remedies = [_remedy(first)] + ["Also wrong:"][: len(others)]
+    for one in others[: MOST_NAMED - 1]:
         wish = "" if one.kind == "unknown-key" else f"; expected {one.expected}"
-        told.append(f"{one.path} is {one.found}{wish}. {_remedy(one)}")
-    if len(found) > MOST_TOLD:
-        told.append(f"And {len(found) - MOST_TOLD} more.")
+        remedies.append(f"{one.path} is {one.found}{wish}. {_remedy(one)}")
+    if len(found) > MOST_NAMED:
+        remedies.append(f"And {len(found) - MOST_NAMED} more.")
     return Trouble(
         f"config-{first.kind}",
         f"{first.path} is {first.found} in {name}",
         first.expected,
-        " ".join(told),
+        " ".join(remedies),
     )
 
 

@@ -45,7 +45,7 @@ def mistakes(value: object, schema: Schema, path: str = "") -> list[Mistake]:
     except (RecursionError, ValueError):  # Python prints neither in a message
         expected = "numbers with fewer digits, and fewer levels"
         return [Mistake("value", path, "too large to be printed", expected)]
-    found = [mistake for error in errors for mistake in _told(error, path)]
+    found = [mistake for error in errors for mistake in _mistakes(error, path)]
     # What is said about the value is no help while its type is wrong.
     wrong = {mistake.path for mistake in found if mistake.kind == "type"}
     return [one for one in found if one.kind == "type" or one.path not in wrong]
@@ -92,7 +92,7 @@ def _is_object(_: object, value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
-def _told(error: Any, path: str) -> Iterator[Mistake]:
+def _mistakes(error: Any, path: str) -> Iterator[Mistake]:
     """The mistakes in one of jsonschema's errors."""
     keyword, value, schema = error.validator, error.instance, error.schema
     for key in error.absolute_path:

@@ -25,7 +25,7 @@ faster, so this one gives the node back."""
 
 NONE_FREE = ("claim-none-here", "claim-none-free")
 """Why a claimant stays nobody: then a node may be founded."""
-MOST_TOLD = 10
+MOST_NAMED = 10
 """Nodes in one message."""
 
 
@@ -373,12 +373,12 @@ def _none_here(look: Look) -> Trouble:
 
 
 def _none_free(look: Look) -> Trouble:
-    told = list(look.nodes)[:MOST_TOLD]
+    named = list(look.nodes)[:MOST_NAMED]
     reasons = "; ".join(
-        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in told
+        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in named
     )
-    if len(look.nodes) > len(told):
-        reasons += f"; and {len(look.nodes) - len(told)} more"
+    if len(look.nodes) > len(named):
+        reasons += f"; and {len(look.nodes) - len(named)} more"
     return Trouble(
         "claim-none-free",
         f"No node of {look.prefix} is free in {look.zone} ({reasons}).",

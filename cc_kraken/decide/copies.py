@@ -38,7 +38,7 @@ def check(case: Case, *uuids: str) -> None:
     if found:
         raise stopped(
             "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
-            f"{_tell(world, case.name, case.volume_ids, found)}.",
+            f"{_describe(world, case.name, case.volume_ids, found)}.",
             "Only one disk of this machine may show a UUID.",
             f"{_detach(world, found)}, and run again.{_keep(world, found)}",
         )
@@ -50,7 +50,7 @@ def warnings(world: World, name: str, volumes: Sequence[str], *uuids: str) -> li
     if not found:
         return []
     return [
-        f"{_tell(world, name, volumes, found)}. The set is mounted from its own "
+        f"{_describe(world, name, volumes, found)}. The set is mounted from its own "
         f"volumes. {_detach(world, found)}.{_keep(world, found)}"
     ]
 
@@ -60,7 +60,7 @@ def _alike(found: Sequence[Signature]) -> Sequence[Signature]:
     return [one for one in found if one.uuid == found[0].uuid]
 
 
-def _tell(
+def _describe(
     world: World, name: str, volumes: Sequence[str], found: Sequence[Signature]
 ) -> str:
     first = found[0]

@@ -39,7 +39,7 @@ an instance that is not the node has them; several instances have them."""
 _PASSES = ("attaching", "holder-leaving", "holder-detaching", "volume-detaching")
 """Kinds of trouble with an attachment that end by themselves."""
 _OF_A_ZONE = ("zone-other", "zone-mixed")
-MOST_TOLD = 5  # nodes or volumes in one message
+MOST_NAMED = 5  # nodes or volumes in one message
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ class _Account:
         rare_first = sorted(groups.items(), key=lambda group: len(group[1]))
         words = "; ".join(
             f"{_few([f'{prefix}/{one}' for one in ids])}: {', '.join(value) or 'none'}"
-            for value, ids in rare_first[:MOST_TOLD]
+            for value, ids in rare_first[:MOST_NAMED]
         )
         trouble = Trouble(
             "nodes-differ",
@@ -542,8 +542,8 @@ class _Look:
 
     def _finding(self, trouble: Trouble, name: str = "") -> Finding:
         who = self.view.instance_id if self.view else f"an instance of {self.node}"
-        told = _abroad(trouble, who)
-        return Finding(told, self.node.prefix, self.node.node_id, name)
+        abroad = _abroad(trouble, who)
+        return Finding(abroad, self.node.prefix, self.node.node_id, name)
 
 
 def _abroad(trouble: Trouble, who: str) -> Trouble:
@@ -566,5 +566,5 @@ def _holders(volumes: Sequence[Volume]) -> list[str]:
 
 
 def _few(words: Sequence[str]) -> str:
-    more = f" and {len(words) - MOST_TOLD} more" if len(words) > MOST_TOLD else ""
-    return ", ".join(words[:MOST_TOLD]) + more
+    more = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
+    return ", ".join(words[:MOST_NAMED]) + more

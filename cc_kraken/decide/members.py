@@ -245,13 +245,13 @@ def wrong_members(
     strangers = [one for one in sorted(array.members) if volumes.get(one) not in ours]
     if not strangers:
         return None
-    told = [f"{one} ({volumes.get(one) or 'no EBS volume'})" for one in strangers]
+    named = [f"{one} ({volumes.get(one) or 'no EBS volume'})" for one in strangers]
     away = [volumes.get(one) or one for one in strangers]
     first = f"Stop what uses it and unmount {', '.join(array.mounted)}; then "
     return Trouble(
         "array-stranger",
         f"Array {array.name} ({array.uuid or 'without a UUID'}) has "
-        f"{', '.join(told)} in it, which {'is' if len(told) == 1 else 'are'} not "
+        f"{', '.join(named)} in it, which {'is' if len(named) == 1 else 'are'} not "
         f"among the volumes of {name}.",
         "Only the volumes of this set may be in its array.",
         f"{first if array.mounted else ''}mdadm --stop {array.path}, detach "

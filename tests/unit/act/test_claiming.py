@@ -78,11 +78,11 @@ def test_the_lowest_free_node_is_claimed(scene: Scene) -> None:
     other(scene, *taken)
     assert run(scene) == DONE
     assert set(scene.attached()) == set(mine)
-    assert scene.told.status["node"] == {"prefix": "kafka", "node_id": "1"}
+    assert scene.report.status["node"] == {"prefix": "kafka", "node_id": "1"}
     note = claim(scene)
     assert note is not None and note["state"] == "settled"
     assert set(note["calls"]) == {mine[0]}
-    assert scene.told.status["claim"]["since"] in status_text(scene.told.status)
+    assert scene.report.status["claim"]["since"] in status_text(scene.report.status)
     # one for the choice, one behind the lock
     assert scene.calls["DescribeVolumes"] == 2
     assert scene.calls["AttachVolume"] == 2
@@ -110,7 +110,7 @@ def test_what_cannot_be_noted_is_not_asked_for(scene: Scene) -> None:
     Path(scene.tree.paths.state).parent.mkdir(parents=True, exist_ok=True)
     Path(scene.tree.paths.state).write_text("no directory")
     assert run(scene) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "cannot-write"
     assert scene.calls["AttachVolume"] == 0
 
@@ -118,9 +118,9 @@ def test_what_cannot_be_noted_is_not_asked_for(scene: Scene) -> None:
 def test_a_dry_run_says_what_it_would_claim(scene: Scene) -> None:
     (anchor, _) = node(scene, "0")
     assert run(scene, dry_run=True) == DONE
-    text = plan_text(scene.told.status)
+    text = plan_text(scene.report.status)
     assert f"would claim kafka/0, by attaching {anchor} first" in text
-    assert "attach" in "".join(scene.told.sets["log"]["plan"])
+    assert "attach" in "".join(scene.report.sets["log"]["plan"])
     assert scene.attached() == {} and claim(scene) is None
 
 
@@ -128,7 +128,7 @@ def test_none_is_free_until_an_instance_goes(scene: Scene) -> None:
     volumes = node(scene, "0")
     holder = other(scene, *volumes)
     assert run(scene, 20, final=False) == PENDING
-    told = scene.told.status["waiting_for"]
+    told = scene.report.status["waiting_for"]
     assert f"kafka/0: held by {holder}" in told and "claim-none-free" in told
     scene.later(60, lambda: scene.lab.terminate_instance(holder, 5, 5))
     assert run(scene) == DONE
@@ -143,7 +143,7 @@ def test_a_node_is_given_back_when_another_has_a_member(
     taken_before(scene, mocker, first[0], first[1])
     assert run(scene) == DONE
     assert set(scene.attached()) == set(second)
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
     assert scene.lab.volume(first[0]).attachments == []
 
 
@@ -163,7 +163,7 @@ def test_a_run_that_is_stopped_claims_no_further_node(
     assert run(scene, final=False) == PENDING
     assert scene.calls["AttachVolume"] == 1
     assert scene.attached() == {} and claim(scene) is None
-    assert "no time left to claim" in scene.told.status["waiting_for"]
+    assert "no time left to claim" in scene.report.status["waiting_for"]
 
 
 def test_old_answers_do_not_make_it_ask_without_a_pause(
@@ -243,7 +243,7 @@ def test_two_nodes_on_one_instance_are_refused(scene: Scene) -> None:
         scene.lab.attach_volume(anchor, scene.instance, f"/dev/sd{'fg'[int(node_id)]}")
     scene.clock.advance(30)
     assert run(scene) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "claim-two-nodes"
     assert scene.calls["AttachVolume"] == scene.calls["DetachVolume"] == 0
 
@@ -253,7 +253,7 @@ def test_a_note_of_another_prefix_whose_disk_is_here(scene: Scene) -> None:
     assert run(scene) == DONE
     scene.clock.advance(60)
     assert run(scene, section={"prefix": "rabbit"}) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "claim-two-nodes" and "kafka/0" in error["message"]
 
 
@@ -267,7 +267,7 @@ def test_a_node_of_another_prefix_counts_without_its_anchor(scene: Scene) -> Non
         tags = {"KRKN-IN:Prefix": "rabbit", "KRKN-IN:NodeId": "0"}
         scene.lab.create_volume(1, ZONE, {**tags, "KRKN-IN:VolumeName": name})
     assert run(scene, section={"prefix": "rabbit"}) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "claim-two-nodes" and rest in error["message"]
     assert set(scene.attached()) == {rest}
 
@@ -279,7 +279,7 @@ def test_a_reboot_finds_its_node_by_its_disks(scene: Scene) -> None:
         scene.lab.attach_volume(volume, scene.instance, f"/dev/sd{'fg'[number]}")
     scene.clock.advance(30)
     assert run(scene) == DONE
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
     assert scene.calls["AttachVolume"] == 0
 
 
@@ -287,8 +287,8 @@ def test_in_a_warm_pool_nothing_is_claimed(scene: Scene, group: Any) -> None:
     node(scene, "0")
     group.return_value = "Warmed:Stopped"
     assert run(scene, 30, final=False) == STANDBY
-    assert scene.told.status["state"] == STANDBY
-    assert "warm pool" in status_text(scene.told.status)
+    assert scene.report.status["state"] == STANDBY
+    assert "warm pool" in status_text(scene.report.status)
     assert sum(scene.calls.values()) == 0
 
 

@@ -154,7 +154,7 @@ def test_a_dry_run_lists_what_would_be_created_and_creates_nothing(
 ) -> None:
     create = {"size": 100, "iops": 4000}
     assert run(scene, dry_run=True, create=create) == DONE
-    told = plan_text(scene.told.status)
+    told = plan_text(scene.report.status)
     assert "create volume 1, 2, 3 of 3 (100 GiB gp3, 4000 IOPS, encrypted)" in told
     assert "300 GiB of gp3 a month (and 3000 provisioned IOPS" in told
     assert scene.took < 10 and scene.calls["CreateVolume"] == 0
@@ -393,7 +393,7 @@ def nodes_of(volumes: list[dict[str, Any]]) -> list[str]:
 def test_a_claimant_founds_a_node_and_claims_it(scene: Scene) -> None:
     log = {"log": {"create": {"size": 1}}}
     assert claim(scene, sets=log) == DONE
-    assert scene.told.status["node"] == {"prefix": "kafka", "node_id": "0"}
+    assert scene.report.status["node"] == {"prefix": "kafka", "node_id": "0"}
     assert nodes_of(existing(scene)) == ["0"] and len(scene.attached()) == 4
 
 
@@ -414,7 +414,7 @@ def test_the_next_claimant_founds_the_next_node_and_the_third_none(
         scene.base = scene.base / f"next-{expected}"
         assert claim(scene) == expected
     assert nodes_of(existing(scene)) == ["0", "1"] and len(existing(scene)) == 6
-    assert scene.told.status["errors"][0]["kind"] == "claim-none-free"
+    assert scene.report.status["errors"][0]["kind"] == "claim-none-free"
 
 
 def test_without_node_ids_nothing_is_founded(scene: Scene) -> None:
@@ -427,7 +427,7 @@ def test_a_node_of_another_zone_is_not_founded_again(scene: Scene) -> None:
     there = {**ME, "KRKN-IN:VolumeName": "data"}
     scene.lab.create_volume(1, OTHER_ZONE, there)
     assert claim(scene, members=1) == DONE
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
 
 
 def test_by_zone_only_its_own_nodes_are_founded(scene: Scene) -> None:
@@ -437,7 +437,7 @@ def test_by_zone_only_its_own_nodes_are_founded(scene: Scene) -> None:
 
 def test_a_node_in_two_zones_is_refused(scene: Scene) -> None:
     assert claim(scene, node_ids={OTHER_ZONE: "0", ZONE: "0"}) == FAILED
-    assert scene.told.status["errors"][0]["kind"] == "config-value"
+    assert scene.report.status["errors"][0]["kind"] == "config-value"
     assert scene.calls["CreateVolume"] == 0
 
 
@@ -466,13 +466,13 @@ def test_who_loses_the_node_that_it_has_founded_goes_on_to_the_next(
 
     mocker.patch.object(Creating, "create", losing)
     assert claim(scene) == DONE
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
     assert nodes_of(existing(scene)) == ["0", "1"] and len(existing(scene)) == 6
 
 
 def test_a_dry_run_of_a_claimant_tells_what_it_would_found(scene: Scene) -> None:
     assert claim(scene, dry_run=True) == DONE
-    told = plan_text(scene.told.status)
+    told = plan_text(scene.report.status)
     assert "would found kafka/0" in told and "3 GiB of gp3 a month" in told
     assert scene.calls["CreateVolume"] == 0
 
@@ -481,5 +481,5 @@ def test_a_near_miss_of_a_listed_node_is_told_at_the_end(scene: Scene) -> None:
     like = {**ME, "KRKN-IN:VolumeName": "Data"}
     volume = scene.lab.create_volume(1, ZONE, like)
     assert claim(scene, node_ids="0") == FAILED
-    assert scene.told.status["errors"][0]["kind"] == "create-lookalike"
-    assert volume in scene.told.status["errors"][0]["message"]
+    assert scene.report.status["errors"][0]["kind"] == "create-lookalike"
+    assert volume in scene.report.status["errors"][0]["message"]

@@ -84,7 +84,7 @@ def test_what_was_used_meanwhile_is_not_given_back(scene: Scene, use: str) -> No
     scene.clock.advance(60)
     assert scene.calls["DetachVolume"] == 0
     assert list(scene.attached()) == [first]
-    (said,) = [text for text in scene.told.status["warnings"] if first in text]
+    (said,) = [text for text in scene.report.status["warnings"] if first in text]
     assert "is not given back" in said and "detach it in EC2" in said
 
 
@@ -137,7 +137,7 @@ def test_while_it_waits_for_the_rest_it_asks_once(
     assert scene.error()["kind"] == "holder-predecessor"
     assert scene.calls["DetachVolume"] == 0
     assert list(scene.attached()) == [first]
-    assert sum(first in text for text in scene.told.status["warnings"]) == 1
+    assert sum(first in text for text in scene.report.status["warnings"]) == 1
 
 
 def disk(bench: Bench, number: int, volume: str) -> None:

@@ -147,13 +147,13 @@ class Scene:
         identity = Identity(
             self.instance, "us-east-1", ZONE, dict(ME), metadata_url=metadata_url
         )
-        self.told = Report(self.tree.paths, "test")
+        self.report = Report(self.tree.paths, "test")
         section = section or Section(ec2=options)
         self.run_now = Run(
             section,
             identity,
             self.tree.paths,
-            self.told,
+            self.report,
             Limits(seconds, final, background),
             Events(None),
             Ec2(identity, section),
@@ -176,7 +176,7 @@ class Scene:
         return found
 
     def error(self, name: str = "data") -> dict[str, str]:
-        found: dict[str, str] = self.told.sets[name]["error"]
+        found: dict[str, str] = self.report.sets[name]["error"]
         return found
 
     def attached(self) -> dict[str, str]:
@@ -393,7 +393,7 @@ def test_what_a_run_makes_of_each_code(
     volume = scene.volume()
     prepare(scene, volume)
     state = scene.run(600)
-    found = scene.told.sets["data"]
+    found = scene.report.sets["data"]
     if attaches is None:
         assert 1 < scene.calls["AttachVolume"] < 40 and scene.took > 590
     else:
@@ -466,7 +466,7 @@ def test_a_permission_that_never_comes_is_an_error_at_the_end(
     scene.volume()
     scene.lab.forbid(action)
     assert scene.run(120, ask_tags=True) == FAILED
-    errors = scene.told.status["errors"]
+    errors = scene.report.status["errors"]
     error = errors[0] if errors else scene.error()
     assert error["kind"] == "permission-missing"
     assert "awaited for 120 s" in error["found"]
@@ -523,7 +523,7 @@ def test_an_instance_profile_that_never_comes_is_an_error_at_the_end(
     scene.volume()
     on_instance()
     assert scene.run(120) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "credentials-missing"
     assert "awaited for 120 s" in error["found"]
 
@@ -580,7 +580,7 @@ def test_a_peer_that_does_not_answer_does_not_hold_the_boot(
     assert scene.status()["waiting_for"]
     assert scene.run(20) == FAILED
     assert scene.status()["waiting_for"] is None
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "ec2-unreachable" and "awaited for 20 s" in error["found"]
     # No interval is shorter than half of the longest, but for the first two.
     most = 2 + 20 / (UNREACHED_POLL / 2)
@@ -614,7 +614,7 @@ def test_an_api_that_goes_away_does_not_stop_what_needs_none(scene: Scene) -> No
     scene.lab.attach_seconds = 30.0
     scene.later(5, lambda: scene.lab.down("drop"))
     assert scene.run(60) == DONE
-    assert {s["state"] for s in scene.told.sets.values()} == {"attached"}
+    assert {s["state"] for s in scene.report.sets.values()} == {"attached"}
 
 
 # --------------------------------------------------------- reasons, told as they are
@@ -765,7 +765,9 @@ def test_delete_on_termination_is_warned_of(scene: Scene) -> None:
     scene.lab.attach_volume(volume, scene.instance, "/dev/sdf")
     scene.lab.set_delete_on_termination(volume, True)
     assert scene.run(60) == DONE
-    assert any("DeleteOnTermination" in text for text in scene.told.status["warnings"])
+    assert any(
+        "DeleteOnTermination" in text for text in scene.report.status["warnings"]
+    )
 
 
 def test_answers_that_go_backwards_undo_nothing(scene: Scene) -> None:
@@ -894,7 +896,7 @@ def test_tls_with_a_private_authority(
     scene.volume()
     assert scene.lab.endpoint_url.startswith("https://")
     assert scene.run(60) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "certificate-refused" and "ca_bundle" in error["remedy"]
     assert scene.calls == {}
     assert scene.run(60, ca_bundle=str(bundle)) == DONE
