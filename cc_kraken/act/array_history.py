@@ -8,9 +8,7 @@ permits nothing, and another instance ignores it.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Iterable, Mapping
 
 from cc_kraken.decide import members
@@ -29,7 +27,7 @@ def load(paths: Paths, instance_id: str) -> dict[str, Seen]:
     """What was kept, by array UUID; nothing where there is no file of this
     instance that can be read."""
     try:
-        content = json.loads(files.read_text(paths.arrays) or "{}")
+        content = files.read_json(paths.arrays)
         if (content["version"], content["instance_id"]) != (VERSION, instance_id):
             return {}
         return {
@@ -58,10 +56,8 @@ def save(paths: Paths, instance_id: str, claims: Iterable[Claim], world: World) 
         "arrays": {uuid: one.__dict__ for uuid, one in now.items()},
     }
     try:
-        os.makedirs(paths.state, mode=0o755, exist_ok=True)
-        data = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        return files.write_atomic(paths.arrays, data.encode(), 0o644)
-    except (KrakenError, OSError) as error:
+        return files.write_json(paths.arrays, content)
+    except KrakenError as error:
         LOG.warning("What was seen of the arrays is not kept: %s", error)
         return False
 

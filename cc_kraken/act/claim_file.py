@@ -7,7 +7,6 @@ boot counts as made when this run has begun: no clock is trusted over a reboot.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Optional
@@ -139,9 +138,7 @@ class ClaimFile:
                 for volume, call in sorted(note.calls.items())
             },
         }
-        files.make_directories(self._paths.state)
-        data = json.dumps(content, indent=2) + "\n"
-        files.write_atomic(self._paths.claim, data.encode(), 0o644)
+        files.write_json(self._paths.claim, content)
 
     def _load(self) -> Optional[Note]:
         content = read(self._paths)
@@ -164,9 +161,8 @@ class ClaimFile:
 
 def read(paths: Paths) -> Optional[dict[str, Any]]:
     """The file's content; None where there is none that can be read."""
-    text = files.read_text(paths.claim)
+    content = files.read_json(paths.claim)
     try:
-        content = json.loads(text) if text else None
         return content if _well_formed(content) else None
     except (AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -291,10 +291,7 @@ class Claiming:
         return note is not None and note.state == claiming.SETTLED
 
     def check(
-        self,
-        claims: Sequence[Claim],
-        plans: Sequence[Plan],
-        world: World,
+        self, claims: Sequence[Claim], plans: Sequence[Plan], world: World
     ) -> list[Plan]:
         """The plans, in which nothing of the node is used before it is settled: when
         its declared sets are whole, and every volume is ours.  Raises :class:`Lost`."""

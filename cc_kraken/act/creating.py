@@ -61,26 +61,20 @@ class _Progress:
 Todo = Union[CreateVolumes, Wait, Refuse, Nothing]
 
 
+@dataclass
 class Creating:
     """What one run knows of volumes that do not exist, and what it has begun.
 
     ``dry_run``: one look is enough, for nothing is created.
     """
 
-    def __init__(
-        self,
-        section: Section,
-        zone: str,
-        cloud: Cloud,
-        clock: Clock,
-        *,
-        dry_run: bool,
-    ) -> None:
-        self._namespace = section.tag_namespace
-        self._zone = zone
-        self._cloud = cloud
-        self._clock = clock
-        self._dry_run = dry_run
+    section: Section
+    zone: str
+    cloud: Cloud
+    clock: Clock
+    dry_run: bool
+
+    def __post_init__(self) -> None:
         self._progress: dict[tuple[Node, str], _Progress] = {}
         self._answers: list[Answer] = []
 
@@ -122,18 +116,20 @@ class Creating:
             one.name for one in claims if one.wanted.declared and one.name != claim.name
         )
         wanted = claim.wanted
-        if self._dry_run and wanted.create is not None:
+        if self.dry_run and wanted.create is not None:
             wanted = replace(wanted, create=replace(wanted.create, after=0))
-        wished = creating.Wished(self._namespace, node, self._zone, wanted, others)
+        wished = creating.Wished(
+            self.section.tag_namespace, node, self.zone, wanted, others
+        )
         answer = self._judge(wished)
         if isinstance(answer, Wait) and answer.seconds <= 0:
             self._ask()
             answer = self._judge(wished)
         if not isinstance(answer, Create):
             return answer
-        if answer.attempts > 1 and not self._dry_run:
+        if answer.attempts > 1 and not self.dry_run:
             mine = self._of(wished)
-            mine.since = self._clock.now() if mine.since is None else mine.since
+            mine.since = self.clock.now() if mine.since is None else mine.since
         return CreateVolumes(claim.name, wished, answer)
 
     def _of(self, wished: creating.Wished) -> _Progress:
@@ -145,7 +141,7 @@ class Creating:
         self._forget_gone(mine)
         begun = None if mine.since is None else Begun(mine.since, mine.ids)
         answers = [one for one in self._answers if one.asked >= mine.from_]
-        now, date = self._clock.now(), self._clock.date()
+        now, date = self.clock.now(), self.clock.date()
         return creating.next_step(wished, answers, now, date, begun)
 
     def _forget_gone(self, mine: _Progress) -> None:
@@ -165,7 +161,7 @@ class Creating:
     def refresh(self, oldest: float) -> None:
         """Ask EC2 where the last answer is older than so many seconds."""
         last = self._answers[-1].answered if self._answers else -math.inf
-        if self._clock.now() - last > oldest:
+        if self.clock.now() - last > oldest:
             self._ask()
 
     def shown(self, node: Node) -> tuple[Volume, ...]:
@@ -175,13 +171,13 @@ class Creating:
             volume
             for volume in last
             if volume.state not in sets.LEAVING
-            and tags.is_of(volume.tags, self._namespace, node)
+            and tags.is_of(volume.tags, self.section.tag_namespace, node)
         )
 
     def _ask(self) -> None:
-        asked = self._clock.now()
-        volumes = self._cloud.marked_volumes()
-        self._answers.append(Answer(asked, self._clock.now(), volumes))
+        asked = self.clock.now()
+        volumes = self.cloud.marked_volumes()
+        self._answers.append(Answer(asked, self.clock.now(), volumes))
         del self._answers[:-MOST_ANSWERS]
 
     # ------------------------------------------------------- what EC2 is asked for
@@ -190,10 +186,10 @@ class Creating:
         """Carry out the step, one member after the other, and note each."""
         mine = self._of(step.wished)
         for member in step.create.members:
-            if self._clock.stopped:
+            if self.clock.stopped:
                 raise KrakenError(stopped(step))
             made, attempt = self._create_one(step, mine, member)
-            mine.made[member] = _Made(made, self._clock.now(), attempt)
+            mine.made[member] = _Made(made, self.clock.now(), attempt)
             LOG.info("%s: %s is volume %d", step.set, made, member)
 
     def _create_one(
@@ -204,7 +200,7 @@ class Creating:
             new = creating.new_volume(step.wished, member, attempt)
             refused: Optional[Trouble] = None
             try:
-                made = self._cloud.create_volume(new)
+                made = self.cloud.create_volume(new)
                 if made not in step.create.dead:
                     return made, attempt
             except KrakenError as error:
@@ -221,7 +217,7 @@ class Creating:
             if refused is not None:
                 # Burned, or another template's volume that EC2 does not show yet:
                 # look again for as long as before the first one.
-                mine.since, mine.from_ = None, self._clock.now()
+                mine.since, mine.from_ = None, self.clock.now()
                 raise KrakenError(creating.looking(step.wished))
             if set(there.values()) - set(mine.ids.values()):
                 break  # members that this run has not made: they may have data
@@ -230,7 +226,7 @@ class Creating:
     def _there(self, step: CreateVolumes) -> dict[int, str]:
         """The volumes of the set that EC2 shows now; of no member are those without a
         number (0)."""
-        volumes = creating.present(step.wished, self._cloud.marked_volumes())
+        volumes = creating.present(step.wished, self.cloud.marked_volumes())
         return {creating.number(step.wished, one): one.id for one in volumes}
 
 

@@ -116,24 +116,18 @@ class Carried:
     used: list[str] = field(default_factory=list)
 
 
+@dataclass
 class Executor:
     """Carries out steps on one machine for one run."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        cloud: Cloud,
-        report: Report,
-        enter: Callable[[Optional[str]], None],
-        clock: Clock,
-        creating: Creating,
-    ) -> None:
-        self.paths = paths
-        self.cloud = cloud
-        self.report = report
-        self.enter = enter
-        self.clock = clock
-        self.creating = creating
+    paths: Paths
+    cloud: Cloud
+    report: Report
+    enter: Callable[[Optional[str]], None]
+    clock: Clock
+    creating: Creating
+
+    def __post_init__(self) -> None:
         self._files = threading.Lock()
         self._begun: set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
@@ -359,9 +353,7 @@ class Executor:
         )
 
     def _each(
-        self,
-        records: Sequence[Record],
-        do: Callable[[Record, Device], object],
+        self, records: Sequence[Record], do: Callable[[Record, Device], object]
     ) -> None:
         """The volumes of one set side by side; the first error counts."""
         volumes = [(one, self._device(one.volume_id)) for one in records]

@@ -66,12 +66,7 @@ def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Stay, _Sk
     if any(volume.zone != look.zone for volume in every.values()):
         return _Skip()
     claims = sets.claims(
-        look.section,
-        node,
-        look.zone,
-        tuple(every.values()),
-        look.declared,
-        look.system,
+        look.section, node, look.zone, tuple(every.values()), look.declared, look.system
     ).claims
     steps: list[CreateVolumes] = []
     awaited: list[Trouble] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from cc_kraken.cloud.protocol import Cloud
@@ -22,19 +22,21 @@ BELIEVED_FOR = 30.0
 UNDONE_LIMIT = 3
 
 
+@dataclass
 class Known:
     """The volumes of the node and who holds them.
 
     ``attached_now``: attached by this run, and not used yet.
     """
 
-    def __init__(self, cloud: Cloud, instance_id: str, clock: Clock) -> None:
-        self.cloud = cloud
-        self.instance_id = instance_id
-        self.clock = clock
-        self.volumes: tuple[Volume, ...] = ()
-        self.holders: Mapping[str, Holder] = {}
-        self.attached_now: set[str] = set()
+    cloud: Cloud
+    instance_id: str
+    clock: Clock
+    volumes: tuple[Volume, ...] = ()
+    holders: Mapping[str, Holder] = field(default_factory=dict)
+    attached_now: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
         self._holders_at = 0.0
         self._accepted: dict[str, tuple[float, Attachment]] = {}
         self._undone: Counter[str] = Counter()

@@ -432,11 +432,7 @@ def _verify_array(members: Sequence[Device], uuid: str, level: int) -> None:
         time.sleep(2 * PAUSE)
 
 
-def stop_array(
-    paths: Paths,
-    array: Array,
-    volumes: Pairs,
-) -> None:
+def stop_array(paths: Paths, array: Array, volumes: Pairs) -> None:
     """``mdadm --stop`` of an array that udev made of half-made members.
 
     Only where every volume of the set carries the record of its creation and

@@ -320,10 +320,7 @@ class Observer:
         return look.content.type != wanted
 
     def _head(
-        self,
-        uuid: str,
-        blocks: Mapping[str, MdSuperblock],
-        found: Mapping[str, Device],
+        self, uuid: str, blocks: Mapping[str, MdSuperblock], found: Mapping[str, Device]
     ) -> Optional[Content]:
         """What the array would show first, read through the member that
         holds its first chunk."""
@@ -351,9 +348,7 @@ def _no_answer(path: str) -> Look:
 
 
 def _with_uuids(
-    found: Sequence[Array],
-    looks: Mapping[str, Look],
-    by_volume: Mapping[str, Device],
+    found: Sequence[Array], looks: Mapping[str, Look], by_volume: Mapping[str, Device]
 ) -> tuple[Array, ...]:
     """Arrays with the UUID that their members' superblocks say, where the
     kernel does not."""

@@ -10,15 +10,7 @@ import os
 from collections.abc import Sequence
 
 from cc_kraken.decide.refusal import describe
-from cc_kraken.model import (
-    Array,
-    Content,
-    Device,
-    KrakenError,
-    Layer,
-    Record,
-    failure,
-)
+from cc_kraken.model import Array, Content, Device, KrakenError, Layer, Record, failure
 from cc_kraken.proof import record as record_block
 
 _OVERWRITE = (
@@ -27,15 +19,9 @@ _OVERWRITE = (
 )
 
 
-def _error(
-    kind: str, found: str, expected: str, remedy: str, waits: bool = False
-) -> KrakenError:
-    return failure(kind, found, expected, remedy, waits)
-
-
 def changed(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` goes on after its name: "has 512 bytes"."""
-    return _error(
+    return failure(
         "device-changed",
         f"{target.title} {found}.",
         f"{expected}.",
@@ -44,7 +30,7 @@ def changed(target: Layer, found: str, expected: str) -> KrakenError:
 
 
 def in_use(target: Layer, how: str) -> KrakenError:
-    return _error(
+    return failure(
         "device-in-use",
         f"{target.title} is in use: {how}.",
         "Nothing may use it.",
@@ -57,7 +43,7 @@ def cannot_open(target: Layer, error: OSError) -> KrakenError:
         return in_use(target, "the kernel says that it is busy")
     if error.errno == errno.ENOTBLK:
         return changed(target, "is no block device now", "It was a disk")
-    return _error(
+    return failure(
         "device-missing",
         f"{target.title} cannot be opened ({os.strerror(error.errno or 0)}).",
         "It was there a moment ago.",
@@ -66,7 +52,7 @@ def cannot_open(target: Layer, error: OSError) -> KrakenError:
 
 
 def locked(path: str) -> KrakenError:
-    return _error(
+    return failure(
         "device-locked",
         f"Another process holds the lock of {path}.",
         "The run needs this lock (flock) before it writes.",
@@ -76,7 +62,7 @@ def locked(path: str) -> KrakenError:
 
 
 def read_only(device: Layer) -> KrakenError:
-    return _error(
+    return failure(
         "device-read-only",
         f"{device.title} is read-only.",
         "The run has to write to it.",
@@ -85,7 +71,7 @@ def read_only(device: Layer) -> KrakenError:
 
 
 def io_error(target: Layer, error: OSError) -> KrakenError:
-    return _error(
+    return failure(
         "write-failed",
         f"{target.title} failed: {error.strerror or error}.",
         "It must take reads and writes.",
@@ -95,7 +81,7 @@ def io_error(target: Layer, error: OSError) -> KrakenError:
 
 
 def lost(target: Layer, start: int) -> KrakenError:
-    return _error(
+    return failure(
         "write-failed",
         f"{target.title} does not return what was written at byte {start}.",
         "It must return the same bytes.",
@@ -104,7 +90,7 @@ def lost(target: Layer, start: int) -> KrakenError:
 
 
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
-    return _error(
+    return failure(
         "content-refused",
         f"{target.title} holds {describe(shown)}.",
         f"{expected}.",
@@ -118,7 +104,7 @@ def not_blank(target: Layer, shown: Content) -> KrakenError:
 
 def record(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` and ``expected`` go on after "has": "no intent record"."""
-    return _error(
+    return failure(
         "record-refused",
         f"{target.title} has {found}.",
         f"It must have {expected}.",
@@ -135,7 +121,7 @@ def wrong_record(device: Device, found: Record, expected: str) -> KrakenError:
 
 
 def record_present(target: Layer) -> KrakenError:
-    return _error(
+    return failure(
         "record-present",
         f"{target.title} has an intent record: it may be half made.",
         "Only a whole filesystem is mounted.",
@@ -144,7 +130,7 @@ def record_present(target: Layer) -> KrakenError:
 
 
 def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError:
-    return _error(
+    return failure(
         "content-changed",
         f"{target.title} holds {describe(shown)} now.",
         f"It held {expected} before.",
@@ -153,7 +139,7 @@ def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError
 
 
 def unfit_record(error: ValueError) -> KrakenError:
-    return _error(
+    return failure(
         "record-refused",
         f"An intent record cannot be written: {error}.",
         "Its UUIDs must be in lower case.",
@@ -162,7 +148,7 @@ def unfit_record(error: ValueError) -> KrakenError:
 
 
 def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
-    return _error(
+    return failure(
         "array-refused",
         f"The array {uuid} of {', '.join(volumes)} is not created: {wrong}.",
         "An array needs equal blank volumes with the same intent record.",
@@ -171,7 +157,7 @@ def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
 
 
 def array_changed(array: Array, found: str) -> KrakenError:
-    return _error(
+    return failure(
         "array-changed",
         f"{array.title} is not as it was seen: {found}.",
         f"It was the array of {', '.join(array.members)}.",
@@ -180,7 +166,7 @@ def array_changed(array: Array, found: str) -> KrakenError:
 
 
 def made_otherwise(path: str, shown: Content, expected: str) -> KrakenError:
-    return _error(
+    return failure(
         "made-otherwise",
         f"{path} holds {describe(shown)} after the step.",
         f"The step was to leave {expected}.",
@@ -189,7 +175,7 @@ def made_otherwise(path: str, shown: Content, expected: str) -> KrakenError:
 
 
 def wrong_members(uuid: str, wrong: str, paths: Sequence[str]) -> KrakenError:
-    return _error(
+    return failure(
         "made-otherwise",
         f"mdadm reported success, but {wrong}.",
         f"The superblocks of array {uuid} must lie on {', '.join(paths)}, in "

@@ -54,13 +54,7 @@ def now(later: float = 0.0) -> str:
 
 def read(paths: Paths) -> Optional[dict[str, Any]]:
     """The status of this boot; None when no run has written one."""
-    text = files.read_text(paths.status)
-    if text is None:
-        return None
-    try:
-        status = json.loads(text)
-    except ValueError:
-        return None
+    status = files.read_json(paths.status)
     return status if isinstance(status, dict) else None
 
 

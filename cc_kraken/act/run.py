@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Callable, Optional, Protocol, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
@@ -77,40 +77,34 @@ class _Over(Exception):
         self.trouble = trouble
 
 
+@dataclass
 class Run:
     """A run for one node; :meth:`go` returns its end state."""
 
-    def __init__(
-        self,
-        section: Section,
-        identity: Identity,
-        paths: Paths,
-        report: Report,
-        limits: Limits,
-        events: Events,
-        cloud: Cloud,
-        *,
-        ask_tags: bool,
-        dry_run: bool = False,
-        clock: Optional[Clock] = None,
-    ) -> None:
-        self.section = section
-        self.identity = identity
-        self.paths = paths
-        self.report = report
-        self.limits = limits
-        self.events = events
-        self.cloud = cloud
-        self.ask_tags = ask_tags
-        self.dry_run = dry_run
-        self.clock = clock or Clock()
-        self.observer = Observer(paths, section)
-        self.waiting = Waiting(limits, self.clock, report)
+    section: Section
+    identity: Identity
+    paths: Paths
+    report: Report
+    limits: Limits
+    events: Events
+    cloud: Cloud
+    ask_tags: bool
+    dry_run: bool = False
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.observer = Observer(self.paths, self.section)
+        self.waiting = Waiting(self.limits, self.clock, self.report)
         self.creating = Creating(
-            section, identity.zone, cloud, self.clock, dry_run=dry_run
+            self.section, self.identity.zone, self.cloud, self.clock, self.dry_run
         )
         self.executor = Executor(
-            paths, cloud, report, self._enter, self.clock, self.creating
+            self.paths,
+            self.cloud,
+            self.report,
+            self._enter,
+            self.clock,
+            self.creating,
         )
         self.claiming: Optional[Claiming] = None
         self._begin()

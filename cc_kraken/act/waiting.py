@@ -54,14 +54,16 @@ class Limits:
     background: bool = False
 
 
+@dataclass
 class Waiting:
     """The time of one run, and the reasons for which it passes."""
 
-    def __init__(self, limits: Limits, clock: Clock, report: Report) -> None:
-        self.limits = limits
-        self.clock = clock
-        self.report = report
-        self.begun = clock.now()
+    limits: Limits
+    clock: Clock
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.begun = self.clock.now()
         self.put_off = PutOff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN)
         self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
         self._next_ask = self.begun

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from cc_kraken.act.executor import Carried, Executor
 from cc_kraken.act.known import UNDONE_LIMIT, Known
@@ -27,6 +27,7 @@ def asks(plan: Plan) -> bool:
     return any(step.phase in OF_CLOUD for step in plan.steps)
 
 
+@dataclass
 class Work:
     """The sets of one run, by name.
 
@@ -34,15 +35,14 @@ class Work:
     be grown.
     """
 
-    def __init__(
-        self, executor: Executor, report: Report, known: Known, waiting: Waiting
-    ) -> None:
-        self.executor = executor
-        self.report = report
-        self.known = known
-        self.waiting = waiting
-        self.failed: dict[str, Trouble] = {}
-        self.not_grown: set[str] = set()
+    executor: Executor
+    report: Report
+    known: Known
+    waiting: Waiting
+    failed: dict[str, Trouble] = field(default_factory=dict)
+    not_grown: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
         self._volumes: dict[str, set[str]] = {}
         self._repeats: Counter[tuple[str, ...]] = Counter()
 

@@ -28,7 +28,7 @@ from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import run_for_script
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
-from cc_kraken.machine.files import make_directories, read_text, remove, write_atomic
+from cc_kraken.machine.files import read_text, remove, write_atomic, write_json
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, failure
 
@@ -434,10 +434,7 @@ def chosen(paths: Paths) -> Choice:
 
 
 def _remember(choice: Choice, paths: Paths) -> None:
-    path = _choice_path(paths)
-    make_directories(os.path.dirname(path))
-    text = json.dumps(asdict(choice), sort_keys=True) + "\n"
-    write_atomic(path, text.encode(), mode=0o644)
+    write_json(_choice_path(paths), asdict(choice))
 
 
 # -------------------------------------------------------------------- errors

@@ -25,7 +25,7 @@ from cc_kraken.decide import peers
 from cc_kraken.decide.peers import HELD, UNCLEAR, Peer
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Identity, KrakenError, Section, Trouble
+from cc_kraken.model import Identity, KrakenError, Section, Trouble, failure
 
 LOG = logging.getLogger(__name__)
 
@@ -190,14 +190,12 @@ def _too_few(found: Sequence[Peer], number: int, clear: bool) -> Optional[Troubl
 
 
 def _unknown(why: str, *, waits: bool = False) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            "peers-unknown",
-            f"Nobody can say who the nodes of the cluster are: {why}.",
-            "",
-            "See cc-kraken status, and the tags of the volumes.",
-            waits=waits,
-        )
+    return failure(
+        "peers-unknown",
+        f"Nobody can say who the nodes of the cluster are: {why}.",
+        "",
+        "See cc-kraken status, and the tags of the volumes.",
+        waits=waits,
     )
 
 
@@ -239,21 +237,17 @@ def as_list(found: Sequence[Peer], text: str, join: str) -> str:
 def _check(values: dict[str, str], field: str, join: str) -> None:
     node, value = f"{values['prefix']}/{values['node_id']}", values[field]
     if not value:
-        raise KrakenError(
-            Trouble(
-                "peer-unfit",
-                f"{values['instance_id']}, which is {node}, has no {field}.",
-                "Every node in the list must have one.",
-                "Name another field in --format.",
-            )
+        raise failure(
+            "peer-unfit",
+            f"{values['instance_id']}, which is {node}, has no {field}.",
+            "Every node in the list must have one.",
+            "Name another field in --format.",
         )
     if join and join in value:
-        raise KrakenError(
-            Trouble(
-                "peer-unfit",
-                f"The {field} of {node}, {quoted(value)}, holds {join!r}, which "
-                "stands between the nodes of the list.",
-                "Who reads the list must see where a node ends.",
-                "Choose another --join, or another NodeId.",
-            )
+        raise failure(
+            "peer-unfit",
+            f"The {field} of {node}, {quoted(value)}, holds {join!r}, which "
+            "stands between the nodes of the list.",
+            "Who reads the list must see where a node ends.",
+            "Choose another --join, or another NodeId.",
         )

@@ -21,7 +21,7 @@ from cc_kraken.config.validation import Mistake, describe, mistakes
 from cc_kraken.config.values import odd_character
 from cc_kraken.machine import files, schema_files
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble
+from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble, failure
 
 KEY = "kraken"
 CLOUD_CONFIG = "cloud-init's configuration (user-data or /etc/cloud)"
@@ -132,24 +132,20 @@ def parse(text: str, name: str) -> list[Source]:
     if document is None:
         return []
     if not isinstance(document, dict):
-        raise KrakenError(
-            Trouble(
-                "config-type",
-                f"{name} holds {describe(document)}",
-                f"a mapping with the key {KEY}",
-                f"Put the section under a top-level {KEY}: in that file.",
-            )
+        raise failure(
+            "config-type",
+            f"{name} holds {describe(document)}",
+            f"a mapping with the key {KEY}",
+            f"Put the section under a top-level {KEY}: in that file.",
         )
     foreign = [key for key in document if key != KEY]
     if foreign:
         key = foreign[0]
-        raise KrakenError(
-            Trouble(
-                "config-unknown-key",
-                f"{name} has the top-level key {key!r}",
-                f"{KEY} alone",
-                f"Put the section under a top-level {KEY}: in that file.",
-            )
+        raise failure(
+            "config-unknown-key",
+            f"{name} has the top-level key {key!r}",
+            f"{KEY} alone",
+            f"Put the section under a top-level {KEY}: in that file.",
         )
     return [Source(name, document[KEY])] if KEY in document else []
 
@@ -165,13 +161,11 @@ def of_cloud_config(name: str) -> object:
     if isinstance(document, dict) and KEY in document:
         value: object = document[KEY]
         return value
-    raise KrakenError(
-        Trouble(
-            "config-type",
-            f"{name} has no section {KEY}",
-            "a cloud-config with a section kraken",
-            "Name the file that has it.",
-        )
+    raise failure(
+        "config-type",
+        f"{name} has no section {KEY}",
+        "a cloud-config with a section kraken",
+        "Name the file that has it.",
     )
 
 
@@ -200,13 +194,11 @@ def _read(name: str) -> list[Source]:
 
 def _unreadable(name: str, error: Exception) -> KrakenError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return KrakenError(
-        Trouble(
-            "config-unreadable",
-            f"{name} cannot be read ({reason})",
-            "a readable YAML file in UTF-8",
-            "Repair or remove it.",
-        )
+    return failure(
+        "config-unreadable",
+        f"{name} cannot be read ({reason})",
+        "a readable YAML file in UTF-8",
+        "Repair or remove it.",
     )
 
 
@@ -221,13 +213,11 @@ def _yaml(text: str, name: str) -> object:
         mark = getattr(error, "problem_mark", None)
         place = f"{name} line {mark.line + 1}" if mark is not None else name
         problem = getattr(error, "problem", None) or str(error) or repr(error)
-        raise KrakenError(
-            Trouble(
-                "config-syntax",
-                f"{place} is not valid YAML ({' '.join(str(problem).split())})",
-                f"a mapping with the key {KEY}",
-                "Correct the file.",
-            )
+        raise failure(
+            "config-syntax",
+            f"{place} is not valid YAML ({' '.join(str(problem).split())})",
+            f"a mapping with the key {KEY}",
+            "Correct the file.",
         ) from error
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 Schema = Mapping[str, Any]
 
@@ -73,13 +73,11 @@ def _validator(schema: Schema) -> Any:
     try:
         import jsonschema
     except ImportError as error:
-        raise KrakenError(
-            Trouble(
-                "jsonschema-missing",
-                f"Python's jsonschema cannot be imported ({error})",
-                "jsonschema 3.2 or later",
-                "Install the package python3-jsonschema.",
-            )
+        raise failure(
+            "jsonschema-missing",
+            f"Python's jsonschema cannot be imported ({error})",
+            "jsonschema 3.2 or later",
+            "Install the package python3-jsonschema.",
         ) from None
     draft: Any = jsonschema.Draft4Validator
     validators: Any = jsonschema.validators

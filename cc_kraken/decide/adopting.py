@@ -8,7 +8,15 @@ from dataclasses import replace
 from typing import NoReturn, Optional
 
 from cc_kraken.config import sets, tags
-from cc_kraken.model import Instance, KrakenError, Node, Section, Trouble, Volume
+from cc_kraken.model import (
+    Instance,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+    Volume,
+    failure,
+)
 
 
 def wanted_tags(
@@ -129,7 +137,7 @@ def _judge(
 
 
 def _refuse(found: str, remedy: str = "Name other volumes.") -> NoReturn:
-    raise KrakenError(Trouble("adopt-refused", found, "", remedy))
+    raise failure("adopt-refused", found, "", remedy)
 
 
 def is_mounted(found: Mapping[str, str], namespace: str) -> bool:
