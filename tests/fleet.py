@@ -76,7 +76,6 @@ from cc_kraken.model import (
     MdSuperblock,
     Mount,
     Mounted,
-    Node,
     PathState,
     Record,
     Section,
@@ -492,7 +491,6 @@ class MachineObserver:
     def look(
         self,
         instance_id: str,
-        node: Node,
         claims: Sequence[Claim],
         holders: Mapping[str, Holder],
         *,

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from cc_kraken.act import (
     grow,
@@ -87,6 +87,7 @@ from cc_kraken.model import (
 from cc_kraken.proof import probe, record
 
 LOG = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 WORKERS = 32
 RELOADS = 2
@@ -316,31 +317,29 @@ class Executor:
         make.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
 
     def _write_records(self, step: WriteRecords) -> None:
-        def write(one: Record, device: Device) -> None:
-            look = make.write_record(
+        self._each(
+            step.records,
+            lambda one, device, seen: make.write_record(
                 self.paths,
                 device,
                 one,
                 self._place(device, step.member),
                 permitted=one.volume_id in step.permitted,
-                seen=self._looks.get(one.volume_id),
-            )
-            self._remember(one.volume_id, look)
-
-        self._each(step.records, write)
+                seen=seen,
+            ),
+        )
 
     def _erase_records(self, step: EraseRecords) -> None:
-        def erase(one: Record, device: Device) -> None:
-            place = self._place_found(device, step.member)
-            seen = self._looks.get(one.volume_id)
-            look = make.erase_record(self.paths, device, one, place, seen=seen)
-            self._remember(one.volume_id, look)
-
-        self._each(step.records, erase)
-
-    def _remember(self, key: str, look: Optional[Look]) -> None:
-        if look is not None:
-            self._looks[key] = look
+        self._each(
+            step.records,
+            lambda one, device, seen: make.erase_record(
+                self.paths,
+                device,
+                one,
+                self._place_found(device, step.member),
+                seen=seen,
+            ),
+        )
 
     def _stop_array(self, step: StopArray) -> None:
         volumes = self._volumes(step.records)
@@ -349,17 +348,28 @@ class Executor:
     def _zero_superblocks(self, step: ZeroSuperblocks) -> None:
         self._each(
             step.records,
-            lambda one, device: make.zero_superblock(self.paths, device, one),
+            lambda one, device, _: make.zero_superblock(self.paths, device, one),
         )
 
     def _each(
-        self, records: Sequence[Record], do: Callable[[Record, Device], object]
+        self,
+        records: Sequence[Record],
+        do: Callable[[Record, Device, Optional[Look]], Optional[Look]],
     ) -> None:
-        """The volumes of one set side by side; the first error counts."""
-        volumes = [(one, self._device(one.volume_id)) for one in records]
-        jobs = _at_once("member", do, volumes)
-        for job in jobs:
-            job.result()
+        """The volumes of one set side by side; the first error counts.  ``do`` takes
+        what was found on a volume last, and returns what is there now."""
+        jobs = _at_once(
+            "member",
+            do,
+            [
+                (one, device, self._looks.get(one.volume_id))
+                for device, one in self._volumes(records)
+            ],
+        )
+        for one, job in zip(records, jobs):
+            look = job.result()
+            if look is not None:
+                self._looks[one.volume_id] = look
 
     def _create_array(self, step: CreateArray) -> None:
         make.create_array(
@@ -518,8 +528,8 @@ class Executor:
 
 
 def _at_once(
-    name: str, do: Callable[..., object], items: Sequence[tuple[object, ...]]
-) -> list[Future[object]]:
+    name: str, do: Callable[..., _Result], items: Sequence[tuple[object, ...]]
+) -> list[Future[_Result]]:
     """This with each of these arguments side by side, to the end of all."""
     workers = max(1, min(WORKERS, len(items)))
     with ThreadPoolExecutor(workers, thread_name_prefix=f"kraken-{name}") as pool:

@@ -43,13 +43,13 @@ from cc_kraken.model import (
     Look,
     MdSuperblock,
     Mounted,
-    Node,
     PathState,
     Section,
     Signature,
     Unknown,
 )
 from cc_kraken.proof import directio, half_made, probe, signatures
+from cc_kraken.proof.superblock import MD_MEMBER
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,6 @@ WORKERS = 32
 NO_ANSWER = 60.0
 """Seconds for one read: twice what the kernel gives a disk by default."""
 WATCH_EVERY = 1.0
-MD_MEMBER = "linux_raid_member"
 Job = tuple[str, Callable[[], Look]]
 """The path of a device, and what looks at it."""
 
@@ -96,7 +95,6 @@ class Observer:
     def look(
         self,
         instance_id: str,
-        node: Node,
         claims: Sequence[Claim],
         holders: Mapping[str, Holder],
         *,

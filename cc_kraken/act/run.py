@@ -250,7 +250,7 @@ class Run:
             self.report.notes("", (*said, *notes))
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)
-            world = self._look(node, claims)
+            world = self._look(claims)
             plans = self.work.settled(self._decide(node, claims, world))
             if not self.dry_run:
                 array_history.save(self.paths, self.identity.instance_id, claims, world)
@@ -305,12 +305,11 @@ class Run:
             devices.root_volumes(self.paths),
         )
 
-    def _look(self, node: Node, claims: Sequence[Claim]) -> World:
+    def _look(self, claims: Sequence[Claim]) -> World:
         live = self.work.live(claims)
         self._there = self.observer.disks()
         world = self.observer.look(
             self.identity.instance_id,
-            node,
             live,
             self.known.holders,
             attached_now=frozenset(self.known.attached_now),

@@ -60,7 +60,7 @@ def wanted_tags(
             found.pop(tags.name(space, tag), None)
         if len(ids) > 1:
             found[tags.name(space, tags.MEMBERS)] = str(len(set(ids)))
-    _judge(section, node, name, chosen, own, found)
+    _judge(section, node, chosen, own, found)
     return found
 
 
@@ -119,7 +119,6 @@ def _layout(volumes: Sequence[Volume], namespace: str) -> dict[str, str]:
 def _judge(
     section: Section,
     node: Node,
-    name: str,
     chosen: Sequence[Volume],
     own: Sequence[Volume],
     found: Mapping[str, str],

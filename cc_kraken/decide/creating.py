@@ -298,7 +298,7 @@ def _lookalike(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
     ]
     if not found:
         return None
-    shown = ", ".join(f"{one.id} ({_tags_shown(wished, one)})" for one in found[:MOST])
+    shown = ", ".join(f"{one.id} ({_tags_shown(one)})" for one in found[:MOST])
     return Trouble(
         "create-lookalike",
         f"The tags of {shown} look like those of the set {wished.wanted.name} of "
@@ -354,7 +354,7 @@ def _near(one: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, one, other).ratio() >= 0.8
 
 
-def _tags_shown(wished: Wished, volume: Volume) -> str:
+def _tags_shown(volume: Volume) -> str:
     """The tags of a volume by which it looks like one of ours."""
     keys = [
         key
