@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from typing import Optional, Union
 
 from cc_kraken.config import sets, tags, wish
@@ -25,6 +26,9 @@ faster, so this one gives the node back."""
 
 NONE_FREE = ("claim-none-here", "claim-none-free")
 """Why a claimant stays nobody: then a node may be founded."""
+CROWD = 100
+"""Where EC2 throttles, many instances claim, and only one of them gets the lowest node.
+So each takes one of the lowest hundred by chance; throttled again, one of all."""
 MOST_NAMED = 10
 """Nodes in one message."""
 
@@ -51,7 +55,8 @@ class Look:
     volumes whose disks are in this machine; ``used``: those that something uses.
     ``system``: the volumes behind / and /boot.  ``avoided``: nodes that another
     instance was faster to get, or that were just given back.  ``late``: volumes that
-    are made beside the instance should be there by now.
+    are made beside the instance should be there by now.  ``throttled``: how often EC2
+    has throttled this claim.
     """
 
     instance_id: str
@@ -66,6 +71,7 @@ class Look:
     avoided: frozenset[str] = frozenset()
     noted: Optional[Noted] = None
     late: bool = False
+    throttled: int = 0
 
     @cached_property
     def nodes(self) -> Mapping[str, tuple[Volume, ...]]:
@@ -246,11 +252,12 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
 def _choice(look: Look) -> Answer:
     if not look.nodes:
         return Stay(_none_here(look))
-    for node_id in ordered(look):
-        anchor = look.anchor(node_id)
-        if node_id in look.avoided or anchor is None or _unfree(look, node_id):
-            continue
-        return Take(node_id, anchor)
+    free = (node_id for node_id in ordered(look) if _is_free(look, node_id))
+    crowded = look.section.claim_order == "lowest" and look.throttled
+    some = list(islice(free, CROWD**look.throttled if crowded else 1))
+    if some:
+        node_id = min(some, key=partial(_chance, look))
+        return Take(node_id, look.anchor(node_id) or "")
     return Stay(_none_free(look))
 
 
@@ -260,12 +267,17 @@ def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
     nodes = tuple(look.nodes) if nodes is None else nodes
     if look.section.claim_order == "lowest":
         return sorted(nodes, key=by_number)
-    return sorted(
-        nodes,
-        key=lambda node_id: hashlib.sha256(
-            f"{look.instance_id} {node_id}".encode()
-        ).digest(),
-    )
+    return sorted(nodes, key=partial(_chance, look))
+
+
+def _chance(look: Look, node_id: str) -> bytes:
+    return hashlib.sha256(f"{look.instance_id} {node_id}".encode()).digest()
+
+
+def _is_free(look: Look, node_id: str) -> bool:
+    if node_id in look.avoided or look.anchor(node_id) is None:
+        return False
+    return not _unfree(look, node_id)
 
 
 def by_number(node_id: str) -> tuple[int, int, str]:

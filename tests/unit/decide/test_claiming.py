@@ -323,3 +323,19 @@ def test_no_answer_ever_takes_a_second_node() -> None:
                 if isinstance(answer, Lock):
                     other = "1" if answer.node_id == "2" else "2"
                     assert not given.ours(other)
+
+
+@pytest.mark.parametrize("throttled, highest", [(0, 0), (1, 99), (2, 149)])
+def test_a_crowd_does_not_queue_for_the_lowest_node(
+    throttled: int, highest: int
+) -> None:
+    nodes = [volume for number in range(150) for volume in node(number)]
+    wanted = look(*nodes, throttled=throttled)
+    taken = set()
+    for number in range(60):
+        answer = next_step(replace(wanted, instance_id=f"i-{number:017x}"))
+        assert isinstance(answer, Take)
+        taken.add(int(answer.node_id))
+    assert max(taken) <= highest
+    if throttled:
+        assert len(taken) > 30 and max(taken) > 0.8 * highest
