@@ -8,7 +8,6 @@ reads it, and only then is anything mounted.  A step that fails ends its own set
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -456,7 +455,7 @@ class Executor:
                         text = fstab.replace(text, new, one.instead_of)
                     else:
                         text = fstab.replace(text, {one.set: None})
-                os.makedirs(self.paths.run, mode=0o755, exist_ok=True)
+                files.make_directories(self.paths.run)
                 files.write_atomic(self.paths.unread, b"", 0o644)
                 fstab.write(self.paths, text)
                 self._lines = ()
@@ -479,13 +478,10 @@ class Executor:
         target = self._target(step.array_uuid, step.volume_id)
         members = self._members(target)
         volumes = frozenset(device.volume_id for device in members)
-        wish = mount_point.Wish(
-            step.set, step.path, step.type, step.options, step.covers
-        )
         with make.kept_open(target):
             if mountinfo.at(self.paths, step.path) is None:
                 self._check_shown(target, step.type, step.uuid)
-                mount_point.mount(self.paths, target, volumes, wish)
+                mount_point.mount(self.paths, target, volumes, step)
             else:
                 # Somebody was faster: nothing is mounted over another mount.
                 mount_point.verify(self.paths, target, volumes, step.path)

@@ -11,7 +11,6 @@ import copy
 import datetime
 import json
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -395,7 +394,7 @@ class Report:
             indent = None if self._status["state"] == RUNNING else 2
             data = json.dumps(self._status, indent=indent) + "\n"
             metrics = self._metrics(self._status) if self._metrics else None
-        os.makedirs(self._paths.run, mode=0o755, exist_ok=True)
+        files.make_directories(self._paths.run)
         if metrics is not None:
             try:
                 files.write_atomic(self._paths.metrics, files.encode(metrics), 0o644)
