@@ -488,14 +488,9 @@ def background_alive() -> bool:
     if not os.path.isdir(SYSTEMD):
         return False
     shown = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
-    values: dict[str, str] = {}
-    for line in shown.out.splitlines():
-        key, _, value = line.partition("=")
-        values[key] = value
-    state = values.get("ActiveState", "")
-    return state in ("activating", "reloading", "deactivating") or values.get(
-        "Job", "0"
-    ) not in ("0", "")
+    values = dict(line.split("=", 1) for line in shown.out.splitlines() if "=" in line)
+    changing = ("activating", "reloading", "deactivating")
+    return values.get("ActiveState") in changing or values.get("Job", "0") != "0"
 
 
 def at_work(paths: Paths) -> bool:
