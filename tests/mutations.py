@@ -705,7 +705,7 @@ MUTATIONS = (
     ),
     change(
         "a copy that udev adds in the middle is mounted with the set",
-        "act/executor",
+        "act/step_actions",
         "        if trouble is not None:\n            raise KrakenError(trouble)\n",
         "        if False:\n            raise KrakenError(trouble)\n",
         EXECUTOR,

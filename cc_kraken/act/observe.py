@@ -29,6 +29,7 @@ from cc_kraken.machine import (
     mountinfo,
     partitions,
 )
+from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     Array,
@@ -57,6 +58,8 @@ WORKERS = 32
 NO_ANSWER = 60.0
 """Seconds for one read: twice what the kernel gives a disk by default."""
 WATCH_EVERY = 1.0
+ACCOUNTS_EVERY = 1.0
+"""Seconds: is the user there that a set waits for?"""
 Job = tuple[str, Callable[[], Look]]
 """The path of a device, and what looks at it."""
 
@@ -385,6 +388,20 @@ def account_number(name: str) -> Optional[int]:
         if kind == "user"
         else mount_points.group_id(account)
     )
+
+
+def accounts_come(clock: Clock, names: Sequence[str]) -> Callable[[], bool]:
+    """Asks, now and then, whether one of these absent accounts is there by now."""
+    next_look = clock.now() + ACCOUNTS_EVERY
+
+    def come() -> bool:
+        nonlocal next_look
+        if not names or clock.now() < next_look:
+            return False
+        next_look = clock.now() + ACCOUNTS_EVERY
+        return any(account_number(name) is not None for name in names)
+
+    return come
 
 
 def _accounts(claims: Sequence[Claim]) -> dict[str, Optional[int]]:
