@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, Optional
 
@@ -172,9 +172,9 @@ class Report:
         self._kept = kept
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._begun = time.monotonic()
         self._phase: Optional[str] = None
         self._phase_begun = 0.0
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._noted: set[tuple[str, str]] = set()
         before = (earlier or {}).get("since_boot") or {}
         self._before: dict[str, Counter[str]] = {
@@ -344,15 +344,11 @@ class Report:
         """Time from now on belongs to ``name``."""
         moment = time.monotonic()
         if self._phase is not None:
-            seconds = moment - self._phase_begun
-            for entry in self._status["phases"]:
-                if entry["name"] == self._phase:
-                    entry["seconds"] = round(entry["seconds"] + seconds, 3)
-                    break
-            else:
-                self._status["phases"].append(
-                    {"name": self._phase, "seconds": round(seconds, 3)}
-                )
+            self._seconds[self._phase] += moment - self._phase_begun
+            self._status["phases"] = [
+                {"name": name, "seconds": round(seconds, 3)}
+                for name, seconds in self._seconds.items()
+            ]
         self._phase, self._phase_begun = name, moment
 
     def waiting(self, reason: Optional[str], *, quiet: bool = False) -> None:
