@@ -24,7 +24,7 @@ from cc_kraken.act import (
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import IN_USE, Cloud
-from cc_kraken.decide import members as arraystate
+from cc_kraken.decide.members import wrong_members
 from cc_kraken.decide.steps import (
     CHANGES,
     AddMember,
@@ -278,7 +278,7 @@ class StepActions:
         running = md.wait_running(self.paths, names)
         # udev may have added a copy meanwhile: it has the same UUIDs.
         serials = {one: devices.serial_of(self.paths, one) for one in running.members}
-        trouble = arraystate.wrong_members(running, serials, step.set, step.volume_ids)
+        trouble = wrong_members(running, serials, step.set, step.volume_ids)
         if trouble is not None:
             raise KrakenError(trouble)
 

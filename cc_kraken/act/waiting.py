@@ -76,10 +76,6 @@ class Waiting:
             return 0.0
         return self.limits.seconds - self.elapsed()
 
-    def restart(self) -> None:
-        """The time begins now."""
-        self.begun = self.clock.now()
-
     def elapsed(self) -> float:
         return self.clock.now() - self.begun
 

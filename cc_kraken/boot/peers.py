@@ -98,11 +98,11 @@ def command(options: argparse.Namespace) -> int:
     from cc_kraken.cloud.ec2 import Ec2
 
     identity = cloud_init.identity(datasource)
-    asked = Asked(section, identity, Ec2(identity, section), Clock())
+    query = Query(section, identity, Ec2(identity, section), Clock())
     if options.wait:
-        found = asked.until_held(options.wait, clear=options.format is not None)
+        found = query.until_held(options.wait, clear=options.format is not None)
     else:
-        found = asked.once()
+        found = query.once()
     if options.json:
         print(as_json(found, identity))
     elif options.format is not None:
@@ -117,7 +117,7 @@ def command(options: argparse.Namespace) -> int:
 
 
 @dataclass
-class Asked:
+class Query:
     """The nodes of this instance's prefix, as the cloud shows them."""
 
     section: Section

@@ -386,8 +386,8 @@ def _report_kept(
             }
             for volume in entry["volumes"]
         ]
-        told_of = "%s is mounted at %s (as before)"
-        LOG.info(told_of, name, entry["mount_path"], extra=of_set(name))
+        text = "%s is mounted at %s (as before)"
+        LOG.info(text, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
         run_report.warn(f"{name}: {text}", name)
     files.make_directories(paths.run)
