@@ -16,7 +16,7 @@ from functools import partial
 from typing import Callable, Optional
 
 from cc_kraken.act import array_history, grow, layout
-from cc_kraken.decide.members import is_replacement
+from cc_kraken.decide.members import is_replacement, superblocks
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import (
@@ -201,7 +201,7 @@ class Observer:
         running: dict[str, tuple[Array, Claim]] = {}
         heads: dict[str, Content] = {}
         for claim in there:
-            blocks = array_history.superblocks(claim, looks)
+            blocks = superblocks(looks, [volume.id for volume in claim.volumes])
             for uuid in {block.uuid for block in blocks.values()}:
                 array = world.array(uuid)
                 if array is not None and array.running:
@@ -354,9 +354,8 @@ def _with_uuids(
     """Arrays with the UUID that their members' superblocks say, where the
     kernel does not."""
     uuid_of = {
-        by_volume[volume].name: look.content.superblock.uuid
-        for volume, look in looks.items()
-        if isinstance(look.content, Known) and look.content.superblock is not None
+        by_volume[volume].name: block.uuid
+        for volume, block in superblocks(looks, looks).items()
     }
     return tuple(
         array
