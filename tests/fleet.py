@@ -39,8 +39,7 @@ from typing import (
 
 from botocore.parsers import EC2QueryParser
 
-from cc_kraken.act import executor as executor_module
-from cc_kraken.act import last_resort, node_env
+from cc_kraken.act import last_resort, node_env, step_actions
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
@@ -282,7 +281,7 @@ def in_turn(seed: int) -> Iterator[None]:
     InTurn.chance = random.Random(seed)
     state = random.getstate()
     random.seed(seed)
-    inside, disk = vars(executor_module), vars(last_resort)
+    inside, disk = vars(step_actions), vars(last_resort)
     before = inside["ThreadPoolExecutor"], disk["write"], node_env.keep
     inside["ThreadPoolExecutor"] = InTurn
     disk["write"] = lambda *_: True  # a file for udev
@@ -826,9 +825,9 @@ class Fleet:
             run.paths,
             edge,
             told,
-            run._enter,
             run.clock,
             run.creating,
+            run._enter,
         )
         run._begin()
         state = run.go()

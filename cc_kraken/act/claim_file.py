@@ -8,7 +8,7 @@ boot counts as made when this run has begun: no clock is trusted over a reboot.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
 from cc_kraken.act.report import now as time_of_day
@@ -123,20 +123,12 @@ class ClaimFile:
     # ---------------------------------------------------------------- on disk
 
     def _save(self) -> None:
-        note = self.note
-        assert note is not None
+        assert self.note is not None
         content = {
             "version": 1,
             "instance_id": self._instance_id,
             "boot": self._boot,
-            "prefix": note.prefix,
-            "node_id": note.node_id,
-            "state": note.state,
-            "since": note.since,
-            "calls": {
-                volume: {"at": call.at, "accepted": call.accepted}
-                for volume, call in sorted(note.calls.items())
-            },
+            **asdict(self.note),
         }
         files.write_json(self._paths.claim, content)
 

@@ -15,9 +15,10 @@ from typing import Callable, Optional, Union
 from cc_kraken.act import former_prefix, founding, last_resort, warm_pool
 from cc_kraken.act.claim_file import ClaimFile
 from cc_kraken.act.creating import Creating
-from cc_kraken.act.executor import Carried, Executor
+from cc_kraken.act.executor import Executor
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import Report
+from cc_kraken.act.step_actions import Carried
 from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
 from cc_kraken.cloud.protocol import IN_USE, THROTTLED, Cloud
 from cc_kraken.config import creation

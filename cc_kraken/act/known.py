@@ -7,13 +7,13 @@ answer that does not show it, for a while.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.machine.clock import Clock
-from cc_kraken.model import Attachment, Holder, Node, Volume
+from cc_kraken.model import Attachment, Claim, Holder, Node, Volume
 
 HOLDERS_FOR = 30.0
 """Seconds for which an answer about the holders of volumes is good."""
@@ -38,6 +38,7 @@ class Known:
 
     def __post_init__(self) -> None:
         self._holders_at = 0.0
+        self._awaited_since: dict[str, float] = {}
         self._accepted: dict[str, tuple[float, Attachment]] = {}
         self._undone: Counter[str] = Counter()
 
@@ -61,6 +62,21 @@ class Known:
             self.holders = self.cloud.holders(others)
             self._holders_at = moment
         self.volumes = tuple(self._believed(volume) for volume in volumes)
+
+    def awaited(
+        self, claims: Sequence[Claim], here: Container[str]
+    ) -> dict[str, float]:
+        """Seconds since the attachment of each volume, by its id, whose disk is not
+        ``here`` yet."""
+        moment = self.clock.now()
+        found: dict[str, float] = {}
+        for volume in (volume for claim in claims for volume in claim.volumes):
+            if volume.id in here or not volume.attached_to(self.instance_id):
+                self._awaited_since.pop(volume.id, None)
+                continue
+            since = self._awaited_since.setdefault(volume.id, moment)
+            found[volume.id] = moment - since
+        return found
 
     def _believed(self, volume: Volume) -> Volume:
         shown = volume.attached_to(self.instance_id)

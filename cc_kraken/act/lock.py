@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 
 from cc_kraken.act import report
+from cc_kraken.machine import files
 from cc_kraken.machine.clock import LOOK_EVERY
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
@@ -32,7 +33,7 @@ def held(paths: Paths, seconds: float) -> Iterator[None]:
 
     Raises KrakenError ``run-locked`` when another run does not end in time.
     """
-    os.makedirs(paths.run, mode=0o755, exist_ok=True)
+    files.make_directories(paths.run)
     end = time.monotonic() + seconds
     logged = False
     handle = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -348,7 +348,6 @@ def write_record(
             need = "The record's place must be zero"
             raise refusals.content(device, look.content, need)
         disk.write(place, block)
-        LOG.debug("%s: intent record written at %d", device.path, place)
         return disk.after_write(look, record)
 
 
@@ -369,7 +368,6 @@ def erase_record(
             there = refusals.describe_block(present)
             raise refusals.record(device, there, "exactly this intent record")
         disk.write(place, bytes(BLOCK))
-        LOG.debug("%s: intent record erased at %d", device.path, place)
         return disk.after_write(seen, None)
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Callable, Optional
 
 from cc_kraken.act import array_history, grow, layout
-from cc_kraken.decide.members import is_replacement
+from cc_kraken.decide.members import is_replacement, superblocks
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import (
@@ -29,6 +29,7 @@ from cc_kraken.machine import (
     mountinfo,
     partitions,
 )
+from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     Array,
@@ -57,6 +58,8 @@ WORKERS = 32
 NO_ANSWER = 60.0
 """Seconds for one read: twice what the kernel gives a disk by default."""
 WATCH_EVERY = 1.0
+ACCOUNTS_EVERY = 1.0
+"""Seconds: is the user there that a set waits for?"""
 Job = tuple[str, Callable[[], Look]]
 """The path of a device, and what looks at it."""
 
@@ -198,7 +201,7 @@ class Observer:
         running: dict[str, tuple[Array, Claim]] = {}
         heads: dict[str, Content] = {}
         for claim in there:
-            blocks = array_history.superblocks(claim, looks)
+            blocks = superblocks(looks, [volume.id for volume in claim.volumes])
             for uuid in {block.uuid for block in blocks.values()}:
                 array = world.array(uuid)
                 if array is not None and array.running:
@@ -351,9 +354,8 @@ def _with_uuids(
     """Arrays with the UUID that their members' superblocks say, where the
     kernel does not."""
     uuid_of = {
-        by_volume[volume].name: look.content.superblock.uuid
-        for volume, look in looks.items()
-        if isinstance(look.content, Known) and look.content.superblock is not None
+        by_volume[volume].name: block.uuid
+        for volume, block in superblocks(looks, looks).items()
     }
     return tuple(
         array
@@ -385,6 +387,20 @@ def account_number(name: str) -> Optional[int]:
         if kind == "user"
         else mount_points.group_id(account)
     )
+
+
+def accounts_come(clock: Clock, names: Sequence[str]) -> Callable[[], bool]:
+    """Asks, now and then, whether one of these absent accounts is there by now."""
+    next_look = clock.now() + ACCOUNTS_EVERY
+
+    def come() -> bool:
+        nonlocal next_look
+        if not names or clock.now() < next_look:
+            return False
+        next_look = clock.now() + ACCOUNTS_EVERY
+        return any(account_number(name) is not None for name in names)
+
+    return come
 
 
 def _accounts(claims: Sequence[Claim]) -> dict[str, Optional[int]]:

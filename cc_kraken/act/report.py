@@ -11,10 +11,9 @@ import copy
 import datetime
 import json
 import logging
-import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, Optional
 
@@ -173,9 +172,9 @@ class Report:
         self._kept = kept
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._begun = time.monotonic()
         self._phase: Optional[str] = None
         self._phase_begun = 0.0
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._noted: set[tuple[str, str]] = set()
         before = (earlier or {}).get("since_boot") or {}
         self._before: dict[str, Counter[str]] = {
@@ -345,15 +344,11 @@ class Report:
         """Time from now on belongs to ``name``."""
         moment = time.monotonic()
         if self._phase is not None:
-            seconds = moment - self._phase_begun
-            for entry in self._status["phases"]:
-                if entry["name"] == self._phase:
-                    entry["seconds"] = round(entry["seconds"] + seconds, 3)
-                    break
-            else:
-                self._status["phases"].append(
-                    {"name": self._phase, "seconds": round(seconds, 3)}
-                )
+            self._seconds[self._phase] += moment - self._phase_begun
+            self._status["phases"] = [
+                {"name": name, "seconds": round(seconds, 3)}
+                for name, seconds in self._seconds.items()
+            ]
         self._phase, self._phase_begun = name, moment
 
     def waiting(self, reason: Optional[str], *, quiet: bool = False) -> None:
@@ -395,7 +390,7 @@ class Report:
             indent = None if self._status["state"] == RUNNING else 2
             data = json.dumps(self._status, indent=indent) + "\n"
             metrics = self._metrics(self._status) if self._metrics else None
-        os.makedirs(self._paths.run, mode=0o755, exist_ok=True)
+        files.make_directories(self._paths.run)
         if metrics is not None:
             try:
                 files.write_atomic(self._paths.metrics, files.encode(metrics), 0o644)

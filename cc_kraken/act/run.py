@@ -10,16 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, Optional, Protocol, Union
+from typing import Optional, Protocol, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
 from cc_kraken.act.claiming import Claiming, Lost
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
-from cc_kraken.act.observe import Observer, account_number
+from cc_kraken.act.observe import Observer, accounts_come
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
-from cc_kraken.act.waiting import Limits, Waiting, out_of_time
+from cc_kraken.act.waiting import Limits, Waiting
 from cc_kraken.act.warm_pool import Standby
 from cc_kraken.act.work import Work, asks
 from cc_kraken.cloud.protocol import Cloud
@@ -43,8 +43,6 @@ from cc_kraken.model import (
 
 LOG = logging.getLogger(__name__)
 
-ACCOUNTS_EVERY = 1.0
-"""Seconds: is the user there that a set waits for?"""
 CROWDED = 60.0
 """The longest interval in seconds after a throttle, before the node is known: each of
 a thousand claimants reads a list of several pages."""
@@ -102,9 +100,9 @@ class Run:
             self.paths,
             self.cloud,
             self.report,
-            self._enter,
             self.clock,
             self.creating,
+            self._enter,
         )
         self.claiming: Optional[Claiming] = None
         self._begin()
@@ -118,7 +116,6 @@ class Run:
         """Nothing is known of the node yet."""
         self.known = Known(self.cloud, self.identity.instance_id, self.clock)
         self.work = Work(self.executor, self.report, self.known, self.waiting)
-        self.awaited_since: dict[str, float] = {}
 
     def _enter(self, phase: Optional[str]) -> None:
         if phase is not None and phase != self._phase:
@@ -268,17 +265,13 @@ class Run:
             if todo and self.waiting.left() > 0:
                 ask = self.work.act(todo, world)
                 # Waiting after an attachment belongs to it, and after a creation.
-                self._enter(self._awaited_phase(todo))
+                self._enter(_awaited_phase(todo))
                 continue
             reasons = self.waiting.reasons(plans)
             if not reasons or self.waiting.left() <= 0:
                 return self._end(claims, plans, world)
             self.waiting.say(reasons)
             ask = self._wait(reasons, world)
-
-    def _awaited_phase(self, done: Sequence[Plan]) -> Optional[str]:
-        phases = {step.phase for plan in done for step in plan.steps}
-        return next((one for one in (CREATE, ATTACH) if one in phases), None)
 
     # ---- one round: look and decide
 
@@ -314,19 +307,10 @@ class Run:
             self.known.holders,
             attached_now=frozenset(self.known.attached_now),
         )
-        moment = self.clock.now()
-        awaited: dict[str, float] = {}
-        for volume in (volume for claim in live for volume in claim.volumes):
-            ours = volume.attached_to(self.identity.instance_id)
-            if volume.id in world.devices or not ours:
-                self.awaited_since.pop(volume.id, None)
-                continue
-            since = self.awaited_since.setdefault(volume.id, moment)
-            awaited[volume.id] = moment - since
         late = self.waiting.elapsed() >= self.section.boot_wait
         return replace(
             world,
-            awaited=awaited,
+            awaited=self.known.awaited(live, world.devices),
             elapsed=self.waiting.elapsed(),
             overdue=late or self.waiting.left() <= 0,
             failed=frozenset(self.work.failed),
@@ -354,25 +338,13 @@ class Run:
             awaited = self.work.volumes_of(name) & set(world.awaited)
             if awaited:
                 ages[name] = min(world.awaited[volume] for volume in awaited)
-        owners = any(trouble.kind == "owner-pending" for trouble in reasons.values())
-        return self.waiting.wait(reasons, ages, self._changed(world, owners))
-
-    def _changed(self, world: World, owners: bool) -> Callable[[], bool]:
-        """Whether a disk has come or gone, or a user or group that is wanted has
-        come (``owners``)."""
-        absent = [name for name, number in world.accounts.items() if number is None]
-        next_look = self.clock.now() + ACCOUNTS_EVERY
-
-        def changed() -> bool:
-            nonlocal next_look
-            if self.observer.disks() != self._there:
-                return True
-            if not owners or self.clock.now() < next_look:
-                return False
-            next_look = self.clock.now() + ACCOUNTS_EVERY
-            return any(account_number(name) is not None for name in absent)
-
-        return changed
+        accounts: list[str] = []
+        if any(trouble.kind == "owner-pending" for trouble in reasons.values()):
+            accounts = [name for name, one in world.accounts.items() if one is None]
+        come = accounts_come(self.clock, accounts)
+        return self.waiting.wait(
+            reasons, ages, lambda: self.observer.disks() != self._there or come()
+        )
 
     # ---- the report
 
@@ -395,29 +367,8 @@ class Run:
         self.report.write()
 
     def _end(self, claims: Sequence[Claim], plans: Sequence[Plan], world: World) -> str:
-        pending = False
-        plans = [self._unfinished(plan) for plan in plans]
-        for plan in plans:
-            trouble = plan.trouble
-            if trouble is None or not trouble.waits:
-                continue
-            soft = trouble.kind == "owner-pending"
-            if self.limits.final and not (soft and not self.limits.background):
-                self.work.fail(plan.name, self.waiting.over(trouble))
-            elif not soft:
-                pending = True
-                LOG.info(
-                    "%s is not up yet, goes on in the background: %s",
-                    plan.name,
-                    trouble,
-                )
-        final = [
-            replace(plan, state=FAILED, trouble=self.work.failed[plan.name])
-            if plan.name in self.work.failed
-            else plan
-            for plan in plans
-        ]
-        self._report(claims, final, world)
+        plans, pending = self.work.end(plans)
+        self._report(claims, plans, world)
         if any(self.report.set(name)["required"] for name in self.work.failed):
             return FAILED
         if pending:
@@ -425,12 +376,7 @@ class Run:
         plan_report.log_done(self.report, plans)
         return DONE
 
-    def _unfinished(self, plan: Plan) -> Plan:
-        """A plan whose steps were not begun any more has not ended well."""
-        if not plan_report.to_come(plan) or plan.trouble is not None:
-            return plan
-        if plan.name not in self.report.sets:
-            return plan  # the line of a set that is gone can wait
-        held = self.waiting.put_off.held(plan.name)
-        trouble = held.trouble if held is not None else out_of_time(str(plan.steps[0]))
-        return replace(plan, state=PENDING, trouble=trouble)
+
+def _awaited_phase(done: Sequence[Plan]) -> Optional[str]:
+    phases = {step.phase for plan in done for step in plan.steps}
+    return next((one for one in (CREATE, ATTACH) if one in phases), None)

@@ -23,7 +23,6 @@ UNREACHED_POLL = 4.0
 """Seconds: a network that is coming up burdens nobody with the questions."""
 SLOW_AFTER = 120.0
 """Seconds: who waits this long is not helped by asking every ten."""
-FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN = 1.5, 2.0, 30.0, 10.0
 TOLD_AGAIN_AFTER = 60.0
 """Seconds: reasons that come and go by turns are not told each time."""
 DEVICE_GRACE = 10.0
@@ -64,7 +63,7 @@ class Waiting:
 
     def __post_init__(self) -> None:
         self.begun = self.clock.now()
-        self.put_off = PutOff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN)
+        self.put_off = PutOff()
         self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
         self._next_ask = self.begun
         self._not_asked: Optional[Trouble] = None
@@ -76,10 +75,6 @@ class Waiting:
         if self.clock.stopped:
             return 0.0
         return self.limits.seconds - self.elapsed()
-
-    def restart(self) -> None:
-        """The time begins now."""
-        self.begun = self.clock.now()
 
     def elapsed(self) -> float:
         return self.clock.now() - self.begun

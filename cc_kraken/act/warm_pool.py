@@ -37,4 +37,4 @@ def stand_by(
         waiting.clock.sleep(STANDBY_EVERY)
     if stood:
         waiting.report.standby(False)
-        waiting.restart()
+        waiting.begun = waiting.clock.now()

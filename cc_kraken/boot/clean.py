@@ -76,7 +76,7 @@ def forget_other(paths: Paths, instance_id: str) -> list[str]:
         if not is_here(line.spec.replace("UUID=", "by-uuid/"))
     ]
     if gone:
-        os.makedirs(paths.run, mode=0o755, exist_ok=True)
+        files.make_directories(paths.run)
         files.write_atomic(paths.unread, b"", 0o644)
         fstab.write(paths, fstab.replace(text, dict.fromkeys(gone)))
         said.append(f"Removed from {paths.fstab}, of {former}: {', '.join(gone)}")

@@ -28,6 +28,7 @@ from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import run_for_script
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
+from cc_kraken.config import loading
 from cc_kraken.machine.files import read_text, remove, write_atomic, write_json
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, failure
@@ -287,11 +288,13 @@ def _mapping(path: str) -> Mapping[str, Any]:
         raise _unreadable(path, error.strerror or str(error)) from None
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"byte {error.start} is not UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        what = getattr(error, "problem", None) or "not YAML"
-        raise _unreadable(path, f"{where}{what}") from None
+    except KrakenError:
+        raise
+    except Exception as error:  # not YAMLError alone
+        line, problem = loading.yaml_problem(error)
+        raise _unreadable(
+            path, f"line {line}: {problem}" if line else problem
+        ) from None
     if not isinstance(content, (Mapping, type(None))):
         raise _unreadable(path, "not a mapping of keys to values")
     return content or {}

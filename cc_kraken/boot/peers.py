@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any, Optional
 
@@ -98,11 +98,11 @@ def command(options: argparse.Namespace) -> int:
     from cc_kraken.cloud.ec2 import Ec2
 
     identity = cloud_init.identity(datasource)
-    asked = Asked(section, identity, Ec2(identity, section), Clock())
+    query = Query(section, identity, Ec2(identity, section), Clock())
     if options.wait:
-        found = asked.until_held(options.wait, clear=options.format is not None)
+        found = query.until_held(options.wait, clear=options.format is not None)
     else:
-        found = asked.once()
+        found = query.once()
     if options.json:
         print(as_json(found, identity))
     elif options.format is not None:
@@ -116,36 +116,34 @@ def command(options: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------ asking
 
 
-class Asked:
+@dataclass
+class Query:
     """The nodes of this instance's prefix, as the cloud shows them."""
 
-    def __init__(
-        self, section: Section, identity: Identity, cloud: Cloud, clock: Clock
-    ) -> None:
-        self._section = section
-        self._identity = identity
-        self._cloud = cloud
-        self._clock = clock
-        self._who: Optional[tuple[str, tuple[str, ...]]] = None
+    section: Section
+    identity: Identity
+    cloud: Cloud
+    clock: Clock
+    _who: Optional[tuple[str, tuple[str, ...]]] = None
 
     def once(self, at_least: int = 0) -> tuple[Peer, ...]:
         """All nodes.  Who holds them is asked for only where ``at_least`` of them
         have a holder.  Raises KrakenError when one answer is missing."""
         prefix, declared = self._prefix()
-        volumes = self._cloud.prefix_volumes(prefix)
-        found = peers.by_anchor(self._section, prefix, declared, volumes)
+        volumes = self.cloud.prefix_volumes(prefix)
+        found = peers.by_anchor(self.section, prefix, declared, volumes)
         if not found:
-            tag = tags.name(self._section.tag_namespace, tags.PREFIX)
+            tag = tags.name(self.section.tag_namespace, tags.PREFIX)
             raise _unknown(f"EC2 shows no node with {tag}={prefix}", waits=True)
         ids = [one.instance_id for one in found if one.instance_id]
         if len(ids) < at_least:
             return found
-        return peers.with_holders(found, self._cloud.holders(ids))
+        return peers.with_holders(found, self.cloud.holders(ids))
 
     def until_held(self, number: int, *, clear: bool = False) -> tuple[Peer, ...]:
         """The nodes, as soon as that many are held; ``clear``: and none is unclear."""
         pauses = Backoff(*ASK_AGAIN)
-        end = self._clock.now() + self._section.wait
+        end = self.clock.now() + self.section.wait
         logged = ""
         while True:
             try:
@@ -156,21 +154,21 @@ class Asked:
             if trouble is None:
                 return found
             pause = pauses.interval()
-            if not trouble.waits or self._clock.now() + pause > end:
+            if not trouble.waits or self.clock.now() + pause > end:
                 raise KrakenError(trouble)
             if str(trouble) != logged:
                 logged = str(trouble)
                 LOG.info("Waiting: %s", logged)
-            self._clock.sleep(pause)
+            self.clock.sleep(pause)
 
     def _prefix(self) -> tuple[str, tuple[str, ...]]:
         """The prefix, and the sets that a node of it has."""
         if self._who is None:
-            own = self._cloud.instance_tags()
-            node = tags.node(self._section, own, self._identity.instance_id)
+            own = self.cloud.instance_tags()
+            node = tags.node(self.section, own, self.identity.instance_id)
             if isinstance(node, Trouble):
                 raise KrakenError(node)
-            self._who = node.prefix, tags.declared(self._section, own)
+            self._who = node.prefix, tags.declared(self.section, own)
         return self._who
 
 

@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from cc_kraken.act import layout, node_env, report
@@ -142,39 +142,14 @@ def carry_out(
     Saves the layout after a complete run.
     """
     # Here, so that a reboot with everything in place imports none of it.
-    from cc_kraken.act import lock
     from cc_kraken.act.run import Run
     from cc_kraken.act.waiting import Limits
     from cc_kraken.cloud.ec2 import Ec2
 
     clock = clock or Clock()
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock.held(paths, seconds))
-        except KrakenError as error:
-            status = report.read(paths)
-            if stage == "background":
-                # Nobody carries on after it: who waits for a set must know.
-                _refused(paths, stage, error.trouble, status, section)
-            waits = status is not None and status["waiting_for"]
-            if stage != "plan" or section.blank_proof == "full" or not waits:
-                raise
-            # It only reads, each disk under its own lock, and not for long.
-            LOG.info("%s", error.trouble.found)
-        run_report = Report(
-            paths,
-            stage,
-            dry_run=dry_run,
-            earlier=report.read(paths),
-            # What a person asks for is no run of this boot.
-            kept=stage != "plan",
-            until=seconds if final else float(section.wait),
-            metrics=_metrics(section),
-        )
-        if stage != "plan" and not section.metrics:
-            with contextlib.suppress(KrakenError):  # of a run that was to write them
-                files.remove(paths.metrics)
-        run_report.write()
+    with _locked(section, paths, stage, seconds):
+        until = seconds if final else float(section.wait)
+        run_report = _new_report(section, paths, stage, dry_run, until)
         limits = Limits(seconds, final, background=stage == "background")
         run = Run(
             section,
@@ -200,6 +175,50 @@ def carry_out(
         if not dry_run and state != STANDBY and not run_report.status["errors"]:
             layout.save(paths, section, identity, run_report.status)
         return run_report.status
+
+
+def _new_report(
+    section: Section, paths: Paths, stage: str, dry_run: bool, until: float
+) -> Report:
+    # What a person asks for is no run of this boot.
+    kept = stage != "plan"
+    new = Report(
+        paths,
+        stage,
+        dry_run=dry_run,
+        earlier=report.read(paths),
+        kept=kept,
+        until=until,
+        metrics=_metrics(section),
+    )
+    if kept and not section.metrics:
+        with contextlib.suppress(KrakenError):  # of a run that was to write them
+            files.remove(paths.metrics)
+    new.write()
+    return new
+
+
+@contextlib.contextmanager
+def _locked(
+    section: Section, paths: Paths, stage: str, seconds: float
+) -> Iterator[None]:
+    """One run at a time; a plan does without the lock where another run waits."""
+    from cc_kraken.act import lock  # not at every reboot
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock.held(paths, seconds))
+        except KrakenError as error:
+            status = report.read(paths)
+            if stage == "background":
+                # Nobody carries on after it: who waits for a set must know.
+                _refused(paths, stage, error.trouble, status, section)
+            waits = status is not None and status["waiting_for"]
+            if stage != "plan" or section.blank_proof == "full" or not waits:
+                raise
+            # It only reads, each disk under its own lock, and not for long.
+            LOG.info("%s", error.trouble.found)
+        yield
 
 
 def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
@@ -367,8 +386,8 @@ def _report_kept(
             }
             for volume in entry["volumes"]
         ]
-        told_of = "%s is mounted at %s (as before)"
-        LOG.info(told_of, name, entry["mount_path"], extra=of_set(name))
+        text = "%s is mounted at %s (as before)"
+        LOG.info(text, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
         run_report.warn(f"{name}: {text}", name)
     files.make_directories(paths.run)
@@ -488,14 +507,9 @@ def background_alive() -> bool:
     if not os.path.isdir(SYSTEMD):
         return False
     shown = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
-    values: dict[str, str] = {}
-    for line in shown.out.splitlines():
-        key, _, value = line.partition("=")
-        values[key] = value
-    state = values.get("ActiveState", "")
-    return state in ("activating", "reloading", "deactivating") or values.get(
-        "Job", "0"
-    ) not in ("0", "")
+    values = dict(line.split("=", 1) for line in shown.out.splitlines() if "=" in line)
+    changing = ("activating", "reloading", "deactivating")
+    return values.get("ActiveState") in changing or values.get("Job", "0") != "0"
 
 
 def at_work(paths: Paths) -> bool:

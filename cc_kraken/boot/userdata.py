@@ -393,13 +393,9 @@ class _Yaml:
             if self._node is not None:
                 self._walk(self._node, "")
                 self.content = self._loader.construct_document(self._node)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            problem = " ".join((getattr(error, "problem", "") or str(error)).split())
-            line = mark.line + 1 if mark else 1
-            raise _Syntax(f"not valid YAML: {problem}", line) from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _Syntax(f"not valid YAML: {error}", 1) from None
+        except Exception as error:  # not YAMLError alone
+            line, problem = loading.yaml_problem(error)
+            raise _Syntax(f"not valid YAML: {problem}", line or 1) from None
 
     def line(self, path: str) -> int:
         """The line of a key, or of the nearest one above it that is known."""

@@ -210,15 +210,20 @@ def _yaml(text: str, name: str) -> object:
     except Exception as error:
         # Not only YAMLError: PyYAML lets ValueError, KeyError and others out
         # of its constructors.
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name} line {mark.line + 1}" if mark is not None else name
-        problem = getattr(error, "problem", None) or str(error) or repr(error)
+        line, problem = yaml_problem(error)
         raise failure(
             "config-syntax",
-            f"{place} is not valid YAML ({' '.join(str(problem).split())})",
+            f"{name}{f' line {line}' if line else ''} is not valid YAML ({problem})",
             f"a mapping with the key {KEY}",
             "Correct the file.",
         ) from error
+
+
+def yaml_problem(error: Exception) -> tuple[int, str]:
+    """The line (from 1; 0 where none is known), and what PyYAML says of it."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error) or repr(error)
+    return mark.line + 1 if mark else 0, " ".join(str(problem).split())
 
 
 # ------------------------------------------------------------------ merging

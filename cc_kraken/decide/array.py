@@ -19,20 +19,13 @@ from cc_kraken.decide.members import ArrayState
 from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import AddMember, AssembleArray, Step
 from cc_kraken.machine.md import array_name
-from cc_kraken.model import Blank, Known, Look, MdSuperblock, Trouble
-from cc_kraken.proof.superblock import MD_MEMBER
+from cc_kraken.model import Blank, Look, MdSuperblock, Trouble
 
 
 def base(case: Case, noticed: Noticed) -> Optional[Base]:
     """The array of the set, found or to be made.  None: no array is wanted."""
     looks = {volume: disks.look(case, volume) for volume in case.volume_ids}
-    blocks = {
-        volume: look.content.superblock
-        for volume, look in looks.items()
-        if isinstance(look.content, Known)
-        and look.content.type == MD_MEMBER
-        and look.content.superblock is not None
-    }
+    blocks = members.superblocks(looks, looks)
     if not blocks:
         return new_array.base(case, looks)
     state = members.read(blocks)

@@ -8,11 +8,11 @@ mdadm's super1.c and Assemble.c, md_p.h of the kernel.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from cc_kraken.model import Array, MdSuperblock, Trouble
+from cc_kraken.model import Array, Known, Look, MdSuperblock, Trouble
 
 REDUNDANT = (1, 4, 5, 6, 10)
 EVENT_MARGIN = 1
@@ -91,6 +91,18 @@ class Seen:
     events: int
     created: int
     volumes: tuple[str, ...]
+
+
+def superblocks(
+    looks: Mapping[str, Look], volume_ids: Iterable[str]
+) -> dict[str, MdSuperblock]:
+    """The md superblocks that were found on these volumes, by volume id."""
+    found = {}
+    for volume in volume_ids:
+        shown = looks[volume].content if volume in looks else None
+        if isinstance(shown, Known) and shown.superblock is not None:
+            found[volume] = shown.superblock
+    return found
 
 
 def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:

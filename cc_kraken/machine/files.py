@@ -92,13 +92,13 @@ def remove(path: str) -> bool:
     return True
 
 
-def make_directories(path: str, mode: int = 0o755) -> None:
+def make_directories(path: str) -> None:
     """Make a directory of ours and its parents, as far as they are missing.
 
     Raises :class:`KrakenError` ``cannot-write``.
     """
     try:
-        os.makedirs(path, mode=mode, exist_ok=True)
+        os.makedirs(path, mode=0o755, exist_ok=True)
     except (OSError, ValueError) as error:
         raise _cannot("write", path, error) from error
 

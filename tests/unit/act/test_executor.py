@@ -13,8 +13,9 @@ import pytest
 from pytest_mock import MockerFixture
 
 from cc_kraken.act.creating import Creating
-from cc_kraken.act.executor import Carried, Executor
+from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import Report
+from cc_kraken.act.step_actions import Carried
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide import steps
 from cc_kraken.decide.plan import PLANNED, Plan
@@ -88,9 +89,9 @@ class Bench:
             tree.paths,
             cloud,
             self.report,
-            self.phases.append,
             self.clock,
             Creating(section, ZONE, cloud, self.clock, dry_run=False),
+            self.phases.append,
         )
 
     def volumes(self, count: int) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pytest_mock import MockerFixture
 
 from cc_kraken import cli
 from cc_kraken.boot import peers, stage
-from cc_kraken.boot.peers import Asked
+from cc_kraken.boot.peers import Query
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
@@ -82,11 +82,11 @@ class Cluster:
     def section(self, **more: Any) -> Section:
         return Section(ec2=Ec2Options(endpoint_url=self.lab.endpoint_url), **more)
 
-    def asked(self, section: Optional[Section] = None) -> Asked:
+    def asked(self, section: Optional[Section] = None) -> Query:
         section = section or self.section()
         identity = Identity(self.me, "us-east-1", ZONES[0])
         cloud = Ec2(identity, section)
-        return Asked(section, identity, cloud, LabClock(self.clock))
+        return Query(section, identity, cloud, LabClock(self.clock))
 
 
 @pytest.fixture

@@ -508,7 +508,7 @@ def test_the_metadata_service_is_asked_patiently(
     edge("http://127.0.0.1:1")._client()
     fetcher = made[0].get_provider("iam-role")._role_fetcher
     assert (fetcher._timeout, fetcher._num_attempts) == (2, 3)
-    assert isinstance(fetcher._session, module._Witness)
+    assert isinstance(fetcher._session, module._Recorder)
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])
