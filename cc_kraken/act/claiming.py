@@ -20,7 +20,7 @@ from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import Report
 from cc_kraken.act.step_actions import Carried
 from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
-from cc_kraken.cloud.protocol import IN_USE, THROTTLED, Cloud
+from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.config import creation
 from cc_kraken.decide import claiming
 from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
@@ -92,7 +92,6 @@ class Claiming:
         self._avoided: dict[str, float] = {}
         self._attached: dict[str, str] = {}
         self._let_go: set[str] = set()
-        self._throttled = 0
         self._strangers: Optional[frozenset[str]] = None
         """Disks here that are of no node of the prefix; None: not looked yet."""
 
@@ -177,7 +176,7 @@ class Claiming:
             avoided=frozenset(avoided),
             noted=self._file.noted(),
             late=self.waiting.elapsed() >= self.section.boot_wait,
-            throttled=self._throttled,
+            throttled=sum(self.cloud.throttled.values()),
         )
 
     def _take(self, look: Look, answer: Take) -> None:
@@ -198,7 +197,6 @@ class Claiming:
             self._attached[anchor] = outcome.attached[anchor]
             return
         trouble = outcome.troubles[name]
-        self._throttled += trouble.kind == THROTTLED
         if trouble.kind not in UNSURE:
             self._file.answered(anchor, accepted=False)
         if trouble.kind != IN_USE:

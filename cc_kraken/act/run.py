@@ -45,8 +45,8 @@ LOG = logging.getLogger(__name__)
 
 CROWDED = 60.0
 """The longest interval in seconds after a throttle, before the node is known: each of
-a thousand claimants reads a list of several pages.  It is a quarter of the time that
-has passed, or nobody would ask when the last few of a hundred could be served."""
+a thousand claimants reads a list of several pages.  Who claims waits a quarter of the
+time that has passed, or nobody would ask when the last few could be served."""
 
 IDENTIFY = "identify"
 TITLES = {
@@ -180,7 +180,10 @@ class Run:
     def _hold_up(self, trouble: Trouble) -> None:
         self._check_time(trouble)
         self.waiting.say({"": trouble})
-        crowded = min(CROWDED, self.waiting.elapsed() / 4)
+        crowded = CROWDED
+        if self.cloud.calls["AttachVolume"]:
+            # It has its list, and the next attachment may be its own.
+            crowded = min(CROWDED, self.waiting.elapsed() / 4)
         self.clock.sleep(self.waiting.pause(trouble, throttled=crowded))
 
     def _identify(self) -> Union[Node, Claimant]:

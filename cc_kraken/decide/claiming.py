@@ -55,8 +55,8 @@ class Look:
     volumes whose disks are in this machine; ``used``: those that something uses.
     ``system``: the volumes behind / and /boot.  ``avoided``: nodes that another
     instance was faster to get, or that were just given back.  ``late``: volumes that
-    are made beside the instance should be there by now.  ``throttled``: how often EC2
-    has throttled this claim.
+    are made beside the instance should be there by now.  ``throttled``: how many calls
+    of this run EC2 has throttled.
     """
 
     instance_id: str
@@ -253,8 +253,8 @@ def _choice(look: Look) -> Answer:
     if not look.nodes:
         return Stay(_none_here(look))
     free = (node_id for node_id in ordered(look) if _is_free(look, node_id))
-    crowded = look.section.claim_order == "lowest" and look.throttled
-    some = list(islice(free, CROWD**look.throttled if crowded else 1))
+    among = CROWD ** min(look.throttled, 2)
+    some = list(islice(free, among if look.section.claim_order == "lowest" else 1))
     if some:
         node_id = min(some, key=partial(_chance, look))
         return Take(node_id, look.anchor(node_id) or "")
