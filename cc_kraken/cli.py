@@ -15,7 +15,8 @@ import math
 import os
 import shutil
 import sys
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, fleet, peers, stage, wait
@@ -24,7 +25,7 @@ from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import VERSION, KrakenError, Trouble, of_set
+from cc_kraken.model import VERSION, KrakenError, failure, of_set
 from cc_kraken.shown import fleet_text, plan_text, status_text, terminal_text
 
 LOG = logging.getLogger(__name__)
@@ -200,13 +201,11 @@ def _seconds(text: str) -> float:
 
 def _need_root() -> None:
     if os.geteuid() != 0:
-        raise KrakenError(
-            Trouble(
-                "not-root",
-                f"This is run by user {os.geteuid()}",
-                "root",
-                "Run it with sudo.",
-            )
+        raise failure(
+            "not-root",
+            f"This is run by user {os.geteuid()}",
+            "root",
+            "Run it with sudo.",
         )
 
 
@@ -215,7 +214,7 @@ def _need_root() -> None:
 
 def _run(
     name: str, *, wait: Optional[float], dry_run: bool
-) -> Optional[Dict[str, Any]]:
+) -> Optional[dict[str, Any]]:
     """A run by hand or of the unit; None when there is nothing to do here."""
     _need_root()
     os.umask(0o022)  # what is written here is for everybody to read
@@ -385,13 +384,11 @@ def _check_file(name: str) -> int:
                 stream = stack.enter_context(open(name, "rb"))
             checked = userdata.check(stream.read(), shown)
     except OSError as error:
-        raise KrakenError(
-            Trouble(
-                "cannot-read",
-                f"{name} cannot be read: {error.strerror}",
-                "a cloud-config file",
-                "Name another file.",
-            )
+        raise failure(
+            "cannot-read",
+            f"{name} cannot be read: {error.strerror}",
+            "a cloud-config file",
+            "Name another file.",
         ) from None
     except KrakenError as error:
         print(f"cc-kraken: {error}", file=sys.stderr)

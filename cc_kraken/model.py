@@ -1,6 +1,6 @@
 """The values that flow through a run: what is wanted and what is found.
 
-Plain frozen dataclasses, no behaviour beyond their own text, no I/O.
+Plain frozen dataclasses, which answer only what they hold; no I/O.
 Sizes are in bytes unless a name says otherwise.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import AbstractSet, Iterable, Mapping, Optional, Union
+from typing import Optional, Union
 
 VERSION = "0.1.0"
 
@@ -261,6 +262,10 @@ class Volume:
     encrypted: bool = False
     created: float = 0.0
 
+    def attached_to(self, instance_id: str) -> bool:
+        """Whether EC2 shows it there, or on its way there or from there."""
+        return any(one.instance_id == instance_id for one in self.attachments)
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -320,7 +325,7 @@ class Layer(ABC):
         """Those of these that it lies on."""
 
     @abstractmethod
-    def lies_on(self, names: AbstractSet[str]) -> bool:
+    def lies_on(self, names: Set[str]) -> bool:
         """Whether these disks (kernel names) are what it lies on."""
 
     @property
@@ -353,7 +358,7 @@ class Device(Layer):
     def disks(self, devices: Iterable["Device"]) -> tuple["Device", ...]:
         return (self,)
 
-    def lies_on(self, names: AbstractSet[str]) -> bool:
+    def lies_on(self, names: Set[str]) -> bool:
         return names == {self.name}
 
 
@@ -400,7 +405,7 @@ class Array(Layer):
     def disks(self, devices: Iterable[Device]) -> tuple[Device, ...]:
         return tuple(one for one in devices if one.name in self.members)
 
-    def lies_on(self, names: AbstractSet[str]) -> bool:
+    def lies_on(self, names: Set[str]) -> bool:
         """A degraded array has fewer members than volumes."""
         return names >= set(self.members)
 

@@ -4,12 +4,13 @@ a log, a table for a terminal."""
 from __future__ import annotations
 
 import textwrap
-from typing import Any, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 from cc_kraken.act import report
 from cc_kraken.decide import fleet
 
-Remark = Tuple[str, str]
+Remark = tuple[str, str]
 """What kind of remark it is ("" or error, warning, note), and its text."""
 
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
@@ -33,7 +34,7 @@ def painted(text: str, *codes: str, on: bool) -> str:
 
 def plan_text(status: Mapping[str, Any]) -> str:
     """A dry run for people, step by step."""
-    lines: List[str] = []
+    lines: list[str] = []
     node = status["node"]
     if node:
         lines.append(f"node {node['prefix']}/{node['node_id']}: nothing is changed")
@@ -108,9 +109,9 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
 HEADER = ("SET", "STATE", "MOUNT PATH", "TYPE", "SIZE", "DEVICE", "VOLUME")
 
 
-def _volume_rows(status: Mapping[str, Any]) -> List[Sequence[str]]:
+def _volume_rows(status: Mapping[str, Any]) -> list[Sequence[str]]:
     """A row for each volume; what all of a set share stands in the first."""
-    rows: List[Sequence[str]] = []
+    rows: list[Sequence[str]] = []
     for name, entry in status["sets"].items():
         shared: Sequence[str] = (name, entry["state"], *_place(entry))
         volumes = entry["volumes"] or [{"id": "-", "device": None, "size": None}]
@@ -133,7 +134,7 @@ def _short(device: Optional[str]) -> str:
     return (device or "-").replace("/dev/", "", 1)
 
 
-def _place(entry: Mapping[str, Any]) -> Tuple[str, str]:
+def _place(entry: Mapping[str, Any]) -> tuple[str, str]:
     """Where a set is mounted, and the type of its filesystem."""
     filesystem = entry["filesystem"]
     return entry["mount_path"] or "-", filesystem["type"] if filesystem else "-"
@@ -151,7 +152,7 @@ def _who(status: Mapping[str, Any]) -> str:
     return f"{who} (stage {status['stage']})"
 
 
-def _about(status: Mapping[str, Any]) -> List[str]:
+def _about(status: Mapping[str, Any]) -> list[str]:
     """What is to be known before the table."""
     lines = []
     if status["state"] == report.OFF:
@@ -171,9 +172,9 @@ def _about(status: Mapping[str, Any]) -> List[str]:
     return lines
 
 
-def _remarks(status: Mapping[str, Any]) -> List[Remark]:
+def _remarks(status: Mapping[str, Any]) -> list[Remark]:
     """What is to be said below the table: of each set, then of the node."""
-    found: List[Remark] = []
+    found: list[Remark] = []
     for name, entry in status["sets"].items():
         if entry["error"]:
             found.append(("error", f"{name}: {entry['error']['message']}"))
@@ -199,7 +200,7 @@ FLEET_COLOURS: Mapping[str, str] = {
 
 def fleet_text(judged: fleet.Fleet, columns: int = 0, *, colour: bool = False) -> str:
     """A node a line, then what is wrong; ``columns`` 0: nothing is wrapped."""
-    rows: List[Tuple[str, ...]] = [FLEET_HEADER]
+    rows: list[tuple[str, ...]] = [FLEET_HEADER]
     for one in judged.nodes:
         names = [
             f"{claim.name} ({len(claim.volumes)})"
@@ -211,7 +212,7 @@ def fleet_text(judged: fleet.Fleet, columns: int = 0, *, colour: bool = False) -
         sets = ", ".join(names) or "-"
         holder = one.instance_id or "-"
         rows.append((str(one.node), one.zone, one.state, comes_up, holder, sets))
-    lines: List[str] = []
+    lines: list[str] = []
     if len(rows) > 1:
         table = report.columns(rows)
         lines.append(painted(table[0], DIM, on=colour))
@@ -240,7 +241,7 @@ def _place_of(one: fleet.Finding) -> str:
     return f"{'/'.join(filter(None, parts))}: " if one.prefix else ""
 
 
-def _remark(word: str, code: str, text: str, columns: int, colour: bool) -> List[str]:
+def _remark(word: str, code: str, text: str, columns: int, colour: bool) -> list[str]:
     label = f"{word}: "
     lines = [label + text]
     if columns:

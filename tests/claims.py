@@ -25,9 +25,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Optional
 
 from cc_kraken.act import claim_file
 from cc_kraken.act.report import Report
@@ -107,10 +108,10 @@ class World(Fleet):
         self.base = base
         self.chances = chances
         self.chance = random.Random(seed * 7919)
-        self.nodes: Dict[str, List[str]] = {}
-        self.node_of: Dict[str, str] = {}
+        self.nodes: dict[str, list[str]] = {}
+        self.node_of: dict[str, str] = {}
         self.kills = 0
-        self.seen: List[str] = []
+        self.seen: list[str] = []
         self.begun = 0.0
         self.turn = self._others
         self.lab.on_detach = self._on_detach
@@ -247,7 +248,7 @@ class World(Fleet):
                 )
 
     @property
-    def claimants(self) -> List[Claimant]:
+    def claimants(self) -> list[Claimant]:
         return [boot for boot in self.boots.values() if isinstance(boot, Claimant)]
 
     def _on_attach(self, instance_id: str, volume_id: str, device: str) -> None:
@@ -264,10 +265,10 @@ class World(Fleet):
         if volume_id in boot.machine.in_use():
             raise Violation(f"{volume_id} is detached and in use")
 
-    def end(self) -> List[str]:
+    def end(self) -> list[str]:
         """What is wrong when everything has come to rest."""
         wrong = [*self.seen, *self.lab.hook_errors]
-        holders: Dict[str, Set[str]] = {}
+        holders: dict[str, set[str]] = {}
         for node_id, volumes in self.nodes.items():
             holders[node_id] = {
                 one.instance_id
@@ -325,7 +326,7 @@ class Edge(DirectEc2):
     def lifecycle(self) -> str:
         return ""
 
-    def _send(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, Any]:
+    def _send(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         world = self.world
         if action == "DetachVolume":
             world.detaching(self.boot, parameters["VolumeId"])
@@ -340,10 +341,10 @@ class Edge(DirectEc2):
             raise _outage(action)
         return answer
 
-    def _answer(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, Any]:
+    def _answer(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return super()._send(action, parameters)
 
-    def outages(self, action: str) -> Tuple[float, float]:
+    def outages(self, action: str) -> tuple[float, float]:
         """Shares of the calls that fail before and after they are carried out."""
         half = self.world.chances.outages / 2
         return half, half
@@ -411,7 +412,7 @@ class Outcome:
     seed: int
     kills: int
     up: int
-    wrong: List[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
 
 
@@ -463,7 +464,7 @@ def _world(
     for boot in chance.sample(world.claimants, chance.choice((0, 0, 1, 2))):
         moment = chance.uniform(20, 300)
         world.time.clock.later(moment, lambda one=boot: world.terminate(one))
-    wrong: List[str] = []
+    wrong: list[str] = []
     with killed_at_notes(world):
         try:
             world.time.run()
@@ -478,11 +479,11 @@ def _world(
     return Outcome(seed, world.kills, up, wrong, calls)
 
 
-def many(seeds: Any, chances: Optional[Chances] = None) -> List[Outcome]:
+def many(seeds: Any, chances: Optional[Chances] = None) -> list[Outcome]:
     return [one_world(seed, chances) for seed in seeds]
 
 
-def told(outcomes: List[Outcome]) -> str:
+def told(outcomes: list[Outcome]) -> str:
     """One line about many worlds."""
     wrong = [one for one in outcomes if one.wrong]
     kills, up = (sum(getattr(one, key) for one in outcomes) for key in ("kills", "up"))

@@ -8,9 +8,10 @@ import pkgutil
 import stat
 import subprocess
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Sequence
+from typing import Callable
 
 import hypothesis
 import pytest

@@ -21,17 +21,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, Mapping, Set, Tuple
+from typing import Any, Callable
 
 from cc_kraken.machine.paths import Paths
 
 ROOT = Path(__file__).parents[1]
 
 
-def proof_cost(size: int, whole: bool = False) -> Tuple[int, int]:
+def proof_cost(size: int, whole: bool = False) -> tuple[int, int]:
     """Reads and bytes of one proof of blankness, samples included."""
     from cc_kraken.proof import places  # not where a run is counted
 
@@ -63,14 +64,14 @@ class Counts:
     read: int
     written: int
     disk: int
-    started: Dict[str, int]
-    modules: Dict[str, int]
+    started: dict[str, int]
+    modules: dict[str, int]
     peak: int
     stays: int
     seconds: float
     cpu: float
     error: str = ""
-    files: Tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def processes(self) -> int:
@@ -120,12 +121,12 @@ class _Ear:
 
     def __init__(self) -> None:
         self.listens = False
-        self.files: List[str] = []
+        self.files: list[str] = []
         self.listed = 0
         self.started: Counter[str] = Counter()
         sys.addaudithook(self._hear)
 
-    def _hear(self, event: str, arguments: Tuple[Any, ...]) -> None:
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.listens:
             return
         if event == "open":
@@ -142,7 +143,7 @@ class _Ear:
 
 
 def _measured(
-    ear: _Ear, do: Callable[[], object], before: Set[str], deaf: bool
+    ear: _Ear, do: Callable[[], object], before: set[str], deaf: bool
 ) -> Counts:
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -181,7 +182,7 @@ def _measured(
     )
 
 
-def _io() -> Dict[str, int]:
+def _io() -> dict[str, int]:
     with open("/proc/self/io", "rb", buffering=0) as file:
         lines = file.read(4096).decode("ascii").splitlines()
     return {key: int(value) for key, value in (line.split(": ") for line in lines)}

@@ -26,8 +26,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+from typing import Any, Callable, Optional
 
 from cc_kraken.act.waiting import Limits
 from cc_kraken.decide import creating
@@ -77,18 +78,18 @@ class World(claims.World):
             error_seconds=chance.choice((0.0, 10.0)),
         )
         self.story = story
-        self.templates: Dict[str, Section] = {}
+        self.templates: dict[str, Section] = {}
         """Sections of instances that have another one than the story's."""
         self.created = 0
-        self.meant: Dict[str, Tuple[str, str]] = {}
+        self.meant: dict[str, tuple[str, str]] = {}
         """Volumes whose tags do not say what they are: node and set."""
-        self.served: Set[str] = set()
+        self.served: set[str] = set()
         """Volumes on which something was made, and those that are gone since."""
         self.lab.on_copy = self._on_copy
 
     # -------------------------------------------------------------- to build
 
-    def person(self, node_id: str, name: str, zone: str, **odd: str) -> List[str]:
+    def person(self, node_id: str, name: str, zone: str, **odd: str) -> list[str]:
         """A set that somebody has made; ``odd``: other tags than they should be."""
         wanted = {
             "log": {"FsType": "ext4", "MountPath": "/krkn_log"},
@@ -103,7 +104,7 @@ class World(claims.World):
         self.meant.update(dict.fromkeys(made, (node_id, name)))
         return made
 
-    def filled(self, volumes: List[str], by_us: bool) -> None:
+    def filled(self, volumes: list[str], by_us: bool) -> None:
         """They have been in service: an array with a filesystem, or a filesystem."""
         self.served.update(volumes)
         if len(volumes) == 1:
@@ -148,7 +149,7 @@ class World(claims.World):
 
     # -------------------------------------------------------------- to judge
 
-    def made(self) -> List[Made]:
+    def made(self) -> list[Made]:
         """The volumes of nodes that stand: neither failed nor deleted."""
         found = []
         for one in self.lab.volumes():
@@ -170,7 +171,7 @@ class World(claims.World):
         made = (content.record, content.superblock, content.filesystem)
         return volume_id in self.served or any(made)
 
-    def check(self, new: Made, before: List[Made]) -> None:
+    def check(self, new: Made, before: list[Made]) -> None:
         """A volume was created: it must not have been."""
         self.created += 1
         now, same = self.time.now(), []
@@ -191,9 +192,9 @@ class World(claims.World):
             if one.volume.zone != new.volume.zone and age > BLIND + YOUNG / 60:
                 self.seen.append(f"{told}, which is in {one.volume.zone}")
 
-    def end(self) -> List[str]:
+    def end(self) -> list[str]:
         wrong = [*self.seen, *self.lab.hook_errors]
-        each: Counter[Tuple[str, str, str]] = Counter()
+        each: Counter[tuple[str, str, str]] = Counter()
         for one in self.made():
             each[one.node_id, one.name, one.volume.zone] += 1
         for (node_id, name, zone), count in each.items():
@@ -216,7 +217,7 @@ class World(claims.World):
     def _split(self) -> Iterator[str]:
         """Two instances of one node may have a set each; a person ends one of them.
         None has a part of a set."""
-        holders: Dict[Tuple[str, str], Set[str]] = {}
+        holders: dict[tuple[str, str], set[str]] = {}
         for one in self.made():
             held = {each.instance_id for each in one.volume.attachments}
             holders.setdefault((one.node_id, one.name), set()).update(held)
@@ -228,7 +229,7 @@ class World(claims.World):
             self.story.may_fail = True
             self.story.errors.add("holder-predecessor")
 
-    def _stuck(self, boot: Claimant, up: Set[str]) -> Iterator[str]:
+    def _stuck(self, boot: Claimant, up: set[str]) -> Iterator[str]:
         if not boot.kinds:
             yield f"{boot.instance_id} is stuck without an error: {boot.states}"
             return
@@ -247,11 +248,11 @@ class _Judged(Edge):
 
     world: World
 
-    def outages(self, action: str) -> Tuple[float, float]:
+    def outages(self, action: str) -> tuple[float, float]:
         before, after = super().outages(action)
         return (before, DONE_ANYWAY) if action == "CreateVolume" else (before, after)
 
-    def _answer(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, Any]:
+    def _answer(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         if action != "CreateVolume":
             return super()._answer(action, parameters)
         world = self.world
@@ -277,15 +278,15 @@ class Story:
 
     name: str
     section: Section
-    zones: Tuple[str, ...] = (ZONE,)
-    up: Set[str] = field(default_factory=set)
-    errors: Set[str] = field(default_factory=set)
+    zones: tuple[str, ...] = (ZONE,)
+    up: set[str] = field(default_factory=set)
+    errors: set[str] = field(default_factory=set)
     may_fail: bool = False
 
 
 def _section(chance: random.Random, **more: Any) -> Section:
     create = {"size": 1, "after": chance.choice((30, 60, 60))}
-    volumes: Dict[str, Dict[str, Any]] = {
+    volumes: dict[str, dict[str, Any]] = {
         "log": {"fs_type": "ext4", "mount_path": "/krkn_log"},
         "data": {"fs_type": "xfs", "mount_path": "/krkn_data", "raid_level": 0},
     }
@@ -473,7 +474,7 @@ def _found(world: World, node_ids: Any) -> None:
     world.story.section = replace(world.story.section, node_ids=node_ids)
 
 
-STORIES: Mapping[str, Tuple[Callable[[World, random.Random], None], int]] = {
+STORIES: Mapping[str, tuple[Callable[[World, random.Random], None], int]] = {
     "new": (_new, 5),
     "templates": (_templates, 2),
     "copied": (_copied, 1),
@@ -503,7 +504,7 @@ class Outcome:
     kills: int
     created: int
     up: int
-    wrong: List[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
 
 
@@ -540,7 +541,7 @@ def _world(
     _accidents(world, chance)
     for boot in world.claimants:
         world.boot(boot, chance.choice((0.0, chance.uniform(0, 8))))
-    wrong: List[str] = []
+    wrong: list[str] = []
     with claims.killed_at_notes(world):
         try:
             world.time.run()
@@ -573,11 +574,11 @@ def _accidents(world: World, chance: random.Random) -> None:
         world.lab.limit("CreateVolume", 2, 0.1)
 
 
-def many(seeds: Any, chances: Optional[Chances] = None) -> List[Outcome]:
+def many(seeds: Any, chances: Optional[Chances] = None) -> list[Outcome]:
     return [one_world(seed, chances) for seed in seeds]
 
 
-def told(outcomes: List[Outcome]) -> str:
+def told(outcomes: list[Outcome]) -> str:
     """One line about many worlds."""
     wrong = [one for one in outcomes if one.wrong]
     kills, created, up = (

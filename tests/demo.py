@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from typing import Any, Dict, List
+from typing import Any
 
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.lab.image import LabError, telling
@@ -50,7 +50,7 @@ class Story:
         return finished.out
 
 
-def volume_tags(name: str, size: int, level: int, path: str) -> Dict[str, str]:
+def volume_tags(name: str, size: int, level: int, path: str) -> dict[str, str]:
     """The tags of the deck, to the letter."""
     return krkn(
         prefix=PREFIX,
@@ -68,12 +68,12 @@ def wait_ready(story: Story, node: Node) -> None:
         node.wait_ready()
 
 
-def status(node: Node) -> Dict[str, Any]:
-    found: Dict[str, Any] = json.loads(node.read_file("/run/cc-kraken/status.json"))
+def status(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(node.read_file("/run/cc-kraken/status.json"))
     return found
 
 
-def report(story: Story, node: Node) -> Dict[str, Any]:
+def report(story: Story, node: Node) -> dict[str, Any]:
     """What the module did, how long each phase took, what it asked of EC2."""
     now = status(node)
     story.say("What cc_kraken did:")
@@ -100,7 +100,7 @@ def look(story: Story, node: Node) -> None:
     story.show(node, "cloud-init status")
 
 
-def identities(node: Node) -> List[str]:
+def identities(node: Node) -> list[str]:
     """Filesystem and array UUIDs: the same disks, or not."""
     now = status(node)
     found = []

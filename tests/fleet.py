@@ -28,27 +28,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import (
     Any,
     Callable,
-    Dict,
-    FrozenSet,
-    Iterator,
-    List,
-    Mapping,
     Optional,
-    Sequence,
-    Set,
-    Tuple,
-    Type,
 )
 
 from botocore.parsers import EC2QueryParser
 
-from cc_kraken.act import executor as executor_module
-from cc_kraken.act import last_resort, node_env
+from cc_kraken.act import last_resort, node_env, step_actions
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
@@ -84,7 +75,6 @@ from cc_kraken.model import (
     MdSuperblock,
     Mount,
     Mounted,
-    Node,
     PathState,
     Record,
     Section,
@@ -148,8 +138,8 @@ class Time:
         self.current: Optional[_Thread] = None
         self.over = False
         self._random = random.Random(seed)
-        self._due: List[Tuple[float, float, int, _Thread]] = []
-        self._threads: List[_Thread] = []
+        self._due: list[tuple[float, float, int, _Thread]] = []
+        self._threads: list[_Thread] = []
 
     def now(self) -> float:
         return self.clock.now()
@@ -253,7 +243,7 @@ class InTurn:
     chance = random.Random(0)
 
     def __init__(self, *_: object, **__: object) -> None:
-        self._jobs: List[Tuple["_Job", Callable[[], Any]]] = []
+        self._jobs: list[tuple["_Job", Callable[[], Any]]] = []
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "_Job":
         job = _Job()
@@ -291,7 +281,7 @@ def in_turn(seed: int) -> Iterator[None]:
     InTurn.chance = random.Random(seed)
     state = random.getstate()
     random.seed(seed)
-    inside, disk = vars(executor_module), vars(last_resort)
+    inside, disk = vars(step_actions), vars(last_resort)
     before = inside["ThreadPoolExecutor"], disk["write"], node_env.keep
     inside["ThreadPoolExecutor"] = InTurn
     disk["write"] = lambda *_: True  # a file for udev
@@ -316,7 +306,7 @@ class OnceParser(EC2QueryParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self._read: Dict[Tuple[Tuple[str, Optional[str]], ...], Any] = {}
+        self._read: dict[tuple[tuple[str, Optional[str]], ...], Any] = {}
 
     def _handle_structure(self, shape: Any, node: Any) -> Any:
         if shape.name != "Volume":
@@ -339,19 +329,19 @@ class Wire:
         self._serializer = botocore.serialize.create_serializer("ec2", False)
         self._parser = OnceParser()
 
-    def request(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, str]:
+    def request(self, action: str, parameters: Mapping[str, Any]) -> dict[str, str]:
         operation = self._model.operation_model(action)
         made = self._serializer.serialize_to_request(dict(parameters), operation)
-        body: Dict[str, str] = made["body"]
+        body: dict[str, str] = made["body"]
         return {name: str(value) for name, value in body.items() if name != "Action"}
 
-    def answer(self, action: str, status: int, body: bytes) -> Dict[str, Any]:
+    def answer(self, action: str, status: int, body: bytes) -> dict[str, Any]:
         from botocore.exceptions import ClientError
 
         operation = self._model.operation_model(action)
         shape = operation.output_shape
         raw = {"status_code": status, "headers": {}, "body": body}
-        parsed: Dict[str, Any] = self._parser.parse(raw, shape)
+        parsed: dict[str, Any] = self._parser.parse(raw, shape)
         if status >= 300:
             raise ClientError(parsed, action)
         return parsed
@@ -382,7 +372,7 @@ class DirectEc2(Ec2):
         self._key = key
         self._turn = turn
 
-    def _send(self, action: str, parameters: Mapping[str, Any]) -> Dict[str, Any]:
+    def _send(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         flat = self._wire.request(action, parameters)
         self._turn()
         self.calls[action] += 1
@@ -410,9 +400,9 @@ class Content:
 class Storage:
     """What lies on all volumes, whoever has them; arrays by UUID."""
 
-    volumes: Dict[str, Content] = field(default_factory=dict)
-    arrays: Dict[str, Optional[Known]] = field(default_factory=dict)
-    copies: Set[str] = field(default_factory=set)
+    volumes: dict[str, Content] = field(default_factory=dict)
+    arrays: dict[str, Optional[Known]] = field(default_factory=dict)
+    copies: set[str] = field(default_factory=set)
     """Volumes that were made from a snapshot: nothing is made on them."""
 
     def content(self, volume_id: str) -> Content:
@@ -426,13 +416,13 @@ class Machine:
         self.storage = storage
         self.clock = clock
         self.size = sizes * GIB
-        self.disks: Dict[str, str] = {}
-        self.arrays: Dict[str, Tuple[str, ...]] = {}
-        self.mounts: Dict[str, Tuple[str, FrozenSet[str]]] = {}
-        self.fstab: Dict[str, FstabLine] = {}
-        self.array_lines: Dict[str, str] = {}
-        self.directories: Set[str] = set()
-        self.mounted_at: Dict[str, float] = {}
+        self.disks: dict[str, str] = {}
+        self.arrays: dict[str, tuple[str, ...]] = {}
+        self.mounts: dict[str, tuple[str, frozenset[str]]] = {}
+        self.fstab: dict[str, FstabLine] = {}
+        self.array_lines: dict[str, str] = {}
+        self.directories: set[str] = set()
+        self.mounted_at: dict[str, float] = {}
 
     def plug(self, volume_id: str) -> None:
         self.disks[volume_id] = f"nvme{len(self.disks) + 1}n1"
@@ -456,7 +446,7 @@ class Machine:
         if len(members) == block.raid_disks:
             self.arrays[block.uuid] = members
 
-    def in_use(self) -> FrozenSet[str]:
+    def in_use(self) -> frozenset[str]:
         """What is mounted, or in an array that runs."""
         groups = [*self.arrays.values(), *(one for _, one in self.mounts.values())]
         return frozenset(volume for group in groups for volume in group)
@@ -480,7 +470,7 @@ class MachineObserver:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def disks(self) -> FrozenSet[Tuple[str, str, str]]:
+    def disks(self) -> frozenset[tuple[str, str, str]]:
         return frozenset(
             (name, volume, "") for volume, name in self.machine.disks.items()
         )
@@ -488,23 +478,22 @@ class MachineObserver:
     def close(self) -> None:
         pass
 
-    def volumes_here(self) -> FrozenSet[str]:
+    def volumes_here(self) -> frozenset[str]:
         return frozenset(self.machine.disks)
 
-    def volumes_in_use(self) -> FrozenSet[str]:
+    def volumes_in_use(self) -> frozenset[str]:
         return self.machine.in_use()
 
-    def system_volumes(self) -> FrozenSet[str]:
+    def system_volumes(self) -> frozenset[str]:
         return frozenset()
 
     def look(
         self,
         instance_id: str,
-        node: Node,
         claims: Sequence[Claim],
         holders: Mapping[str, Holder],
         *,
-        attached_now: FrozenSet[str] = frozenset(),
+        attached_now: frozenset[str] = frozenset(),
     ) -> World:
         machine, storage = self.machine, self.machine.storage
         devices = {volume: machine.device(volume) for volume in machine.disks}
@@ -556,7 +545,7 @@ class MachineExecutor(Executor):
         super().__init__(*arguments)
         self.machine = machine
         self.storage = machine.storage
-        facts: Dict[type, Callable[[Any], None]] = {
+        facts: dict[type, Callable[[Any], None]] = {
             WriteRecords: self._fact_records,
             EraseRecords: self._fact_no_records,
             CreateArray: self._fact_array,
@@ -568,7 +557,7 @@ class MachineExecutor(Executor):
             MountFilesystem: self._fact_mounted,
             Detach: self._fact_detached,
         }
-        do: Dict[type, Callable[[Step], None]] = dict(self._do)
+        do: dict[type, Callable[[Step], None]] = dict(self._do)
         do.update(facts)
         self._do = do
 
@@ -652,9 +641,9 @@ class Boot:
     machine: Machine
     began: float = 0.0
     ended: float = -1.0
-    states: List[str] = field(default_factory=list)
-    troubles: List[str] = field(default_factory=list)
-    kinds: Tuple[str, ...] = ()
+    states: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    kinds: tuple[str, ...] = ()
     """Of the errors of its last run."""
     calls: Counter[str] = field(default_factory=Counter)
     lines: int = 0
@@ -675,7 +664,7 @@ class Fleet:
     ) -> None:
         seed_ids(seed)
         self.time = Time(seed)
-        settings: Dict[str, Any] = {
+        settings: dict[str, Any] = {
             "attach_seconds": 2.0,
             "detach_seconds": 2.0,
             "release_seconds": 3.0,
@@ -691,7 +680,7 @@ class Fleet:
         self.section = section or Section()
         self.storage = Storage()
         self.wire = wire()
-        self.boots: Dict[str, Boot] = {}
+        self.boots: dict[str, Boot] = {}
         self.turn: Callable[[], None] = lambda: None
         nowhere = os.path.join(tempfile.gettempdir(), "no-such-directory")
         self._paths = Paths(run=nowhere, state=nowhere, etc=nowhere)
@@ -721,11 +710,11 @@ class Fleet:
 
     # What people do
 
-    def tags(self, node_id: str, **more: str) -> Dict[str, str]:
+    def tags(self, node_id: str, **more: str) -> dict[str, str]:
         words = {"Prefix": "kafka", "NodeId": node_id, **more}
         return {f"KRKN-IN:{key}": value for key, value in words.items()}
 
-    def volumes(self, node_id: str, zone: str) -> List[str]:
+    def volumes(self, node_id: str, zone: str) -> list[str]:
         """The volumes of a node, new."""
         log = {"VolumeName": "log", "FsType": "ext4", "MountPath": "/krkn_log"}
         data = {"VolumeName": "data", "FsType": "xfs", "MountPath": "/krkn_data"}
@@ -796,7 +785,7 @@ class Fleet:
         return self.edge_of(DirectEc2, boot, identity)
 
     def edge_of(
-        self, kind: Type["DirectEc2"], boot: Boot, identity: Identity, *more: Any
+        self, kind: type["DirectEc2"], boot: Boot, identity: Identity, *more: Any
     ) -> "DirectEc2":
         """This instance's way to EC2; ``more``: what this kind of it needs."""
         key = self.lab.credentials(boot.instance_id)["AccessKeyId"]
@@ -836,10 +825,10 @@ class Fleet:
             run.paths,
             edge,
             told,
-            run._enter,
             run.clock,
+            run.creating,
+            run._enter,
         )
-        run.executor.created = run.creating.progress
         run._begin()
         state = run.go()
         boot.states.append(state)
@@ -861,7 +850,7 @@ class Outcome:
 
     title: str
     fleet: Fleet
-    boots: List[Boot]
+    boots: list[Boot]
     begun: float
     bound: float
     why: str
@@ -875,7 +864,7 @@ class Outcome:
     def ratio(self) -> float:
         return self.seconds / self.bound
 
-    def wrong(self) -> List[str]:
+    def wrong(self) -> list[str]:
         """What must not be, one sentence each."""
         found = []
         for boot in self.boots:
@@ -905,7 +894,7 @@ class Outcome:
         found += [f"{key} attached {n} times" for key, n in accepted.items() if n > 1]
         return found
 
-    def table(self) -> List[str]:
+    def table(self) -> list[str]:
         lines = [
             self.title,
             f"  all mounted after   {self.seconds:8.1f} s",
@@ -938,7 +927,7 @@ class Outcome:
         return lines
 
 
-def bucket_bound(ready: Sequence[float], rate: Tuple[float, float] = MUTATING) -> float:
+def bucket_bound(ready: Sequence[float], rate: tuple[float, float] = MUTATING) -> float:
     """When the last of these calls can be served by a token bucket that is
     full at 0, each call at its ``ready`` moment at the earliest."""
     capacity, refill = rate
@@ -1014,7 +1003,7 @@ def rolling(nodes: int, others: int, seed: int = 1, **settings: Any) -> Outcome:
     fleet = Fleet(seed, **settings)
     chance = random.Random(seed)
     fleet.strangers(others)
-    todo: List[Tuple[str, str]] = []
+    todo: list[tuple[str, str]] = []
     for number in range(nodes):
         node_id, zone = f"{number}", ZONES[number % 3]
         volumes = fleet.volumes(node_id, zone)
@@ -1022,9 +1011,9 @@ def rolling(nodes: int, others: int, seed: int = 1, **settings: Any) -> Outcome:
         todo.append((node_id, fleet.hold(node_id, zone, volumes)))
     todo.reverse()
     begun = fleet.settle(seed)
-    boots: List[Boot] = []
-    release: List[float] = []
-    lasted: List[float] = []
+    boots: list[Boot] = []
+    release: list[float] = []
+    lasted: list[float] = []
 
     def next_one(_: Optional[Boot] = None) -> None:
         if not todo:
@@ -1077,7 +1066,7 @@ def _claims(order: str, nodes: int, others: int, seed: int = 1) -> Outcome:
     return claims.burst(order, nodes, others, seed)
 
 
-SCENARIOS: Dict[str, Tuple[Callable[..., Outcome], float]] = {
+SCENARIOS: dict[str, tuple[Callable[..., Outcome], float]] = {
     "boot": (all_at_once, 1.0),
     "zone": (zone_replaced, 1 / 3),
     "rolling": (rolling, 1.0),

@@ -27,10 +27,10 @@ WANTED = "tests/unit/config/test_sets.py"
 DEVICES = "tests/unit/machine/test_devices.py"
 EXECUTOR = "tests/unit/act/test_executor.py"
 EC2 = "tests/unit/cloud/test_ec2.py"
-CONTENT = "tests/loop/test_content.py"
+PROBE = "tests/loop/test_probe.py"
 DESTROY = "tests/loop/test_destroy.py"
-WITNESS = "tests/loop/test_write_counters.py"
-GROWTH = "tests/loop/test_growth.py"
+WRITE_COUNTERS = "tests/loop/test_write_counters.py"
+GROW = "tests/loop/test_grow.py"
 RUN = "tests/loop/test_run.py"
 MOUNTED = "tests/loop/test_mounted.py"
 COUNTERS = "tests/unit/proof/test_write_counters.py"
@@ -96,7 +96,7 @@ MUTATIONS = (
         "proof/directio",
         "return _ZERO.startswith(data)",
         "return _ZERO.startswith(data[:PAGE])",
-        CONTENT,
+        PROBE,
     ),
     change(
         "how much a read gave is not asked",
@@ -110,14 +110,14 @@ MUTATIONS = (
         "proof/directio",
         "for job in jobs for piece in job.result()",
         "for job in jobs[:1] for piece in job.result()",
-        CONTENT,
+        PROBE,
     ),
     change(
         "a read error counts as zeros",
         "proof/directio",
         "return [Piece(start, in_the_way=error.offset, error=str(error))]",
         "return []",
-        CONTENT,
+        PROBE,
     ),
     change(
         "of the disk itself the serial is believed that was read before",
@@ -140,12 +140,12 @@ MUTATIONS = (
         "proof/judgement",
         "if code == 0 and not listed:",
         "if True:",
-        CONTENT,
+        PROBE,
     ),
     change(
         "the serial is not read again before a write",
         "act/preconditions",
-        "if found != device.volume_id or number != device.devno:",
+        "if found != target.volume_id:",
         "if False:",
         DESTROY,
     ),
@@ -169,31 +169,31 @@ MUTATIONS = (
     ),
     change(
         "a proof holds also after a write",
-        "proof/content",
+        "proof/probe",
         "same = testimony is not None and seen.testimony == testimony",
         "same = testimony is not None",
-        WITNESS,
+        WRITE_COUNTERS,
     ),
     change(
         "a proof holds also where the kernel does not see every write",
         "proof/write_counters",
         "if not TRUSTED.fullmatch(os.path.basename(directory)):",
         "if False:",
-        WITNESS,
+        WRITE_COUNTERS,
     ),
     change(
         "a write beside the record is taken for the record's",
         "proof/write_counters",
         "or replace(now, written=now.written - length // SECTOR) != before:",
         "or False:",
-        WITNESS,
+        WRITE_COUNTERS,
     ),
     change(
         "what blkid and wipefs do not know counts as blank",
-        "proof/content",
+        "proof/probe",
         'return (Blank(), "") if content is None else (content, mark)',
         'return Blank(), ""',
-        CONTENT,
+        PROBE,
     ),
     change(
         "the last 16 MiB are not read",
@@ -201,14 +201,14 @@ MUTATIONS = (
         "    yield size - EDGE, size\n",
         "",
         "tests/unit/proof/test_places.py",
-        CONTENT,
+        PROBE,
     ),
     change(
         "no samples are drawn",
-        "proof/content",
+        "proof/probe",
         "rest = places.samples(size, random.Random())",
         "rest = ()",
-        CONTENT,
+        PROBE,
     ),
     change(
         "what was made over remains is believed",
@@ -313,10 +313,10 @@ MUTATIONS = (
     ),
     change(
         "the record of another volume is a licence (snapshot)",
-        "proof/content",
+        "proof/probe",
         "if decoded.volume_id != self.volume_id:",
         "if False:",
-        CONTENT,
+        PROBE,
     ),
     change(
         "the record of another set is a licence",
@@ -336,10 +336,10 @@ MUTATIONS = (
     ),
     change(
         "half made needs no record",
-        "proof/content",
+        "proof/probe",
         "if self.ours and self.strange is None and (self.record or self.licence):",
         "if self.ours and self.strange is None:",
-        CONTENT,
+        PROBE,
         DESTROY,
     ),
     change(
@@ -467,7 +467,7 @@ MUTATIONS = (
         "what was mounted beside its record counts as half made",
         (
             (
-                "proof/content",
+                "proof/probe",
                 "            if not any(one.ever_mounted for one in found):\n"
                 "                return self._half_made(found)\n",
                 "            if True:\n                return self._half_made(found)\n",
@@ -510,21 +510,21 @@ MUTATIONS = (
     ),
     change(
         "a copy of another volume's record makes a used filesystem unknown",
-        "proof/content",
+        "proof/probe",
         "if used and not any(self._speaks_of(decoded, one) for one in used):",
         "if False:",
         f"{EVER_MOUNTED}::test_a_copy_that_a_user_has_written_is_his",
     ),
     change(
         "the data of an array carries records",
-        "proof/content",
+        "proof/probe",
         "        if users or not self.volume_id:\n            return\n",
         "        if users:\n            return\n",
         f"{EVER_MOUNTED}::test_the_data_of_an_array_carries_no_record",
     ),
     change(
         "what its checker cannot judge is made anew",
-        "proof/content",
+        "proof/probe",
         "whole is not None and not self._is_gap(self.ours):",
         "whole is not None and False:",
         f"{EVER_MOUNTED}::test_what_the_checker_cannot_judge_is_no_licence",
@@ -590,7 +590,7 @@ MUTATIONS = (
     # ---- enlarged volumes
     change(
         "a record from before an enlargement is overlooked",
-        "proof/content",
+        "proof/probe",
         "places_of = {single, *(place for place in former if place is not None)}",
         "places_of = {single}",
         "tests/loop/test_enlarged.py",
@@ -607,15 +607,15 @@ MUTATIONS = (
         "act/grow",
         "if found.degraded or found.action",
         "if found.action",
-        GROWTH,
-        "tests/unit/decide/test_growth.py",
+        GROW,
+        "tests/unit/decide/test_grow.py",
     ),
     change(
         "the filesystem that is grown need not be the one that was seen",
         "act/grow",
         "    mount = mountinfo.verify(paths, path, target.devno)\n",
         "    mount = mountinfo.at(paths, path)\n    assert mount is not None\n",
-        GROWTH,
+        GROW,
     ),
     # ---- arrays that udev put together
     change(
@@ -705,7 +705,7 @@ MUTATIONS = (
     ),
     change(
         "a copy that udev adds in the middle is mounted with the set",
-        "act/executor",
+        "act/step_actions",
         "        if trouble is not None:\n            raise KrakenError(trouble)\n",
         "        if False:\n            raise KrakenError(trouble)\n",
         EXECUTOR,

@@ -11,7 +11,6 @@ import gzip
 from dataclasses import dataclass
 from email.mime.multipart import MIMEMultipart
 from email.mime.nonmultipart import MIMENonMultipart
-from typing import Tuple
 
 RIGHT, WRONG, NONE, REFUSED = "right", "wrong", "none", "refused"
 """What ``cc-kraken check`` says: the section is right, it has a mistake, there
@@ -27,7 +26,7 @@ class File:
     data: bytes
     taken: bool
     verdict: str
-    words: Tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 BODY = """\

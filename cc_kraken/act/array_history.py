@@ -8,17 +8,15 @@ permits nothing, and another instance ignores it.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from typing import Iterable, Mapping
+from collections.abc import Iterable
 
 from cc_kraken.decide import members
 from cc_kraken.decide.members import ArrayState, Seen
 from cc_kraken.decide.world import World
 from cc_kraken.machine import files
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Claim, Known, KrakenError, Look, MdSuperblock
+from cc_kraken.model import Claim, KrakenError
 
 LOG = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ def load(paths: Paths, instance_id: str) -> dict[str, Seen]:
     """What was kept, by array UUID; nothing where there is no file of this
     instance that can be read."""
     try:
-        content = json.loads(files.read_text(paths.arrays) or "{}")
+        content = files.read_json(paths.arrays)
         if (content["version"], content["instance_id"]) != (VERSION, instance_id):
             return {}
         return {
@@ -58,10 +56,8 @@ def save(paths: Paths, instance_id: str, claims: Iterable[Claim], world: World) 
         "arrays": {uuid: one.__dict__ for uuid, one in now.items()},
     }
     try:
-        os.makedirs(paths.state, mode=0o755, exist_ok=True)
-        data = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        return files.write_atomic(paths.arrays, data.encode(), 0o644)
-    except (KrakenError, OSError) as error:
+        return files.write_json(paths.arrays, content)
+    except KrakenError as error:
         LOG.warning("What was seen of the arrays is not kept: %s", error)
         return False
 
@@ -70,20 +66,9 @@ def found(claims: Iterable[Claim], world: World) -> dict[str, Seen]:
     """What is known of each array that may start degraded, after a look around."""
     now = dict(world.arrays_seen)
     for claim in claims:
-        blocks = superblocks(claim, world.looks)
+        ids = [volume.id for volume in claim.volumes]
+        blocks = members.superblocks(world.looks, ids)
         state = members.read(blocks) if blocks else None
         if isinstance(state, ArrayState) and state.redundant:
             now[state.uuid] = members.seen_now(state, now.get(state.uuid))
     return now
-
-
-def superblocks(claim: Claim, looks: Mapping[str, Look]) -> dict[str, MdSuperblock]:
-    """The md superblocks on the volumes of a set, by volume id."""
-    blocks = {}
-    for volume in claim.volumes:
-        look = looks.get(volume.id)
-        if look is None or not isinstance(look.content, Known):
-            continue
-        if look.content.superblock is not None:
-            blocks[volume.id] = look.content.superblock
-    return blocks

@@ -7,9 +7,9 @@ boot counts as made when this run has begun: no clock is trusted over a reboot.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
-from typing import Any, Dict, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Optional
 
 from cc_kraken.act.report import now as time_of_day
 from cc_kraken.decide.claiming import CLAIMING, GIVING_BACK, LOCKED, SETTLED, Noted
@@ -21,7 +21,7 @@ OPEN_FOR = 30.0
 """Seconds after which a call that nobody sees any trace of has done nothing."""
 
 
-TOLD = ("prefix", "node_id", "state", "since")
+SHOWN = ("prefix", "node_id", "state", "since")
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,12 @@ class ClaimFile:
         accepted = frozenset(volume for volume, call in fresh.items() if call.accepted)
         return Noted(self.note.node_id, self.note.state, frozenset(fresh), accepted)
 
-    def told(self) -> Optional[Dict[str, str]]:
+    def as_status(self) -> Optional[dict[str, str]]:
         """The claim as ``status.json`` shows it."""
         note = self.note
         if note is None:
             return None
-        return {key: getattr(note, key) for key in TOLD}
+        return {key: getattr(note, key) for key in SHOWN}
 
     def claim(self, prefix: str, node_id: str) -> None:
         """The node is asked for from now on; of the same node, calls are kept."""
@@ -123,24 +123,14 @@ class ClaimFile:
     # ---------------------------------------------------------------- on disk
 
     def _save(self) -> None:
-        note = self.note
-        assert note is not None
+        assert self.note is not None
         content = {
             "version": 1,
             "instance_id": self._instance_id,
             "boot": self._boot,
-            "prefix": note.prefix,
-            "node_id": note.node_id,
-            "state": note.state,
-            "since": note.since,
-            "calls": {
-                volume: {"at": call.at, "accepted": call.accepted}
-                for volume, call in sorted(note.calls.items())
-            },
+            **asdict(self.note),
         }
-        files.make_directories(self._paths.state)
-        data = json.dumps(content, indent=2) + "\n"
-        files.write_atomic(self._paths.claim, data.encode(), 0o644)
+        files.write_json(self._paths.claim, content)
 
     def _load(self) -> Optional[Note]:
         content = read(self._paths)
@@ -161,18 +151,17 @@ class ClaimFile:
         )
 
 
-def read(paths: Paths) -> Optional[Dict[str, Any]]:
+def read(paths: Paths) -> Optional[dict[str, Any]]:
     """The file's content; None where there is none that can be read."""
-    text = files.read_text(paths.claim)
+    content = files.read_json(paths.claim)
     try:
-        content = json.loads(text) if text else None
         return content if _well_formed(content) else None
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
 def _well_formed(content: Any) -> bool:
-    words: Tuple[Any, ...] = tuple(
+    words: tuple[Any, ...] = tuple(
         content[key] for key in ("instance_id", "boot", "prefix", "node_id", "since")
     )
     calls = content["calls"].values()

@@ -8,45 +8,29 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import (
-    Callable,
-    Dict,
-    FrozenSet,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Callable, Optional, Union
 
-from cc_kraken.act import founding, last_resort
+from cc_kraken.act import former_prefix, founding, last_resort, warm_pool
 from cc_kraken.act.claim_file import ClaimFile
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import Report
-from cc_kraken.act.waiting import Waiting
+from cc_kraken.act.step_actions import Carried
+from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.config import creation
 from cc_kraken.decide import claiming
 from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
-from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach
+from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach, Step
 from cc_kraken.decide.world import World
 from cc_kraken.machine import files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Claim,
-    Identity,
-    KrakenError,
-    Node,
-    Section,
-    Trouble,
-    Volume,
-)
+from cc_kraken.model import Claim, Identity, KrakenError, Node, Section, Trouble, Volume
 
 LOG = logging.getLogger(__name__)
 
@@ -56,15 +40,6 @@ AVOIDED = (5.0, 20.0)
 """Seconds, drawn by chance, for which a node that was given back is left alone."""
 UNSURE = ("ec2-unavailable", "ec2-unreachable", "ec2-answer")
 """After these an AttachVolume may have been carried out all the same."""
-
-
-STANDBY_EVERY = 10.0
-"""Seconds: has the group taken this instance out of its warm pool?"""
-WARM = "Warmed:"
-
-
-class Standby(Exception):
-    """The instance is in a warm pool, and nobody is to wait for it."""
 
 
 class Lost(Exception):
@@ -84,80 +59,63 @@ class Locked:
     device names of those that this run has attached."""
 
     node: Node
-    volumes: Tuple[Volume, ...]
+    volumes: tuple[Volume, ...]
     attached: Mapping[str, str]
 
 
+@dataclass
 class Claiming:
     """The claim of one run.
 
     ``hold_up(trouble)``: wait a moment for what time may cure, or end the run.
+    ``notes``: what a dry run says of the claim.
     """
 
-    def __init__(
-        self,
-        section: Section,
-        identity: Identity,
-        paths: Paths,
-        cloud: Cloud,
-        observer: Observer,
-        executor: Executor,
-        creating: Creating,
-        report: Report,
-        clock: Clock,
-        waiting: Waiting,
-        hold_up: Callable[[Trouble], None],
-        *,
-        prefix: str,
-        declared: Sequence[str],
-        dry_run: bool,
-    ) -> None:
-        self._section = section
-        self._identity = identity
-        self._paths = paths
-        self._cloud = cloud
-        self._observer = observer
-        self._executor = executor
-        self._creating = creating
-        self._report = report
-        self._clock = clock
-        self._waiting = waiting
-        self._hold_up = hold_up
-        self._prefix = prefix
-        self._declared = tuple(declared)
-        self._dry_run = dry_run
-        self._file = ClaimFile(paths, identity.instance_id, clock)
-        self._avoided: Dict[str, float] = {}
-        self._attached: Dict[str, str] = {}
-        self._let_go: Set[str] = set()
-        self.notes: Tuple[str, ...] = ()
-        """What a dry run says of the claim."""
-        self._strangers: Optional[FrozenSet[str]] = None
+    section: Section
+    identity: Identity
+    paths: Paths
+    cloud: Cloud
+    observer: Observer
+    executor: Executor
+    creating: Creating
+    report: Report
+    clock: Clock
+    waiting: Waiting
+    hold_up: Callable[[Trouble], None]
+    prefix: str
+    declared: tuple[str, ...]
+    dry_run: bool
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._file = ClaimFile(self.paths, self.identity.instance_id, self.clock)
+        self._avoided: dict[str, float] = {}
+        self._attached: dict[str, str] = {}
+        self._let_go: set[str] = set()
+        self._strangers: Optional[frozenset[str]] = None
         """Disks here that are of no node of the prefix; None: not looked yet."""
 
     # ----------------------------------------------------------- to be a node
 
     def lock(self) -> Locked:
         """Get the anchor of a node; ``hold_up`` ends this when the time is over."""
-        contradiction = creation.nodes_trouble(self._section)
+        contradiction = creation.nodes_trouble(self.section)
         if contradiction is not None:
             raise KrakenError(contradiction)
-        self._stand_by()
-        self._check_prefix()
+        warm_pool.stand_by(self.cloud, self.waiting, self.hold_up)
+        me = self.identity.instance_id
+        if former_prefix.given_up(
+            self._file, self.prefix, me, self.cloud, self.observer, self.hold_up
+        ):
+            self._forget()
         while True:
-            try:
-                look = self._look()
-            except KrakenError as error:
-                self._hold_up(error.trouble)
-                continue
+            look = until_answered(self._look, self.hold_up)
             answer = claiming.next_step(look)
             if isinstance(answer, Lock):
                 return self._locked(look, answer.node_id)
-            if self._dry_run and isinstance(answer, (Take, GiveBack)):
+            if self.dry_run and isinstance(answer, (Take, GiveBack)):
                 return self._planned(look, answer)
             if isinstance(answer, Take):
-                if self._waiting.left() <= 0:
-                    self._hold_up(_out_of_time(Node(self._prefix, answer.node_id)))
                 self._take(look, answer)
             elif isinstance(answer, GiveBack):
                 self._give_back(look, answer)
@@ -172,138 +130,68 @@ class Claiming:
         """Found a node where none is free, or wait; what a dry run would found."""
         try:
             if trouble.kind in claiming.NONE_FREE:
-                answer = founding.next_node(self._creating, look)
+                answer = founding.next_node(self.creating, look)
                 if isinstance(answer, founding.Found):
                     return self._found(answer)
                 trouble = answer.trouble if answer is not None else trouble
         except KrakenError as error:
             trouble = error.trouble
-        self._hold_up(trouble)
+        self.hold_up(trouble)
         return None
 
     def _found(self, found: founding.Found) -> Optional[Locked]:
-        if self._dry_run:
+        if self.dry_run:
             self.notes = (f"would found {found.node}, and claim it",)
-            return Locked(found.node, self._creating.shown(found.node), {})
+            return Locked(found.node, self.creating.shown(found.node), {})
         LOG.info("founding %s: its volumes are created", found.node)
-        plans = [Plan(step.set, PLANNED, (step,)) for step in found.steps]
-        if self._waiting.left() <= 0:
-            self._hold_up(_out_of_time(found.node))
-        outcome = self._executor.carry_out(plans, self._world)
-        for trouble in outcome.troubles.values():
-            self._hold_up(trouble)
+        self._check_time(found.node)
+        for trouble in self._carry_out(*found.steps).troubles.values():
+            self.hold_up(trouble)
         return None
-
-    def _stand_by(self) -> None:
-        """In a warm pool nothing is claimed: the instance may be stopped for days."""
-        stood = False
-        while self._is_warm():
-            if not self._waiting.limits.background or self._clock.stopped:
-                raise Standby
-            stood = True
-            self._report.standby(True)
-            self._clock.sleep(STANDBY_EVERY)
-        if stood:
-            self._report.standby(False)
-            self._waiting.restart()
-
-    def _is_warm(self) -> bool:
-        while True:
-            try:
-                return self._cloud.lifecycle().startswith(WARM)
-            except KrakenError as error:
-                self._hold_up(error.trouble)
-
-    def _check_prefix(self) -> None:
-        """A note of another prefix: its node may still be attached here."""
-        note = self._file.note
-        if note is None or note.prefix == self._prefix:
-            return
-        here = self._held_of(Node(note.prefix, note.node_id)) | (
-            self._observer.volumes_here() & set(note.calls)
-        )
-        if here:
-            raise KrakenError(
-                Trouble(
-                    "claim-two-nodes",
-                    f"{self._identity.instance_id} is {note.prefix}/{note.node_id} "
-                    f"({', '.join(sorted(here))} is attached), and "
-                    f"is told to claim a node of {self._prefix}.",
-                    "An instance can be one node.",
-                    f"Correct the prefix, or detach the volumes of {note.prefix}/"
-                    f"{note.node_id} in EC2, then: cc-kraken apply.",
-                )
-            )
-        noted = self._file.noted()
-        while noted is not None and noted.open:
-            self._hold_up(
-                claiming.unsure(
-                    Node(note.prefix, note.node_id), self._identity.instance_id
-                )
-            )
-            noted = self._file.noted()
-        self._forget()
-
-    def _unsure(self, node_id: str) -> Trouble:
-        return claiming.unsure(Node(self._prefix, node_id), self._identity.instance_id)
-
-    def _held_of(self, node: Node) -> FrozenSet[str]:
-        """The node's volumes that are attached here: not its anchor alone."""
-        while True:
-            try:
-                volumes = self._cloud.volumes(node)
-            except KrakenError as error:
-                self._hold_up(error.trouble)
-                continue
-            here, me = self._observer.volumes_here(), self._identity.instance_id
-            return frozenset(
-                one.id
-                for one in volumes
-                if one.id in here
-                or me in {held.instance_id for held in one.attachments}
-            )
 
     def _look(self) -> Look:
         """Everything of the prefix in this zone; behind the lock the node alone, as
         long as no other disk has come."""
-        here = self._observer.volumes_here()
+        here = self.observer.volumes_here()
         note, volumes = self._file.note, None
         if self._strangers is not None and note is not None:
-            volumes = self._cloud.volumes(Node(self._prefix, note.node_id))
+            volumes = self.cloud.volumes(Node(self.prefix, note.node_id))
             if here - self._strangers - {volume.id for volume in volumes}:
                 volumes = None
         if volumes is None:
-            volumes = self._cloud.prefix_volumes(self._prefix, self._identity.zone)
+            volumes = self.cloud.prefix_volumes(self.prefix, self.identity.zone)
             self._strangers = here - {volume.id for volume in volumes}
-        moment = self._clock.now()
+        moment = self.clock.now()
         avoided = {key for key, until in self._avoided.items() if until > moment}
         return Look(
-            self._identity.instance_id,
-            self._section,
-            self._prefix,
-            self._identity.zone,
-            self._declared,
+            self.identity.instance_id,
+            self.section,
+            self.prefix,
+            self.identity.zone,
+            self.declared,
             tuple(volumes),
             here=here,
-            used=self._observer.volumes_in_use(),
-            system=self._observer.system_volumes(),
+            used=self.observer.volumes_in_use(),
+            system=self.observer.system_volumes(),
             avoided=frozenset(avoided),
             noted=self._file.noted(),
-            late=self._waiting.elapsed() >= self._section.boot_wait,
+            late=self.waiting.elapsed() >= self.section.boot_wait,
+            throttled=sum(self.cloud.throttled.values()),
         )
 
     def _take(self, look: Look, answer: Take) -> None:
         """Note it, then attach the anchor."""
         anchor, name = answer.anchor, look.set_of(answer.anchor)
-        LOG.info("claiming %s/%s", self._prefix, answer.node_id)
-        self._file.claim(self._prefix, answer.node_id)
+        node = Node(self.prefix, answer.node_id)
+        self._check_time(node)
+        LOG.info("claiming %s", node)
+        self._file.claim(self.prefix, answer.node_id)
         # Before the disk comes: its array is not to be started without the others.
         sets = claiming.declared_sets(look, answer.node_id)
-        last_resort.write(self._paths, self._identity.instance_id, sets)
+        last_resort.write(self.paths, self.identity.instance_id, sets)
         self._file.sending(anchor)
-        self._report.claim(self._file.told())
-        step = Attach(name, (anchor,))
-        outcome = self._executor.carry_out([Plan(name, PLANNED, (step,))], self._world)
+        self.report.claim(self._file.as_status())
+        outcome = self._carry_out(Attach(name, (anchor,)))
         if anchor in outcome.attached:
             self._file.answered(anchor, accepted=True)
             self._attached[anchor] = outcome.attached[anchor]
@@ -312,77 +200,83 @@ class Claiming:
         if trouble.kind not in UNSURE:
             self._file.answered(anchor, accepted=False)
         if trouble.kind != IN_USE:
-            self._hold_up(trouble)
+            self.hold_up(trouble)
             return
         # An earlier call may have brought it here: the next look tells.
         noted = self._file.noted()
         if noted is None or not noted.open:
             self._forget()
-            self._avoided[answer.node_id] = self._clock.now() + STRUCK_OUT
+            self._avoided[answer.node_id] = self.clock.now() + STRUCK_OUT
             return
-        self._hold_up(replace(trouble, waits=True))
+        self.hold_up(replace(trouble, waits=True))
 
-    @property
-    def _world(self) -> World:
-        return World(self._identity.instance_id)
+    def _check_time(self, node: Node) -> None:
+        if self.waiting.left() <= 0:
+            self.hold_up(out_of_time(f"claim {node}"))
+
+    def _carry_out(self, *steps: Step) -> Carried:
+        plans = [Plan(step.set, PLANNED, (step,)) for step in steps]
+        return self.executor.carry_out(plans, World(self.identity.instance_id))
+
+    def _enter(self, state: str) -> None:
+        self._file.enter(state)
+        self.report.claim(self._file.as_status())
 
     def _give_back(self, look: Look, answer: GiveBack) -> None:
         """Note it, then detach what nothing uses; the next looks tell when it is
         given back."""
-        node = f"{self._prefix}/{answer.node_id}"
+        node = Node(self.prefix, answer.node_id)
+        unsure = claiming.unsure(node, self.identity.instance_id)
         rivals = look.rivals(answer.node_id)
         if rivals:
             held = ", ".join(f"{one} is attached to {i}" for one, i in rivals.items())
             LOG.info("%s is given back: %s", node, held)
         note = self._file.note
         if note is None or note.node_id != answer.node_id:
-            self._file.claim(self._prefix, answer.node_id)
-        self._file.enter(claiming.GIVING_BACK)
-        self._report.claim(self._file.told())
+            self._file.claim(self.prefix, answer.node_id)
+        self._enter(claiming.GIVING_BACK)
         pause = random.uniform(*AVOIDED)
-        self._avoided[answer.node_id] = self._clock.now() + pause
+        self._avoided[answer.node_id] = self.clock.now() + pause
         if not answer.volume_ids:
             return
         if self._let_go.issuperset(answer.volume_ids):
             # EC2 has said yes to it, and the disk is here still.
-            self._hold_up(self._unsure(answer.node_id))
+            self.hold_up(unsure)
         self._let_go.update(answer.volume_ids)
         name = look.set_of(answer.volume_ids[0])
-        step = Detach(name, answer.volume_ids)
-        outcome = self._executor.carry_out([Plan(name, PENDING, (step,))], self._world)
-        if self._observer.volumes_in_use() & set(outcome.kept):
+        outcome = self._carry_out(Detach(name, answer.volume_ids))
+        if self.observer.volumes_in_use() & set(outcome.kept):
             # Used since the look: then it stays, and the run tells why it is not up.
-            self._file.enter(claiming.SETTLED)
+            self._enter(claiming.SETTLED)
         elif outcome.kept:
-            self._hold_up(self._unsure(answer.node_id))
+            self.hold_up(unsure)
         for trouble in outcome.troubles.values():
-            self._hold_up(trouble)
+            self.hold_up(trouble)
 
     def _forget(self) -> None:
-        if not self._dry_run:
+        if not self.dry_run:
             self._file.forget()
-            files.remove(self._paths.node_env)
+            files.remove(self.paths.node_env)
         self._file.note = None
         self._attached.clear()
         self._let_go.clear()
         self._strangers = None
-        self._report.claim(None)
+        self.report.claim(None)
 
     def _locked(self, look: Look, node_id: str) -> Locked:
         note = self._file.note
         if note is None or note.node_id != node_id:
-            self._file.claim(self._prefix, node_id)
-        if not self._dry_run and not self.settled:
+            self._file.claim(self.prefix, node_id)
+        if not self.dry_run and not self.settled:
             used = any(volume.id in look.used for volume in look.ours(node_id))
             self._file.enter(claiming.SETTLED if used else claiming.LOCKED)
-        self._report.claim(self._file.told())
-        node = Node(self._prefix, node_id)
+        self.report.claim(self._file.as_status())
+        node = Node(self.prefix, node_id)
         return Locked(node, look.nodes.get(node_id, ()), dict(self._attached))
 
-    def _planned(self, look: Look, answer: object) -> Locked:
+    def _planned(self, look: Look, answer: Union[Take, GiveBack]) -> Locked:
         """What a dry run says instead of doing it."""
-        assert isinstance(answer, (Take, GiveBack))
-        node = Node(self._prefix, answer.node_id)
+        node = Node(self.prefix, answer.node_id)
         if isinstance(answer, Take):
             text = f"would claim {node}, by attaching {answer.anchor} first"
         else:
@@ -399,18 +293,14 @@ class Claiming:
         return note is not None and note.state == claiming.SETTLED
 
     def check(
-        self,
-        claims: Sequence[Claim],
-        plans: Sequence[Plan],
-        is_ours: Callable[[Volume], bool],
-        world: World,
-    ) -> List[Plan]:
+        self, claims: Sequence[Claim], plans: Sequence[Plan], world: World
+    ) -> list[Plan]:
         """The plans, in which nothing of the node is used before it is settled: when
         its declared sets are whole, and every volume is ours.  Raises :class:`Lost`."""
-        if self.settled or self._dry_run:
+        if self.settled or self.dry_run:
             return list(plans)
         by_name = {plan.name: plan for plan in plans}
-        missing: List[str] = []
+        missing: list[str] = []
         for claim in claims:
             trouble = by_name[claim.name].trouble
             if trouble is not None and trouble.kind.startswith("holder-"):
@@ -422,14 +312,14 @@ class Claiming:
                 missing += [
                     volume.id
                     for volume in claim.volumes
-                    if volume.id not in world.devices and not is_ours(volume)
+                    if volume.id not in world.devices
+                    and not volume.attached_to(self.identity.instance_id)
                 ]
             elif claim.wanted.declared:
                 missing.append(f"a part of {claim.name}")  # an answer may be old
         if missing:
             return [_without_use(plan, missing) for plan in plans]
-        self._file.enter(claiming.SETTLED)
-        self._report.claim(self._file.told())
+        self._enter(claiming.SETTLED)
         return list(plans)
 
 
@@ -445,13 +335,3 @@ def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:
         waits=True,
     )
     return Plan(plan.name, PENDING, steps, trouble, warnings=plan.warnings)
-
-
-def _out_of_time(node: Node) -> Trouble:
-    return Trouble(
-        "out-of-time",
-        f"There was no time left to claim {node}.",
-        "An instance must claim its node in time.",
-        "Run again, or give it more time (boot_wait, wait).",
-        waits=True,
-    )

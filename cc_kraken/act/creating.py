@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
+from cc_kraken.act.waiting import stopped
 from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED, Cloud
 from cc_kraken.config import sets, tags
 from cc_kraken.decide import creating
@@ -27,56 +29,58 @@ GONE_AFTER = 60.0
 MOST_ANSWERS = 20
 """Answers of EC2 that are kept: an old one only makes the wait shorter."""
 
-Made = Dict[int, str]
-"""The ids of the volumes that EC2 has answered with, by the number of the member."""
+
+@dataclass(frozen=True)
+class _Made:
+    """A volume that EC2 has answered with: when, and to which token."""
+
+    id: str
+    at: float
+    attempt: int
 
 
 @dataclass
-class Progress:
+class _Progress:
     """What this run has begun for one set.
 
-    ``since``: when it was allowed to; ``when``: when each volume was made, and by which
-    token; ``tried``: tokens that made no volume, by member; ``from_``: answers of
-    before do not count any more.
+    ``since``: when it was allowed to; ``made``: by the number of the member; ``tried``:
+    tokens that made no volume, by member; ``from_``: answers of before do not count
+    any more.
     """
 
     since: Optional[float] = None
-    made: Made = field(default_factory=dict)
-    when: Dict[int, Tuple[float, int]] = field(default_factory=dict)
-    tried: Dict[int, int] = field(default_factory=dict)
+    made: dict[int, _Made] = field(default_factory=dict)
+    tried: dict[int, int] = field(default_factory=dict)
     from_: float = -math.inf
+
+    @property
+    def ids(self) -> dict[int, str]:
+        return {member: one.id for member, one in self.made.items()}
 
 
 Todo = Union[CreateVolumes, Wait, Refuse, Nothing]
 
 
+@dataclass
 class Creating:
     """What one run knows of volumes that do not exist, and what it has begun.
 
     ``dry_run``: one look is enough, for nothing is created.
     """
 
-    def __init__(
-        self,
-        section: Section,
-        zone: str,
-        cloud: Cloud,
-        clock: Clock,
-        progress: Dict[Tuple[Node, str], Progress],
-        *,
-        dry_run: bool,
-    ) -> None:
-        self._namespace = section.tag_namespace
-        self._zone = zone
-        self._cloud = cloud
-        self._clock = clock
-        self.progress = progress
-        self._dry_run = dry_run
-        self._answers: List[Answer] = []
+    section: Section
+    zone: str
+    cloud: Cloud
+    clock: Clock
+    dry_run: bool
+
+    def __post_init__(self) -> None:
+        self._progress: dict[tuple[Node, str], _Progress] = {}
+        self._answers: list[Answer] = []
 
     def plans(
         self, node: Node, claims: Sequence[Claim], plans: Sequence[Plan]
-    ) -> Tuple[Plan, ...]:
+    ) -> tuple[Plan, ...]:
         """The plans, in which volumes that do not exist are created or awaited."""
         by_name = {claim.name: claim for claim in claims}
         return tuple(
@@ -112,66 +116,118 @@ class Creating:
             one.name for one in claims if one.wanted.declared and one.name != claim.name
         )
         wanted = claim.wanted
-        if self._dry_run and wanted.create is not None:
+        if self.dry_run and wanted.create is not None:
             wanted = replace(wanted, create=replace(wanted.create, after=0))
-        wished = creating.Wished(self._namespace, node, self._zone, wanted, others)
+        wished = creating.Wished(
+            self.section.tag_namespace, node, self.zone, wanted, others
+        )
         answer = self._judge(wished)
         if isinstance(answer, Wait) and answer.seconds <= 0:
             self._ask()
             answer = self._judge(wished)
         if not isinstance(answer, Create):
             return answer
-        if answer.attempts > 1 and not self._dry_run:
+        if answer.attempts > 1 and not self.dry_run:
             mine = self._of(wished)
-            mine.since = self._clock.now() if mine.since is None else mine.since
+            mine.since = self.clock.now() if mine.since is None else mine.since
         return CreateVolumes(claim.name, wished, answer)
 
-    def _of(self, wished: creating.Wished) -> Progress:
-        return self.progress.setdefault((wished.node, wished.wanted.name), Progress())
+    def _of(self, wished: creating.Wished) -> _Progress:
+        key = wished.node, wished.wanted.name
+        return self._progress.setdefault(key, _Progress())
 
     def _judge(self, wished: creating.Wished) -> creating.Step:
         mine = self._of(wished)
         self._forget_gone(mine)
-        begun = None if mine.since is None else Begun(mine.since, mine.made)
+        begun = None if mine.since is None else Begun(mine.since, mine.ids)
         answers = [one for one in self._answers if one.asked >= mine.from_]
-        now, date = self._clock.now(), self._clock.date()
+        now, date = self.clock.now(), self.clock.date()
         return creating.next_step(wished, answers, now, date, begun)
 
-    def _forget_gone(self, mine: Progress) -> None:
+    def _forget_gone(self, mine: _Progress) -> None:
         """EC2 may drop a volume that it could not make without ever showing it."""
         if not self._answers:
             return
         latest = self._answers[-1]
         shown = {volume.id for volume in latest.volumes}
-        for member, (moment, attempt) in list(mine.when.items()):
-            if mine.made[member] in shown or latest.asked - moment < GONE_AFTER:
+        for member, made in list(mine.made.items()):
+            if made.id in shown or latest.asked - made.at < GONE_AFTER:
                 continue
-            LOG.info("%s was created, and EC2 does not show it", mine.made[member])
-            del mine.made[member], mine.when[member]
-            mine.tried[member] = attempt
+            LOG.info("%s was created, and EC2 does not show it", made.id)
+            del mine.made[member]
+            mine.tried[member] = made.attempt
             mine.since, mine.from_ = None, latest.asked
 
     def refresh(self, oldest: float) -> None:
         """Ask EC2 where the last answer is older than so many seconds."""
         last = self._answers[-1].answered if self._answers else -math.inf
-        if self._clock.now() - last > oldest:
+        if self.clock.now() - last > oldest:
             self._ask()
 
-    def shown(self, node: Node) -> Tuple[Volume, ...]:
+    def shown(self, node: Node) -> tuple[Volume, ...]:
         """The volumes of a node in the last answer, in any zone."""
         last = self._answers[-1].volumes if self._answers else ()
         return tuple(
             volume
             for volume in last
             if volume.state not in sets.LEAVING
-            and tags.is_of(volume.tags, self._namespace, node)
+            and tags.is_of(volume.tags, self.section.tag_namespace, node)
         )
 
     def _ask(self) -> None:
-        asked = self._clock.now()
-        volumes = self._cloud.marked_volumes()
-        self._answers.append(Answer(asked, self._clock.now(), volumes))
+        asked = self.clock.now()
+        volumes = self.cloud.marked_volumes()
+        self._answers.append(Answer(asked, self.clock.now(), volumes))
         del self._answers[:-MOST_ANSWERS]
+
+    # ------------------------------------------------------- what EC2 is asked for
+
+    def create(self, step: CreateVolumes) -> None:
+        """Carry out the step, one member after the other, and note each."""
+        mine = self._of(step.wished)
+        for member in step.create.members:
+            if self.clock.stopped:
+                raise KrakenError(stopped(step))
+            made, attempt = self._create_one(step, mine, member)
+            mine.made[member] = _Made(made, self.clock.now(), attempt)
+            LOG.info("%s: %s is volume %d", step.set, made, member)
+
+    def _create_one(
+        self, step: CreateVolumes, mine: _Progress, member: int
+    ) -> tuple[str, int]:
+        """The id of the volume, and the first token that EC2 takes."""
+        for attempt in range(mine.tried.get(member, 0) + 1, step.create.attempts + 1):
+            new = creating.new_volume(step.wished, member, attempt)
+            refused: Optional[Trouble] = None
+            try:
+                made = self.cloud.create_volume(new)
+                if made not in step.create.dead:
+                    return made, attempt
+            except KrakenError as error:
+                refused = error.trouble
+                if refused.kind not in (LIMIT, TOKEN_BURNED):
+                    raise
+            there = self._there(step)
+            if member in there:
+                return there[member], attempt
+            if refused is not None and refused.kind == LIMIT:
+                raise KrakenError(refused)
+            mine.tried[member] = attempt
+            LOG.info("%s: token %d makes no volume %d", step.set, attempt, member)
+            if refused is not None:
+                # Burned, or another template's volume that EC2 does not show yet:
+                # look again for as long as before the first one.
+                mine.since, mine.from_ = None, self.clock.now()
+                raise KrakenError(creating.looking(step.wished))
+            if set(there.values()) - set(mine.ids.values()):
+                break  # members that this run has not made: they may have data
+        raise KrakenError(creating.no_tokens(step.wished, member))
+
+    def _there(self, step: CreateVolumes) -> dict[int, str]:
+        """The volumes of the set that EC2 shows now; of no member are those without a
+        number (0)."""
+        volumes = creating.present(step.wished, self.cloud.marked_volumes())
+        return {creating.number(step.wished, one): one.id for one in volumes}
 
 
 def _afterwards(step: CreateVolumes) -> str:
@@ -185,64 +241,3 @@ def wants(claim: Claim) -> bool:
     kind = claim.trouble.kind if claim.trouble is not None else ""
     lacks = kind in ("set-absent", "members-missing", "volume-state")
     return lacks and claim.wanted.create is not None and not claim.wanted.volume_ids
-
-
-def create(
-    cloud: Cloud,
-    step: CreateVolumes,
-    mine: Progress,
-    check: Callable[[], None],
-    now: Callable[[], float],
-) -> None:
-    """Carry out the step, one member after the other, and note each in ``mine``.
-
-    ``check`` ends it when the run is to end; ``now``: the run's clock.
-    """
-    for member in step.create.members:
-        check()
-        made, attempt = _create_one(cloud, step, mine, member, now)
-        mine.made[member], mine.when[member] = made, (now(), attempt)
-        LOG.info("%s: %s is volume %d", step.set, mine.made[member], member)
-
-
-def _create_one(
-    cloud: Cloud,
-    step: CreateVolumes,
-    mine: Progress,
-    member: int,
-    now: Callable[[], float],
-) -> Tuple[str, int]:
-    """The id of the volume, and the first token that EC2 takes."""
-    for attempt in range(mine.tried.get(member, 0) + 1, step.create.attempts + 1):
-        new = creating.new_volume(step.wished, member, attempt)
-        refused: Optional[Trouble] = None
-        try:
-            made = cloud.create_volume(new)
-            if made not in step.create.dead:
-                return made, attempt
-        except KrakenError as error:
-            refused = error.trouble
-            if refused.kind not in (LIMIT, TOKEN_BURNED):
-                raise
-        there = _there(cloud, step)
-        if member in there:
-            return there[member], attempt
-        if refused is not None and refused.kind == LIMIT:
-            raise KrakenError(refused)
-        mine.tried[member] = attempt
-        LOG.info("%s: EC2 makes no volume %d for token %d", step.set, member, attempt)
-        if refused is not None:
-            # Burned, or another template's volume that EC2 does not show yet: look
-            # again for as long as before the first one.
-            mine.since, mine.from_ = None, now()
-            raise KrakenError(creating.looking(step.wished))
-        if set(there.values()) - set(mine.made.values()):
-            break  # members that this run has not made: they may have data
-    raise KrakenError(creating.no_tokens(step.wished, member))
-
-
-def _there(cloud: Cloud, step: CreateVolumes) -> Made:
-    """The volumes of the set that EC2 shows now; of no member are those without a
-    number (0)."""
-    volumes = creating.present(step.wished, cloud.marked_volumes())
-    return {creating.number(step.wished, one): one.id for one in volumes}

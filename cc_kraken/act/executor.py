@@ -8,87 +8,36 @@ reads it, and only then is anything mounted.  A step that fails ends its own set
 from __future__ import annotations
 
 import logging
-import os
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Collection, Mapping, Optional, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Callable, Optional
 
-from cc_kraken.act import (
-    creating,
-    grow,
-    make,
-    mount_point,
-    preconditions,
-    preen,
-    refusals,
-    release,
-)
-from cc_kraken.act.creating import Progress
-from cc_kraken.act.report import Report
-from cc_kraken.cloud.protocol import IN_USE, Cloud
-from cc_kraken.decide import members as arraystate
+from cc_kraken.act.step_actions import Carried, StepActions, at_once
+from cc_kraken.act.waiting import stopped
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import (
-    CHANGES,
     GROW,
     MOUNT,
     OF_CLOUD,
     PHASES,
-    AddMember,
-    AssembleArray,
-    Attach,
     CheckFilesystem,
-    CreateArray,
-    CreateVolumes,
     Detach,
     EraseRecords,
-    GrowArray,
-    GrowFilesystem,
     MakeDirectory,
     MakeFilesystem,
     MountFilesystem,
     RemoveFstab,
     SetOwner,
     Step,
-    StopArray,
     Wipe,
-    WriteArrayLine,
     WriteFstab,
-    WriteRecords,
-    ZeroSuperblocks,
 )
 from cc_kraken.decide.world import World
-from cc_kraken.machine import (
-    devices,
-    files,
-    fstab,
-    md,
-    mdadm_conf,
-    mount_points,
-    mountinfo,
-    systemd,
-)
-from cc_kraken.machine.clock import Clock
-from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Array,
-    Device,
-    Known,
-    KrakenError,
-    Layer,
-    Look,
-    Node,
-    Record,
-    Trouble,
-    failure,
-    of_set,
-)
-from cc_kraken.proof import content, record
+from cc_kraken.machine import systemd
+from cc_kraken.model import KrakenError, Trouble, of_set
 
 LOG = logging.getLogger(__name__)
 
-WORKERS = 32
 RELOADS = 2
 """How often systemd is asked to read fstab before the sets fail."""
 FSTAB = (WriteFstab, RemoveFstab)
@@ -98,75 +47,15 @@ AFTER_FSTAB = (CheckFilesystem, MountFilesystem, SetOwner)
 
 
 @dataclass
-class Carried:
-    """What came of the steps of one round.
-
-    ``attached``: volume id to device name, accepted by the cloud.  ``ask_again``:
-    its answers left it open what is true.  ``kept``: volumes that were not
-    detached, because something uses them.  ``not_grown``: why a set that is up
-    could not be grown.
-    """
-
-    attached: dict[str, str] = field(default_factory=dict)
-    detached: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    troubles: dict[str, Trouble] = field(default_factory=dict)
-    not_grown: dict[str, Trouble] = field(default_factory=dict)
-    ask_again: bool = False
-    used: list[str] = field(default_factory=list)
-
-
-class Executor:
+class Executor(StepActions):
     """Carries out steps on one machine for one run."""
 
-    def __init__(
-        self,
-        paths: Paths,
-        cloud: Cloud,
-        report: Report,
-        enter: Callable[[Optional[str]], None],
-        clock: Clock,
-    ) -> None:
-        self.paths = paths
-        self.cloud = cloud
-        self.report = report
-        self.enter = enter
-        self.clock = clock
-        self.created: dict[tuple[Node, str], Progress] = {}
-        """What the cloud was asked to create in this run, by node and set."""
-        self._files = threading.Lock()
+    enter: Callable[[Optional[str]], None]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._begun: set[str] = set()
         """Sets on whose volumes something is half wiped or half made."""
-        self._lines: Sequence[Step] = ()
-        """What is to be written into fstab."""
-        self._world: World
-        self._looks: dict[str, Look] = {}
-        """What was found on a volume, or on an array (by its UUID), last."""
-        self._carried: Carried
-        self._do: Mapping[type[Step], Callable[[Any], None]] = {
-            CreateVolumes: self._create_volumes,
-            Attach: self._attach,
-            Detach: self._detach,
-            Wipe: self._wipe,
-            WriteRecords: self._write_records,
-            StopArray: self._stop_array,
-            ZeroSuperblocks: self._zero_superblocks,
-            CreateArray: self._create_array,
-            AssembleArray: self._assemble_array,
-            AddMember: self._add_member,
-            WriteArrayLine: self._write_array_line,
-            MakeFilesystem: self._make_filesystem,
-            EraseRecords: self._erase_records,
-            MakeDirectory: self._make_directory,
-            WriteFstab: self._write_fstab,
-            CheckFilesystem: self._check_filesystem,
-            MountFilesystem: self._mount,
-            SetOwner: self._set_owner,
-            GrowArray: self._grow_array,
-            GrowFilesystem: self._grow_filesystem,
-            RemoveFstab: self._write_fstab,
-        }
-        assert set(self._do) == set(CHANGES)
 
     def carry_out(self, plans: Sequence[Plan], world: World) -> Carried:
         """Carry out the steps of these plans."""
@@ -205,7 +94,7 @@ class Executor:
         if not work:
             return
         self.enter(phase)
-        jobs = _at_once(phase, self._set_steps, list(work.items()))
+        jobs = at_once(phase, self._set_steps, list(work.items()))
         for job in jobs:
             job.result()
 
@@ -229,7 +118,7 @@ class Executor:
     def _set_steps(self, name: str, steps: Sequence[Step]) -> None:
         for step in steps:
             if self.clock.stopped and name not in self._begun:
-                self._carried.troubles[name] = _stopped(step)
+                self._carried.troubles[name] = stopped(step)
                 return
             try:
                 self._one(step)
@@ -244,8 +133,8 @@ class Executor:
     def _note(self, name: str, step: Step, trouble: Trouble) -> None:
         # What cannot be grown is mounted and serves as it is.
         growing = step.phase == GROW
-        told = self._carried.not_grown if growing else self._carried.troubles
-        told[name] = trouble
+        troubles = self._carried.not_grown if growing else self._carried.troubles
+        troubles[name] = trouble
 
     def _one(self, step: Step) -> None:
         if step.phase not in OF_CLOUD:
@@ -262,282 +151,6 @@ class Executor:
             if not gone:
                 return
         self.report.done(step.set, str(step))
-
-    # ---- the cloud
-
-    def _create_volumes(self, step: CreateVolumes) -> None:
-        self._carried.ask_again = True
-        mine = self.created.setdefault((step.wished.node, step.set), Progress())
-
-        def check() -> None:
-            if self.clock.stopped:
-                raise KrakenError(_stopped(step))
-
-        creating.create(self.cloud, step, mine, check, self.clock.now)
-
-    def _attach(self, step: Attach) -> None:
-        """The lowest volume id first: two claimants must not split a set."""
-        first, *others = step.volume_ids
-        self._attach_one(first)
-        jobs = _at_once("attach", self._attach_one, [(one,) for one in others])
-        errors = [error for error in (job.exception() for job in jobs) if error]
-        # What time does not cure counts for more than what it may.
-        errors.sort(key=lambda e: isinstance(e, KrakenError) and e.trouble.waits)
-        if errors:
-            raise errors[0]
-
-    def _attach_one(self, volume_id: str) -> None:
-        try:
-            self._carried.attached[volume_id] = self.cloud.attach(volume_id)
-        except KrakenError as error:
-            if error.trouble.kind == IN_USE:
-                self._carried.ask_again = True
-            raise
-
-    def _detach(self, step: Detach) -> None:
-        self._carried.ask_again = True
-        volumes = step.volume_ids
-        kept = release.unused(self.paths, self.clock, volumes, self._detach_one)
-        for volume_id, why in kept.items():
-            self._carried.kept.append(volume_id)
-            self.report.warn(release.told(step.set, volume_id, why), step.set)
-
-    def _detach_one(self, volume_id: str) -> None:
-        self.cloud.detach(volume_id)
-        self._carried.detached.append(volume_id)
-
-    # ---- volumes and arrays
-
-    def _device(self, volume_id: str) -> Device:
-        return self._world.devices[volume_id]
-
-    def _volumes(self, records: Sequence[Record]) -> list[tuple[Device, Record]]:
-        return [(self._device(one.volume_id), one) for one in records]
-
-    def _place(self, device: Device, member: bool) -> int:
-        return record.places(device.size)[0 if member else 1]
-
-    def _place_found(self, device: Device, member: bool) -> int:
-        """Where the record of this volume was seen, or has just been written."""
-        look = self._world.looks.get(device.volume_id)
-        if look is not None and look.moved is not None and not member:
-            return look.moved
-        return self._place(device, member)
-
-    def _wipe(self, step: Wipe) -> None:
-        make.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
-
-    def _write_records(self, step: WriteRecords) -> None:
-        def write(one: Record, device: Device) -> None:
-            look = make.write_record(
-                self.paths,
-                device,
-                one,
-                self._place(device, step.member),
-                permitted=one.volume_id in step.permitted,
-                seen=self._looks.get(one.volume_id),
-            )
-            self._remember(one.volume_id, look)
-
-        self._each(step.records, write)
-
-    def _erase_records(self, step: EraseRecords) -> None:
-        def erase(one: Record, device: Device) -> None:
-            place = self._place_found(device, step.member)
-            seen = self._looks.get(one.volume_id)
-            look = make.erase_record(self.paths, device, one, place, seen=seen)
-            self._remember(one.volume_id, look)
-
-        self._each(step.records, erase)
-
-    def _remember(self, key: str, look: Optional[Look]) -> None:
-        if look is not None:
-            self._looks[key] = look
-
-    def _stop_array(self, step: StopArray) -> None:
-        volumes = self._volumes(step.records)
-        make.stop_array(self.paths, self._array(step.uuid), volumes)
-
-    def _zero_superblocks(self, step: ZeroSuperblocks) -> None:
-        self._each(
-            step.records,
-            lambda one, device: make.zero_superblock(self.paths, device, one),
-        )
-
-    def _each(
-        self,
-        records: Sequence[Record],
-        do: Callable[[Record, Device], object],
-    ) -> None:
-        """The volumes of one set side by side; the first error counts."""
-        volumes = [(one, self._device(one.volume_id)) for one in records]
-        jobs = _at_once("member", do, volumes)
-        for job in jobs:
-            job.result()
-
-    def _create_array(self, step: CreateArray) -> None:
-        make.create_array(
-            self.paths,
-            list(zip(map(self._device, step.volume_ids), step.records)),
-            uuid=step.uuid,
-            level=step.level,
-            name=step.name,
-            permitted=step.permitted,
-            seen=self._looks,
-        )
-
-    def _assemble_array(self, step: AssembleArray) -> None:
-        members = [self._device(volume).path for volume in step.volume_ids]
-        md.assemble(self.paths, step.name, step.uuid, members, incomplete=step.degraded)
-        array = self._array(step.uuid)
-        if step.degraded and not array.running:
-            md.start_degraded(self.paths, array.name)
-        names = [self._device(volume).name for volume in step.volume_ids]
-        running = md.wait_running(self.paths, names)
-        # udev may have added a copy meanwhile: it has the same UUIDs.
-        serials = {one: devices.serial_of(self.paths, one) for one in running.members}
-        trouble = arraystate.wrong_members(running, serials, step.set, step.volume_ids)
-        if trouble is not None:
-            raise KrakenError(trouble)
-
-    def _add_member(self, step: AddMember) -> None:
-        device, seen = self._device(step.volume_id), self._looks.get(step.volume_id)
-        make.add_member(self.paths, self._array(step.uuid), device, seen=seen)
-
-    def _array(self, uuid: str) -> Array:
-        """The array as it runs now, found by its members' superblocks."""
-        for array in self._world.own_first(md.scan(self.paths)):
-            if array.uuid == uuid or self._member_uuid(array) == uuid:
-                return array
-        raise failure(
-            "array-absent",
-            f"Array {uuid} is not there after it was put together",
-            "an md device",
-            "See the kernel's log and /proc/mdstat for the reason.",
-        )
-
-    def _member_uuid(self, array: Array) -> str:
-        for device in self._world.devices.values():
-            if device.name in array.members:
-                block = content.superblock(device.path)
-                return block.uuid if block is not None else ""
-        return ""
-
-    def _write_array_line(self, step: WriteArrayLine) -> None:
-        with self._files:
-            mdadm_conf.add(self.paths, step.set, step.uuid, step.instead_of)
-
-    # ---- filesystems and mounts
-
-    def _target(self, array_uuid: str, volume_id: str) -> "Device | Array":
-        return self._array(array_uuid) if array_uuid else self._device(volume_id)
-
-    def _make_filesystem(self, step: MakeFilesystem) -> None:
-        key = step.array_uuid or step.records[0].volume_id
-        self._looks[key] = make.make_filesystem(
-            self.paths,
-            self._target(step.array_uuid, step.records[0].volume_id),
-            self._volumes(step.records),
-            type=step.type,
-            uuid=step.uuid,
-            label=step.label,
-            options=step.options,
-            permitted=step.permitted,
-            seen=self._looks.get(key),
-        )
-
-    def _make_directory(self, step: MakeDirectory) -> None:
-        mount_points.make_directory(step.path)
-
-    def _write_fstab(self, step: Step) -> None:
-        """The first step writes the lines of all sets: a write waits for the disk."""
-        with self._files:
-            if self._lines:
-                text = fstab.read(self.paths)
-                for one in self._lines:
-                    if isinstance(one, WriteFstab):
-                        new = {one.set: one.line}
-                        text = fstab.replace(text, new, one.instead_of)
-                    else:
-                        text = fstab.replace(text, {one.set: None})
-                os.makedirs(self.paths.run, mode=0o755, exist_ok=True)
-                files.write_atomic(self.paths.unread, b"", 0o644)
-                fstab.write(self.paths, text)
-                self._lines = ()
-            if isinstance(step, RemoveFstab):
-                mdadm_conf.drop(self.paths, step.set)
-
-    def _check_filesystem(self, step: CheckFilesystem) -> None:
-        """As systemd does it at a boot, for what no boot has mounted yet."""
-        target = self._target(step.array_uuid, step.volume_id)
-        self._check_shown(target, step.type, step.uuid)
-        preconditions.check_layer(target, self.paths, self._members(target))
-        with make.held(self.paths, target) as disk:
-            disk.check_exclusive()
-            said = preen.preen(target.path, step.type)
-        if said:
-            LOG.info("%s: %s", step.set, said, extra=of_set(step.set))
-
-    def _mount(self, step: MountFilesystem) -> None:
-        """Mount the very device, never whatever has its UUID."""
-        target = self._target(step.array_uuid, step.volume_id)
-        members = self._members(target)
-        volumes = frozenset(device.volume_id for device in members)
-        wish = mount_point.Wish(
-            step.set, step.path, step.type, step.options, step.covers
-        )
-        with make.kept_open(target):
-            if mountinfo.at(self.paths, step.path) is None:
-                self._check_shown(target, step.type, step.uuid)
-                mount_point.mount(self.paths, target, volumes, wish)
-            else:
-                # Somebody was faster: nothing is mounted over another mount.
-                mount_point.verify(self.paths, target, volumes, step.path)
-        if mount_points.path_state(step.path).as_made:
-            mount_points.relabel(self.paths, step.path)
-
-    def _check_shown(self, target: Layer, kind: str, uuid: str) -> None:
-        """It is the right disk, and shows the filesystem that was seen."""
-        if target.volume_id:
-            for device in self._members(target):
-                preconditions.check_serial(self.paths, device)
-        seen = self._looks.get(target.key)
-        look = content.look(target.path, volume_id=target.volume_id, seen=seen)
-        shown = look.content
-        whole = isinstance(shown, Known) and shown.ever_mounted
-        if look.record is not None and not whole:
-            raise refusals.record_present(target)
-        if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
-            raise refusals.content_changed(target, shown, f"{kind} {uuid}")
-
-    def _set_owner(self, step: SetOwner) -> None:
-        uid = mount_points.user_id(step.owner) if step.owner is not None else None
-        gid = mount_points.group_id(step.group) if step.group is not None else None
-        mount_points.set_owner(step.path, uid, gid, step.mode)
-
-    # ---- growth
-
-    def _grow_array(self, step: GrowArray) -> None:
-        array = self._array(step.uuid)
-        grow.array(self.paths, array, self._members(array), step.after)
-
-    def _grow_filesystem(self, step: GrowFilesystem) -> None:
-        target = self._target(step.array_uuid, step.volume_id)
-        members = self._members(target)
-        grow.filesystem(self.paths, target, members, step.path, step.type)
-
-    def _members(self, target: Layer) -> Sequence[Device]:
-        """The volumes in it that are ours; what it has besides shows then."""
-        return target.disks(self._world.devices.values())
-
-
-def _at_once(
-    name: str, do: Callable[..., object], items: Sequence[tuple[object, ...]]
-) -> list[Future[object]]:
-    """This with each of these arguments side by side, to the end of all."""
-    workers = max(1, min(WORKERS, len(items)))
-    with ThreadPoolExecutor(workers, thread_name_prefix=f"kraken-{name}") as pool:
-        return [pool.submit(do, *item) for item in items]
 
 
 def _of(
@@ -557,14 +170,4 @@ def _fault(doing: str, error: Exception) -> Trouble:
         "",
         "This is a fault of cc_kraken: please report it with the traceback in the "
         "log. The next run goes on from here.",
-    )
-
-
-def _stopped(step: Step) -> Trouble:
-    return Trouble(
-        "stopped",
-        f"The run was told to end before it was to {step}",
-        "",
-        "The next run goes on from here.",
-        waits=True,
     )

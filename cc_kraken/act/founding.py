@@ -8,7 +8,7 @@ one of them gets the anchor.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import List, Optional, Tuple, Union
+from typing import Optional, Union
 
 from cc_kraken.act.creating import Creating, wants
 from cc_kraken.config import creation, sets
@@ -27,7 +27,7 @@ class Found:
     """Create these volumes of the node."""
 
     node: Node
-    steps: Tuple[CreateVolumes, ...]
+    steps: tuple[CreateVolumes, ...]
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,10 @@ def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Stay, _Sk
     if any(volume.zone != look.zone for volume in every.values()):
         return _Skip()
     claims = sets.claims(
-        look.section,
-        node,
-        look.zone,
-        tuple(every.values()),
-        look.declared,
-        look.system,
+        look.section, node, look.zone, tuple(every.values()), look.declared, look.system
     ).claims
-    steps: List[CreateVolumes] = []
-    awaited: List[Trouble] = []
+    steps: list[CreateVolumes] = []
+    awaited: list[Trouble] = []
     for claim in claims:
         if not claim.wanted.declared or claim.trouble is None:
             continue
@@ -91,7 +86,7 @@ def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Stay, _Sk
 
 
 def _of_set(
-    creating: Creating, node: Node, claim: Claim, claims: Tuple[Claim, ...]
+    creating: Creating, node: Node, claim: Claim, claims: tuple[Claim, ...]
 ) -> Union[CreateVolumes, Stay, _Skip]:
     assert claim.trouble is not None
     if claim.trouble.kind == "volume-creating":

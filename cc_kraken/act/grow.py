@@ -10,23 +10,16 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.act import preconditions
-from cc_kraken.decide.growth import LEAST, UNWRITTEN, WORKING
+from cc_kraken.decide.grow import LEAST, UNWRITTEN, WORKING
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State, opened
 from cc_kraken.machine import command, md, mountinfo
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Array,
-    Device,
-    KrakenError,
-    Layer,
-    Mount,
-    failure,
-    gib,
-)
+from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, failure, gib
 
 
 def state(mount: Mount, node: str) -> Optional[State]:
@@ -127,7 +120,7 @@ def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> No
     """Every volume is the one that was seen, and what lies on them is on no others."""
     preconditions.check_layer(target, paths, members, used=True)
     for device in members:
-        preconditions.check_serial(paths, device)
+        preconditions.check_identity(paths, device)
 
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:

@@ -7,12 +7,13 @@ answer that does not show it, for a while.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from typing import Iterable, Mapping, Optional
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Optional
 
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.machine.clock import Clock
-from cc_kraken.model import Attachment, Holder, Node, Volume
+from cc_kraken.model import Attachment, Claim, Holder, Node, Volume
 
 HOLDERS_FOR = 30.0
 """Seconds for which an answer about the holders of volumes is good."""
@@ -21,20 +22,23 @@ BELIEVED_FOR = 30.0
 UNDONE_LIMIT = 3
 
 
+@dataclass
 class Known:
     """The volumes of the node and who holds them.
 
     ``attached_now``: attached by this run, and not used yet.
     """
 
-    def __init__(self, cloud: Cloud, instance_id: str, clock: Clock) -> None:
-        self.cloud = cloud
-        self.instance_id = instance_id
-        self.clock = clock
-        self.volumes: tuple[Volume, ...] = ()
-        self.holders: Mapping[str, Holder] = {}
-        self.attached_now: set[str] = set()
+    cloud: Cloud
+    instance_id: str
+    clock: Clock
+    volumes: tuple[Volume, ...] = ()
+    holders: Mapping[str, Holder] = field(default_factory=dict)
+    attached_now: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
         self._holders_at = 0.0
+        self._awaited_since: dict[str, float] = {}
         self._accepted: dict[str, tuple[float, Attachment]] = {}
         self._undone: Counter[str] = Counter()
 
@@ -59,14 +63,24 @@ class Known:
             self._holders_at = moment
         self.volumes = tuple(self._believed(volume) for volume in volumes)
 
-    def is_ours(self, volume: Volume) -> bool:
-        return any(
-            attachment.instance_id == self.instance_id
-            for attachment in volume.attachments
-        )
+    def awaited(
+        self, claims: Sequence[Claim], here: Container[str]
+    ) -> dict[str, float]:
+        """Seconds since the attachment of each volume, by its id, whose disk is not
+        ``here`` yet."""
+        moment = self.clock.now()
+        found: dict[str, float] = {}
+        for volume in (volume for claim in claims for volume in claim.volumes):
+            if volume.id in here or not volume.attached_to(self.instance_id):
+                self._awaited_since.pop(volume.id, None)
+                continue
+            since = self._awaited_since.setdefault(volume.id, moment)
+            found[volume.id] = moment - since
+        return found
 
     def _believed(self, volume: Volume) -> Volume:
-        if volume.id not in self._accepted or self.is_ours(volume):
+        shown = volume.attached_to(self.instance_id)
+        if shown or volume.id not in self._accepted:
             return volume
         since, attachment = self._accepted[volume.id]
         if self.clock.now() - since < BELIEVED_FOR:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from typing import Iterable
+from collections.abc import Iterable
 
 from cc_kraken.machine import files
 from cc_kraken.machine.paths import Paths
@@ -53,7 +53,7 @@ def write(paths: Paths, instance_id: str, claims: Iterable[Claim]) -> bool:
     written = False
     try:
         for directory in (paths.run, paths.state):
-            os.makedirs(directory, mode=0o755, exist_ok=True)
+            files.make_directories(directory)
             written = files.write_atomic(location(directory), data) or written
         return written
     except (KrakenError, OSError) as error:

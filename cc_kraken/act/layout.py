@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any, Optional
 
 from cc_kraken.act import report
 from cc_kraken.decide import seen
@@ -62,19 +62,14 @@ def save(
         "claim": status.get("claim"),
         "sets": kept,
     }
-    os.makedirs(paths.state, mode=0o755, exist_ok=True)
+    files.make_directories(paths.state)
     files.write_atomic(paths.checked, section.sources.encode(), 0o644)
-    data = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    return files.write_atomic(paths.layout, data.encode(), 0o644)
+    return files.write_json(paths.layout, content)
 
 
 def load(paths: Paths) -> Optional[dict[str, Any]]:
     """The saved layout, or None when there is none that can be read."""
-    text = files.read_text(paths.layout)
-    try:
-        content = json.loads(text) if text else None
-    except ValueError:
-        return None
+    content = files.read_json(paths.layout)
     return content if _well_formed(content) else None
 
 

@@ -7,9 +7,10 @@ import fcntl
 import logging
 import os
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 from cc_kraken.act import report
+from cc_kraken.machine import files
 from cc_kraken.machine.clock import LOOK_EVERY
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
@@ -32,9 +33,9 @@ def held(paths: Paths, seconds: float) -> Iterator[None]:
 
     Raises KrakenError ``run-locked`` when another run does not end in time.
     """
-    os.makedirs(paths.run, mode=0o755, exist_ok=True)
+    files.make_directories(paths.run)
     end = time.monotonic() + seconds
-    told = False
+    logged = False
     handle = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         while True:
@@ -42,9 +43,9 @@ def held(paths: Paths, seconds: float) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
+                if not logged:
                     LOG.info("%s; waiting for it", _locked(paths).found)
-                    told = True
+                    logged = True
                 if time.monotonic() >= end:
                     raise KrakenError(_locked(paths)) from None
                 time.sleep(LOOK_EVERY)

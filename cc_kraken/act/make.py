@@ -23,9 +23,10 @@ import re
 import stat
 import struct
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from cc_kraken.act import preconditions, refusals
 from cc_kraken.act.preconditions import Pairs
@@ -45,10 +46,10 @@ from cc_kraken.model import (
     Unknown,
 )
 from cc_kraken.proof import (
-    content,
     directio,
     half_made,
     places,
+    probe,
     rehearsal,
     superblock,
     write_counters,
@@ -85,16 +86,14 @@ class Held:
     def check(self) -> None:
         """It is what was seen: node, size, serial, and those of the volumes below."""
         check_node(self._fd, self.target)
-        if isinstance(self.target, Device):
-            self._check_size(self.target)
-            preconditions.check_serial(self.paths, self.target)
-        elif preconditions.sysfs_number(self.paths, self.target) != self.target.devno:
-            was = f"It was {self.target.devno}"
-            raise refusals.changed(self.target, "has another number", was)
+        if self.target.volume_id:
+            self._check_size()
+        preconditions.check_identity(self.paths, self.target)
         for volume in self.below:
             volume.check()
 
-    def _check_size(self, device: Device) -> None:
+    def _check_size(self) -> None:
+        device = self.target
         with io_errors(device):
             (size,) = struct.unpack("Q", self.ioctl(_BLKGETSIZE64, 8))
             (read_only,) = struct.unpack("i", self.ioctl(_BLKROGET, 4))
@@ -108,7 +107,6 @@ class Held:
         return fcntl.ioctl(self._fd, code, bytes(length))
 
     def check_unused(self, *, partitions: bool = False) -> None:
-        assert isinstance(self.target, Device)
         preconditions.check_unused(self.paths, self.target, partitions=partitions)
 
     def check_exclusive(self) -> None:
@@ -136,9 +134,9 @@ class Held:
             return directio.read(self._fd, start, length)
 
     def look(self, **question: Any) -> Look:
-        """What it holds now (:func:`cc_kraken.proof.content.look`)."""
+        """What it holds now (:func:`cc_kraken.proof.probe.look`)."""
         volume = self.target.volume_id
-        return content.look(self.target.path, volume_id=volume, **question)
+        return probe.look(self.target.path, volume_id=volume, **question)
 
     def write(self, start: int, data: bytes) -> None:
         """Check once more that it is the right disk, write, flush, and read back."""
@@ -168,14 +166,14 @@ class Held:
         """``look`` from before a block was written, with the ``record`` that is
         there now: as good as before if that was the only write."""
         found = look or Look(Unknown("Nobody has looked."))
-        told = write_counters.after_write(self._fd, found.testimony, BLOCK)
-        return replace(found, record=record, moved=None, testimony=told)
+        testimony = write_counters.after_write(self._fd, found.testimony, BLOCK)
+        return replace(found, record=record, moved=None, testimony=testimony)
 
     def check_record(self, record: Record) -> None:
         """This very record lies at its place."""
         present = self.read(preconditions.place_of(self.target, record), BLOCK)
         if present != preconditions.encode(record):
-            there = refusals.tell_block(present)
+            there = refusals.describe_block(present)
             raise refusals.record(self.target, there, "its own intent record")
 
     def check_blank(
@@ -277,7 +275,7 @@ def io_errors(target: Layer) -> Iterator[None]:
 
 
 @contextmanager
-def together(paths: Paths, volumes: Pairs) -> Iterator[List[Tuple[Held, Record]]]:
+def together(paths: Paths, volumes: Pairs) -> Iterator[list[tuple[Held, Record]]]:
     """The volumes of a set, locked one after another, always in this order."""
     with ExitStack() as stack:
         yield [
@@ -302,7 +300,7 @@ def run_on(disks: Sequence[Held], argv: Sequence[str], doing: str) -> None:
 @contextmanager
 def _at_place(
     paths: Paths, device: Device, record: Record, place: int
-) -> Iterator[Tuple[Held, bytes, bytes]]:
+) -> Iterator[tuple[Held, bytes, bytes]]:
     """The volume, open to be written; the block of its record; and what lies at its
     place.  A member may be held by md: that place lies before the data."""
     block = preconditions.encode(record)
@@ -350,7 +348,6 @@ def write_record(
             need = "The record's place must be zero"
             raise refusals.content(device, look.content, need)
         disk.write(place, block)
-        LOG.debug("%s: intent record written at %d", device.path, place)
         return disk.after_write(look, record)
 
 
@@ -368,10 +365,9 @@ def erase_record(
         if not any(present):
             return seen
         if present != block:
-            there = refusals.tell_block(present)
+            there = refusals.describe_block(present)
             raise refusals.record(device, there, "exactly this intent record")
         disk.write(place, bytes(BLOCK))
-        LOG.debug("%s: intent record erased at %d", device.path, place)
         return disk.after_write(seen, None)
 
 
@@ -424,7 +420,7 @@ def _verify_array(members: Sequence[Device], uuid: str, level: int) -> None:
     """All members carry the array's superblock, in order."""
     deadline = time.monotonic() + ROLE_WAIT
     while True:
-        blocks = [content.superblock(device.path) for device in members]
+        blocks = [probe.superblock(device.path) for device in members]
         wrong = preconditions.wrong_member(members, blocks, uuid, level)
         if not wrong:
             return
@@ -434,11 +430,7 @@ def _verify_array(members: Sequence[Device], uuid: str, level: int) -> None:
         time.sleep(2 * PAUSE)
 
 
-def stop_array(
-    paths: Paths,
-    array: Array,
-    volumes: Pairs,
-) -> None:
+def stop_array(paths: Paths, array: Array, volumes: Pairs) -> None:
     """``mdadm --stop`` of an array that udev made of half-made members.
 
     Only where every volume of the set carries the record of its creation and
@@ -524,7 +516,7 @@ def add_member(
     with held(paths, device) as disk:
         disk.check_unused()
         disk.check_blank(disk.look(seen=seen), False, None)
-        preconditions.check_array(paths, array, used=True)
+        preconditions.check_layer(array, paths, used=True)
         disk.check_exclusive()
         argv = ["mdadm", "--manage", array.path, "--add", device.path]
         run_on([disk], argv, f"adding {device.path} to {array.path}")
@@ -566,13 +558,12 @@ def make_filesystem(
     preconditions.check_intent(target, volumes, type, uuid)
     with ExitStack() as stack:
         pairs = stack.enter_context(together(paths, volumes))
+        preconditions.check_layer(target, paths, [one for one, _ in volumes])
         for disk, record in pairs:
-            if isinstance(target, Device):
-                disk.check_unused()
             disk.check_record(record)
-        if isinstance(target, Array):
-            preconditions.check_array(paths, target, [one for one, _ in volumes])
-            disks = [disk for disk, _ in pairs]
+        disks = [disk for disk, _ in pairs]
+        disk = disks[0]
+        if not target.volume_id:
             disk = stack.enter_context(held(paths, target, disks))
         blank = _make_room(disk, volumes[0][1], options, permitted, seen)
         run_on([disk], argv, f"making {type} on {target.path}")
@@ -612,7 +603,7 @@ def _make_room(
     if not isinstance(look.content, Blank):
         need = f"It must hold nothing but zeros, or {record.fs_type} half made by us"
         raise refusals.content(target, look.content, need)
-    if isinstance(target, Device):
+    if target.volume_id:
         disk.check_blank(look, False, record)
     disk.check_exclusive()
     return blank
@@ -625,7 +616,7 @@ def _check_wiped(disk: Held, look: Look, record: Record) -> None:
     if not isinstance(look.content, Unknown):
         need = "It must be what overwrite has wiped"
         raise refusals.content(disk.target, look.content, need)
-    if isinstance(disk.target, Device):
+    if disk.target.volume_id:
         disk.check_blank(look, True, record)
         disk.check_exclusive()
         return

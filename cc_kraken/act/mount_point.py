@@ -12,45 +12,36 @@ move_mount(2) follow the descriptor's link as mount(2) does.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Sequence
 
 from cc_kraken.decide import seen
+from cc_kraken.decide.steps import MountFilesystem
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, mount_points, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Layer, Mount, failure
 
 
-@dataclass(frozen=True)
-class Wish:
-    """How the set ``name`` is to be mounted.  ``options``: as fstab has them.
-    ``covers``: it may hide the files in the directory."""
-
-    name: str
-    path: str
-    type: str
-    options: Sequence[str] = ()
-    covers: bool = True
-
-
-def mount(paths: Paths, target: Layer, volumes: frozenset[str], wish: Wish) -> None:
+def mount(
+    paths: Paths, target: Layer, volumes: frozenset[str], step: MountFilesystem
+) -> None:
     """Mount ``target``, which consists of these volumes, and verify it.
 
     Raises KrakenError ``mount-point``, ``mount-path-files``, ``mount-path-busy``,
     ``mounts-below``, ``mount-failed``, ``mount-differs`` or ``device-changed``.  It
     is not mounted then, unless the text says so.
     """
-    with mount_points.opened(wish.path) as descriptor:
+    with mount_points.opened(step.path) as descriptor:
         directory = _Directory(paths, descriptor)
-        _check_files(mount_points.entries(descriptor), wish)
-        _check_place(directory.look(), wish)
-        _mount(target.path, directory, wish)
+        _check_files(mount_points.entries(descriptor), step)
+        _check_place(directory.look(), step)
+        _mount(target.path, directory, step)
         try:
-            _check_place(directory.look(), wish, target.path)
-            verify(paths, target, volumes, wish.path)
+            _check_place(directory.look(), step, target.path)
+            verify(paths, target, volumes, step.path)
         except KrakenError as error:
-            left = _take_back(target.path, directory, wish)
+            left = _take_back(target.path, directory, step)
             found = f"{error.trouble.found}{left}"
             raise KrakenError(replace(error.trouble, found=found)) from error
 
@@ -103,49 +94,49 @@ class _Directory:
         return _Look(place, tuple(upon), tree.below(inside, place))
 
 
-def _check_files(names: Sequence[str], wish: Wish) -> None:
-    if names and not wish.covers:
+def _check_files(names: Sequence[str], step: MountFilesystem) -> None:
+    if names and not step.covers:
         raise failure(
             "mount-path-files",
-            f"{wish.path} has files in it ({', '.join(names)})",
+            f"{step.path} has files in it ({', '.join(names)})",
             "an empty directory for a new filesystem",
             "Move the files away, or set mount_over: true.",
         )
 
 
-def _check_place(here: _Look, wish: Wish, source: str = "") -> None:
+def _check_place(here: _Look, step: MountFilesystem, source: str = "") -> None:
     """Nobody else's mount is on or below the directory, which is where it was.
 
     ``source``: what was mounted there, by now.
     """
-    if here.place != wish.path:
+    if here.place != step.path:
         raise failure(
             "mount-differs",
-            f"{wish.path} leads elsewhere: the directory that was there is now "
+            f"{step.path} leads elsewhere: the directory that was there is now "
             f"{here.place}",
             "a path that nobody changes during the mount",
             "See what changes it, and run again.",
         )
     others = [one for one in here.upon[:1] if one.source != source]
     if others and len(here.upon) > bool(source):
-        raise KrakenError(seen.busy(wish.path, wish.name, others[0]))
+        raise KrakenError(seen.busy(step.path, step.set, others[0]))
     if here.below:
-        raise KrakenError(seen.hides(wish.path, wish.name, here.below))
+        raise KrakenError(seen.hides(step.path, step.set, here.below))
 
 
-def _mount(source: str, directory: _Directory, wish: Wish) -> None:
-    chosen = ["-o", ",".join(wish.options)] if wish.options else []
+def _mount(source: str, directory: _Directory, step: MountFilesystem) -> None:
+    chosen = ["-o", ",".join(step.options)] if step.options else []
     there = f"/proc/self/fd/{directory.descriptor}/."
-    argv = ["mount", "--no-canonicalize", "-t", wish.type, *chosen, source, there]
+    argv = ["mount", "--no-canonicalize", "-t", step.type, *chosen, source, there]
     # No timeout: a mount can replay a long journal.
     finished = command.run(argv, timeout=None, pass_fds=(directory.descriptor,))
     if finished.code == 0:
         return
-    repair = registry.of(wish.type).repair
-    said = finished.said.replace(there, wish.path)
+    repair = registry.of(step.type).repair
+    said = finished.said.replace(there, step.path)
     raise failure(
         kind="mount-failed",
-        found=f"cannot mount {wish.path!r}: the set {wish.name!r}: {said}",
+        found=f"cannot mount {step.path!r}: the set {step.set!r}: {said}",
         expected="a mounted filesystem",
         remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
         "newer release needs a newer kernel. Damaged? Take a snapshot, then "
@@ -153,7 +144,7 @@ def _mount(source: str, directory: _Directory, wish: Wish) -> None:
     )
 
 
-def _take_back(source: str, directory: _Directory, wish: Wish) -> str:
+def _take_back(source: str, directory: _Directory, step: MountFilesystem) -> str:
     """Unmount what was mounted a moment ago, and nothing else; what is to be said
     where it stays."""
     here = directory.look()
@@ -161,7 +152,7 @@ def _take_back(source: str, directory: _Directory, wish: Wish) -> str:
         return ""
     top = here.upon[-1]
     # btrfs shows whichever of its devices it likes.
-    any_of_them = top.type == wish.type and wish.type in registry.SEVERAL
+    any_of_them = top.type == step.type and step.type in registry.SEVERAL
     if top.source != source and not any_of_them:
         return f" ({source} stays mounted at {here.place}, below {seen.brief(top)})"
     # By its parent, which no umount(8) can mistake: a mount point is not renamed.

@@ -9,7 +9,8 @@ a value in double quotes, with a backslash before each of ``"``, ``\\``, ``$`` a
 from __future__ import annotations
 
 import re
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cc_kraken.act.report import Report
 from cc_kraken.config.values import Unfit, odd_character, quoted, set_name
@@ -22,20 +23,20 @@ PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,-]*")
 SPECIAL = re.compile(r'(["\\$`])')
 
 
-def keep(paths: Paths, told: Report, notes: Sequence[str] = ()) -> None:
+def keep(paths: Paths, report: Report, notes: Sequence[str] = ()) -> None:
     """Bring the file up to date with a report: away while the node is not settled.
     ``notes``: of the node, to which those of this file are added.  A file that cannot
     be written is a warning.  Its directory is there, as that of ``status.json``."""
-    settled = told.status["node"] is not None
-    text, left_out = content(told.status) if settled else ("", [])
+    settled = report.status["node"] is not None
+    text, left_out = content(report.status) if settled else ("", [])
     try:
         if settled:
             files.write_atomic(paths.node_env, files.encode(text), 0o644)
         else:
             files.remove(paths.node_env)
     except KrakenError as error:
-        told.warn(str(error))
-    told.notes("", [*notes, *left_out])
+        report.warn(str(error))
+    report.notes("", [*notes, *left_out])
 
 
 def content(status: Mapping[str, Any]) -> tuple[str, list[str]]:

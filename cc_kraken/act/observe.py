@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Optional
 
 from cc_kraken.act import array_history, grow, layout
-from cc_kraken.decide.members import is_replacement
+from cc_kraken.decide.members import is_replacement, superblocks
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import (
@@ -28,6 +29,7 @@ from cc_kraken.machine import (
     mountinfo,
     partitions,
 )
+from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
     Array,
@@ -42,13 +44,13 @@ from cc_kraken.model import (
     Look,
     MdSuperblock,
     Mounted,
-    Node,
     PathState,
     Section,
     Signature,
     Unknown,
 )
-from cc_kraken.proof import content, directio, half_made, signatures
+from cc_kraken.proof import directio, half_made, probe, signatures
+from cc_kraken.proof.superblock import MD_MEMBER
 
 LOG = logging.getLogger(__name__)
 
@@ -56,7 +58,8 @@ WORKERS = 32
 NO_ANSWER = 60.0
 """Seconds for one read: twice what the kernel gives a disk by default."""
 WATCH_EVERY = 1.0
-MD_MEMBER = "linux_raid_member"
+ACCOUNTS_EVERY = 1.0
+"""Seconds: is the user there that a set waits for?"""
 Job = tuple[str, Callable[[], Look]]
 """The path of a device, and what looks at it."""
 
@@ -95,7 +98,6 @@ class Observer:
     def look(
         self,
         instance_id: str,
-        node: Node,
         claims: Sequence[Claim],
         holders: Mapping[str, Holder],
         *,
@@ -199,7 +201,7 @@ class Observer:
         running: dict[str, tuple[Array, Claim]] = {}
         heads: dict[str, Content] = {}
         for claim in there:
-            blocks = array_history.superblocks(claim, looks)
+            blocks = superblocks(looks, [volume.id for volume in claim.volumes])
             for uuid in {block.uuid for block in blocks.values()}:
                 array = world.array(uuid)
                 if array is not None and array.running:
@@ -278,7 +280,7 @@ class Observer:
     ) -> Look:
         """``members``: what was found on those of an array, where its record lies."""
         try:
-            look = content.look(
+            look = probe.look(
                 target.path,
                 volume_id=target.volume_id,
                 full=self.full,
@@ -294,7 +296,7 @@ class Observer:
                 )
             refused = target.volume_id and self._refused(look, claim)
             if refused and not look.fingerprint:
-                look = content.look(
+                look = probe.look(
                     target.path,
                     volume_id=target.volume_id,
                     full=self.full,
@@ -319,17 +321,14 @@ class Observer:
         return look.content.type != wanted
 
     def _head(
-        self,
-        uuid: str,
-        blocks: Mapping[str, MdSuperblock],
-        found: Mapping[str, Device],
+        self, uuid: str, blocks: Mapping[str, MdSuperblock], found: Mapping[str, Device]
     ) -> Optional[Content]:
         """What the array would show first, read through the member that
         holds its first chunk."""
         first = 1 if any(block.level == 6 for block in blocks.values()) else 0
         for volume, block in blocks.items():
             if block.uuid == uuid and block.role == first and not is_replacement(block):
-                return content.head(found[volume].path, block.data_offset)
+                return probe.head(found[volume].path, block.data_offset)
         return None
 
 
@@ -350,16 +349,13 @@ def _no_answer(path: str) -> Look:
 
 
 def _with_uuids(
-    found: Sequence[Array],
-    looks: Mapping[str, Look],
-    by_volume: Mapping[str, Device],
+    found: Sequence[Array], looks: Mapping[str, Look], by_volume: Mapping[str, Device]
 ) -> tuple[Array, ...]:
     """Arrays with the UUID that their members' superblocks say, where the
     kernel does not."""
     uuid_of = {
-        by_volume[volume].name: look.content.superblock.uuid
-        for volume, look in looks.items()
-        if isinstance(look.content, Known) and look.content.superblock is not None
+        by_volume[volume].name: block.uuid
+        for volume, block in superblocks(looks, looks).items()
     }
     return tuple(
         array
@@ -391,6 +387,20 @@ def account_number(name: str) -> Optional[int]:
         if kind == "user"
         else mount_points.group_id(account)
     )
+
+
+def accounts_come(clock: Clock, names: Sequence[str]) -> Callable[[], bool]:
+    """Asks, now and then, whether one of these absent accounts is there by now."""
+    next_look = clock.now() + ACCOUNTS_EVERY
+
+    def come() -> bool:
+        nonlocal next_look
+        if not names or clock.now() < next_look:
+            return False
+        next_look = clock.now() + ACCOUNTS_EVERY
+        return any(account_number(name) is not None for name in names)
+
+    return come
 
 
 def _accounts(claims: Sequence[Claim]) -> dict[str, Optional[int]]:

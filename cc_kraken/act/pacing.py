@@ -15,16 +15,23 @@ from typing import Optional
 
 from cc_kraken.model import Trouble
 
+FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY = 1.5, 2.0, 30.0
+LONGEST_BEGUN = 10.0
+"""Seconds: for an instance that has some of its volumes.  It asks more often than
+those that have none, so that it is out of their way soon."""
 
+
+@dataclass
 class Backoff:
     """Intervals in seconds: ``first``, then longer by ``growth`` each time up
     to ``longest``; each drawn between half of that and all of it."""
 
-    def __init__(self, first: float, growth: float, longest: float) -> None:
-        self.first = first
-        self.growth = growth
-        self.longest = longest
-        self._next = first
+    first: float
+    growth: float
+    longest: float
+
+    def __post_init__(self) -> None:
+        self._next = self.first
 
     def interval(self) -> float:
         """The next interval; the one after it is longer."""
@@ -51,31 +58,21 @@ class PutOff:
     its own.  A throttle concerns all: they share one.
     """
 
-    def __init__(
-        self, first: float, growth: float, longest: float, longest_begun: float
-    ) -> None:
-        self._first = first
-        self._growth = growth
-        self._longest = longest
-        self._longest_begun = longest_begun
+    def __init__(self) -> None:
         self._backoffs: dict[str, Backoff] = {}
         self._held: dict[str, Held] = {}
-        self._throttle = Backoff(first, growth, longest)
+        self._throttle = _backoff()
         self._throttled: Optional[Held] = None
 
     def hold(self, name: str, trouble: Trouble, now: float) -> None:
         """This set not before its next interval is over."""
-        if name not in self._backoffs:
-            self._backoffs[name] = Backoff(self._first, self._growth, self._longest)
-        self._held[name] = Held(now + self._backoffs[name].interval(), trouble)
+        backoff = self._backoffs.setdefault(name, _backoff())
+        self._held[name] = Held(now + backoff.interval(), trouble)
 
     def throttle(self, trouble: Trouble, now: float, *, begun: bool) -> None:
-        """No set before the next interval is over.
-
-        ``begun``: this instance has some of its volumes.  It asks more often
-        than those that have none, so that it is out of their way soon.
-        """
-        self._throttle.longest = self._longest_begun if begun else self._longest
+        """No set before the next interval is over.  ``begun``: this instance has some
+        of its volumes."""
+        self._throttle.longest = LONGEST_BEGUN if begun else LONGEST_RETRY
         self._throttled = Held(now + self._throttle.interval(), trouble)
 
     def progress(self, name: str) -> None:
@@ -100,3 +97,7 @@ class PutOff:
         """The moment from which the set may be asked for."""
         held = self.held(name)
         return held.until if held is not None else 0.0
+
+
+def _backoff() -> Backoff:
+    return Backoff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.act import refusals
 from cc_kraken.machine import devices, md, sysfs
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Layer, Look, MdSuperblock, Record
-from cc_kraken.proof import content
+from cc_kraken.proof import probe
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import MEMBER_PLACE
 from cc_kraken.proof.superblock import MD_MEMBER
@@ -33,25 +34,21 @@ _SPARE = 0xFFFF
 # ------------------------------------------------------------- the machine now
 
 
-def check_serial(paths: Paths, device: Device) -> None:
-    """The name is still that of this volume, and the number, too."""
-    found = devices.serial_of(paths, device.name)
-    number = sysfs_number(paths, device)
-    if found != device.volume_id or number != device.devno:
-        raise refusals.changed(
-            device,
-            f"is {found or 'no EBS volume'} now ({number})",
-            f"It was {device.volume_id} ({device.devno})",
-        )
+def check_identity(paths: Paths, target: Layer) -> None:
+    """The name still has this number, and the serial of this volume (an array has
+    none)."""
+    number = sysfs.disk(paths, target.name, "dev") or "absent"
+    if number != target.devno:
+        raise refusals.changed(target, f"is {number} now", f"It was {target.devno}")
+    found = devices.serial_of(paths, target.name) or ""
+    if found != target.volume_id:
+        now = f"is {found or 'no EBS volume'} now"
+        raise refusals.changed(target, now, f"It was {target.volume_id}")
 
 
-def sysfs_number(paths: Paths, target: Layer) -> str:
-    return sysfs.disk(paths, target.name, "dev") or "absent"
-
-
-def check_unused(paths: Paths, device: Device, *, partitions: bool = False) -> None:
-    """Nothing mounts it, swaps on it or holds it, and no other disk has its
-    serial.  ``partitions``: it may have some, unused."""
+def check_unused(paths: Paths, device: Layer, *, partitions: bool = False) -> None:
+    """The volume is there; nothing mounts it, swaps on it or holds it, and no other
+    disk has its serial.  ``partitions``: it may have some, unused."""
     found = devices.of_volume(paths, device.volume_id)
     if len(found) > 1:
         names = ", ".join(twin.path for twin in found)
@@ -74,7 +71,11 @@ def check_unused(paths: Paths, device: Device, *, partitions: bool = False) -> N
 
 @functools.singledispatch
 def check_layer(
-    target: Layer, paths: Paths, volumes: Sequence[Device], *, used: bool = False
+    target: Layer,
+    paths: Paths,
+    volumes: Optional[Sequence[Device]] = None,
+    *,
+    used: bool = False,
 ) -> None:
     """The layer is as it was seen, lies on (some of) these volumes only, and is not
     used.  ``used``: it may be.  A new class of layer registers its own check."""
@@ -83,24 +84,22 @@ def check_layer(
 
 @check_layer.register
 def _check_device(
-    target: Device, paths: Paths, volumes: Sequence[Device], *, used: bool = False
+    target: Device,
+    paths: Paths,
+    volumes: Optional[Sequence[Device]] = None,
+    *,
+    used: bool = False,
 ) -> None:
     if used:
-        check_serial(paths, target)
+        check_identity(paths, target)
     else:
         check_unused(paths, target)
 
 
 @check_layer.register
 def _check_array(
-    target: Array, paths: Paths, volumes: Sequence[Device], *, used: bool = False
-) -> None:
-    check_array(paths, target, volumes, used=used)
-
-
-def check_array(
-    paths: Paths,
     array: Array,
+    paths: Paths,
     members: Optional[Sequence[Device]] = None,
     *,
     used: bool = False,
@@ -120,7 +119,7 @@ def check_array(
     for device in members:
         if device.name not in now.members:
             continue
-        block = content.superblock(device.path)
+        block = probe.superblock(device.path)
         if block is None or not same_uuid(block.uuid, array.uuid):
             raise refusals.array_changed(array, f"{device.path} is not a member of it")
 

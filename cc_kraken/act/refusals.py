@@ -7,20 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Sequence
+from collections.abc import Sequence
 
-from cc_kraken.model import (
-    Array,
-    Blank,
-    Content,
-    Device,
-    HalfMade,
-    Known,
-    KrakenError,
-    Layer,
-    Record,
-    failure,
-)
+from cc_kraken.decide.refusal import describe
+from cc_kraken.model import Array, Content, Device, KrakenError, Layer, Record, failure
 from cc_kraken.proof import record as record_block
 
 _OVERWRITE = (
@@ -29,15 +19,9 @@ _OVERWRITE = (
 )
 
 
-def _error(
-    kind: str, found: str, expected: str, remedy: str, waits: bool = False
-) -> KrakenError:
-    return failure(kind, found, expected, remedy, waits)
-
-
 def changed(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` goes on after its name: "has 512 bytes"."""
-    return _error(
+    return failure(
         "device-changed",
         f"{target.title} {found}.",
         f"{expected}.",
@@ -46,7 +30,7 @@ def changed(target: Layer, found: str, expected: str) -> KrakenError:
 
 
 def in_use(target: Layer, how: str) -> KrakenError:
-    return _error(
+    return failure(
         "device-in-use",
         f"{target.title} is in use: {how}.",
         "Nothing may use it.",
@@ -59,7 +43,7 @@ def cannot_open(target: Layer, error: OSError) -> KrakenError:
         return in_use(target, "the kernel says that it is busy")
     if error.errno == errno.ENOTBLK:
         return changed(target, "is no block device now", "It was a disk")
-    return _error(
+    return failure(
         "device-missing",
         f"{target.title} cannot be opened ({os.strerror(error.errno or 0)}).",
         "It was there a moment ago.",
@@ -68,7 +52,7 @@ def cannot_open(target: Layer, error: OSError) -> KrakenError:
 
 
 def locked(path: str) -> KrakenError:
-    return _error(
+    return failure(
         "device-locked",
         f"Another process holds the lock of {path}.",
         "The run needs this lock (flock) before it writes.",
@@ -77,8 +61,8 @@ def locked(path: str) -> KrakenError:
     )
 
 
-def read_only(device: Device) -> KrakenError:
-    return _error(
+def read_only(device: Layer) -> KrakenError:
+    return failure(
         "device-read-only",
         f"{device.title} is read-only.",
         "The run has to write to it.",
@@ -87,7 +71,7 @@ def read_only(device: Device) -> KrakenError:
 
 
 def io_error(target: Layer, error: OSError) -> KrakenError:
-    return _error(
+    return failure(
         "write-failed",
         f"{target.title} failed: {error.strerror or error}.",
         "It must take reads and writes.",
@@ -97,7 +81,7 @@ def io_error(target: Layer, error: OSError) -> KrakenError:
 
 
 def lost(target: Layer, start: int) -> KrakenError:
-    return _error(
+    return failure(
         "write-failed",
         f"{target.title} does not return what was written at byte {start}.",
         "It must return the same bytes.",
@@ -106,9 +90,9 @@ def lost(target: Layer, start: int) -> KrakenError:
 
 
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
-    return _error(
+    return failure(
         "content-refused",
-        f"{target.title} holds {tell(shown)}.",
+        f"{target.title} holds {describe(shown)}.",
         f"{expected}.",
         _OVERWRITE,
     )
@@ -120,7 +104,7 @@ def not_blank(target: Layer, shown: Content) -> KrakenError:
 
 def record(target: Layer, found: str, expected: str) -> KrakenError:
     """``found`` and ``expected`` go on after "has": "no intent record"."""
-    return _error(
+    return failure(
         "record-refused",
         f"{target.title} has {found}.",
         f"It must have {expected}.",
@@ -137,7 +121,7 @@ def wrong_record(device: Device, found: Record, expected: str) -> KrakenError:
 
 
 def record_present(target: Layer) -> KrakenError:
-    return _error(
+    return failure(
         "record-present",
         f"{target.title} has an intent record: it may be half made.",
         "Only a whole filesystem is mounted.",
@@ -146,16 +130,16 @@ def record_present(target: Layer) -> KrakenError:
 
 
 def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError:
-    return _error(
+    return failure(
         "content-changed",
-        f"{target.title} holds {tell(shown)} now.",
+        f"{target.title} holds {describe(shown)} now.",
         f"It held {expected} before.",
         "Nothing was mounted. Run again: the new content is looked at afresh.",
     )
 
 
 def unfit_record(error: ValueError) -> KrakenError:
-    return _error(
+    return failure(
         "record-refused",
         f"An intent record cannot be written: {error}.",
         "Its UUIDs must be in lower case.",
@@ -164,7 +148,7 @@ def unfit_record(error: ValueError) -> KrakenError:
 
 
 def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
-    return _error(
+    return failure(
         "array-refused",
         f"The array {uuid} of {', '.join(volumes)} is not created: {wrong}.",
         "An array needs equal blank volumes with the same intent record.",
@@ -173,7 +157,7 @@ def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
 
 
 def array_changed(array: Array, found: str) -> KrakenError:
-    return _error(
+    return failure(
         "array-changed",
         f"{array.title} is not as it was seen: {found}.",
         f"It was the array of {', '.join(array.members)}.",
@@ -182,16 +166,16 @@ def array_changed(array: Array, found: str) -> KrakenError:
 
 
 def made_otherwise(path: str, shown: Content, expected: str) -> KrakenError:
-    return _error(
+    return failure(
         "made-otherwise",
-        f"{path} holds {tell(shown)} after the step.",
+        f"{path} holds {describe(shown)} after the step.",
         f"The step was to leave {expected}.",
         "See the kernel's log for I/O errors. Run again.",
     )
 
 
 def wrong_members(uuid: str, wrong: str, paths: Sequence[str]) -> KrakenError:
-    return _error(
+    return failure(
         "made-otherwise",
         f"mdadm reported success, but {wrong}.",
         f"The superblocks of array {uuid} must lie on {', '.join(paths)}, in "
@@ -200,18 +184,7 @@ def wrong_members(uuid: str, wrong: str, paths: Sequence[str]) -> KrakenError:
     )
 
 
-def tell(shown: Content) -> str:
-    if isinstance(shown, Blank):
-        return "zeros"
-    if isinstance(shown, HalfMade):
-        return "something that we half made"
-    if isinstance(shown, Known):
-        return f"{shown.type} {shown.uuid}".rstrip()
-    where = "" if shown.offset is None else f" at byte {shown.offset}"
-    return f"unknown content ({shown.reason.rstrip('.')}{where})"
-
-
-def tell_block(block: bytes) -> str:
+def describe_block(block: bytes) -> str:
     """What lies in the place of a record."""
     if not any(block):
         return "no intent record"

@@ -9,9 +9,10 @@ tries to mount it by then is refused, and loses nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Optional
 
 from cc_kraken.act import make, preconditions
 from cc_kraken.machine import devices, md
@@ -30,7 +31,7 @@ def unused(
     clock: Clock,
     volume_ids: Sequence[str],
     detach: Callable[[str], object],
-) -> Dict[str, Trouble]:
+) -> dict[str, Trouble]:
     """Call ``detach`` for each of the volumes while nothing can use it, side by
     side; returns those that were not, and why.
 
@@ -47,7 +48,7 @@ def unused(
     return {volume_id: why for volume_id, why in whys.items() if why is not None}
 
 
-def told(name: str, volume_id: str, why: Trouble) -> str:
+def not_detached(name: str, volume_id: str, why: Trouble) -> str:
     """A volume of the set ``name`` that was not detached, for a person."""
     return (
         f"{name} is incomplete, but {volume_id} is not given back: {why.found}. Stop "

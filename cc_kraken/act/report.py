@@ -11,11 +11,11 @@ import copy
 import datetime
 import json
 import logging
-import os
 import threading
 import time
-from collections import Counter
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Callable, Optional
 
 from cc_kraken.decide import seen
 from cc_kraken.machine import devices, files
@@ -53,13 +53,7 @@ def now(later: float = 0.0) -> str:
 
 def read(paths: Paths) -> Optional[dict[str, Any]]:
     """The status of this boot; None when no run has written one."""
-    text = files.read_text(paths.status)
-    if text is None:
-        return None
-    try:
-        status = json.loads(text)
-    except ValueError:
-        return None
+    status = files.read_json(paths.status)
     return status if isinstance(status, dict) else None
 
 
@@ -178,9 +172,9 @@ class Report:
         self._kept = kept
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._begun = time.monotonic()
         self._phase: Optional[str] = None
         self._phase_begun = 0.0
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._noted: set[tuple[str, str]] = set()
         before = (earlier or {}).get("since_boot") or {}
         self._before: dict[str, Counter[str]] = {
@@ -232,12 +226,12 @@ class Report:
             "zone": identity.zone,
         }
         before = self._status["node"]
-        told = node and {"prefix": node.prefix, "node_id": node.node_id}
-        self._status["node"] = told
-        return bool(told != before)
+        shown = node and {"prefix": node.prefix, "node_id": node.node_id}
+        self._status["node"] = shown
+        return bool(shown != before)
 
     def claim(self, claim: Optional[Mapping[str, Any]]) -> None:
-        """The claim of an instance that may be any node (:meth:`ClaimFile.told`)."""
+        """The claim of an instance that may be any node (``ClaimFile.as_status``)."""
         self._status["claim"] = claim
 
     def standby(self, there: bool) -> None:
@@ -320,14 +314,14 @@ class Report:
     def warn(self, text: str, name: Optional[str] = None) -> None:
         """A warning, logged once a run."""
         with self._lock:
-            told: list[str] = self._status["warnings"]
+            warnings: list[str] = self._status["warnings"]
             if name is not None:
                 own: list[str] = self.set(name)["warnings"]
                 if text not in own:
                     own.append(text)
-            if text in told:
+            if text in warnings:
                 return
-            told.append(text)
+            warnings.append(text)
         LOG.warning("%s", text, extra=of_set(name or ""))
 
     def notes(self, name: str, texts: Sequence[str]) -> None:
@@ -350,15 +344,11 @@ class Report:
         """Time from now on belongs to ``name``."""
         moment = time.monotonic()
         if self._phase is not None:
-            seconds = moment - self._phase_begun
-            for entry in self._status["phases"]:
-                if entry["name"] == self._phase:
-                    entry["seconds"] = round(entry["seconds"] + seconds, 3)
-                    break
-            else:
-                self._status["phases"].append(
-                    {"name": self._phase, "seconds": round(seconds, 3)}
-                )
+            self._seconds[self._phase] += moment - self._phase_begun
+            self._status["phases"] = [
+                {"name": name, "seconds": round(seconds, 3)}
+                for name, seconds in self._seconds.items()
+            ]
         self._phase, self._phase_begun = name, moment
 
     def waiting(self, reason: Optional[str], *, quiet: bool = False) -> None:
@@ -400,7 +390,7 @@ class Report:
             indent = None if self._status["state"] == RUNNING else 2
             data = json.dumps(self._status, indent=indent) + "\n"
             metrics = self._metrics(self._status) if self._metrics else None
-        os.makedirs(self._paths.run, mode=0o755, exist_ok=True)
+        files.make_directories(self._paths.run)
         if metrics is not None:
             try:
                 files.write_atomic(self._paths.metrics, files.encode(metrics), 0o644)

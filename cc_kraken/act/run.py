@@ -8,27 +8,19 @@ round starts from what is found.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from typing import (
-    Callable,
-    Dict,
-    FrozenSet,
-    Mapping,
-    Optional,
-    Protocol,
-    Sequence,
-    Tuple,
-    Union,
-)
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Optional, Protocol, Union
 
-from cc_kraken.act import array_history, last_resort, node_env, telling, udev_rules
-from cc_kraken.act.claiming import Claiming, Lost, Standby
+from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
+from cc_kraken.act.claiming import Claiming, Lost
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
-from cc_kraken.act.observe import Observer, account_number
+from cc_kraken.act.observe import Observer, accounts_come
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
 from cc_kraken.act.waiting import Limits, Waiting
+from cc_kraken.act.warm_pool import Standby
 from cc_kraken.act.work import Work, asks
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.config import sets, tags
@@ -51,11 +43,10 @@ from cc_kraken.model import (
 
 LOG = logging.getLogger(__name__)
 
-ACCOUNTS_EVERY = 1.0
-"""Seconds: is the user there that a set waits for?"""
 CROWDED = 60.0
 """The longest interval in seconds after a throttle, before the node is known: each of
-a thousand claimants reads a list of several pages."""
+a thousand claimants reads a list of several pages.  Who claims waits a quarter of the
+time that has passed, or nobody would ask when the last few could be served."""
 
 IDENTIFY = "identify"
 TITLES = {
@@ -85,48 +76,39 @@ class _Over(Exception):
         self.trouble = trouble
 
 
+@dataclass
 class Run:
     """A run for one node; :meth:`go` returns its end state."""
 
-    def __init__(
-        self,
-        section: Section,
-        identity: Identity,
-        paths: Paths,
-        told: Report,
-        limits: Limits,
-        events: Events,
-        cloud: Cloud,
-        *,
-        ask_tags: bool,
-        dry_run: bool = False,
-        clock: Optional[Clock] = None,
-    ) -> None:
-        self.section = section
-        self.identity = identity
-        self.paths = paths
-        self.report = told
-        self.limits = limits
-        self.events = events
-        self.cloud = cloud
-        self.ask_tags = ask_tags
-        self.dry_run = dry_run
-        self.clock = clock or Clock()
-        self.observer = Observer(paths, section)
-        self.waiting = Waiting(limits, self.clock, told)
-        self.executor = Executor(paths, cloud, told, self._enter, self.clock)
+    section: Section
+    identity: Identity
+    paths: Paths
+    report: Report
+    limits: Limits
+    events: Events
+    cloud: Cloud
+    ask_tags: bool
+    dry_run: bool = False
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        self.observer = Observer(self.paths, self.section)
+        self.waiting = Waiting(self.limits, self.clock, self.report)
         self.creating = Creating(
-            section,
-            identity.zone,
-            cloud,
+            self.section, self.identity.zone, self.cloud, self.clock, self.dry_run
+        )
+        self.executor = Executor(
+            self.paths,
+            self.cloud,
+            self.report,
             self.clock,
-            self.executor.created,
-            dry_run=dry_run,
+            self.creating,
+            self._enter,
         )
         self.claiming: Optional[Claiming] = None
         self._begin()
         self.instance_tags: Mapping[str, str] = {}
-        self._there: FrozenSet[Tuple[str, str, str]] = frozenset()
+        self._there: frozenset[tuple[str, str, str]] = frozenset()
         """The disks when it was looked around last."""
         self._phase: Optional[str] = None
         self._processes_before = sum(command.STARTED.values())
@@ -135,7 +117,6 @@ class Run:
         """Nothing is known of the node yet."""
         self.known = Known(self.cloud, self.identity.instance_id, self.clock)
         self.work = Work(self.executor, self.report, self.known, self.waiting)
-        self.awaited_since: Dict[str, float] = {}
 
     def _enter(self, phase: Optional[str]) -> None:
         if phase is not None and phase != self._phase:
@@ -199,7 +180,11 @@ class Run:
     def _hold_up(self, trouble: Trouble) -> None:
         self._check_time(trouble)
         self.waiting.say({"": trouble})
-        self.clock.sleep(self.waiting.pause(trouble, throttled=CROWDED))
+        crowded = CROWDED
+        if self.cloud.calls["AttachVolume"]:
+            # It has its list, and the next attachment may be its own.
+            crowded = min(CROWDED, self.waiting.elapsed() / 4)
+        self.clock.sleep(self.waiting.pause(trouble, throttled=crowded))
 
     def _identify(self) -> Union[Node, Claimant]:
         """The node that this instance is, or that it may be any; waits for tags that
@@ -267,17 +252,17 @@ class Run:
             self.report.notes("", (*said, *notes))
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)
-            world = self._look(node, claims)
+            world = self._look(claims)
             plans = self.work.settled(self._decide(node, claims, world))
             if not self.dry_run:
                 array_history.save(self.paths, self.identity.instance_id, claims, world)
-            self._tell(claims, plans, world)
+            self._report(claims, plans, world)
             if not claims:
                 self._hold_up(sets.no_volumes(node, self.section, notes))
                 ask = True
                 continue
             if self.dry_run:
-                return telling.say_planned(plans)
+                return plan_report.log_planned(plans)
             node_env.keep(self.paths, self.report, notes)
             udev_rules.keep(self.paths, claims, plans, world, self.report.warn)
             plans = [self.work.give_back(plan, world) for plan in plans]
@@ -285,17 +270,13 @@ class Run:
             if todo and self.waiting.left() > 0:
                 ask = self.work.act(todo, world)
                 # Waiting after an attachment belongs to it, and after a creation.
-                self._enter(self._awaited_phase(todo))
+                self._enter(_awaited_phase(todo))
                 continue
             reasons = self.waiting.reasons(plans)
             if not reasons or self.waiting.left() <= 0:
                 return self._end(claims, plans, world)
             self.waiting.say(reasons)
             ask = self._wait(reasons, world)
-
-    def _awaited_phase(self, done: Sequence[Plan]) -> Optional[str]:
-        phases = {step.phase for plan in done for step in plan.steps}
-        return next((one for one in (CREATE, ATTACH) if one in phases), None)
 
     # ---- one round: look and decide
 
@@ -322,28 +303,19 @@ class Run:
             devices.root_volumes(self.paths),
         )
 
-    def _look(self, node: Node, claims: Sequence[Claim]) -> World:
+    def _look(self, claims: Sequence[Claim]) -> World:
         live = self.work.live(claims)
         self._there = self.observer.disks()
         world = self.observer.look(
             self.identity.instance_id,
-            node,
             live,
             self.known.holders,
             attached_now=frozenset(self.known.attached_now),
         )
-        moment = self.clock.now()
-        awaited: Dict[str, float] = {}
-        for volume in (volume for claim in live for volume in claim.volumes):
-            if volume.id in world.devices or not self.known.is_ours(volume):
-                self.awaited_since.pop(volume.id, None)
-                continue
-            since = self.awaited_since.setdefault(volume.id, moment)
-            awaited[volume.id] = moment - since
         late = self.waiting.elapsed() >= self.section.boot_wait
         return replace(
             world,
-            awaited=awaited,
+            awaited=self.known.awaited(live, world.devices),
             elapsed=self.waiting.elapsed(),
             overdue=late or self.waiting.left() <= 0,
             failed=frozenset(self.work.failed),
@@ -357,7 +329,7 @@ class Run:
         plans = self.creating.plans(node, claims, plans)
         if self.claiming is None:
             return plans
-        plans = tuple(self.claiming.check(claims, plans, self.known.is_ours, world))
+        plans = tuple(self.claiming.check(claims, plans, world))
         if self.claiming.settled or self.dry_run:
             self._identified(node)
         return plans
@@ -371,36 +343,24 @@ class Run:
             awaited = self.work.volumes_of(name) & set(world.awaited)
             if awaited:
                 ages[name] = min(world.awaited[volume] for volume in awaited)
-        owners = any(trouble.kind == "owner-pending" for trouble in reasons.values())
-        return self.waiting.wait(reasons, ages, self._changed(world, owners))
+        accounts: list[str] = []
+        if any(trouble.kind == "owner-pending" for trouble in reasons.values()):
+            accounts = [name for name, one in world.accounts.items() if one is None]
+        come = accounts_come(self.clock, accounts)
+        return self.waiting.wait(
+            reasons, ages, lambda: self.observer.disks() != self._there or come()
+        )
 
-    def _changed(self, world: World, owners: bool) -> Callable[[], bool]:
-        """Whether a disk has come or gone, or a user or group that is wanted has
-        come (``owners``)."""
-        absent = [name for name, number in world.accounts.items() if number is None]
-        next_look = self.clock.now() + ACCOUNTS_EVERY
+    # ---- the report
 
-        def changed() -> bool:
-            nonlocal next_look
-            if self.observer.disks() != self._there:
-                return True
-            if not owners or self.clock.now() < next_look:
-                return False
-            next_look = self.clock.now() + ACCOUNTS_EVERY
-            return any(account_number(name) is not None for name in absent)
-
-        return changed
-
-    # ---- telling
-
-    def _tell(
+    def _report(
         self, claims: Sequence[Claim], plans: Sequence[Plan], world: World
     ) -> None:
         by_name = {claim.name: claim for claim in claims}
         self.report.only((*by_name, *self.work.failed))
         for plan in plans:
             held = self.waiting.put_off.held(plan.name) if asks(plan) else None
-            telling.tell(
+            plan_report.update(
                 self.report,
                 plan,
                 by_name.get(plan.name),
@@ -412,52 +372,16 @@ class Run:
         self.report.write()
 
     def _end(self, claims: Sequence[Claim], plans: Sequence[Plan], world: World) -> str:
-        pending = False
-        plans = [self._unfinished(plan) for plan in plans]
-        for plan in plans:
-            trouble = plan.trouble
-            if trouble is None or not trouble.waits:
-                continue
-            soft = trouble.kind == "owner-pending"
-            if self.limits.final and not (soft and not self.limits.background):
-                self.work.fail(plan.name, self.waiting.over(trouble))
-            elif not soft:
-                pending = True
-                LOG.info(
-                    "%s is not up yet, goes on in the background: %s",
-                    plan.name,
-                    trouble,
-                )
-        final = [
-            replace(plan, state=FAILED, trouble=self.work.failed[plan.name])
-            if plan.name in self.work.failed
-            else plan
-            for plan in plans
-        ]
-        self._tell(claims, final, world)
+        plans, pending = self.work.end(plans)
+        self._report(claims, plans, world)
         if any(self.report.set(name)["required"] for name in self.work.failed):
             return FAILED
         if pending:
             return PENDING
-        telling.say_done(self.report, plans)
+        plan_report.log_done(self.report, plans)
         return DONE
 
-    def _unfinished(self, plan: Plan) -> Plan:
-        """A plan whose steps were not begun any more has not ended well."""
-        if not telling.to_come(plan) or plan.trouble is not None:
-            return plan
-        if plan.name not in self.report.sets:
-            return plan  # the line of a set that is gone can wait
-        held = self.waiting.put_off.held(plan.name)
-        trouble = held.trouble if held is not None else _out_of_time(plan)
-        return replace(plan, state=PENDING, trouble=trouble)
 
-
-def _out_of_time(plan: Plan) -> Trouble:
-    return Trouble(
-        "out-of-time",
-        f"There was no time left to {plan.steps[0]}",
-        "the set up in time",
-        "Run again, or give it more time (boot_wait, wait).",
-        waits=True,
-    )
+def _awaited_phase(done: Sequence[Plan]) -> Optional[str]:
+    phases = {step.phase for plan in done for step in plan.steps}
+    return next((one for one in (CREATE, ATTACH) if one in phases), None)

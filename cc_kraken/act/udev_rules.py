@@ -19,8 +19,9 @@ import logging
 import os
 import re
 import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, Collection, Mapping, Sequence
+from typing import Callable
 from urllib.parse import quote, unquote
 
 from cc_kraken.decide.plan import FAILED, PENDING, Plan

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Optional, TypeVar
 
 from cc_kraken.act.pacing import Backoff, PutOff
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
+from cc_kraken.decide.steps import Step
 from cc_kraken.machine.clock import Clock
-from cc_kraken.model import Trouble
+from cc_kraken.model import KrakenError, Trouble
 
+_Answer = TypeVar("_Answer")
 LOG = logging.getLogger(__name__)
 
 FIRST_POLL, POLL_GROWTH, LONGEST_POLL, SLOW_POLL = 1.5, 1.8, 12.0, 40.0
@@ -20,7 +23,6 @@ UNREACHED_POLL = 4.0
 """Seconds: a network that is coming up burdens nobody with the questions."""
 SLOW_AFTER = 120.0
 """Seconds: who waits this long is not helped by asking every ten."""
-FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN = 1.5, 2.0, 30.0, 10.0
 TOLD_AGAIN_AFTER = 60.0
 """Seconds: reasons that come and go by turns are not told each time."""
 DEVICE_GRACE = 10.0
@@ -51,30 +53,28 @@ class Limits:
     background: bool = False
 
 
+@dataclass
 class Waiting:
     """The time of one run, and the reasons for which it passes."""
 
-    def __init__(self, limits: Limits, clock: Clock, report: Report) -> None:
-        self.limits = limits
-        self.clock = clock
-        self.report = report
-        self.begun = clock.now()
-        self.put_off = PutOff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY, LONGEST_BEGUN)
+    limits: Limits
+    clock: Clock
+    report: Report
+
+    def __post_init__(self) -> None:
+        self.begun = self.clock.now()
+        self.put_off = PutOff()
         self._polls = Backoff(FIRST_POLL, POLL_GROWTH, LONGEST_POLL)
         self._next_ask = self.begun
         self._not_asked: Optional[Trouble] = None
-        self._told: dict[frozenset[tuple[str, str]], float] = {}
-        self._told_last: frozenset[tuple[str, str]] = frozenset()
+        self._logged: dict[frozenset[tuple[str, str]], float] = {}
+        self._logged_last: frozenset[tuple[str, str]] = frozenset()
         self._awaited: frozenset[tuple[str, str]] = frozenset()
 
     def left(self) -> float:
         if self.clock.stopped:
             return 0.0
         return self.limits.seconds - self.elapsed()
-
-    def restart(self) -> None:
-        """The time begins now."""
-        self.begun = self.clock.now()
 
     def elapsed(self) -> float:
         return self.clock.now() - self.begun
@@ -131,20 +131,20 @@ class Waiting:
 
     def say(self, reasons: Mapping[str, Trouble]) -> None:
         """One line when the reasons change; ``""`` is the whole node."""
-        told = dict(reasons)
+        reasons = dict(reasons)
         if self._not_asked is not None:
-            told.setdefault("", self._not_asked)
+            reasons.setdefault("", self._not_asked)
         text = "; ".join(
             f"{name}: {trouble}" if name else str(trouble)
-            for name, trouble in told.items()
+            for name, trouble in reasons.items()
         )
-        key = _same(told)
+        key = _same(reasons)
         moment = self.clock.now()
-        before = self._told.get(key)
-        quiet = key == self._told_last or (
+        before = self._logged.get(key)
+        quiet = key == self._logged_last or (
             before is not None and moment - before < TOLD_AGAIN_AFTER
         )
-        self._told[key], self._told_last = moment, key
+        self._logged[key], self._logged_last = moment, key
         self.report.waiting(text, quiet=quiet)
 
     # ---- waiting
@@ -191,6 +191,38 @@ class Waiting:
         if trouble.kind == "attaching" and age < DEVICE_GRACE:
             return now + DEVICE_GRACE - age, False
         return self._next_ask, True
+
+
+def until_answered(
+    ask: Callable[[], _Answer], hold_up: Callable[[Trouble], None]
+) -> _Answer:
+    """What ``ask`` returns; ``hold_up`` waits while it raises, or ends the run."""
+    while True:
+        try:
+            return ask()
+        except KrakenError as error:
+            hold_up(error.trouble)
+
+
+def out_of_time(to_do: str) -> Trouble:
+    """``to_do`` goes on after "no time left to": "claim kafka/1"."""
+    return Trouble(
+        "out-of-time",
+        f"There was no time left to {to_do}.",
+        "The run must come to it before its time is over.",
+        "Run again, or give it more time (boot_wait, wait).",
+        waits=True,
+    )
+
+
+def stopped(step: Step) -> Trouble:
+    return Trouble(
+        "stopped",
+        f"The run was told to end before it was to {step}",
+        "",
+        "The next run goes on from here.",
+        waits=True,
+    )
 
 
 def _same(reasons: Mapping[str, Trouble]) -> frozenset[tuple[str, str]]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import replace
-from typing import Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from cc_kraken.act.executor import Carried, Executor
+from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import UNDONE_LIMIT, Known
-from cc_kraken.act.report import FAILED, Report
-from cc_kraken.act.waiting import Waiting
+from cc_kraken.act.plan_report import to_come
+from cc_kraken.act.report import FAILED, PENDING, Report
+from cc_kraken.act.step_actions import Carried
+from cc_kraken.act.waiting import Waiting, out_of_time
 from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import ATTACH, LAST, OF_CLOUD, Detach
 from cc_kraken.decide.world import World
-from cc_kraken.model import (
-    Claim,
-    Trouble,
-    of_set,
-)
+from cc_kraken.model import Claim, Trouble, of_set
 
 LOG = logging.getLogger(__name__)
 
@@ -31,6 +29,7 @@ def asks(plan: Plan) -> bool:
     return any(step.phase in OF_CLOUD for step in plan.steps)
 
 
+@dataclass
 class Work:
     """The sets of one run, by name.
 
@@ -38,15 +37,14 @@ class Work:
     be grown.
     """
 
-    def __init__(
-        self, executor: Executor, report: Report, known: Known, waiting: Waiting
-    ) -> None:
-        self.executor = executor
-        self.report = report
-        self.known = known
-        self.waiting = waiting
-        self.failed: dict[str, Trouble] = {}
-        self.not_grown: set[str] = set()
+    executor: Executor
+    report: Report
+    known: Known
+    waiting: Waiting
+    failed: dict[str, Trouble] = field(default_factory=dict)
+    not_grown: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
         self._volumes: dict[str, set[str]] = {}
         self._repeats: Counter[tuple[str, ...]] = Counter()
 
@@ -78,8 +76,8 @@ class Work:
         self.failed[name] = trouble
         required = self.report.set(name)["required"]
         level = logging.ERROR if required else logging.WARNING
-        told = "The set %s is not up: %s"
-        LOG.log(level, told, name, trouble, extra=of_set(name))
+        text = "The set %s is not up: %s"
+        LOG.log(level, text, name, trouble, extra=of_set(name))
 
     def due(self, plans: Sequence[Plan]) -> list[Plan]:
         """The plans whose steps can be begun now.
@@ -166,10 +164,42 @@ class Work:
         outcome = self.executor.carry_out([replace(plan, steps=steps)], world)
         self._note_detached(outcome)
         for trouble in outcome.troubles.values():
-            told = "%s could not %s: %s"
+            text = "%s could not %s: %s"
             own = of_set(plan.name)
-            LOG.warning(told, plan.name, steps[0], trouble, extra=own)
+            LOG.warning(text, plan.name, steps[0], trouble, extra=own)
         return replace(plan, steps=())
+
+    # ---- the end
+
+    def end(self, plans: Sequence[Plan]) -> tuple[list[Plan], bool]:
+        """The plans when the run ends, and whether one goes on in the background.
+        Where nobody goes on, what is still awaited has failed."""
+        limits, pending, ended = self.waiting.limits, False, []
+        for plan in map(self._unfinished, plans):
+            trouble = plan.trouble
+            soft = trouble is not None and trouble.kind == "owner-pending"
+            if trouble is None or not trouble.waits:
+                pass
+            elif limits.final and (limits.background or not soft):
+                self.fail(plan.name, self.waiting.over(trouble))
+            elif not soft:
+                pending = True
+                text = "%s is not up yet, goes on in the background: %s"
+                LOG.info(text, plan.name, trouble)
+            if plan.name in self.failed:
+                plan = replace(plan, state=FAILED, trouble=self.failed[plan.name])
+            ended.append(plan)
+        return ended, pending
+
+    def _unfinished(self, plan: Plan) -> Plan:
+        """A plan whose steps were not begun any more has not ended well."""
+        if not to_come(plan) or plan.trouble is not None:
+            return plan
+        if plan.name not in self.report.sets:
+            return plan  # the line of a set that is gone can wait
+        held = self.waiting.put_off.held(plan.name)
+        trouble = held.trouble if held is not None else out_of_time(str(plan.steps[0]))
+        return replace(plan, state=PENDING, trouble=trouble)
 
     def _note_detached(self, outcome: Carried) -> None:
         self.known.detached(outcome.detached)

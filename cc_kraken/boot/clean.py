@@ -76,7 +76,7 @@ def forget_other(paths: Paths, instance_id: str) -> list[str]:
         if not is_here(line.spec.replace("UUID=", "by-uuid/"))
     ]
     if gone:
-        os.makedirs(paths.run, mode=0o755, exist_ok=True)
+        files.make_directories(paths.run)
         files.write_atomic(paths.unread, b"", 0o644)
         fstab.write(paths, fstab.replace(text, dict.fromkeys(gone)))
         said.append(f"Removed from {paths.fstab}, of {former}: {', '.join(gone)}")
@@ -110,7 +110,7 @@ def _refresh_initramfs() -> list[str]:
     return []
 
 
-def told(action: Callable[[], list[str]]) -> int:
+def run_for_script(action: Callable[[], list[str]]) -> int:
     """Carry it out for a script, and print what was done or why not; the exit
     status."""
     try:
@@ -126,4 +126,4 @@ def told(action: Callable[[], list[str]]) -> int:
 
 
 if __name__ == "__main__":  # what the hook runs
-    sys.exit(told(clean))
+    sys.exit(run_for_script(clean))

@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 import threading
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 from cc_kraken.config import tags
 from cc_kraken.model import Identity, KrakenError, failure
@@ -31,13 +32,6 @@ _STAGES: Mapping[str, str] = {
     "modules-config": NETWORK,
     "modules-final": FINAL,
 }
-
-
-class Loaded(NamedTuple):
-    """What cloud-init merged, and its datasource (class DataSource)."""
-
-    cfg: Mapping[str, Any]
-    datasource: object
 
 
 # --------------------------------------------------------------- who we are
@@ -195,8 +189,8 @@ def module_name(item: object) -> str:
 # ------------------------------------------------------------ outside a stage
 
 
-def load() -> Loaded:
-    """What cloud-init merged and found in this boot, from its own cache.
+def load() -> tuple[Mapping[str, Any], object]:
+    """What cloud-init merged in this boot, and its DataSource, from its own cache.
 
     As ``cloud-init single`` does it, except that nothing is ever searched,
     fetched or deleted: without a datasource in the cache it is an error.
@@ -226,7 +220,7 @@ def load() -> Loaded:
             additional_fns=None,
             base_cfg=init.cfg,
         )
-        return Loaded(merger.cfg, init.datasource)
+        return merger.cfg, init.datasource
     except KrakenError:
         raise
     except Exception as error:

@@ -20,19 +20,16 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Optional
 
 from cc_kraken.act import udev_rules
-from cc_kraken.boot.clean import told
+from cc_kraken.boot.clean import run_for_script
 from cc_kraken.boot.cloud_init import MODULE, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
-from cc_kraken.machine.files import (
-    make_directories,
-    read_text,
-    remove,
-    write_atomic,
-)
+from cc_kraken.config import loading
+from cc_kraken.machine.files import read_text, remove, write_atomic, write_json
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, failure
 
@@ -291,11 +288,13 @@ def _mapping(path: str) -> Mapping[str, Any]:
         raise _unreadable(path, error.strerror or str(error)) from None
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"byte {error.start} is not UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        what = getattr(error, "problem", None) or "not YAML"
-        raise _unreadable(path, f"{where}{what}") from None
+    except KrakenError:
+        raise
+    except Exception as error:  # not YAMLError alone
+        line, problem = loading.yaml_problem(error)
+        raise _unreadable(
+            path, f"line {line}: {problem}" if line else problem
+        ) from None
     if not isinstance(content, (Mapping, type(None))):
         raise _unreadable(path, "not a mapping of keys to values")
     return content or {}
@@ -438,10 +437,7 @@ def chosen(paths: Paths) -> Choice:
 
 
 def _remember(choice: Choice, paths: Paths) -> None:
-    path = _choice_path(paths)
-    make_directories(os.path.dirname(path))
-    text = json.dumps(asdict(choice), sort_keys=True) + "\n"
-    write_atomic(path, text.encode(), mode=0o644)
+    write_json(_choice_path(paths), asdict(choice))
 
 
 # -------------------------------------------------------------------- errors
@@ -475,7 +471,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0] not in actions:
         print(f"usage: python3 -m cc_kraken.boot.enable {'|'.join(actions)}")
         return 2
-    return told(actions[argv[0]])
+    return run_for_script(actions[argv[0]])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
-from typing import Sequence
+from collections.abc import Sequence
 
 from cc_kraken.machine import schema_files
 from cc_kraken.model import failure
@@ -17,7 +17,7 @@ from cc_kraken.model import failure
 def text(kinds: Sequence[str]) -> str:
     """The entries of these kinds; KrakenError ``kind-unknown``."""
     entries = _entries()
-    told = []
+    texts = []
     for kind in (one.strip("[]") for one in kinds):
         if kind not in entries:
             near = difflib.get_close_matches(kind, entries, n=1)
@@ -28,8 +28,8 @@ def text(kinds: Sequence[str]) -> str:
                 "the word in brackets before an error",
                 f"{meant}cc-kraken explain lists all.",
             )
-        told.append(f"{kind}\n\n{entries[kind]}")
-    return "\n\n".join(told)
+        texts.append(f"{kind}\n\n{entries[kind]}")
+    return "\n\n".join(texts)
 
 
 def listed() -> str:

@@ -11,7 +11,8 @@ import json
 import re
 import shlex
 import sys
-from typing import Any, Callable, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from cc_kraken.act import report
 from cc_kraken.config import loading
@@ -94,7 +95,7 @@ def command(options: argparse.Namespace, table: Callable[[Fleet], str]) -> int:
 
 def _section(options: argparse.Namespace) -> Section:
     """The section of the instances, as far as it is given here."""
-    sources: List[Source] = []
+    sources: list[Source] = []
     if options.config is not None:
         sources.append(Source(options.config, loading.of_cloud_config(options.config)))
     if options.namespace is not None:
@@ -116,7 +117,7 @@ def _with_nobody(judged: Fleet, section: Section, region: str, prefix: str) -> F
     return Fleet((), (finding, *judged.findings), judged.notes)
 
 
-# --------------------------------------------------------------------- telling
+# -------------------------------------------------------------------- in words
 
 
 def as_json(judged: Fleet, region: str, namespace: str) -> str:
@@ -140,7 +141,7 @@ def as_json(judged: Fleet, region: str, namespace: str) -> str:
     return json.dumps(document, indent=2)
 
 
-def _node(one: Judged) -> Dict[str, Any]:
+def _node(one: Judged) -> dict[str, Any]:
     return {
         "prefix": one.node.prefix,
         "node_id": one.node.node_id,
@@ -153,7 +154,7 @@ def _node(one: Judged) -> Dict[str, Any]:
     }
 
 
-def _set(claim: Claim) -> Dict[str, Any]:
+def _set(claim: Claim) -> dict[str, Any]:
     wanted = claim.wanted
     return {
         "name": claim.name,
@@ -170,7 +171,7 @@ def _set(claim: Claim) -> Dict[str, Any]:
 
 
 def _create_tags(
-    found: Dict[str, str],
+    found: dict[str, str],
     ids: Sequence[str],
     region: str,
     options: argparse.Namespace,

@@ -18,8 +18,9 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Optional
 
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
@@ -125,8 +126,8 @@ def _lines(source: int, end: float) -> Iterator[bytes]:
         yield from lines
 
 
-def _log(told: Mapping[str, Any]) -> None:
-    record = logging.makeLogRecord(told)
+def _log(fields: Mapping[str, Any]) -> None:
+    record = logging.makeLogRecord(fields)
     if record.levelno >= logging.ERROR:
         # cloud-init's status lists it, and the exception that follows, too.
         record.levelno, record.levelname = logging.INFO, "INFO"

@@ -8,12 +8,13 @@ the Prometheus documentation.
 from __future__ import annotations
 
 import datetime
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from cc_kraken.act.report import SET_STATES, STATES
 
 Labels = Mapping[str, object]
-Family = Tuple[str, str, str, Sequence[Tuple[Labels, float]]]
+Family = tuple[str, str, str, Sequence[tuple[Labels, float]]]
 """Name, type, help, and the samples by their labels."""
 
 MOMENTS = (
@@ -28,7 +29,7 @@ ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 
 def text(status: Mapping[str, Any]) -> str:
     """``status.json`` as metrics.  What is not known has no sample."""
-    lines: List[str] = []
+    lines: list[str] = []
     for name, kind, words, samples in _families(status):
         if samples:
             lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}"]
@@ -123,15 +124,15 @@ def _of_sets(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
     )
 
 
-def _gauge(name: str, words: str, *samples: Tuple[Labels, float]) -> Family:
+def _gauge(name: str, words: str, *samples: tuple[Labels, float]) -> Family:
     return f"cc_kraken_{name}", "gauge", words, samples
 
 
-def _one_of(states: Sequence[str], current: str) -> List[Tuple[Labels, float]]:
+def _one_of(states: Sequence[str], current: str) -> list[tuple[Labels, float]]:
     return [({"state": state}, int(state == current)) for state in states]
 
 
-def _counter(name: str, words: str, samples: Sequence[Tuple[Labels, float]]) -> Family:
+def _counter(name: str, words: str, samples: Sequence[tuple[Labels, float]]) -> Family:
     return f"cc_kraken_{name}_total", "counter", words, samples
 
 
@@ -145,8 +146,8 @@ def _place(name: str, one: Mapping[str, Any]) -> Labels:
     }
 
 
-def _errors(status: Mapping[str, Any]) -> List[Tuple[Labels, float]]:
-    found: Dict[Tuple[Any, str], float] = {
+def _errors(status: Mapping[str, Any]) -> list[tuple[Labels, float]]:
+    found: dict[tuple[Any, str], float] = {
         (name, one["error"]["kind"]): 1
         for name, one in status["sets"].items()
         if one["error"]

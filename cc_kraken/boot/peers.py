@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from string import Formatter
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from cc_kraken.act import report
 from cc_kraken.act.pacing import Backoff
@@ -24,7 +25,7 @@ from cc_kraken.decide import peers
 from cc_kraken.decide.peers import HELD, UNCLEAR, Peer
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Identity, KrakenError, Section, Trouble
+from cc_kraken.model import Identity, KrakenError, Section, Trouble, failure
 
 LOG = logging.getLogger(__name__)
 
@@ -97,11 +98,11 @@ def command(options: argparse.Namespace) -> int:
     from cc_kraken.cloud.ec2 import Ec2
 
     identity = cloud_init.identity(datasource)
-    asked = Asked(section, identity, Ec2(identity, section), Clock())
+    query = Query(section, identity, Ec2(identity, section), Clock())
     if options.wait:
-        found = asked.until_held(options.wait, clear=options.format is not None)
+        found = query.until_held(options.wait, clear=options.format is not None)
     else:
-        found = asked.once()
+        found = query.once()
     if options.json:
         print(as_json(found, identity))
     elif options.format is not None:
@@ -115,37 +116,35 @@ def command(options: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------ asking
 
 
-class Asked:
+@dataclass
+class Query:
     """The nodes of this instance's prefix, as the cloud shows them."""
 
-    def __init__(
-        self, section: Section, identity: Identity, cloud: Cloud, clock: Clock
-    ) -> None:
-        self._section = section
-        self._identity = identity
-        self._cloud = cloud
-        self._clock = clock
-        self._who: Optional[Tuple[str, Tuple[str, ...]]] = None
+    section: Section
+    identity: Identity
+    cloud: Cloud
+    clock: Clock
+    _who: Optional[tuple[str, tuple[str, ...]]] = None
 
-    def once(self, at_least: int = 0) -> Tuple[Peer, ...]:
+    def once(self, at_least: int = 0) -> tuple[Peer, ...]:
         """All nodes.  Who holds them is asked for only where ``at_least`` of them
         have a holder.  Raises KrakenError when one answer is missing."""
         prefix, declared = self._prefix()
-        volumes = self._cloud.prefix_volumes(prefix)
-        found = peers.by_anchor(self._section, prefix, declared, volumes)
+        volumes = self.cloud.prefix_volumes(prefix)
+        found = peers.by_anchor(self.section, prefix, declared, volumes)
         if not found:
-            tag = tags.name(self._section.tag_namespace, tags.PREFIX)
+            tag = tags.name(self.section.tag_namespace, tags.PREFIX)
             raise _unknown(f"EC2 shows no node with {tag}={prefix}", waits=True)
         ids = [one.instance_id for one in found if one.instance_id]
         if len(ids) < at_least:
             return found
-        return peers.with_holders(found, self._cloud.holders(ids))
+        return peers.with_holders(found, self.cloud.holders(ids))
 
-    def until_held(self, number: int, *, clear: bool = False) -> Tuple[Peer, ...]:
+    def until_held(self, number: int, *, clear: bool = False) -> tuple[Peer, ...]:
         """The nodes, as soon as that many are held; ``clear``: and none is unclear."""
         pauses = Backoff(*ASK_AGAIN)
-        end = self._clock.now() + self._section.wait
-        told = ""
+        end = self.clock.now() + self.section.wait
+        logged = ""
         while True:
             try:
                 found = self.once(number)
@@ -155,21 +154,21 @@ class Asked:
             if trouble is None:
                 return found
             pause = pauses.interval()
-            if not trouble.waits or self._clock.now() + pause > end:
+            if not trouble.waits or self.clock.now() + pause > end:
                 raise KrakenError(trouble)
-            if str(trouble) != told:
-                told = str(trouble)
-                LOG.info("Waiting: %s", told)
-            self._clock.sleep(pause)
+            if str(trouble) != logged:
+                logged = str(trouble)
+                LOG.info("Waiting: %s", logged)
+            self.clock.sleep(pause)
 
-    def _prefix(self) -> Tuple[str, Tuple[str, ...]]:
+    def _prefix(self) -> tuple[str, tuple[str, ...]]:
         """The prefix, and the sets that a node of it has."""
         if self._who is None:
-            own = self._cloud.instance_tags()
-            node = tags.node(self._section, own, self._identity.instance_id)
+            own = self.cloud.instance_tags()
+            node = tags.node(self.section, own, self.identity.instance_id)
             if isinstance(node, Trouble):
                 raise KrakenError(node)
-            self._who = node.prefix, tags.declared(self._section, own)
+            self._who = node.prefix, tags.declared(self.section, own)
         return self._who
 
 
@@ -189,28 +188,26 @@ def _too_few(found: Sequence[Peer], number: int, clear: bool) -> Optional[Troubl
 
 
 def _unknown(why: str, *, waits: bool = False) -> KrakenError:
-    return KrakenError(
-        Trouble(
-            "peers-unknown",
-            f"Nobody can say who the nodes of the cluster are: {why}.",
-            "",
-            "See cc-kraken status, and the tags of the volumes.",
-            waits=waits,
-        )
+    return failure(
+        "peers-unknown",
+        f"Nobody can say who the nodes of the cluster are: {why}.",
+        "",
+        "See cc-kraken status, and the tags of the volumes.",
+        waits=waits,
     )
 
 
-# ----------------------------------------------------------------------- telling
+# -------------------------------------------------------------------- in words
 
 
 def as_json(found: Sequence[Peer], identity: Identity) -> str:
     """An object with ``instance_id``, this instance's own, and the ``nodes``."""
-    nodes: List[Dict[str, Any]] = [asdict(one) for one in found]
+    nodes: list[dict[str, Any]] = [asdict(one) for one in found]
     return json.dumps({"instance_id": identity.instance_id, "nodes": nodes}, indent=2)
 
 
 def as_table(found: Sequence[Peer], identity: Identity) -> str:
-    rows: List[Tuple[str, ...]] = [("NODE", "STATE", "INSTANCE", "ADDRESS", "ZONE", "")]
+    rows: list[tuple[str, ...]] = [("NODE", "STATE", "INSTANCE", "ADDRESS", "ZONE", "")]
     for one in found:
         here = one.instance_id == identity.instance_id
         stands = "" if one.instance_state in ("", "running") else one.instance_state
@@ -235,24 +232,20 @@ def as_list(found: Sequence[Peer], text: str, join: str) -> str:
     return join.join(text.format(**values) for values in held)
 
 
-def _check(values: Dict[str, str], field: str, join: str) -> None:
+def _check(values: dict[str, str], field: str, join: str) -> None:
     node, value = f"{values['prefix']}/{values['node_id']}", values[field]
     if not value:
-        raise KrakenError(
-            Trouble(
-                "peer-unfit",
-                f"{values['instance_id']}, which is {node}, has no {field}.",
-                "Every node in the list must have one.",
-                "Name another field in --format.",
-            )
+        raise failure(
+            "peer-unfit",
+            f"{values['instance_id']}, which is {node}, has no {field}.",
+            "Every node in the list must have one.",
+            "Name another field in --format.",
         )
     if join and join in value:
-        raise KrakenError(
-            Trouble(
-                "peer-unfit",
-                f"The {field} of {node}, {quoted(value)}, holds {join!r}, which "
-                "stands between the nodes of the list.",
-                "Who reads the list must see where a node ends.",
-                "Choose another --join, or another NodeId.",
-            )
+        raise failure(
+            "peer-unfit",
+            f"The {field} of {node}, {quoted(value)}, holds {join!r}, which "
+            "stands between the nodes of the list.",
+            "Who reads the list must see where a node ends.",
+            "Choose another --join, or another NodeId.",
         )

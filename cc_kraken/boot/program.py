@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from logging.handlers import QueueHandler
-from typing import Any, Mapping, NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 from cc_kraken.boot import stage
 from cc_kraken.boot.cloud_init import Events

@@ -15,7 +15,8 @@ import math
 import os
 import time
 from collections import Counter
-from typing import Any, Callable, Mapping, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable, Optional
 
 from cc_kraken.act import layout, node_env, report
 from cc_kraken.act.report import (
@@ -34,14 +35,7 @@ from cc_kraken.config import loading
 from cc_kraken.machine import command, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Identity,
-    KrakenError,
-    Node,
-    Section,
-    Trouble,
-    of_set,
-)
+from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
 
 LOG = logging.getLogger(__name__)
 
@@ -120,9 +114,9 @@ def _refused(
     section: Optional[Section] = None,
 ) -> None:
     metrics = None if section is None else _metrics(section)
-    told = Report(paths, stage, earlier=earlier, metrics=metrics)
-    told.fail(trouble)
-    told.finish(FAILED)
+    run_report = Report(paths, stage, earlier=earlier, metrics=metrics)
+    run_report.fail(trouble)
+    run_report.finish(FAILED)
 
 
 # ------------------------------------------------------------------ the runs
@@ -148,12 +142,69 @@ def carry_out(
     Saves the layout after a complete run.
     """
     # Here, so that a reboot with everything in place imports none of it.
-    from cc_kraken.act import lock
     from cc_kraken.act.run import Run
     from cc_kraken.act.waiting import Limits
     from cc_kraken.cloud.ec2 import Ec2
 
     clock = clock or Clock()
+    with _locked(section, paths, stage, seconds):
+        until = seconds if final else float(section.wait)
+        run_report = _new_report(section, paths, stage, dry_run, until)
+        limits = Limits(seconds, final, background=stage == "background")
+        run = Run(
+            section,
+            identity,
+            paths,
+            run_report,
+            limits,
+            events,
+            Ec2(identity, section, clock.sleep),
+            ask_tags=stage != "network",
+            dry_run=dry_run,
+            clock=clock,
+        )
+        for text in notes:
+            run_report.warn(text)
+        try:
+            if not dry_run:
+                _read_fstab(paths, run_report.warn)
+            state = run.go()
+        except BaseException:
+            run_report.finish(FAILED)
+            raise
+        if not dry_run and state != STANDBY and not run_report.status["errors"]:
+            layout.save(paths, section, identity, run_report.status)
+        return run_report.status
+
+
+def _new_report(
+    section: Section, paths: Paths, stage: str, dry_run: bool, until: float
+) -> Report:
+    # What a person asks for is no run of this boot.
+    kept = stage != "plan"
+    new = Report(
+        paths,
+        stage,
+        dry_run=dry_run,
+        earlier=report.read(paths),
+        kept=kept,
+        until=until,
+        metrics=_metrics(section),
+    )
+    if kept and not section.metrics:
+        with contextlib.suppress(KrakenError):  # of a run that was to write them
+            files.remove(paths.metrics)
+    new.write()
+    return new
+
+
+@contextlib.contextmanager
+def _locked(
+    section: Section, paths: Paths, stage: str, seconds: float
+) -> Iterator[None]:
+    """One run at a time; a plan does without the lock where another run waits."""
+    from cc_kraken.act import lock  # not at every reboot
+
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(lock.held(paths, seconds))
@@ -167,45 +218,7 @@ def carry_out(
                 raise
             # It only reads, each disk under its own lock, and not for long.
             LOG.info("%s", error.trouble.found)
-        told = Report(
-            paths,
-            stage,
-            dry_run=dry_run,
-            earlier=report.read(paths),
-            # What a person asks for is no run of this boot.
-            kept=stage != "plan",
-            until=seconds if final else float(section.wait),
-            metrics=_metrics(section),
-        )
-        if stage != "plan" and not section.metrics:
-            with contextlib.suppress(KrakenError):  # of a run that was to write them
-                files.remove(paths.metrics)
-        told.write()
-        limits = Limits(seconds, final, background=stage == "background")
-        run = Run(
-            section,
-            identity,
-            paths,
-            told,
-            limits,
-            events,
-            Ec2(identity, section, clock.sleep),
-            ask_tags=stage != "network",
-            dry_run=dry_run,
-            clock=clock,
-        )
-        for text in notes:
-            told.warn(text)
-        try:
-            if not dry_run:
-                _read_fstab(paths, told.warn)
-            state = run.go()
-        except BaseException:
-            told.finish(FAILED)
-            raise
-        if not dry_run and state != STANDBY and not told.status["errors"]:
-            layout.save(paths, section, identity, told.status)
-        return told.status
+        yield
 
 
 def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
@@ -354,12 +367,12 @@ def _kept(
 def _report_kept(
     paths: Paths, section: Section, identity: Identity, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    told = Report(paths, "network", metrics=_metrics(section))
+    run_report = Report(paths, "network", metrics=_metrics(section))
     node = saved["node"]
-    told.identify(identity, Node(node["prefix"], node["node_id"]))
-    told.claim(saved.get("claim"))
+    run_report.identify(identity, Node(node["prefix"], node["node_id"]))
+    run_report.claim(saved.get("claim"))
     for name, entry in saved["sets"].items():
-        shown = told.set(name, required=entry["required"])
+        shown = run_report.set(name, required=entry["required"])
         shown["state"] = "mounted"
         shown["mount_path"] = entry["mount_path"]
         shown["filesystem"] = entry["filesystem"]
@@ -373,15 +386,15 @@ def _report_kept(
             }
             for volume in entry["volumes"]
         ]
-        told_of = "%s is mounted at %s (as before)"
-        LOG.info(told_of, name, entry["mount_path"], extra=of_set(name))
+        text = "%s is mounted at %s (as before)"
+        LOG.info(text, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
-        told.warn(f"{name}: {text}", name)
+        run_report.warn(f"{name}: {text}", name)
     files.make_directories(paths.run)
-    node_env.keep(paths, told)
-    told.count(Counter(), Counter(), sum(command.STARTED.values()))
-    told.finish(DONE)
-    return told.status
+    node_env.keep(paths, run_report)
+    run_report.count(Counter(), Counter(), sum(command.STARTED.values()))
+    run_report.finish(DONE)
+    return run_report.status
 
 
 def _start_background() -> bool:
@@ -493,15 +506,10 @@ def background_alive() -> bool:
     """Whether the unit runs or is about to."""
     if not os.path.isdir(SYSTEMD):
         return False
-    told = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
-    values: dict[str, str] = {}
-    for line in told.out.splitlines():
-        key, _, value = line.partition("=")
-        values[key] = value
-    state = values.get("ActiveState", "")
-    return state in ("activating", "reloading", "deactivating") or values.get(
-        "Job", "0"
-    ) not in ("0", "")
+    shown = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
+    values = dict(line.split("=", 1) for line in shown.out.splitlines() if "=" in line)
+    changing = ("activating", "reloading", "deactivating")
+    return values.get("ActiveState") in changing or values.get("Job", "0") != "0"
 
 
 def at_work(paths: Paths) -> bool:

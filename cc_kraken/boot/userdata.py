@@ -15,13 +15,14 @@ import difflib
 import gzip
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Iterator, Mapping, NoReturn, Optional, Sequence
+from typing import Any, NoReturn, Optional
 
 from cc_kraken.boot import userparts
 from cc_kraken.config import loading
 from cc_kraken.config.loading import KEY
-from cc_kraken.config.structure import Mistake, describe
+from cc_kraken.config.validation import Mistake, describe
 from cc_kraken.model import failure
 
 UNKNOWN = "filled-in-by-jinja"
@@ -392,13 +393,9 @@ class _Yaml:
             if self._node is not None:
                 self._walk(self._node, "")
                 self.content = self._loader.construct_document(self._node)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            problem = " ".join((getattr(error, "problem", "") or str(error)).split())
-            line = mark.line + 1 if mark else 1
-            raise _Syntax(f"not valid YAML: {problem}", line) from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise _Syntax(f"not valid YAML: {error}", 1) from None
+        except Exception as error:  # not YAMLError alone
+            line, problem = loading.yaml_problem(error)
+            raise _Syntax(f"not valid YAML: {problem}", line or 1) from None
 
     def line(self, path: str) -> int:
         """The line of a key, or of the nearest one above it that is known."""

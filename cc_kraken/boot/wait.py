@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import Any, Callable, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
 
 from cc_kraken.act import report
 from cc_kraken.boot import stage
@@ -45,7 +46,7 @@ def for_set(given: str, paths: Paths, *, attached: bool) -> None:
 
     status = _until(there, failed, paths)
     name = _set_name(given, status)
-    _settle(name, status["sets"][name], paths)
+    _settle(name, status["sets"][name])
 
 
 def for_node(paths: Paths) -> None:
@@ -158,7 +159,7 @@ def _why_no_node(status: Optional[Status]) -> str:
 # ------------------------------------------------------------------ the owner
 
 
-def _settle(name: str, entry: Mapping[str, Any], paths: Paths) -> None:
+def _settle(name: str, entry: Mapping[str, Any]) -> None:
     """Give the mount its owner, if it still waits for one: the service that
     asks is about to start."""
     pending = entry.get("owner")

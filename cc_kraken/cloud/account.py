@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from cc_kraken.cloud import answers, session
 from cc_kraken.cloud.ec2 import FILTER_VALUES, Ec2
@@ -23,7 +24,7 @@ _REMEDIES: Mapping[str, str] = {
 }
 
 
-def like(namespace: str) -> List[str]:
+def like(namespace: str) -> list[str]:
     """Filter values for the keys of a namespace, and of those that look like it.
 
     A slip is in one half of the name, and the other half is right; or the two letters
@@ -48,21 +49,21 @@ class Account(Ec2):
         super().__init__(Identity("", region, ""), section)
         self._profile = profile
 
-    def tagged_volumes(self) -> Tuple[Volume, ...]:
+    def tagged_volumes(self) -> tuple[Volume, ...]:
         """Every volume with a tag of ours, or with one that looks like it, by id."""
         filters = [{"Name": "tag-key", "Values": like(self.namespace)}]
         return self._some_volumes("with our tags", filters)
 
-    def these_volumes(self, ids: Sequence[str]) -> Tuple[Volume, ...]:
+    def these_volumes(self, ids: Sequence[str]) -> tuple[Volume, ...]:
         """Those of these that EC2 knows, by id."""
-        found: List[Volume] = []
+        found: list[Volume] = []
         for start in range(0, len(ids), FILTER_VALUES):
             some = ids[start : start + FILTER_VALUES]
             filters = [{"Name": "volume-id", "Values": some}]
             found += self._some_volumes("of " + ", ".join(some[:3]), filters)
         return tuple(found)
 
-    def _some_volumes(self, subject: str, filters: Any) -> Tuple[Volume, ...]:
+    def _some_volumes(self, subject: str, filters: Any) -> tuple[Volume, ...]:
         pages = self._pages("DescribeVolumes", subject, PAGE, Filters=filters)
         found = [answers.volume(raw) for page in pages for raw in page["Volumes"]]
         return tuple(sorted(found, key=lambda one: one.id))
@@ -71,7 +72,7 @@ class Account(Ec2):
         """Every instance with a tag like ours, and these.  One that EC2 does not show
         has the state ``gone``."""
         filters = [{"Name": "tag-key", "Values": like(self.namespace)}]
-        found: Dict[str, Instance] = {}
+        found: dict[str, Instance] = {}
         wanted = sorted(set(holders))
         while True:
             pages = self._pages("DescribeInstances", "", PAGE, Filters=filters)
@@ -97,11 +98,11 @@ class Account(Ec2):
                 self._made.meta.events.register("before-send.ec2", self._count)
             return self._made
 
-    def _told(self, action: str, subject: str, error: Exception) -> Ec2Error:
-        found = _of_credentials(error) or super()._told(action, subject, error)
+    def _error(self, action: str, subject: str, error: Exception) -> Ec2Error:
+        found = _of_credentials(error) or super()._error(action, subject, error)
         remedy = _REMEDIES.get(found.trouble.kind, found.trouble.remedy)
-        told = replace(found.trouble, remedy=remedy)
-        return Ec2Error(told, found.reaction, found.code)
+        trouble = replace(found.trouble, remedy=remedy)
+        return Ec2Error(trouble, found.reaction, found.code)
 
 
 def _of_credentials(error: Exception) -> Optional[Ec2Error]:

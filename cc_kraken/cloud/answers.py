@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, FrozenSet, Iterable, Mapping, Optional
+from collections.abc import Iterable, Mapping
+from typing import Any, Optional
 
 from cc_kraken.model import Attachment, Holder, Instance, NewVolume, Volume
 
@@ -23,7 +24,7 @@ def filter_value(value: str) -> str:
     return text
 
 
-def tags(raw: Optional[Iterable[Mapping[str, str]]]) -> Dict[str, str]:
+def tags(raw: Optional[Iterable[Mapping[str, str]]]) -> dict[str, str]:
     return {tag["Key"]: tag.get("Value") or "" for tag in raw or ()}
 
 
@@ -47,7 +48,7 @@ def volume(raw: Mapping[str, Any]) -> Volume:
     )
 
 
-def new_volume(new: NewVolume) -> Dict[str, Any]:
+def new_volume(new: NewVolume) -> dict[str, Any]:
     """The parameters of CreateVolume, without those that the wish leaves to EC2."""
     wish = new.wish
     tagged = [{"Key": key, "Value": value} for key, value in sorted(new.tags.items())]
@@ -96,7 +97,7 @@ def instance(raw: Mapping[str, Any], namespace: str) -> Instance:
     )
 
 
-def device_names(raw: Mapping[str, Any]) -> FrozenSet[str]:
+def device_names(raw: Mapping[str, Any]) -> frozenset[str]:
     """The names in use on an instance, with the root device's.
 
     A mapping of the image can be missing in it.

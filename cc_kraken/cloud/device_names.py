@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterable
 from string import ascii_lowercase
-from typing import Dict, Iterable, Tuple
 
 from cc_kraken.model import KrakenError, Trouble
 
 
-def _two(first: str, last: str = "z") -> Tuple[str, ...]:
+def _two(first: str, last: str = "z") -> tuple[str, ...]:
     return tuple(f"/dev/xvd{first}{c}" for c in ascii_lowercase if c <= last)
 
 
-def _one(first: str, last: str) -> Tuple[str, ...]:
+def _one(first: str, last: str) -> tuple[str, ...]:
     return tuple(f"/dev/sd{c}" for c in ascii_lowercase if first <= c <= last)
 
 
@@ -37,7 +37,7 @@ def _one(first: str, last: str) -> Tuple[str, ...]:
 #: found to be accepted, and at last what is reserved for instance store.
 #: Together they are enough for the largest limit of an instance type (128
 #: volumes with the root volume).
-CANDIDATES: Tuple[str, ...] = (
+CANDIDATES: tuple[str, ...] = (
     _two("b")
     + _two("c")
     + _one("f", "p")
@@ -66,7 +66,7 @@ class Names:
         """``in_use``: names as EC2 shows them, with or without ``/dev/``."""
         used = {canonical(name) for name in in_use}
         self._free = (name for name in CANDIDATES if canonical(name) not in used)
-        self._given: Dict[str, str] = {}
+        self._given: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def of(self, volume_id: str) -> str:

@@ -14,20 +14,11 @@ import re
 import threading
 import time
 from collections import Counter
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
-from typing import Counter as Counts
+from typing import Any, Callable, Optional
 from urllib.parse import urlsplit, urlunsplit
 
 from cc_kraken.cloud import answers, metadata, session
@@ -100,24 +91,24 @@ class Ec2:
     def instance_tags(self) -> Mapping[str, str]:
         """See :class:`Cloud` (DescribeTags)."""
         filters = [{"Name": "resource-id", "Values": [self.instance_id]}]
-        tags: Dict[str, str] = {}
+        tags: dict[str, str] = {}
         subject = f"of {self.instance_id}"
         for page in self._pages("DescribeTags", subject, Filters=filters):
             tags.update(answers.tags(page.get("Tags")))
         return tags
 
-    def volumes(self, node: Node) -> Tuple[Volume, ...]:
+    def volumes(self, node: Node) -> tuple[Volume, ...]:
         """See :class:`Cloud` (DescribeVolumes)."""
         wished = {"Prefix": node.prefix, "NodeId": node.node_id}
         return self._volumes(f"of node {node}", wished)
 
-    def prefix_volumes(self, prefix: str, zone: str = "") -> Tuple[Volume, ...]:
+    def prefix_volumes(self, prefix: str, zone: str = "") -> tuple[Volume, ...]:
         """See :class:`Cloud` (DescribeVolumes)."""
         return self._volumes(f"of {prefix}", {"Prefix": prefix}, zone)
 
     def _volumes(
         self, subject: str, wished: Mapping[str, str], zone: str = ""
-    ) -> Tuple[Volume, ...]:
+    ) -> tuple[Volume, ...]:
         filters = [
             {
                 "Name": f"tag:{self.namespace}:{tag}",
@@ -138,15 +129,15 @@ class Ec2:
 
     def _described(
         self, subject: str, filters: Sequence[Mapping[str, Any]]
-    ) -> Tuple[Volume, ...]:
-        found: Dict[str, Volume] = {}
+    ) -> tuple[Volume, ...]:
+        found: dict[str, Volume] = {}
         for page in self._pages("DescribeVolumes", subject, Filters=filters):
             for raw in page.get("Volumes") or ():
                 volume = answers.volume(raw)
                 found[volume.id] = volume
         return tuple(found[key] for key in sorted(found))
 
-    def marked_volumes(self) -> Tuple[Volume, ...]:
+    def marked_volumes(self) -> tuple[Volume, ...]:
         """See :class:`Cloud` (DescribeVolumes)."""
         keys = [answers.filter_value(f"{self.namespace}:") + "*", *LOOKALIKES]
         filters = [{"Name": "tag-key", "Values": keys}]
@@ -311,17 +302,17 @@ class Ec2:
         except KrakenError:
             raise
         except Exception as error:
-            told = self._told(action, subject, error)
-            if told.trouble.kind == THROTTLED:
+            problem = self._error(action, subject, error)
+            if problem.trouble.kind == THROTTLED:
                 with self._lock:
                     self.throttled[action] += 1
-            if told.trouble.kind in ("credentials-refused", "permission-missing"):
+            if problem.trouble.kind in ("credentials-refused", "permission-missing"):
                 with self._lock:
                     self._made = None  # the next call fetches new ones
-            LOG.debug("%s", told.trouble.found)
-            raise told from None
+            LOG.debug("%s", problem.trouble.found)
+            raise problem from None
 
-    def _told(self, action: str, subject: str, error: Exception) -> Ec2Error:
+    def _error(self, action: str, subject: str, error: Exception) -> Ec2Error:
         response = getattr(error, "response", None)
         if isinstance(response, dict) and "Error" in response:
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)

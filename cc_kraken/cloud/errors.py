@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Dict, Tuple
 
 from cc_kraken.model import KrakenError, Trouble
 
@@ -223,7 +222,7 @@ _SNAPSHOT = Rule(
     "that the snapshot is shared with this account.",
 )
 
-_CODES: Tuple[Tuple[Rule, str], ...] = (
+_CODES: tuple[tuple[Rule, str], ...] = (
     (
         _THROTTLED,
         "RequestLimitExceeded EC2ThrottledException Throttling ThrottlingException "
@@ -268,12 +267,12 @@ _CODES: Tuple[Tuple[Rule, str], ...] = (
 )
 
 #: Codes without ``Client.`` or ``Server.`` in front.
-TABLE: Dict[str, Rule] = {
+TABLE: dict[str, Rule] = {
     code: line for line, codes in _CODES for code in codes.split()
 }
 
 # One code for many causes: here the text decides.  By action and code.
-_TEXTS: Dict[Tuple[str, str], Tuple[Tuple[str, Rule], ...]] = {
+_TEXTS: dict[tuple[str, str], tuple[tuple[str, Rule], ...]] = {
     ("AttachVolume", "InvalidParameterValue"): (
         ("already in use", _NAME_TAKEN),
         ("not a valid ebs device name", _NAME_INVALID),
@@ -284,7 +283,7 @@ _TEXTS: Dict[Tuple[str, str], Tuple[Tuple[str, Rule], ...]] = {
 }
 
 # Codes of one action that mean something else, or nothing, for the others.
-_OF_ACTION: Dict[str, Dict[str, Rule]] = {
+_OF_ACTION: dict[str, dict[str, Rule]] = {
     "CreateVolume": {
         code: line
         for line, codes in (
@@ -298,7 +297,7 @@ _OF_ACTION: Dict[str, Dict[str, Rule]] = {
     }
 }
 #: What a code that no table has means, by action.
-_OTHERWISE: Dict[str, Rule] = {"CreateVolume": _NOT_CREATED}
+_OTHERWISE: dict[str, Rule] = {"CreateVolume": _NOT_CREATED}
 
 _DENIED = re.compile(
     r"is not authorized to perform: ([a-z0-9-]+:\w+)(?: on resource: (\S+))?"
@@ -372,8 +371,8 @@ def refused(
     action: str, code: str, message: str, status: int = 400, subject: str = ""
 ) -> Ec2Error:
     """An answer of EC2 that is an error."""
-    told = trouble(action, code, message, status, subject)
-    return Ec2Error(told, rule(action, code, message, status).reaction, code)
+    found = trouble(action, code, message, status, subject)
+    return Ec2Error(found, rule(action, code, message, status).reaction, code)
 
 
 def fatal(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
@@ -383,5 +382,5 @@ def fatal(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
 
 def waiting(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:
     """EC2 cannot be asked now; time may cure it."""
-    told = Trouble(kind, found, expected, remedy, waits=True)
-    return Ec2Error(told, Reaction.RETRY)
+    trouble = Trouble(kind, found, expected, remedy, waits=True)
+    return Ec2Error(trouble, Reaction.RETRY)

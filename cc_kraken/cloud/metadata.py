@@ -10,7 +10,8 @@ from __future__ import annotations
 import http.client
 import urllib.error
 import urllib.request
-from typing import Mapping, Optional
+from collections.abc import Mapping
+from typing import Optional
 
 from cc_kraken.cloud.errors import plain, waiting
 

@@ -6,7 +6,9 @@ whose Trouble says whether time may cure it (``waits``).
 
 from __future__ import annotations
 
-from typing import Counter, Iterable, Mapping, Protocol, Tuple, runtime_checkable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Protocol, runtime_checkable
 
 from cc_kraken.model import Holder, NewVolume, Node, Volume
 
@@ -38,13 +40,13 @@ class Cloud(Protocol):
     def instance_tags(self) -> Mapping[str, str]:
         """The tags of this instance; empty when it has none."""
 
-    def volumes(self, node: Node) -> Tuple[Volume, ...]:
+    def volumes(self, node: Node) -> tuple[Volume, ...]:
         """Every volume with the node's tags, by id, in any zone and state."""
 
-    def prefix_volumes(self, prefix: str, zone: str = "") -> Tuple[Volume, ...]:
+    def prefix_volumes(self, prefix: str, zone: str = "") -> tuple[Volume, ...]:
         """Every volume of all nodes of a prefix, by id; with ``zone`` of that zone."""
 
-    def marked_volumes(self) -> Tuple[Volume, ...]:
+    def marked_volumes(self) -> tuple[Volume, ...]:
         """Every volume with a tag that is ours or looks like one of ours, of whichever
         node, by id, in any zone and state."""
 

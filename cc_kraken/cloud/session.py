@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 from cc_kraken.cloud.errors import Ec2Error, fatal, plain, waiting
 from cc_kraken.machine import schema_files
@@ -174,9 +175,9 @@ def _session(region: str, metadata_url: str) -> Any:
     _know_copies(core.get_component("data_loader"))
     session = boto3.session.Session(region_name=region, botocore_session=core)
     with _no_proxy_in_environment():
-        witness = _watch(core.get_component("credential_provider"))
+        recorder = _watch(core.get_component("credential_provider"))
     if session.get_credentials() is None:
-        raise _no_credentials(witness)
+        raise _no_credentials(recorder)
     return session
 
 
@@ -209,7 +210,7 @@ def _no_proxy_in_environment() -> Iterator[None]:
 # --------------------------------------------------------------- credentials
 
 
-class _Witness:
+class _Recorder:
     """Stands before the metadata client's HTTP session and notes the status.
 
     botocore has one answer for "there is no role" and "nobody answers"; a person
@@ -231,31 +232,31 @@ class _Witness:
         return getattr(self._http, name)
 
 
-def _watch(resolver: Any) -> Optional[_Witness]:
-    """A witness at the metadata client; None when botocore has changed."""
+def _watch(resolver: Any) -> Optional[_Recorder]:
+    """A recorder at the metadata client; None when botocore has changed."""
     try:
         fetcher = resolver.get_provider("iam-role")._role_fetcher
-        witness = _Witness(fetcher._session)
-        fetcher._session = witness
+        recorder = _Recorder(fetcher._session)
+        fetcher._session = recorder
     except Exception:  # private names: do without
         return None
-    return witness
+    return recorder
 
 
-def _no_credentials(witness: Optional[_Witness]) -> Ec2Error:
-    off = witness is not None and not witness.asked
+def _no_credentials(recorder: Optional[_Recorder]) -> Ec2Error:
+    off = recorder is not None and not recorder.asked
     if off:
         why = ", and the metadata service is switched off"
-    elif witness is None:
+    elif recorder is None:
         why = ""
-    elif witness.status is None:
+    elif recorder.status is None:
         why = ": the metadata service does not answer"
-    elif witness.status == 404:
+    elif recorder.status == 404:
         why = ": this instance has no instance profile, or it has not arrived yet"
-    elif witness.status == 200:
+    elif recorder.status == 200:
         why = ": the metadata service has none for the instance profile's role"
     else:
-        why = f": the metadata service answers with HTTP status {witness.status}"
+        why = f": the metadata service answers with HTTP status {recorder.status}"
     return (fatal if off else waiting)(
         "credentials-missing",
         f"there are no AWS credentials{why}",

@@ -7,8 +7,9 @@ CreateVolume and of the EBS user guide.  Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Optional
 
 from cc_kraken.config import tags
 from cc_kraken.config.values import odd_character, quoted
@@ -25,12 +26,12 @@ class VolumeType:
     ``included``: IOPS that no ratio forbids.
     """
 
-    sizes: Tuple[int, int]
-    iops: Optional[Tuple[int, int]] = None
+    sizes: tuple[int, int]
+    iops: Optional[tuple[int, int]] = None
     per_gib: int = 0
     included: int = 0
     must_say: bool = False
-    throughput: Optional[Tuple[int, int]] = None
+    throughput: Optional[tuple[int, int]] = None
 
 
 TYPES: Mapping[str, VolumeType] = {
@@ -118,13 +119,13 @@ def _check_bounds(wish: Creation, kind: VolumeType) -> None:
         raise Wrong("iops", str(wish.iops or kind.included), expected)
 
 
-def _within(key: str, value: int, bounds: Tuple[int, int], unit: str) -> None:
+def _within(key: str, value: int, bounds: tuple[int, int], unit: str) -> None:
     least, most = bounds
     if not least <= value <= most:
         raise Wrong(key, str(value), f"{least} to {most} {unit}")
 
 
-def _tags(said: object, namespace: str) -> Dict[str, str]:
+def _tags(said: object, namespace: str) -> dict[str, str]:
     found = said if isinstance(said, Mapping) else {}
     if len(found) > MOST_TAGS:
         raise Wrong("tags", f"{len(found)} tags", f"at most {MOST_TAGS}")
@@ -142,20 +143,20 @@ def _tags(said: object, namespace: str) -> Dict[str, str]:
 # ----------------------------------------------------------------- node_ids
 
 
-def nodes(section: Section, zone: str) -> Tuple[str, ...]:
+def nodes(section: Section, zone: str) -> tuple[str, ...]:
     """The nodes that an instance in this zone may found, each once."""
     said = section.node_ids
     return _words(said if isinstance(said, str) else said.get(zone, ""))
 
 
-def _words(text: str) -> Tuple[str, ...]:
+def _words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in re.split(r"[,\s]+", text) if word))
 
 
 def nodes_trouble(section: Section) -> Optional[Trouble]:
     """That one node is listed for two zones: both would found it."""
     said = section.node_ids
-    by_node: Dict[str, str] = {}
+    by_node: dict[str, str] = {}
     for zone, text in {} if isinstance(said, str) else said.items():
         for node_id in _words(text):
             other = by_node.setdefault(node_id, zone)

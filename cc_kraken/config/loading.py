@@ -13,18 +13,19 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union, cast
+from typing import Any, Optional, Union, cast
 
-from cc_kraken.config.structure import Mistake, describe, mistakes
+from cc_kraken.config.validation import Mistake, describe, mistakes
 from cc_kraken.config.values import odd_character
 from cc_kraken.machine import files, schema_files
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble
+from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble, failure
 
 KEY = "kraken"
 CLOUD_CONFIG = "cloud-init's configuration (user-data or /etc/cloud)"
-MOST_TOLD = 9  # mistakes
+MOST_NAMED = 9  # mistakes
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def load(cfg: Optional[Mapping[str, Any]], paths: Paths) -> Optional[Section]:
     asked = cfg is not None and KEY in cfg
     if not asked and not strongest and not weakest:
         return None
-    sources: List[Source] = []
+    sources: list[Source] = []
     for name in reversed(strongest):
         sources.extend(_read(name))
     if not _switched_off(sources) and cfg is not None and asked:
@@ -74,18 +75,18 @@ def build(sources: Sequence[Source], right: str = "") -> Optional[Section]:
     if not sources:
         return None
     if _switched_off(tuple(reversed(sources))):
-        merged: Dict[str, Any] = {"enabled": False}
+        merged: dict[str, Any] = {"enabled": False}
         return Section(enabled=False, digest=_digest(merged))
     merged = {}
-    told = _fingerprint(sources)
+    seen = _fingerprint(sources)
     for source in sources:
-        if not told or told != right:
+        if not seen or seen != right:
             _refuse(source, check(source.value))
         merged = _merge(merged, _without_nothing(source.value))
-    return replace(_section(merged), sources=told)
+    return replace(_section(merged), sources=seen)
 
 
-def check(value: object) -> List[Mistake]:
+def check(value: object) -> list[Mistake]:
     """All mistakes in what stands under ``kraken:``; empty when it is right.
 
     Every part of a merged section is right or wrong by itself, because the
@@ -96,7 +97,7 @@ def check(value: object) -> List[Mistake]:
     return found or _odd_characters(value, KEY)
 
 
-def wrong(value: object) -> List[Tuple[str, Trouble]]:
+def wrong(value: object) -> list[tuple[str, Trouble]]:
     """What is right by the schema and fails all the same, with its key: values that
     are unfit, sets that contradict themselves or one another."""
     from cc_kraken.config import wish
@@ -107,21 +108,21 @@ def wrong(value: object) -> List[Tuple[str, Trouble]]:
 def trouble(name: str, found: Sequence[Mistake]) -> Trouble:
     """The mistakes of one source, in sentences."""
     first, others = found[0], found[1:]
-    told = [_remedy(first)] + ["Also wrong:"][: len(others)]
-    for one in others[: MOST_TOLD - 1]:
+    remedies = [_remedy(first)] + ["Also wrong:"][: len(others)]
+    for one in others[: MOST_NAMED - 1]:
         wish = "" if one.kind == "unknown-key" else f"; expected {one.expected}"
-        told.append(f"{one.path} is {one.found}{wish}. {_remedy(one)}")
-    if len(found) > MOST_TOLD:
-        told.append(f"And {len(found) - MOST_TOLD} more.")
+        remedies.append(f"{one.path} is {one.found}{wish}. {_remedy(one)}")
+    if len(found) > MOST_NAMED:
+        remedies.append(f"And {len(found) - MOST_NAMED} more.")
     return Trouble(
         f"config-{first.kind}",
         f"{first.path} is {first.found} in {name}",
         first.expected,
-        " ".join(told),
+        " ".join(remedies),
     )
 
 
-def parse(text: str, name: str) -> List[Source]:
+def parse(text: str, name: str) -> list[Source]:
     """The sources in the text of one file: none when it says nothing.
 
     ``name`` is the file, for errors; KrakenError ``config-syntax`` (with the
@@ -131,24 +132,20 @@ def parse(text: str, name: str) -> List[Source]:
     if document is None:
         return []
     if not isinstance(document, dict):
-        raise KrakenError(
-            Trouble(
-                "config-type",
-                f"{name} holds {describe(document)}",
-                f"a mapping with the key {KEY}",
-                f"Put the section under a top-level {KEY}: in that file.",
-            )
+        raise failure(
+            "config-type",
+            f"{name} holds {describe(document)}",
+            f"a mapping with the key {KEY}",
+            f"Put the section under a top-level {KEY}: in that file.",
         )
     foreign = [key for key in document if key != KEY]
     if foreign:
         key = foreign[0]
-        raise KrakenError(
-            Trouble(
-                "config-unknown-key",
-                f"{name} has the top-level key {key!r}",
-                f"{KEY} alone",
-                f"Put the section under a top-level {KEY}: in that file.",
-            )
+        raise failure(
+            "config-unknown-key",
+            f"{name} has the top-level key {key!r}",
+            f"{KEY} alone",
+            f"Put the section under a top-level {KEY}: in that file.",
         )
     return [Source(name, document[KEY])] if KEY in document else []
 
@@ -164,20 +161,18 @@ def of_cloud_config(name: str) -> object:
     if isinstance(document, dict) and KEY in document:
         value: object = document[KEY]
         return value
-    raise KrakenError(
-        Trouble(
-            "config-type",
-            f"{name} has no section {KEY}",
-            "a cloud-config with a section kraken",
-            "Name the file that has it.",
-        )
+    raise failure(
+        "config-type",
+        f"{name} has no section {KEY}",
+        "a cloud-config with a section kraken",
+        "Name the file that has it.",
     )
 
 
 # -------------------------------------------------------------------- files
 
 
-def _files(directory: str) -> Tuple[str, ...]:
+def _files(directory: str) -> tuple[str, ...]:
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -188,7 +183,7 @@ def _files(directory: str) -> Tuple[str, ...]:
     return tuple(os.path.join(directory, name) for name in found)
 
 
-def _read(name: str) -> List[Source]:
+def _read(name: str) -> list[Source]:
     try:
         with open(name, encoding="utf-8") as file:
             text = file.read()
@@ -199,13 +194,11 @@ def _read(name: str) -> List[Source]:
 
 def _unreadable(name: str, error: Exception) -> KrakenError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return KrakenError(
-        Trouble(
-            "config-unreadable",
-            f"{name} cannot be read ({reason})",
-            "a readable YAML file in UTF-8",
-            "Repair or remove it.",
-        )
+    return failure(
+        "config-unreadable",
+        f"{name} cannot be read ({reason})",
+        "a readable YAML file in UTF-8",
+        "Repair or remove it.",
     )
 
 
@@ -217,17 +210,20 @@ def _yaml(text: str, name: str) -> object:
     except Exception as error:
         # Not only YAMLError: PyYAML lets ValueError, KeyError and others out
         # of its constructors.
-        mark = getattr(error, "problem_mark", None)
-        place = f"{name} line {mark.line + 1}" if mark is not None else name
-        problem = getattr(error, "problem", None) or str(error) or repr(error)
-        raise KrakenError(
-            Trouble(
-                "config-syntax",
-                f"{place} is not valid YAML ({' '.join(str(problem).split())})",
-                f"a mapping with the key {KEY}",
-                "Correct the file.",
-            )
+        line, problem = yaml_problem(error)
+        raise failure(
+            "config-syntax",
+            f"{name}{f' line {line}' if line else ''} is not valid YAML ({problem})",
+            f"a mapping with the key {KEY}",
+            "Correct the file.",
         ) from error
+
+
+def yaml_problem(error: Exception) -> tuple[int, str]:
+    """The line (from 1; 0 where none is known), and what PyYAML says of it."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error) or repr(error)
+    return mark.line + 1 if mark else 0, " ".join(str(problem).split())
 
 
 # ------------------------------------------------------------------ merging
@@ -240,11 +236,11 @@ def _switched_off(strongest_first: Sequence[Source]) -> bool:
     return False
 
 
-def _without_nothing(value: object) -> Dict[str, Any]:
-    return cast(Dict[str, Any], value) if isinstance(value, dict) else {}
+def _without_nothing(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
-def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> Dict[str, Any]:
+def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(weak)
     for key, value in strong.items():
         below = merged.get(key)
@@ -293,7 +289,7 @@ def _refuse(source: Source, found: Sequence[Mistake]) -> None:
         raise KrakenError(trouble(source.name, found))
 
 
-def _odd_characters(value: object, path: str) -> List[Mistake]:
+def _odd_characters(value: object, path: str) -> list[Mistake]:
     """Control and direction characters in any string, keys included."""
     if isinstance(value, str):
         odd = odd_character(value)

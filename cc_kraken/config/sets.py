@@ -6,29 +6,14 @@ come out.  Nothing here looks at the machine.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import (
-    Collection,
-    Dict,
-    Iterable,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import NamedTuple, Optional
 
 from cc_kraken.config import tags, values, wish
 from cc_kraken.config.values import Unfit, quoted
 from cc_kraken.config.wish import Wish
-from cc_kraken.model import (
-    Claim,
-    Node,
-    Section,
-    Trouble,
-    Volume,
-    WantedSet,
-)
+from cc_kraken.model import Claim, Node, Section, Trouble, Volume, WantedSet
 
 # States of a volume that is on its way out: it counts as not there.
 LEAVING = ("deleting", "deleted")
@@ -37,8 +22,8 @@ LEAVING = ("deleting", "deleted")
 class Claims(NamedTuple):
     """The claims by name, and what a person may want to know of no single one."""
 
-    claims: Tuple[Claim, ...]
-    notes: Tuple[str, ...] = ()
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...] = ()
 
 
 def no_volumes(node: Node, section: Section, notes: Sequence[str] = ()) -> Trouble:
@@ -83,8 +68,8 @@ def claims(
     every = _mine(section, node, volumes)
     mine = tuple(volume for volume in every if volume.id not in system)
     aside = tuple(volume for volume in every if volume.id in system)
-    groups: Dict[str, List[Volume]] = {name: [] for name in names}
-    nameless: List[Volume] = []
+    groups: dict[str, list[Volume]] = {name: [] for name in names}
+    nameless: list[Volume] = []
     for volume in mine:
         own = tags.read(volume.tags, section.tag_namespace)
         if "volume_name" in own:
@@ -108,7 +93,7 @@ def claims(
 
 def _mine(
     section: Section, node: Node, volumes: Sequence[Volume]
-) -> Tuple[Volume, ...]:
+) -> tuple[Volume, ...]:
     by_id = {}
     for volume in volumes:
         if tags.is_of(volume.tags, section.tag_namespace, node):
@@ -423,10 +408,10 @@ def _no_name(volume: Volume, namespace: str) -> Optional[Trouble]:
 # --------------------------------------------------------------- all sets
 
 
-def _unshared(found: Sequence[Claim]) -> Tuple[Claim, ...]:
+def _unshared(found: Sequence[Claim]) -> tuple[Claim, ...]:
     """Refuse every set whose mount path another set has as well; what only
     waits is overruled, because waiting does not cure this."""
-    by_path: Dict[str, List[str]] = {}
+    by_path: dict[str, list[str]] = {}
     for claim in found:
         if claim.wanted.mount_path is not None:
             by_path.setdefault(claim.wanted.mount_path, []).append(claim.name)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import Dict, List, Mapping, Optional, Tuple, Union
+from collections.abc import Mapping
+from typing import Optional, Union
 
 from cc_kraken.config.values import odd_character, quoted
 from cc_kraken.model import Claimant, Node, Section, Trouble
@@ -90,14 +91,14 @@ def text(value: object) -> str:
         return repr(value)
 
 
-def read(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
+def read(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     """The tags of ours among ``tags``, by key in snake case, stripped.
 
     VolumeSize and Members are one key; where a volume has both and they
     differ, the value says so (and is no number, so that it is refused).
     Never raises.
     """
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     for tag, key in NAMES.items():
         whole = name(namespace, tag)
         value = text(tags[whole]).strip() if whole in tags else ""
@@ -115,7 +116,7 @@ def is_of(tags: Mapping[str, object], namespace: str, node: Node) -> bool:
     return (own.get("prefix"), own.get("node_id")) == (node.prefix, node.node_id)
 
 
-def misspelt(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
+def misspelt(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     """Tags that are none of ours but look like one (``KRKN-IN:Mountpath``), each
     with the name that was probably meant (``MountPath``)."""
     plain = {known.lower(): known for known in NAMES}
@@ -131,7 +132,7 @@ def misspelt(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
     return found
 
 
-def meant(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
+def meant(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     """The tags of ours as :func:`read` tells them, and the others under the keys for
     which they were probably meant: misspelt ones, and those that say in another
     namespace which set a volume is of."""
@@ -148,7 +149,7 @@ def meant(tags: Mapping[str, object], namespace: str) -> Dict[str, str]:
     return found
 
 
-def unknown(tags: Mapping[str, object], namespace: str) -> List[str]:
+def unknown(tags: Mapping[str, object], namespace: str) -> list[str]:
     """The tags with a value that are in our namespace, or in one that looks like
     it, and none of ours."""
     return [
@@ -175,7 +176,7 @@ def in_words(meant: Mapping[str, str], namespace: str) -> str:
     )
 
 
-def names_of_sets(value: str) -> Tuple[str, ...]:
+def names_of_sets(value: str) -> tuple[str, ...]:
     """The names in an instance's ``Volumes`` tag: ``log, data``."""
     words = (word for word in re.split(r"[,\s]+", value) if word)
     return tuple(dict.fromkeys(words))
@@ -240,7 +241,7 @@ def node(
 
 def declared(
     section: Section, instance_tags: Optional[Mapping[str, object]]
-) -> Tuple[str, ...]:
+) -> tuple[str, ...]:
     """The sets that must exist: those named under ``volumes:`` and those in
     the instance's ``Volumes`` tag, each once."""
     own = read(instance_tags or {}, section.tag_namespace)

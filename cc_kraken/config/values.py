@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Dict, Mapping, Optional, Tuple
+from collections.abc import Mapping
+from typing import Optional
 
 MOST_MEMBERS = 128
 FEWEST_MEMBERS: Mapping[int, int] = {0: 2, 1: 2, 5: 3, 6: 4, 10: 2}
@@ -141,7 +142,7 @@ def label(value: object) -> str:
     return text
 
 
-def mkfs_options(value: object) -> Tuple[str, ...]:
+def mkfs_options(value: object) -> tuple[str, ...]:
     """The words that are added to mkfs: a list, or a text split at blanks.
 
     Which of them are allowed depends on the filesystem and is judged where
@@ -161,7 +162,7 @@ def mkfs_options(value: object) -> Tuple[str, ...]:
 # ------------------------------------------------------------- mount point
 
 # Nothing is mounted on these, nor below.
-SYSTEM_TREES: Tuple[str, ...] = (
+SYSTEM_TREES: tuple[str, ...] = (
     "/bin",
     "/boot",
     "/dev",
@@ -189,7 +190,7 @@ SYSTEM_TREES: Tuple[str, ...] = (
     "/var/tmp",
 )
 # Nothing is mounted on these; below is fine.
-SYSTEM_DIRECTORIES: Tuple[str, ...] = (
+SYSTEM_DIRECTORIES: tuple[str, ...] = (
     "/",
     "/root",
     "/usr/local",
@@ -199,7 +200,7 @@ SYSTEM_DIRECTORIES: Tuple[str, ...] = (
     "/var/spool",
 )
 # Below a system tree, and yet the administrator's (hier(7)).
-LOCAL_TREES: Tuple[str, ...] = ("/usr/local/",)
+LOCAL_TREES: tuple[str, ...] = ("/usr/local/",)
 
 
 def mount_path(value: object) -> str:
@@ -244,7 +245,7 @@ def _of_the_system(path: str) -> bool:
 _ALWAYS = frozenset({"defaults", "nofail", "auto"})
 
 
-def mount_options(value: object, fs_type: str) -> Tuple[str, ...]:
+def mount_options(value: object, fs_type: str) -> tuple[str, ...]:
     """Mount options from a comma list, all of them known for ``fs_type``.
 
     ``nofail``, ``defaults`` and ``auto`` are dropped: every line of ours has
@@ -253,7 +254,7 @@ def mount_options(value: object, fs_type: str) -> Tuple[str, ...]:
     from cc_kraken.filesystems import registry  # not at every reboot
 
     filesystem = registry.of(fs_type)
-    chosen: Dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for option in (one.strip() for one in str(value).split(",")):
         if not option or option in _ALWAYS:
             continue

@@ -5,8 +5,9 @@ Pure, and without EC2: ``cc-kraken check`` asks the same rules of a section alon
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional
 
 from cc_kraken.config import creation, tags, values
 from cc_kraken.config.values import Unfit, quoted
@@ -41,7 +42,7 @@ _OF_A_MOUNT = frozenset(_KEYS) - {"members", "raid_level", "fs_type"}
 _SWITCHES = ("required", "grow", "allow_degraded", "mount_over")
 
 
-def pins(section: Section, name: str) -> Tuple[str, ...]:
+def pins(section: Section, name: str) -> tuple[str, ...]:
     """The volumes that the configuration pins the set to."""
     ids = section.volumes.get(name, {}).get("volume_ids")
     return tuple(dict.fromkeys(map(str, ids))) if isinstance(ids, list) else ()
@@ -70,8 +71,8 @@ class Wish:
         self._pins = pins(section, name)
         shown = name if _fits(name) else ascii(name)
         self.wanted = WantedSet(name=shown, declared=declared)
-        self.warnings: List[str] = []
-        self.troubles: List[Trouble] = []
+        self.warnings: list[str] = []
+        self.troubles: list[Trouble] = []
         self._misspelt()
         self._said = self._read()
         self._parse()
@@ -109,9 +110,9 @@ class Wish:
                 words = tags.in_words(meant, namespace)
                 self.warnings.append(f"The tag {words} of {volume.id} is ignored.")
 
-    def _read(self) -> Dict[str, _Said]:
+    def _read(self) -> dict[str, _Said]:
         """Each key's value: the configuration above the tags above the defaults."""
-        said: Dict[str, _Said] = {}
+        said: dict[str, _Said] = {}
         for key in _KEYS:
             if key in self._settings:
                 where = f"kraken.volumes.{self._name}.{key}"
@@ -132,7 +133,7 @@ class Wish:
         return said
 
     def _parse(self) -> None:
-        chosen: Dict[str, Any] = {"members": len(self._pins) or 1}
+        chosen: dict[str, Any] = {"members": len(self._pins) or 1}
         for key, one in self._said.items():
             # RaidLevel means nothing in a set of one, not even a mistake.
             single = chosen["members"] == 1
@@ -285,12 +286,12 @@ class Wish:
 # ------------------------------------------------------- a section by itself
 
 
-def wrong(section: Section) -> List[Tuple[str, Trouble]]:
+def wrong(section: Section) -> list[tuple[str, Trouble]]:
     """What no tag can put right in a section, each with the key that it is about."""
-    found: List[Tuple[str, Trouble]] = []
+    found: list[tuple[str, Trouble]] = []
     nodes = creation.nodes_trouble(section)
     found += [("kraken.node_ids", nodes)] if nodes is not None else []
-    paths: Dict[str, str] = {}
+    paths: dict[str, str] = {}
     for name in section.volumes or ("",):
         place = f"kraken.volumes.{name}" if name else "kraken.defaults"
         wish = Wish(section, name or "any", (), True)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple
+from typing import NoReturn, Optional
 
 from cc_kraken.config import sets, tags
-from cc_kraken.model import Instance, KrakenError, Node, Section, Trouble, Volume
+from cc_kraken.model import (
+    Instance,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+    Volume,
+    failure,
+)
 
 
 def wanted_tags(
@@ -17,7 +26,7 @@ def wanted_tags(
     chosen: Sequence[Volume],
     tagged: Sequence[Volume],
     instances: Mapping[str, Instance],
-) -> Dict[str, str]:
+) -> dict[str, str]:
     """The tags for all of ``ids``; ``target`` is ``prefix/node_id/set``, or the set
     alone where the instance that holds the volumes says its node.
 
@@ -33,8 +42,8 @@ def wanted_tags(
     node = _node(section, place, chosen, instances)
     for volume in chosen:
         _check(section, node, name, volume, instances)
-    own: List[Volume] = []
-    others: List[Volume] = []
+    own: list[Volume] = []
+    others: list[Volume] = []
     for volume in tagged:
         known = tags.read(volume.tags, space)
         if (known.get("prefix"), known.get("volume_name")) == (node.prefix, name):
@@ -51,7 +60,7 @@ def wanted_tags(
             found.pop(tags.name(space, tag), None)
         if len(ids) > 1:
             found[tags.name(space, tags.MEMBERS)] = str(len(set(ids)))
-    _judge(section, node, name, chosen, own, found)
+    _judge(section, node, chosen, own, found)
     return found
 
 
@@ -95,7 +104,7 @@ def _check(
             _refuse(f"{volume.id} is the root volume of {holder.instance_id}.")
 
 
-def _layout(volumes: Sequence[Volume], namespace: str) -> Dict[str, str]:
+def _layout(volumes: Sequence[Volume], namespace: str) -> dict[str, str]:
     """What most of these say, tag by tag; nothing where most say nothing."""
     found = {}
     for tag in tags.SET_TAGS:
@@ -110,7 +119,6 @@ def _layout(volumes: Sequence[Volume], namespace: str) -> Dict[str, str]:
 def _judge(
     section: Section,
     node: Node,
-    name: str,
     chosen: Sequence[Volume],
     own: Sequence[Volume],
     found: Mapping[str, str],
@@ -118,7 +126,7 @@ def _judge(
     """As an instance would, once the volumes have these tags."""
     after = [replace(one, tags={**one.tags, **found}) for one in chosen]
     ids = {one.id for one in after}
-    every: List[Volume] = [*after, *(one for one in own if one.id not in ids)]
+    every: list[Volume] = [*after, *(one for one in own if one.id not in ids)]
     claims = sets.claims(section, node, chosen[0].zone, every).claims
     trouble: Optional[Trouble] = next(iter(claims)).trouble
     if trouble is not None:
@@ -128,10 +136,10 @@ def _judge(
 
 
 def _refuse(found: str, remedy: str = "Name other volumes.") -> NoReturn:
-    raise KrakenError(Trouble("adopt-refused", found, "", remedy))
+    raise failure("adopt-refused", found, "", remedy)
 
 
 def is_mounted(found: Mapping[str, str], namespace: str) -> bool:
     """Whether these tags say where and how the set is mounted."""
-    keys: Tuple[str, ...] = ("FsType", "MountPath")
+    keys: tuple[str, ...] = ("FsType", "MountPath")
     return all(tags.name(namespace, key) in found for key in keys)

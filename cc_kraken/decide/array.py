@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Optional
 
 from cc_kraken.decide import (
     array_line,
@@ -18,20 +19,13 @@ from cc_kraken.decide.members import ArrayState
 from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import AddMember, AssembleArray, Step
 from cc_kraken.machine.md import array_name
-from cc_kraken.model import Blank, Known, Look, MdSuperblock, Trouble
-from cc_kraken.proof.superblock import MD_MEMBER
+from cc_kraken.model import Blank, Look, MdSuperblock, Trouble
 
 
 def base(case: Case, noticed: Noticed) -> Optional[Base]:
     """The array of the set, found or to be made.  None: no array is wanted."""
     looks = {volume: disks.look(case, volume) for volume in case.volume_ids}
-    blocks = {
-        volume: look.content.superblock
-        for volume, look in looks.items()
-        if isinstance(look.content, Known)
-        and look.content.type == MD_MEMBER
-        and look.content.superblock is not None
-    }
+    blocks = members.superblocks(looks, looks)
     if not blocks:
         return new_array.base(case, looks)
     state = members.read(blocks)
@@ -55,7 +49,7 @@ def _existing(
     outdated = members.outdated(state, case.world.arrays_seen.get(state.uuid))
     if outdated is not None:
         raise Stop(outdated)
-    steps: List[Step] = []
+    steps: list[Step] = []
     if running is not None:
         array_members.check_running(case, noticed, state, running)
     else:
@@ -119,10 +113,10 @@ def _notice_wishes(case: Case, noticed: Noticed, state: ArrayState) -> None:
 
 
 def _spares(
-    case: Case, noticed: Noticed, state: ArrayState, blank: List[str]
-) -> List[AddMember]:
+    case: Case, noticed: Noticed, state: ArrayState, blank: list[str]
+) -> list[AddMember]:
     """Blank volumes take the places of members that are recorded as lost."""
-    steps: List[AddMember] = []
+    steps: list[AddMember] = []
     slots = len(state.failed)
     if case.wanted.allow_degraded:
         # Started without them, the array counts them as lost.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import List
-
 from cc_kraken.decide.case import Case
 from cc_kraken.decide.plan import stopped
 from cc_kraken.decide.steps import WriteArrayLine
 from cc_kraken.machine import mdadm_conf
 
 
-def steps(case: Case, uuid: str, name: str) -> List[WriteArrayLine]:
+def steps(case: Case, uuid: str, name: str) -> list[WriteArrayLine]:
     """Our line instead of those of somebody else's for this array: mdadm starts
     none that two lines match.  ``name`` as in the superblocks."""
     world = case.world

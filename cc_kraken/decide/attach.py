@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.config.tags import ANY_NODE
 from cc_kraken.decide.case import Case, Noticed
@@ -19,10 +20,10 @@ ATTACH_LIMIT_SECONDS = 90
 """Longer in "attaching" is stuck (block-device practice on EC2)."""
 
 
-def steps(case: Case) -> Tuple[Step, ...]:
+def steps(case: Case) -> tuple[Step, ...]:
     """Nothing is attached before all of them are free or here."""
-    troubles: List[Trouble] = []
-    free: List[str] = []
+    troubles: list[Trouble] = []
+    free: list[str] = []
     for volume in case.claim.volumes:
         trouble = _trouble(case, volume)
         if trouble is not None:
@@ -58,7 +59,7 @@ def keep_at_termination(one: Attachment) -> str:
     )
 
 
-def _give_way(case: Case, troubles: Sequence[Trouble]) -> Tuple[Step, ...]:
+def _give_way(case: Case, troubles: Sequence[Trouble]) -> tuple[Step, ...]:
     """Who loses a member to a rival lets the others go, unused."""
     if not any(trouble.kind.startswith("holder-") for trouble in troubles):
         return ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import List, Mapping, Optional, Sequence, Tuple
+from typing import Optional
 
 from cc_kraken.decide.plan import stopped
 from cc_kraken.decide.steps import Step
@@ -39,7 +40,7 @@ class Case:
     claims: Sequence[Claim]
     node: Node
     world: World
-    volume_ids: Tuple[str, ...]
+    volume_ids: tuple[str, ...]
     identity: str
     fs_uuid: str
     array_uuid: str
@@ -91,8 +92,8 @@ def case_of(node: Node, claim: Claim, claims: Sequence[Claim], world: World) -> 
 class Noticed:
     """What was noticed on the way: warnings want a person, notes do not."""
 
-    warnings: List[str]
-    notes: List[str] = field(default_factory=list)
+    warnings: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ class Base:
     """
 
     target: Target
-    steps: Tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = ()
     look: Optional[Look] = None
     members: Mapping[str, Look] = field(default_factory=dict)
     blocks: Mapping[str, MdSuperblock] = field(default_factory=dict)
-    created: Tuple[Record, ...] = ()
-    wiped: Tuple[str, ...] = ()
+    created: tuple[Record, ...] = ()
+    wiped: tuple[str, ...] = ()

@@ -9,9 +9,11 @@ again, and asks again.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
+from functools import cached_property, partial
+from itertools import islice
+from typing import Optional, Union
 
 from cc_kraken.config import sets, tags, wish
 from cc_kraken.decide.attach import DETACHING
@@ -24,7 +26,10 @@ faster, so this one gives the node back."""
 
 NONE_FREE = ("claim-none-here", "claim-none-free")
 """Why a claimant stays nobody: then a node may be founded."""
-MOST_TOLD = 10
+CROWD = 100
+"""Where EC2 throttles, many instances claim, and only one of them gets the lowest node.
+So each takes one of the lowest hundred by chance; throttled again, one of all."""
+MOST_NAMED = 10
 """Nodes in one message."""
 
 
@@ -38,8 +43,8 @@ class Noted:
 
     node_id: str
     state: str
-    open: FrozenSet[str] = frozenset()
-    accepted: FrozenSet[str] = frozenset()
+    open: frozenset[str] = frozenset()
+    accepted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -50,26 +55,28 @@ class Look:
     volumes whose disks are in this machine; ``used``: those that something uses.
     ``system``: the volumes behind / and /boot.  ``avoided``: nodes that another
     instance was faster to get, or that were just given back.  ``late``: volumes that
-    are made beside the instance should be there by now.
+    are made beside the instance should be there by now.  ``throttled``: how many calls
+    of this run EC2 has throttled.
     """
 
     instance_id: str
     section: Section
     prefix: str
     zone: str
-    declared: Tuple[str, ...]
-    volumes: Tuple[Volume, ...]
-    here: FrozenSet[str] = frozenset()
-    used: FrozenSet[str] = frozenset()
-    system: FrozenSet[str] = frozenset()
-    avoided: FrozenSet[str] = frozenset()
+    declared: tuple[str, ...]
+    volumes: tuple[Volume, ...]
+    here: frozenset[str] = frozenset()
+    used: frozenset[str] = frozenset()
+    system: frozenset[str] = frozenset()
+    avoided: frozenset[str] = frozenset()
     noted: Optional[Noted] = None
     late: bool = False
+    throttled: int = 0
 
     @cached_property
-    def nodes(self) -> Mapping[str, Tuple[Volume, ...]]:
+    def nodes(self) -> Mapping[str, tuple[Volume, ...]]:
         """The volumes of each node of the prefix, by id."""
-        found: Dict[str, List[Volume]] = {}
+        found: dict[str, list[Volume]] = {}
         for volume in sorted(self.volumes, key=lambda volume: volume.id):
             own = tags.read(volume.tags, self.section.tag_namespace)
             node_id = own.get("node_id", "")
@@ -81,7 +88,7 @@ class Look:
                 found.setdefault(node_id, []).append(volume)
         return {key: tuple(found[key]) for key in sorted(found, key=by_number)}
 
-    def members(self, node_id: str) -> Tuple[Volume, ...]:
+    def members(self, node_id: str) -> tuple[Volume, ...]:
         """The volumes of the node's declared sets, by id."""
         names = set(self.declared)
         return tuple(
@@ -102,14 +109,12 @@ class Look:
         return next((volume.id for volume in self.members(node_id)), None)
 
     def is_ours(self, volume: Volume) -> bool:
-        return volume.id in self.here or any(
-            one.instance_id == self.instance_id for one in volume.attachments
-        )
+        return volume.id in self.here or volume.attached_to(self.instance_id)
 
-    def ours(self, node_id: str) -> Tuple[Volume, ...]:
+    def ours(self, node_id: str) -> tuple[Volume, ...]:
         return tuple(one for one in self.nodes.get(node_id, ()) if self.is_ours(one))
 
-    def rivals(self, node_id: str) -> Dict[str, str]:
+    def rivals(self, node_id: str) -> dict[str, str]:
         """The volumes of the node that other instances hold: id to who holds it.
 
         All of them, not only those of declared sets: an instance of another template
@@ -146,7 +151,7 @@ class GiveBack:
     """Note it, and detach these, which nothing uses: another instance has a member."""
 
     node_id: str
-    volume_ids: Tuple[str, ...]
+    volume_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ def _held(look: Look, node_id: str) -> Answer:
     return Take(node_id, anchor)
 
 
-def _detachable(look: Look, node_id: str) -> Tuple[str, ...]:
+def _detachable(look: Look, node_id: str) -> tuple[str, ...]:
     return tuple(
         volume.id
         for volume in look.ours(node_id)
@@ -247,11 +252,12 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
 def _choice(look: Look) -> Answer:
     if not look.nodes:
         return Stay(_none_here(look))
-    for node_id in ordered(look):
-        anchor = look.anchor(node_id)
-        if node_id in look.avoided or anchor is None or _unfree(look, node_id):
-            continue
-        return Take(node_id, anchor)
+    free = (node_id for node_id in ordered(look) if _is_free(look, node_id))
+    among = CROWD ** min(look.throttled, 2)
+    some = list(islice(free, among if look.section.claim_order == "lowest" else 1))
+    if some:
+        node_id = min(some, key=partial(_chance, look))
+        return Take(node_id, look.anchor(node_id) or "")
     return Stay(_none_free(look))
 
 
@@ -261,15 +267,20 @@ def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
     nodes = tuple(look.nodes) if nodes is None else nodes
     if look.section.claim_order == "lowest":
         return sorted(nodes, key=by_number)
-    return sorted(
-        nodes,
-        key=lambda node_id: hashlib.sha256(
-            f"{look.instance_id} {node_id}".encode()
-        ).digest(),
-    )
+    return sorted(nodes, key=partial(_chance, look))
 
 
-def by_number(node_id: str) -> Tuple[int, int, str]:
+def _chance(look: Look, node_id: str) -> bytes:
+    return hashlib.sha256(f"{look.instance_id} {node_id}".encode()).digest()
+
+
+def _is_free(look: Look, node_id: str) -> bool:
+    if node_id in look.avoided or look.anchor(node_id) is None:
+        return False
+    return not _unfree(look, node_id)
+
+
+def by_number(node_id: str) -> tuple[int, int, str]:
     """To sort nodes: numbers first, as numbers."""
     plain = node_id.isascii() and node_id.isdigit()
     return (0, int(node_id), node_id) if plain else (1, 0, node_id)
@@ -289,7 +300,7 @@ def _unfree(look: Look, node_id: str) -> str:
     return ""
 
 
-def declared_sets(look: Look, node_id: str) -> Tuple[Claim, ...]:
+def declared_sets(look: Look, node_id: str) -> tuple[Claim, ...]:
     """The declared sets of one node, each judged complete or not."""
     node = Node(look.prefix, node_id)
     volumes = look.nodes[node_id]
@@ -374,12 +385,12 @@ def _none_here(look: Look) -> Trouble:
 
 
 def _none_free(look: Look) -> Trouble:
-    told = list(look.nodes)[:MOST_TOLD]
+    named = list(look.nodes)[:MOST_NAMED]
     reasons = "; ".join(
-        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in told
+        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in named
     )
-    if len(look.nodes) > len(told):
-        reasons += f"; and {len(look.nodes) - len(told)} more"
+    if len(look.nodes) > len(named):
+        reasons += f"; and {len(look.nodes) - len(named)} more"
     return Trouble(
         "claim-none-free",
         f"No node of {look.prefix} is free in {look.zone} ({reasons}).",

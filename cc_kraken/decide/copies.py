@@ -7,7 +7,7 @@ member for the member, and btrfs the copy of a device for the device.
 
 from __future__ import annotations
 
-from typing import Collection, List, Sequence, Tuple
+from collections.abc import Collection, Sequence
 
 from cc_kraken.decide.case import Case
 from cc_kraken.decide.plan import stopped
@@ -22,7 +22,7 @@ _OWN_ARRAY = "mdadm --assemble --update=uuid /dev/md/copy {0}"
 
 def beside(
     world: World, volumes: Collection[str], uuids: Collection[str]
-) -> Tuple[Signature, ...]:
+) -> tuple[Signature, ...]:
     """The disks, not only of these volumes, that show one of the UUIDs."""
     return tuple(
         one
@@ -38,19 +38,19 @@ def check(case: Case, *uuids: str) -> None:
     if found:
         raise stopped(
             "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
-            f"{_tell(world, case.name, case.volume_ids, found)}.",
+            f"{_describe(world, case.name, case.volume_ids, found)}.",
             "Only one disk of this machine may show a UUID.",
             f"{_detach(world, found)}, and run again.{_keep(world, found)}",
         )
 
 
-def warnings(world: World, name: str, volumes: Sequence[str], *uuids: str) -> List[str]:
+def warnings(world: World, name: str, volumes: Sequence[str], *uuids: str) -> list[str]:
     """The same of a set that is up, and stays so."""
     found = _alike(beside(world, volumes, uuids))
     if not found:
         return []
     return [
-        f"{_tell(world, name, volumes, found)}. The set is mounted from its own "
+        f"{_describe(world, name, volumes, found)}. The set is mounted from its own "
         f"volumes. {_detach(world, found)}.{_keep(world, found)}"
     ]
 
@@ -60,7 +60,7 @@ def _alike(found: Sequence[Signature]) -> Sequence[Signature]:
     return [one for one in found if one.uuid == found[0].uuid]
 
 
-def _tell(
+def _describe(
     world: World, name: str, volumes: Sequence[str], found: Sequence[Signature]
 ) -> str:
     first = found[0]
@@ -78,7 +78,7 @@ def _where(world: World, one: Signature) -> str:
     return "".join(f", mounted at {path}" for path in _mounted(world, one))
 
 
-def _mounted(world: World, one: Signature) -> List[str]:
+def _mounted(world: World, one: Signature) -> list[str]:
     return [
         mounted.mount.path
         for mounted in world.mounts

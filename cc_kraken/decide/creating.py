@@ -12,8 +12,9 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 from cc_kraken.config import sets, tags
 from cc_kraken.config.values import quoted
@@ -31,7 +32,7 @@ FRESH = 10.0
 """Seconds for which an answer can be acted upon."""
 MOST = 5
 """Volumes, or tags of one, in a message."""
-INCLUDED: Mapping[str, Tuple[int, int]] = {"gp3": (3000, 125)}
+INCLUDED: Mapping[str, tuple[int, int]] = {"gp3": (3000, 125)}
 """IOPS and MiB/s that a volume has without a charge of their own, by type."""
 
 
@@ -44,7 +45,7 @@ class Answer:
 
     asked: float
     answered: float
-    volumes: Tuple[Volume, ...]
+    volumes: tuple[Volume, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Wished:
     node: Node
     zone: str
     wanted: WantedSet
-    others: Tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def wish(self) -> Creation:
@@ -91,9 +92,9 @@ class Create:
     """Create these members.  ``attempts``: tokens that may be tried for each.
     ``dead``: volumes that EC2 could not make, and may still answer with."""
 
-    members: Tuple[int, ...]
+    members: tuple[int, ...]
     attempts: int
-    dead: Tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def next_step(
     return Create(_missing(wished, there), 1 if shown else ATTEMPTS, dead)
 
 
-def present(wished: Wished, volumes: Sequence[Volume]) -> Tuple[Volume, ...]:
+def present(wished: Wished, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
     """The volumes of the set, in any zone and state but leaving."""
     return tuple(
         volume
@@ -216,12 +217,12 @@ def _ours_and_young(wished: Wished, present: Sequence[Volume], date: float) -> b
     )
 
 
-def _missing(wished: Wished, there: "set[int]") -> Tuple[int, ...]:
+def _missing(wished: Wished, there: "set[int]") -> tuple[int, ...]:
     every = range(1, wished.wanted.members + 1)
     return tuple(number for number in every if number not in there)
 
 
-def _dead(answers: Sequence[Answer]) -> Tuple[str, ...]:
+def _dead(answers: Sequence[Answer]) -> tuple[str, ...]:
     """Volumes that failed or were deleted, as far as EC2 has shown them."""
     states = ("error", *sets.LEAVING)
     return tuple(
@@ -262,7 +263,7 @@ def token(wished: Wished, member: int, attempt: int) -> str:
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def tags_of(wished: Wished, member: int) -> Dict[str, str]:
+def tags_of(wished: Wished, member: int) -> dict[str, str]:
     """All tags that a new volume gets, in the call that creates it."""
     wanted, node = wished.wanted, wished.node
     name = f"{node.prefix}-{node.node_id}-{wanted.name}"
@@ -297,7 +298,7 @@ def _lookalike(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
     ]
     if not found:
         return None
-    shown = ", ".join(f"{one.id} ({_tags_shown(wished, one)})" for one in found[:MOST])
+    shown = ", ".join(f"{one.id} ({_tags_shown(one)})" for one in found[:MOST])
     return Trouble(
         "create-lookalike",
         f"The tags of {shown} look like those of the set {wished.wanted.name} of "
@@ -353,7 +354,7 @@ def _near(one: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, one, other).ratio() >= 0.8
 
 
-def _tags_shown(wished: Wished, volume: Volume) -> str:
+def _tags_shown(volume: Volume) -> str:
     """The tags of a volume by which it looks like one of ours."""
     keys = [
         key

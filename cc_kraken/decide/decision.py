@@ -6,8 +6,8 @@ found (steps, a value), or ends the decision with :class:`Stop`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Sequence, Tuple
 
 from cc_kraken.decide import array, attach, disks, filesystem, mount, mounted
 from cc_kraken.decide.case import Case, Noticed, case_of
@@ -26,7 +26,7 @@ from cc_kraken.decide.world import World
 from cc_kraken.model import Claim, Node
 
 
-def decide(node: Node, claims: Sequence[Claim], world: World) -> Tuple[Plan, ...]:
+def decide(node: Node, claims: Sequence[Claim], world: World) -> tuple[Plan, ...]:
     """The plans of all sets of this node, one a claim, plus one for every
     fstab line of ours whose set is gone."""
     plans = [_decide_set(node, claim, claims, world) for claim in claims]
@@ -111,7 +111,7 @@ def _existing_may_do(claim: Claim, world: World) -> bool:
     return claim.trouble.kind == "sizes-differ"
 
 
-def _outcomes(case: Case) -> Tuple[str, ...]:
+def _outcomes(case: Case) -> tuple[str, ...]:
     """What may follow once the volumes are attached and can be looked at."""
     wanted = case.wanted
     out = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.decide import records, refusal
 from cc_kraken.decide.case import Base, Case
@@ -20,7 +21,7 @@ from cc_kraken.machine import fstab
 from cc_kraken.model import Blank, Content, HalfMade, Known, KrakenError, Look, Record
 from cc_kraken.proof.superblock import MD_MEMBER
 
-Found = Tuple[List[Step], Optional[Known]]
+Found = tuple[list[Step], Optional[Known]]
 OLDER = "what follows is decided when the older intent is gone"
 
 
@@ -44,7 +45,7 @@ def _erase(case: Case, those: Sequence[Record]) -> EraseRecords:
     return EraseRecords(case.name, tuple(those), member=case.is_array)
 
 
-def _present(base: Base) -> List[Record]:
+def _present(base: Base) -> list[Record]:
     return [one.record for one in base.members.values() if one.record is not None]
 
 
@@ -79,7 +80,7 @@ def _on_new_array(case: Case, base: Base) -> Found:
     return [*out, _erase(case, base.created)], _made(case)
 
 
-def _leftovers(case: Case, base: Base) -> List[Step]:
+def _leftovers(case: Case, base: Base) -> list[Step]:
     """No filesystem is wanted on the array: only a record may still lie there."""
     present = _present(base)
     records.check_own(case, present)
@@ -139,7 +140,7 @@ def _on(case: Case, base: Base, look: Look) -> Found:
     raise refusal.of_content(case, look, target)
 
 
-def _on_blank(case: Case, base: Base) -> List[Step]:
+def _on_blank(case: Case, base: Base) -> list[Step]:
     records.check_no_copy(case)
     uuid = base.target.array_uuid
     intent = records.of_set(case, uuid, volume_ids=base.members)
@@ -147,7 +148,7 @@ def _on_blank(case: Case, base: Base) -> List[Step]:
     return [write, _mkfs(case, intent, uuid), _erase(case, intent)]
 
 
-def _over(case: Case, volume_id: str, fingerprint: str) -> List[Step]:
+def _over(case: Case, volume_id: str, fingerprint: str) -> list[Step]:
     """From a content that was given up to the filesystem, on one volume."""
     records.check_no_copy(case)
     intent = records.of_set(case)
@@ -159,7 +160,7 @@ def _over(case: Case, volume_id: str, fingerprint: str) -> List[Step]:
     ]
 
 
-def _of_record(case: Case, base: Base, look: Look, present: List[Record]) -> Found:
+def _of_record(case: Case, base: Base, look: Look, present: list[Record]) -> Found:
     """What a record of ours permits: to go on with what it names, or nothing."""
     content, first = look.content, present[0]
     if look.moved is not None and not isinstance(content, Known):
@@ -180,8 +181,8 @@ def _of_record(case: Case, base: Base, look: Look, present: List[Record]) -> Fou
 
 
 def _go_on(
-    case: Case, base: Base, content: Content, present: List[Record]
-) -> List[Step]:
+    case: Case, base: Base, content: Content, present: list[Record]
+) -> list[Step]:
     """Make what the records name, where nothing else lies."""
     uuid = base.target.array_uuid
     intent = records.of_set(case, uuid, volume_ids=base.members)

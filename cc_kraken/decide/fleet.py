@@ -7,18 +7,9 @@ its sets (:mod:`~cc_kraken.config.sets`), who holds its volumes
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import (
-    Dict,
-    FrozenSet,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Optional
 
 from cc_kraken.config import sets, tags
 from cc_kraken.config.values import quoted
@@ -48,7 +39,7 @@ an instance that is not the node has them; several instances have them."""
 _PASSES = ("attaching", "holder-leaving", "holder-detaching", "volume-detaching")
 """Kinds of trouble with an attachment that end by themselves."""
 _OF_A_ZONE = ("zone-other", "zone-mixed")
-MOST_TOLD = 5  # nodes or volumes in one message
+MOST_NAMED = 5  # nodes or volumes in one message
 
 
 @dataclass(frozen=True)
@@ -69,8 +60,8 @@ class Judged:
     node: Node
     zone: str
     state: str
-    claims: Tuple[Claim, ...]
-    wrong: Tuple[Finding, ...]
+    claims: tuple[Claim, ...]
+    wrong: tuple[Finding, ...]
     instance_id: str = ""
     instance_state: str = ""
     view: str = ""
@@ -84,9 +75,9 @@ class Judged:
 class Fleet:
     """All nodes in order, and everything that is wrong, the nodes' own first."""
 
-    nodes: Tuple[Judged, ...]
-    findings: Tuple[Finding, ...]
-    notes: Tuple[str, ...]
+    nodes: tuple[Judged, ...]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
 
 
 def judge(
@@ -124,14 +115,14 @@ class _Account:
             for key, one in instances.items()
             if one.state not in (*GOING, "gone") and self._has_tags(one.tags)
         }
-        self.by_who: Dict[object, List[Instance]] = {}
-        self.declared: Dict[str, Set[str]] = {}
+        self.by_who: dict[object, list[Instance]] = {}
+        self.declared: dict[str, set[str]] = {}
         for key, who in self.tagged.items():
             self.by_who.setdefault(who, []).append(instances[key])
             if isinstance(who, (Node, Claimant)):
                 said = tags.read(instances[key].tags, self.namespace).get("volumes", "")
                 self.declared.setdefault(who.prefix, set()).add(said)
-        self.own: Dict[Node, List[Volume]] = {}
+        self.own: dict[Node, list[Volume]] = {}
         for volume in self.volumes:
             own = self.tags[volume.id]
             if "prefix" not in own or self._with_blanks(volume):
@@ -197,7 +188,7 @@ class _Account:
         answer = claiming.next_step(look)
         return answer.trouble if isinstance(answer, claiming.Stay) else None
 
-    def roots_of(self, one: Instance) -> FrozenSet[str]:
+    def roots_of(self, one: Instance) -> frozenset[str]:
         return frozenset(
             key
             for key, root in self.roots.items()
@@ -274,7 +265,7 @@ class _Account:
             f"Add {words.replace(' no ', ' ')}, or take the other tags off.",
         )
 
-    def _with_blanks(self, volume: Volume) -> List[str]:
+    def _with_blanks(self, volume: Volume) -> list[str]:
         """The tags of the node that EC2's own filter compares with their blanks."""
         whole = (self._tag(tags.PREFIX), self._tag(tags.NODE_ID))
         return [
@@ -328,18 +319,18 @@ class _Account:
         """Not a volume without a VolumeName, and there."""
         return bool(claim.volumes) and claim.name != claim.volumes[0].id
 
-    def _said(self, claim: Claim) -> Mapping[str, Tuple[str, ...]]:
+    def _said(self, claim: Claim) -> Mapping[str, tuple[str, ...]]:
         """What the tags say of a set, by key; each value once."""
-        found: Dict[str, Dict[str, None]] = {}
+        found: dict[str, dict[str, None]] = {}
         for volume in claim.volumes:
             for key, value in self.tags[volume.id].items():
                 found.setdefault(key, {})[value] = None
         return {key: tuple(values) for key, values in found.items()}
 
     def _differs(
-        self, prefix: str, name: str, what: str, values: Mapping[str, Tuple[str, ...]]
+        self, prefix: str, name: str, what: str, values: Mapping[str, tuple[str, ...]]
     ) -> Iterator[Finding]:
-        groups: Dict[Tuple[str, ...], List[str]] = {}
+        groups: dict[tuple[str, ...], list[str]] = {}
         for node_id, value in values.items():
             groups.setdefault(value, []).append(node_id)
         if len(groups) < 2:
@@ -347,7 +338,7 @@ class _Account:
         rare_first = sorted(groups.items(), key=lambda group: len(group[1]))
         words = "; ".join(
             f"{_few([f'{prefix}/{one}' for one in ids])}: {', '.join(value) or 'none'}"
-            for value, ids in rare_first[:MOST_TOLD]
+            for value, ids in rare_first[:MOST_NAMED]
         )
         trouble = Trouble(
             "nodes-differ",
@@ -452,7 +443,7 @@ class _Look:
 
     # -------------------------------------------------------------- judgement
 
-    def _in(self, zone: str) -> Tuple[str, Tuple[Claim, ...], List[Finding]]:
+    def _in(self, zone: str) -> tuple[str, tuple[Claim, ...], list[Finding]]:
         """The sets as an instance in this zone sees them, and what is wrong."""
         own = self.view.tags if self.view else self._tags_of_others()
         declared = tags.declared(self.section, own)
@@ -463,8 +454,8 @@ class _Look:
             trouble = sets.no_volumes(self.node, self.section, asked.notes)
             return zone, (), [self._finding(trouble)]
         several = len({one.zone for one in self.own if one.id not in self.system}) > 1
-        wrong: List[Finding] = []
-        claims: List[Claim] = []
+        wrong: list[Finding] = []
+        claims: list[Claim] = []
         for claim in asked.claims:
             found = claim.trouble or self._held(claim, asked.claims)
             claims.append(replace(claim, trouble=found))
@@ -551,8 +542,8 @@ class _Look:
 
     def _finding(self, trouble: Trouble, name: str = "") -> Finding:
         who = self.view.instance_id if self.view else f"an instance of {self.node}"
-        told = _abroad(trouble, who)
-        return Finding(told, self.node.prefix, self.node.node_id, name)
+        abroad = _abroad(trouble, who)
+        return Finding(abroad, self.node.prefix, self.node.node_id, name)
 
 
 def _abroad(trouble: Trouble, who: str) -> Trouble:
@@ -565,7 +556,7 @@ def _abroad(trouble: Trouble, who: str) -> Trouble:
     )
 
 
-def _holders(volumes: Sequence[Volume]) -> List[str]:
+def _holders(volumes: Sequence[Volume]) -> list[str]:
     """The instances that hold some of these, each once."""
     return list(
         dict.fromkeys(
@@ -575,5 +566,5 @@ def _holders(volumes: Sequence[Volume]) -> List[str]:
 
 
 def _few(words: Sequence[str]) -> str:
-    more = f" and {len(words) - MOST_TOLD} more" if len(words) > MOST_TOLD else ""
-    return ", ".join(words[:MOST_TOLD]) + more
+    more = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
+    return ", ".join(words[:MOST_NAMED]) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 from cc_kraken.decide import seen
 from cc_kraken.decide.case import Case, Target
@@ -23,7 +23,7 @@ def of_set(case: Case, known: Known) -> FstabLine:
 
 def steps(
     case: Case, target: Target, known: Known, place: str = ""
-) -> List[WriteFstab]:
+) -> list[WriteFstab]:
     """``place``: where the set is mounted now, if anywhere."""
     line = of_set(case, known)
     theirs = _to_replace(case, line, target, known, place)
@@ -69,7 +69,7 @@ def _says_more(case: Case, one: FstabLine, more: Sequence[str]) -> Stop:
 
 def _to_replace(
     case: Case, line: FstabLine, target: Target, known: Known, place: str
-) -> Tuple[FstabLine, ...]:
+) -> tuple[FstabLine, ...]:
     """Lines that mount this very filesystem where it belongs or is now,
     and those of a set that has another name today."""
     live = {claim.name for claim in case.claims}
@@ -94,7 +94,7 @@ def _to_replace(
     return (*found, *_swapped(case, line), *renamed)
 
 
-def _swapped(case: Case, line: FstabLine) -> List[FstabLine]:
+def _swapped(case: Case, line: FstabLine) -> list[FstabLine]:
     """Lines on its path by a kernel name, which by now is that of another set's
     disk: one that they have mounted here, and that belongs elsewhere."""
     there = seen.at(case.world.mounts, line.path)

@@ -8,10 +8,11 @@ mdadm's super1.c and Assemble.c, md_p.h of the kernel.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Collection, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Optional, Union
 
-from cc_kraken.model import Array, MdSuperblock, Trouble
+from cc_kraken.model import Array, Known, Look, MdSuperblock, Trouble
 
 REDUNDANT = (1, 4, 5, 6, 10)
 EVENT_MARGIN = 1
@@ -38,13 +39,13 @@ class ArrayState:
     name: str
     level: int
     raid_disks: int
-    fresh: Tuple[str, ...]
-    stale: Tuple[str, ...]
-    spare: Tuple[str, ...]
-    expected: Tuple[int, ...]
-    missing: Tuple[int, ...]
-    failed: Tuple[int, ...]
-    rebuilt: Tuple[str, ...] = ()
+    fresh: tuple[str, ...]
+    stale: tuple[str, ...]
+    spare: tuple[str, ...]
+    expected: tuple[int, ...]
+    missing: tuple[int, ...]
+    failed: tuple[int, ...]
+    rebuilt: tuple[str, ...] = ()
     events: int = 0
     written: int = 0
     created: int = 0
@@ -89,7 +90,19 @@ class Seen:
 
     events: int
     created: int
-    volumes: Tuple[str, ...]
+    volumes: tuple[str, ...]
+
+
+def superblocks(
+    looks: Mapping[str, Look], volume_ids: Iterable[str]
+) -> dict[str, MdSuperblock]:
+    """The md superblocks that were found on these volumes, by volume id."""
+    found = {}
+    for volume in volume_ids:
+        shown = looks[volume].content if volume in looks else None
+        if isinstance(shown, Known) and shown.superblock is not None:
+            found[volume] = shown.superblock
+    return found
 
 
 def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
@@ -111,9 +124,9 @@ def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
             "It must have md metadata 1.2.",
             "Assemble and mount this array by hand, or copy it to a new set.",
         )
-    taken: Dict[Tuple[Optional[int], bool], str] = {}
-    stale: List[str] = []
-    spare: List[str] = []
+    taken: dict[tuple[Optional[int], bool], str] = {}
+    stale: list[str] = []
+    spare: list[str] = []
     expected = _in_sync(freshest)
     for volume, block in sorted(superblocks.items()):
         if block.role is None or block.role >= _FIRST_SPECIAL_ROLE:
@@ -159,7 +172,7 @@ def is_replacement(block: MdSuperblock) -> bool:
     return bool(block.feature_map & _REPLACEMENT)
 
 
-def _in_sync(block: MdSuperblock) -> Tuple[int, ...]:
+def _in_sync(block: MdSuperblock) -> tuple[int, ...]:
     """The roles that this superblock knows a member of."""
     return tuple(sorted({role for role in block.roles if role < _FIRST_SPECIAL_ROLE}))
 
@@ -192,7 +205,7 @@ def _not_one_array(superblocks: Mapping[str, MdSuperblock]) -> Optional[Trouble]
 
 def _copies(superblocks: Mapping[str, MdSuperblock]) -> Optional[Trouble]:
     """Each member has a UUID of its own, which a copy has, too."""
-    known: Dict[str, str] = {}
+    known: dict[str, str] = {}
     for volume, block in sorted(superblocks.items()):
         other = known.setdefault(block.device_uuid, volume)
         if other != volume:
@@ -244,13 +257,13 @@ def wrong_members(
     strangers = [one for one in sorted(array.members) if volumes.get(one) not in ours]
     if not strangers:
         return None
-    told = [f"{one} ({volumes.get(one) or 'no EBS volume'})" for one in strangers]
+    named = [f"{one} ({volumes.get(one) or 'no EBS volume'})" for one in strangers]
     away = [volumes.get(one) or one for one in strangers]
     first = f"Stop what uses it and unmount {', '.join(array.mounted)}; then "
     return Trouble(
         "array-stranger",
         f"Array {array.name} ({array.uuid or 'without a UUID'}) has "
-        f"{', '.join(told)} in it, which {'is' if len(told) == 1 else 'are'} not "
+        f"{', '.join(named)} in it, which {'is' if len(named) == 1 else 'are'} not "
         f"among the volumes of {name}.",
         "Only the volumes of this set may be in its array.",
         f"{first if array.mounted else ''}mdadm --stop {array.path}, detach "

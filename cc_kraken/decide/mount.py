@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.decide import copies, fstab_line, owner, seen
 from cc_kraken.decide.case import Case, Noticed, Target
@@ -56,8 +57,8 @@ def plan(
 
 def _steps(
     case: Case, target: Target, known: Known, path: str, fresh: bool
-) -> List[Step]:
-    steps: List[Step] = []
+) -> list[Step]:
+    steps: list[Step] = []
     state = case.world.paths.get(path)
     if state is None or state.kind == "absent":
         steps.append(MakeDirectory(case.name, path))
@@ -102,7 +103,7 @@ def _parent_to_come(case: Case, path: str) -> Optional[Claim]:
 
 def _before_parent(
     case: Case, path: str, parent: Claim, steps: Sequence[Step]
-) -> List[Step]:
+) -> list[Step]:
     """What may be done before ``parent`` is mounted.  Of a new filesystem nothing:
     only then can be seen what it would hide."""
     below = f"{path} lies below the mount path of the set {parent.name}, which"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import Optional
 
-from cc_kraken.decide import copies, fstab_line, growth, owner, seen
+from cc_kraken.decide import copies, fstab_line, grow, owner, seen
 from cc_kraken.decide.case import Base, Case, Noticed, Target
 from cc_kraken.decide.disks import GIB
 from cc_kraken.decide.plan import MOUNTED, Plan, Stop
@@ -25,7 +25,7 @@ def plan(case: Case, noticed: Noticed, base: Base, up: Mounted) -> Plan:
     wrong = _not_up(case, up, known, path, lines)
     if wrong is not None:
         raise Stop(wrong, tuple(lines))
-    steps: List[Step] = [*base.steps, *lines]
+    steps: list[Step] = [*base.steps, *lines]
     outcomes = []
     pending = None
     if place != path:
@@ -65,7 +65,7 @@ def _filesystem(case: Case, target: Target, up: Mounted) -> Known:
 
 
 def _not_up(
-    case: Case, up: Mounted, known: Known, path: str, lines: List[WriteFstab]
+    case: Case, up: Mounted, known: Known, path: str, lines: list[WriteFstab]
 ) -> Optional[Trouble]:
     """Why a set that is mounted is not up; ``lines``: what fstab needs."""
     world, name, place = case.world, case.name, up.mount.path
@@ -93,7 +93,7 @@ def _not_up(
 
 def _lines(
     case: Case, noticed: Noticed, target: Target, known: Known, place: str
-) -> List[WriteFstab]:
+) -> list[WriteFstab]:
     """What fstab needs, or a warning of what is in its way."""
     line = fstab_line.of_set(case, known)
     if line.path != place and not _may_move(case, noticed, line.path, place):
@@ -142,9 +142,9 @@ def _may_move(case: Case, noticed: Noticed, path: str, place: str) -> bool:
     return True
 
 
-def _growth(case: Case, noticed: Noticed, base: Base, up: Mounted) -> growth.Growth:
+def _growth(case: Case, noticed: Noticed, base: Base, up: Mounted) -> grow.Growth:
     if not case.wanted.grow or case.name in case.world.not_grown:
-        return growth.Growth(case.name)
+        return grow.Growth(case.name)
     for volume in case.claim.volumes:
         device = case.device(volume.id)
         if device.size < volume.size_gib * GIB:
@@ -153,16 +153,16 @@ def _growth(case: Case, noticed: Noticed, base: Base, up: Mounted) -> growth.Gro
                 f"{device.path} has {gib(device.size)} so far: it grows when "
                 "the machine sees the new size, at the next boot at the latest."
             )
-    found, array = growth.Growth(case.name), base.target.array
+    found, array = grow.Growth(case.name), base.target.array
     if base.target.device is not None:
-        found = growth.of_volume(case.name, base.target.device, up)
+        found = grow.of_volume(case.name, base.target.device, up)
     elif array is not None:
         inside = {
-            volume: growth.Member(case.device(volume), block)
+            volume: grow.Member(case.device(volume), block)
             for volume, block in base.blocks.items()
             if case.device(volume).name in array.members
         }
-        found = growth.of_array(case.name, array, inside, up)
+        found = grow.of_array(case.name, array, inside, up)
     noticed.warnings += found.warnings
     noticed.notes += found.notes
     return found

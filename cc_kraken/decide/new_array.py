@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Optional
 
 from cc_kraken.decide import array_line, disks, records, refusal
 from cc_kraken.decide.array_members import check_no_strangers
@@ -33,7 +34,7 @@ def base(case: Case, looks: Mapping[str, Look]) -> Optional[Base]:
     intent = records.of_set(case, case.array_uuid, level)
     present = [look.record for look in looks.values() if look.record is not None]
     records.check_own(case, present)
-    steps: List[Step] = _wipes(case, looks)
+    steps: list[Step] = _wipes(case, looks)
     wiped = tuple(step.volume_id for step in steps if isinstance(step, Wipe))
     records.check_no_copy(case)
     if any(isinstance(look.content, HalfMade) for look in looks.values()):
@@ -60,9 +61,9 @@ def base(case: Case, looks: Mapping[str, Look]) -> Optional[Base]:
     return Base(target, tuple(steps), created=intent, wiped=wiped)
 
 
-def _wipes(case: Case, looks: Mapping[str, Look]) -> List[Step]:
+def _wipes(case: Case, looks: Mapping[str, Look]) -> list[Step]:
     """Every volume is blank, half made by us, or given up by ``overwrite``."""
-    steps: List[Step] = []
+    steps: list[Step] = []
     for volume_id, look in looks.items():
         disks.check_not_held(case, volume_id)
         if isinstance(look.content, (Blank, HalfMade)):
@@ -95,7 +96,7 @@ def take_back(
         )
         if rest and look.record is not None:
             raise refusal.of_record(look.content, look.record)
-    steps: List[Step] = []
+    steps: list[Step] = []
     array = case.world.array(uuid)
     if array is not None:
         # udev starts what has its superblocks, of RAID 5 for instance all

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import Optional
 
 from cc_kraken.decide.case import Case, Noticed
 from cc_kraken.decide.steps import SetOwner
@@ -14,7 +14,7 @@ def is_wanted(case: Case) -> bool:
     return any(wish is not None for wish in wishes)
 
 
-def steps(case: Case, path: str) -> List[SetOwner]:
+def steps(case: Case, path: str) -> list[SetOwner]:
     """On a filesystem that is as mkfs left it."""
     wanted = case.wanted
     if not is_wanted(case) or _unknown_accounts(case):
@@ -22,7 +22,7 @@ def steps(case: Case, path: str) -> List[SetOwner]:
     return [SetOwner(case.name, path, wanted.owner, wanted.group, wanted.mode)]
 
 
-def steps_mounted(case: Case, noticed: Noticed, path: str) -> List[SetOwner]:
+def steps_mounted(case: Case, noticed: Noticed, path: str) -> list[SetOwner]:
     """On a filesystem that is mounted, used or not."""
     state = case.world.paths.get(path)
     if not is_wanted(case) or state is None or _unknown_accounts(case):
@@ -56,7 +56,7 @@ def pending(case: Case, path: str) -> Optional[Trouble]:
     )
 
 
-def _unknown_accounts(case: Case) -> List[str]:
+def _unknown_accounts(case: Case) -> list[str]:
     return [
         f"{kind} {name}"
         for kind, name in (("user", case.wanted.owner), ("group", case.wanted.group))

@@ -4,8 +4,8 @@ node (:attr:`cc_kraken.decide.claiming.Look.anchor` has the rule).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Dict, List, Mapping, Sequence, Tuple
 
 from cc_kraken.config import tags
 from cc_kraken.config.values import odd_character
@@ -40,7 +40,7 @@ class Peer:
 
 def by_anchor(
     section: Section, prefix: str, declared: Sequence[str], volumes: Sequence[Volume]
-) -> Tuple[Peer, ...]:
+) -> tuple[Peer, ...]:
     """The nodes in order, as far as their volumes tell.
 
     ``volumes``: of the prefix, in all zones.  ``declared``: the sets of a node; none:
@@ -58,7 +58,7 @@ def by_anchor(
 
 def with_holders(
     peers: Sequence[Peer], holders: Mapping[str, Holder]
-) -> Tuple[Peer, ...]:
+) -> tuple[Peer, ...]:
     """The same, with what EC2 says of the instances."""
     return tuple(
         _with_holder(one, holders[one.instance_id]) if one.instance_id else one
@@ -67,7 +67,7 @@ def with_holders(
 
 
 def _look(
-    section: Section, prefix: str, declared: Sequence[str], own: Tuple[Volume, ...]
+    section: Section, prefix: str, declared: Sequence[str], own: tuple[Volume, ...]
 ) -> Look:
     """A look at the volumes of one node."""
     names = tuple(declared) or tuple(
@@ -85,7 +85,7 @@ def without_others_pins(section: Section, own: Sequence[Volume]) -> Section:
     """The section for the node of these volumes: pins are about one node, and those
     of another are left out."""
     ids = {volume.id for volume in own}
-    wishes: Dict[str, Mapping[str, object]] = {}
+    wishes: dict[str, Mapping[str, object]] = {}
     for name, wish in section.volumes.items():
         pins = wish.get("volume_ids") or ()
         if not ids.intersection(pins):  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def _with_holder(peer: Peer, holder: Holder) -> Peer:
     )
 
 
-def not_held(peers: Sequence[Peer]) -> List[str]:
+def not_held(peers: Sequence[Peer]) -> list[str]:
     """A few words on each node that nobody is."""
     return [
         f"{one.prefix}/{one.node_id} is {one.state}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from typing import Optional
 
 from cc_kraken.decide.steps import Step
 from cc_kraken.model import Known, Trouble
@@ -25,20 +26,20 @@ class Plan:
 
     name: str
     state: str
-    steps: Tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = ()
     trouble: Optional[Trouble] = None
-    warnings: Tuple[str, ...] = ()
-    outcomes: Tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
     array_uuid: str = ""
     filesystem: Optional[Known] = None
-    notes: Tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     mount_path: str = ""
 
 
 class Stop(Exception):
     """Ends the decision on one set with a trouble.  ``steps`` are done all the same."""
 
-    def __init__(self, trouble: Trouble, steps: Tuple[Step, ...] = ()) -> None:
+    def __init__(self, trouble: Trouble, steps: tuple[Step, ...] = ()) -> None:
         super().__init__(str(trouble))
         self.trouble = trouble
         self.steps = steps

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Collection, Optional, Sequence, Tuple
+from collections.abc import Collection, Sequence
+from typing import Optional
 
 from cc_kraken.decide.case import Case
 from cc_kraken.decide.plan import stopped
@@ -14,7 +15,7 @@ def of_set(
     array_uuid: str = "",
     level: int = -1,
     volume_ids: Optional[Collection[str]] = None,
-) -> Tuple[Record, ...]:
+) -> tuple[Record, ...]:
     """The intent on every volume (or these).  ``level`` -1: the array is
     there already, and the record is no licence to take it back."""
     return tuple(

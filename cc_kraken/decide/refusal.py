@@ -34,7 +34,7 @@ def of_content(case: Case, look: Look, target: Target) -> Stop:
         wanted = "a member of its array"
     return stopped(
         "content-other" if isinstance(content, Known) else "content-unknown",
-        f"{where} ({path}) {'has' if partitioned else 'holds'} {tell(content)}.",
+        f"{where} ({path}) {'has' if partitioned else 'holds'} {describe(content)}.",
         f"The set {case.name} takes {wanted}, or a blank volume.",
         remedy,
     )
@@ -44,7 +44,7 @@ def of_record(content: Content, record: Record) -> Stop:
     return stopped(
         "record-unusable",
         f"{record.volume_id} carries the intent record of making "
-        f"{record.fs_type or 'an array'}, but holds {tell(content)}.",
+        f"{record.fs_type or 'an array'}, but holds {describe(content)}.",
         "Beside a record only zeros and our own half-made structures may lie.",
         "cc_kraken neither mounts it nor makes it anew. Look at the volume by "
         "hand. To give its content up, see overwrite.",
@@ -62,7 +62,7 @@ def naming(stop: Stop, look: Look, target: Target) -> Stop:
     return Stop(replace(stop.trouble, remedy=f"{stop.trouble.remedy} {how}"))
 
 
-def tell(content: Content) -> str:
+def describe(content: Content) -> str:
     """What a content is, in words."""
     if isinstance(content, Blank):
         return "nothing but zeros"

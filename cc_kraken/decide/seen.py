@@ -8,14 +8,15 @@ says what is mounted.
 
 from __future__ import annotations
 
-from typing import FrozenSet, Iterable, Optional, Sequence, Tuple
+from collections.abc import Iterable, Sequence
+from typing import Optional
 
 from cc_kraken.machine.mountinfo import is_within
 from cc_kraken.model import Mount, Mounted, Trouble
 
 
 def up_at(
-    mounts: Iterable[Mounted], path: str, volumes: FrozenSet[str]
+    mounts: Iterable[Mounted], path: str, volumes: frozenset[str]
 ) -> Optional[Mounted]:
     """The one question: the mount of these volumes (or of some, as a degraded
     array has them), if it is what one sees at ``path``."""
@@ -31,7 +32,7 @@ def at(mounts: Iterable[Mounted], path: str) -> Optional[Mounted]:
     return here[0] if here else None
 
 
-def below(mounts: Iterable[Mounted], path: str) -> Tuple[Mounted, ...]:
+def below(mounts: Iterable[Mounted], path: str) -> tuple[Mounted, ...]:
     """The mounts that a mount at ``path`` would hide."""
     return tuple(
         one

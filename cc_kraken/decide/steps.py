@@ -8,7 +8,7 @@ the points at which a run may be cut off.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, List, Optional, Tuple, Type
+from typing import ClassVar, Optional
 
 from cc_kraken.decide import creating
 from cc_kraken.decide.creating import Create, Wished
@@ -23,7 +23,7 @@ GROW = "grow"
 PHASES = (CREATE, ATTACH, ASSEMBLE, MKFS, MOUNT, GROW)
 OF_CLOUD = (CREATE, ATTACH)
 """Phases that ask the cloud, and use no volume."""
-CHANGES: List[Type[Step]] = []
+CHANGES: list[type[Step]] = []
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Step:
         CHANGES.append(cls)
 
 
-def _volumes(records: Tuple[Record, ...]) -> str:
+def _volumes(records: tuple[Record, ...]) -> str:
     return ", ".join(record.volume_id for record in records)
 
 
@@ -66,7 +66,7 @@ class CreateVolumes(Step, phase=CREATE):
 class Attach(Step, phase=ATTACH):
     """AttachVolume: the first volume alone, then the others side by side."""
 
-    volume_ids: Tuple[str, ...]
+    volume_ids: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"attach {', '.join(self.volume_ids)}"
@@ -77,7 +77,7 @@ class Detach(Step, phase=ATTACH):
     """DetachVolume of what this run attached and nothing has used, because
     a rival holds another member of the set."""
 
-    volume_ids: Tuple[str, ...]
+    volume_ids: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"detach {', '.join(self.volume_ids)}, unused, from this instance"
@@ -104,9 +104,9 @@ class WriteRecords(Step, phase=ASSEMBLE):
     ``permitted``: volumes that ``overwrite`` has just wiped.
     """
 
-    records: Tuple[Record, ...]
+    records: tuple[Record, ...]
     member: bool
-    permitted: Tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"write the intent record on {_volumes(self.records)}"
@@ -117,7 +117,7 @@ class StopArray(Step, phase=ASSEMBLE):
     """``mdadm --stop`` of what udev put together of a half-made array."""
 
     uuid: str
-    records: Tuple[Record, ...]
+    records: tuple[Record, ...]
 
     def __str__(self) -> str:
         return f"stop the half-made array {self.uuid}"
@@ -127,7 +127,7 @@ class StopArray(Step, phase=ASSEMBLE):
 class ZeroSuperblocks(Step, phase=ASSEMBLE):
     """Take back the md superblocks of an array that was half made."""
 
-    records: Tuple[Record, ...]
+    records: tuple[Record, ...]
 
     def __str__(self) -> str:
         volumes = _volumes(self.records)
@@ -141,9 +141,9 @@ class CreateArray(Step, phase=ASSEMBLE):
     uuid: str
     name: str
     level: int
-    volume_ids: Tuple[str, ...]
-    records: Tuple[Record, ...]
-    permitted: Tuple[str, ...] = ()
+    volume_ids: tuple[str, ...]
+    records: tuple[Record, ...]
+    permitted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -158,7 +158,7 @@ class AssembleArray(Step, phase=ASSEMBLE):
 
     uuid: str
     name: str
-    volume_ids: Tuple[str, ...]
+    volume_ids: tuple[str, ...]
     degraded: bool = False
 
     def __str__(self) -> str:
@@ -183,7 +183,7 @@ class WriteArrayLine(Step, phase=ASSEMBLE):
     ``instead_of`` go."""
 
     uuid: str
-    instead_of: Tuple[ArrayLine, ...] = ()
+    instead_of: tuple[ArrayLine, ...] = ()
 
     def __str__(self) -> str:
         text = f"name array {self.uuid} in mdadm's configuration"
@@ -201,8 +201,8 @@ class MakeFilesystem(Step, phase=MKFS):
     type: str
     uuid: str
     label: str
-    options: Tuple[str, ...]
-    records: Tuple[Record, ...]
+    options: tuple[str, ...]
+    records: tuple[Record, ...]
     array_uuid: str = ""
     permitted: bool = False
 
@@ -216,7 +216,7 @@ class MakeFilesystem(Step, phase=MKFS):
 class EraseRecords(Step, phase=MKFS):
     """Erase and flush the intent records: what was meant is made."""
 
-    records: Tuple[Record, ...]
+    records: tuple[Record, ...]
     member: bool
 
     def __str__(self) -> str:
@@ -239,7 +239,7 @@ class WriteFstab(Step, phase=MOUNT):
     same filesystem that go, of somebody else's or of a set's former name."""
 
     line: FstabLine
-    instead_of: Tuple[FstabLine, ...] = ()
+    instead_of: tuple[FstabLine, ...] = ()
 
     def __str__(self) -> str:
         line = self.line
@@ -280,7 +280,7 @@ class MountFilesystem(Step, phase=MOUNT):
     path: str
     type: str
     uuid: str
-    options: Tuple[str, ...]
+    options: tuple[str, ...]
     array_uuid: str = ""
     volume_id: str = ""
     covers: bool = True

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import FrozenSet, Iterable, List, Mapping, Optional, Tuple
+from typing import Optional
 
 from cc_kraken.decide.members import Seen
 from cc_kraken.model import (
@@ -48,32 +49,32 @@ class World:
 
     instance_id: str
     devices: Mapping[str, Device] = field(default_factory=dict)
-    duplicates: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
-    system_volumes: FrozenSet[str] = frozenset()
+    duplicates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    system_volumes: frozenset[str] = frozenset()
     holders: Mapping[str, Holder] = field(default_factory=dict)
     awaited: Mapping[str, float] = field(default_factory=dict)
     looks: Mapping[str, Look] = field(default_factory=dict)
-    arrays: Tuple[Array, ...] = ()
+    arrays: tuple[Array, ...] = ()
     array_looks: Mapping[str, Look] = field(default_factory=dict)
     heads: Mapping[str, Content] = field(default_factory=dict)
-    signatures: Tuple[Signature, ...] = ()
-    mounts: Tuple[Mounted, ...] = ()
+    signatures: tuple[Signature, ...] = ()
+    mounts: tuple[Mounted, ...] = ()
     paths: Mapping[str, PathState] = field(default_factory=dict)
-    former: Mapping[str, FrozenSet[str]] = field(default_factory=dict)
+    former: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fstab: Mapping[str, FstabLine] = field(default_factory=dict)
-    fstab_foreign: Tuple[FstabLine, ...] = ()
+    fstab_foreign: tuple[FstabLine, ...] = ()
     fstab_devnos: Mapping[str, str] = field(default_factory=dict)
     array_lines: Mapping[str, str] = field(default_factory=dict)
-    array_lines_foreign: Tuple[ArrayLine, ...] = ()
+    array_lines_foreign: tuple[ArrayLine, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     arrays_seen: Mapping[str, Seen] = field(default_factory=dict)
     accounts: Mapping[str, Optional[int]] = field(default_factory=dict)
-    missing_programs: FrozenSet[str] = frozenset()
-    attached_now: FrozenSet[str] = frozenset()
+    missing_programs: frozenset[str] = frozenset()
+    attached_now: frozenset[str] = frozenset()
     elapsed: float = 0.0
     overdue: bool = False
-    failed: FrozenSet[str] = frozenset()
-    not_grown: FrozenSet[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    not_grown: frozenset[str] = frozenset()
 
     def array(self, uuid: str) -> Optional[Array]:
         for array in self.own_first(self.arrays):
@@ -81,13 +82,13 @@ class World:
                 return array
         return None
 
-    def own_first(self, arrays: Iterable[Array]) -> List[Array]:
+    def own_first(self, arrays: Iterable[Array]) -> list[Array]:
         """Arrays with disks that were looked at first: an array that was put
         together from copies has the UUID of the original."""
         own = {self.devices[one].name for one in self.looks if one in self.devices}
         return sorted(arrays, key=lambda array: not own & set(array.members))
 
-    def mounts_of(self, volumes: FrozenSet[str]) -> Tuple[Mounted, ...]:
+    def mounts_of(self, volumes: frozenset[str]) -> tuple[Mounted, ...]:
         """Every mount of these, hidden ones too: see :mod:`cc_kraken.decide.seen`."""
         return tuple(
             mounted

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator, Mapping, Optional, Sequence
+from typing import Callable, Optional
 
 from cc_kraken.filesystems.options import Given, flat, parse
 from cc_kraken.model import MdSuperblock

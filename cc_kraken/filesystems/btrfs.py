@@ -13,7 +13,8 @@ import fcntl
 import hashlib
 import struct
 import uuid as uuids
-from typing import Iterator, Optional
+from collections.abc import Iterator
+from typing import Optional
 
 from cc_kraken.filesystems import base
 from cc_kraken.filesystems.base import (

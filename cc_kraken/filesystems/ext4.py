@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import struct
 import uuid as uuids
-from typing import Iterator, Optional, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Optional
 
 from cc_kraken.filesystems import base
 from cc_kraken.filesystems.base import BLOCK, KIB, MIB, NUMBER, Found, Geometry, State

@@ -13,7 +13,7 @@ the rest of it.
 from __future__ import annotations
 
 import re
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from cc_kraken.model import KrakenError, failure
 

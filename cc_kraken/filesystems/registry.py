@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional
+from collections.abc import Mapping
+from typing import Optional
 
 from cc_kraken.filesystems.base import Filesystem, Found, Read
 from cc_kraken.filesystems.btrfs import Btrfs

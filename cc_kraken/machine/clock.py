@@ -6,8 +6,9 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
-from typing import Callable, Iterator, Optional
+from typing import Callable, Optional
 
 LOOK_EVERY = 0.1
 

@@ -17,8 +17,9 @@ import stat
 import subprocess
 import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Iterator, Mapping, Optional, Sequence
+from typing import Optional
 
 from cc_kraken.model import failure
 

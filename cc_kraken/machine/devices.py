@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Container, Mapping, Optional
+from typing import Optional
 
 from cc_kraken.machine import mountinfo, sysfs
 from cc_kraken.machine.paths import Paths

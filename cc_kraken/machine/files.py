@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
 import tempfile
-from typing import Optional
+from typing import Any, Optional
 
 from cc_kraken.machine import sysfs
 from cc_kraken.model import KrakenError, failure
@@ -58,6 +59,24 @@ def read_text(path: str) -> Optional[str]:
         raise _cannot("read", path, error) from error
 
 
+def read_json(path: str) -> Any:
+    """What a file of ours says; None without the file, or where it is no JSON.
+
+    Raises :class:`KrakenError` ``cannot-read``.
+    """
+    try:
+        return json.loads(read_text(path) or "null")
+    except ValueError:
+        return None
+
+
+def write_json(path: str, content: object) -> bool:
+    """Like :func:`write_atomic`; makes its directory, too."""
+    make_directories(os.path.dirname(path))
+    data = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    return write_atomic(path, data.encode(), 0o644)
+
+
 def remove(path: str) -> bool:
     """Remove a file (a link: the link) for good; True when it was there.
 
@@ -73,13 +92,13 @@ def remove(path: str) -> bool:
     return True
 
 
-def make_directories(path: str, mode: int = 0o755) -> None:
+def make_directories(path: str) -> None:
     """Make a directory of ours and its parents, as far as they are missing.
 
     Raises :class:`KrakenError` ``cannot-write``.
     """
     try:
-        os.makedirs(path, mode=mode, exist_ok=True)
+        os.makedirs(path, mode=0o755, exist_ok=True)
     except (OSError, ValueError) as error:
         raise _cannot("write", path, error) from error
 

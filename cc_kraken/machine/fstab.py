@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Callable, Collection, Iterable, Mapping, Optional, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Callable, Optional
 from urllib.parse import quote, unquote
 
 from cc_kraken.machine import files

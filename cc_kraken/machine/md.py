@@ -14,7 +14,8 @@ import os
 import re
 import time
 import uuid as uuids
-from typing import Iterable, Optional, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Optional
 
 from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths

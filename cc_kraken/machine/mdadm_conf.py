@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import glob
-from typing import Collection, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Optional
 from urllib.parse import quote, unquote
 
 from cc_kraken.machine import files

@@ -12,8 +12,9 @@ import os
 import pwd
 import re
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator, Optional
+from typing import Callable, Optional
 
 from cc_kraken.machine import command
 from cc_kraken.machine.files import unusable

@@ -10,8 +10,9 @@ import glob
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Optional
 
 from cc_kraken.machine import sysfs
 from cc_kraken.machine.files import decode, unusable

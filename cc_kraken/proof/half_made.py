@@ -9,21 +9,14 @@ complete and was never mounted.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Sequence
 
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import (
-    Known,
-    KrakenError,
-    Layer,
-    Look,
-    Record,
-    Unknown,
-)
-from cc_kraken.proof import content, rehearsal
+from cc_kraken.model import Known, KrakenError, Layer, Look, Record, Unknown
+from cc_kraken.proof import probe, rehearsal
 
 AT_ONCE = 8
 """Checkers.  Each holds some ten MiB in memory for a TiB of its filesystem."""
@@ -59,11 +52,11 @@ def look(
     except KrakenError as error:
         if error.trouble.kind == "program-missing":
             raise
-        again = content.look(
+        again = probe.look(
             target.path, volume_id=target.volume_id, full=full, fingerprint=True
         )
         return replace(again, content=Unknown(error.trouble.found))
-    return content.look(
+    return probe.look(
         target.path,
         volume_id=target.volume_id,
         full=full,

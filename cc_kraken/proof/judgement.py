@@ -7,8 +7,9 @@ btrfs), blkid and wipefs say the same.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Optional
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import Found

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import functools
 import random
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import BLOCK, KIB, MIB

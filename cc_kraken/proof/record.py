@@ -12,7 +12,8 @@ import hashlib
 import json
 import re
 import struct
-from typing import Iterable, Optional
+from collections.abc import Iterable
+from typing import Optional
 
 from cc_kraken.model import Extent, Node, Record
 

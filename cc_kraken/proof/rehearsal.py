@@ -16,8 +16,8 @@ import os
 import shutil
 import threading
 import uuid as uuids
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Iterator, Sequence
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import MIB, Geometry

@@ -7,7 +7,7 @@ So every EBS disk is asked for them, its partitions too, and the arrays on them.
 from __future__ import annotations
 
 import os
-from typing import Iterable
+from collections.abc import Iterable
 
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Look, Unknown

@@ -85,7 +85,7 @@ BREAKAGES: dict[str, tuple[Breaking, str]] = {
     "boto3 ends the process": (replaced("boto3", ENDS), "SystemExit|boto3"),
     "no jsonschema": (replaced("jsonschema", ""), "python3-jsonschema"),
     "a module of ours broken": (
-        replaced("cc_kraken/config/structure", NEWER),
+        replaced("cc_kraken/config/validation", NEWER),
         "syntax",
     ),
     "a module of ours missing": (

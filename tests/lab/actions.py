@@ -9,18 +9,12 @@ from __future__ import annotations
 import base64
 import random
 import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import (
     Any,
     Callable,
-    Collection,
-    Dict,
-    List,
-    Mapping,
     Optional,
-    Sequence,
-    Set,
-    Tuple,
 )
 
 from tests.lab import creation, instance_types, query
@@ -128,10 +122,10 @@ class Actions(World):
 
     def _volumes_shown(
         self, volumes: Sequence[Volume], ids: Sequence[str], moment: Optional[float]
-    ) -> List[Volume]:
+    ) -> list[Volume]:
         if moment is None:
             return [one for one in volumes if one.id in self._volumes]
-        shown: List[Volume] = []
+        shown: list[Volume] = []
         for volume in volumes:
             past = self._as_of(volume.id, moment)
             if past is None and volume.id not in self._volumes:
@@ -148,8 +142,8 @@ class Actions(World):
 
     def _instances_shown(
         self, instances: Sequence[Instance], ids: Sequence[str], moment: Optional[float]
-    ) -> List[_Shown]:
-        shown: List[_Shown] = []
+    ) -> list[_Shown]:
+        shown: list[_Shown] = []
         for instance in instances:
             past = None if moment is None else self._as_of(instance.id, moment)
             if past is None:
@@ -163,7 +157,7 @@ class Actions(World):
                 )
         return shown
 
-    def _candidates(self, request: Mapping[str, Any]) -> List[Volume]:
+    def _candidates(self, request: Mapping[str, Any]) -> list[Volume]:
         """The volumes among which the filters choose: an index saves most of
         the work where a tag is asked for by its very value."""
         age = self.clock.now() - self._tagged_at
@@ -217,10 +211,10 @@ class Actions(World):
         self,
         items: Sequence[Any],
         key: Callable[[Any], str],
-        chosen: Callable[[Sequence[Any]], List[Any]],
+        chosen: Callable[[Sequence[Any]], list[Any]],
         request: Mapping[str, Any],
         size: Optional[int],
-    ) -> Tuple[List[Any], Optional[str]]:
+    ) -> tuple[list[Any], Optional[str]]:
         """Filter and cut, in the order that ``sparse_pages`` says."""
         if self.sparse_pages:
             found, token = query.page(items, key, request, size)
@@ -235,7 +229,7 @@ class Actions(World):
         ids = request.get("VolumeId", [])
         some = [self._volume(one) for one in ids] or self._candidates(request)
         volumes = self._volumes_shown(some, ids, self._moment_shown())
-        fields: Dict[str, Callable[[Volume], List[str]]] = {
+        fields: dict[str, Callable[[Volume], list[str]]] = {
             **_VOLUME_FIELDS,
             "availability-zone-id": lambda volume: [self._zone_id(volume.zone)],
         }
@@ -280,7 +274,7 @@ class Actions(World):
         wanted = [self._instance(one) for one in ids]
         wanted = wanted or self._instances_by_filter(request)
         shown = self._instances_shown(wanted, ids, self._moment_shown())
-        fields: Dict[str, Callable[[_Shown], List[str]]] = {
+        fields: dict[str, Callable[[_Shown], list[str]]] = {
             **_INSTANCE_FIELDS,
             "block-device-mapping.volume-id": lambda one: [
                 each.volume_id for each in one.mapping
@@ -303,7 +297,7 @@ class Actions(World):
             "nextToken": token,
         }
 
-    def _reservation_xml(self, instances: Sequence[_Shown]) -> Dict[str, Any]:
+    def _reservation_xml(self, instances: Sequence[_Shown]) -> dict[str, Any]:
         return {
             "reservationId": instances[0].instance.reservation_id,
             "ownerId": ACCOUNT,
@@ -311,7 +305,7 @@ class Actions(World):
             "instancesSet": [self._instance_xml(one) for one in instances],
         }
 
-    def _instances_by_filter(self, request: Mapping[str, Any]) -> List[Instance]:
+    def _instances_by_filter(self, request: Mapping[str, Any]) -> list[Instance]:
         """As ``_candidates``, for a filter that names instances."""
         for one in request.get("Filter", []):
             values = one.get("Value", [])
@@ -372,7 +366,7 @@ class Actions(World):
             for kind, resource, tags in resources
             for key, value in tags.items()
         ]
-        fields: Dict[str, Callable[[Tuple[str, str, str, str]], List[str]]] = {
+        fields: dict[str, Callable[[tuple[str, str, str, str]], list[str]]] = {
             "resource-type": lambda row: [row[0]],
             "resource-id": lambda row: [row[1]],
             "key": lambda row: [row[2]],
@@ -397,7 +391,7 @@ class Actions(World):
 
     def _tagged_resources(
         self, request: Mapping[str, Any], moment: Optional[float]
-    ) -> List[Tuple[str, str, Mapping[str, str]]]:
+    ) -> list[tuple[str, str, Mapping[str, str]]]:
         volumes: Sequence[Volume] = list(self._volumes.values())
         instances: Sequence[Instance] = list(self._instances.values())
         snapshots: Sequence[Snapshot] = list(self._snapshots.values())
@@ -408,7 +402,7 @@ class Actions(World):
                 volumes = [self._volumes[x] for x in values if x in self._volumes]
                 instances = [self._instances[x] for x in values if x in self._instances]
                 snapshots = [self._snapshots[x] for x in values if x in self._snapshots]
-        found: List[Tuple[str, str, Mapping[str, str]]] = [
+        found: list[tuple[str, str, Mapping[str, str]]] = [
             ("volume", one.id, one.tags)
             for one in self._volumes_shown(volumes, (), moment)
         ]
@@ -421,7 +415,7 @@ class Actions(World):
     def _describe_types(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         size = self._page(request, "InstanceType", largest=100)
         names = request.get("InstanceType", []) or list(instance_types.TYPES)
-        fields: Dict[str, Callable[[str], List[str]]] = {
+        fields: dict[str, Callable[[str], list[str]]] = {
             "instance-type": lambda name: [name],
             "hypervisor": lambda name: [instance_types.get(name).hypervisor],
         }
@@ -473,7 +467,7 @@ class Actions(World):
                     "InvalidVolumeModification.NotFound",
                     f"Modification for volume '{volume.id}' does not exist.",
                 )
-        fields: Dict[str, Callable[[Volume], List[str]]] = {
+        fields: dict[str, Callable[[Volume], list[str]]] = {
             "volume-id": lambda volume: [volume.id],
             "modification-state": lambda volume: [
                 volume.modification.state if volume.modification else ""
@@ -636,7 +630,7 @@ class Actions(World):
     def _describe_snapshots(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         size = self._page(request, "SnapshotId")
         ids = request.get("SnapshotId", [])
-        fields: Dict[str, Callable[[Snapshot], List[str]]] = {
+        fields: dict[str, Callable[[Snapshot], list[str]]] = {
             "snapshot-id": lambda one: [one.id],
             "volume-id": lambda one: [one.volume_id],
             "status": lambda one: [one.state],
@@ -786,7 +780,7 @@ class Actions(World):
         """The default subnets, one a zone."""
         size = self._page(request, "")
         wanted = [self._zone_of_subnet(one) for one in request.get("SubnetId", [])]
-        fields: Dict[str, Callable[[str], List[str]]] = {
+        fields: dict[str, Callable[[str], list[str]]] = {
             "subnet-id": lambda zone: [self.subnet(zone)],
             "availability-zone": lambda zone: [zone],
             "availability-zone-id": lambda zone: [self._zone_id(zone)],
@@ -866,10 +860,10 @@ class Actions(World):
 
 # ------------------------------------------------------------------- tables
 
-Handler = Callable[[Actions, Dict[str, Any]], Mapping[str, Any]]
+Handler = Callable[[Actions, dict[str, Any]], Mapping[str, Any]]
 _PAGES = {"MaxResults", "NextToken", "Filter"}
 
-ACTIONS: Dict[str, Tuple[Handler, Set[str]]] = {
+ACTIONS: dict[str, tuple[Handler, set[str]]] = {
     "DescribeVolumes": (
         Actions._describe_volumes,
         {"VolumeId", "IncludeManagedResources"} | _PAGES,
@@ -941,7 +935,7 @@ def _flag(value: bool) -> str:
     return "true" if value else "false"
 
 
-_VOLUME_FIELDS: Dict[str, Callable[[Volume], List[str]]] = {
+_VOLUME_FIELDS: dict[str, Callable[[Volume], list[str]]] = {
     "volume-id": lambda volume: [volume.id],
     "size": lambda volume: [str(volume.size_gib)],
     "status": lambda volume: [volume.state],
@@ -965,7 +959,7 @@ _VOLUME_FIELDS: Dict[str, Callable[[Volume], List[str]]] = {
     ],
 }
 
-_INSTANCE_FIELDS: Dict[str, Callable[[_Shown], List[str]]] = {
+_INSTANCE_FIELDS: dict[str, Callable[[_Shown], list[str]]] = {
     "instance-id": lambda one: [one.instance.id],
     "instance-type": lambda one: [one.instance.type],
     "instance-state-name": lambda one: [one.instance.state],
@@ -978,7 +972,7 @@ _INSTANCE_FIELDS: Dict[str, Callable[[_Shown], List[str]]] = {
 }
 
 
-def _attachment_xml(one: Attachment) -> Dict[str, Any]:
+def _attachment_xml(one: Attachment) -> dict[str, Any]:
     return {
         "volumeId": one.volume_id,
         "instanceId": one.instance_id,
@@ -998,7 +992,7 @@ def _key_arn(region: str, key: str) -> str:
     return f"arn:aws:kms:{region}:{ACCOUNT}:{where}"
 
 
-def _snapshot_xml(one: Snapshot) -> Dict[str, Any]:
+def _snapshot_xml(one: Snapshot) -> dict[str, Any]:
     return {
         "snapshotId": one.id,
         "volumeId": one.volume_id,
@@ -1014,7 +1008,7 @@ def _snapshot_xml(one: Snapshot) -> Dict[str, Any]:
 
 def _modification_xml(
     volume: Volume, change: Optional[Modification]
-) -> Optional[Dict[str, Any]]:
+) -> Optional[dict[str, Any]]:
     if change is None:
         return None
     ended = None if change.end_time is None else moment(change.end_time)
@@ -1058,7 +1052,7 @@ def _metadata_options(
     return options
 
 
-def _named(instance: Instance) -> Dict[str, str]:
+def _named(instance: Instance) -> dict[str, str]:
     """The options as answers name them: httpTokens."""
     return {
         name[0].lower() + name[1:]: value
@@ -1070,11 +1064,11 @@ def _profile_arn(name: str) -> str:
     return f"arn:aws:iam::{ACCOUNT}:instance-profile/{name}"
 
 
-def _state_xml(state: str) -> Dict[str, Any]:
+def _state_xml(state: str) -> dict[str, Any]:
     return {"code": STATE_CODES[state], "name": state}
 
 
-def _tags_xml(tags: Mapping[str, str]) -> List[Dict[str, str]]:
+def _tags_xml(tags: Mapping[str, str]) -> list[dict[str, str]]:
     ordered = sorted(tags, key=query.scatter)
     return [{"key": key, "value": tags[key]} for key in ordered]
 
@@ -1088,9 +1082,9 @@ def _require(request: Mapping[str, Any], *names: str) -> None:
             )
 
 
-def _tag_list(items: Sequence[Mapping[str, str]]) -> Dict[str, str]:
+def _tag_list(items: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Tags of a request, by AWS's rules ("Tag restrictions")."""
-    tags: Dict[str, str] = {}
+    tags: dict[str, str] = {}
     for item in items:
         key, value = item.get("Key", ""), item.get("Value", "")
         if key.lower().startswith("aws:"):
@@ -1119,7 +1113,7 @@ def _tag_list(items: Sequence[Mapping[str, str]]) -> Dict[str, str]:
     return tags
 
 
-def _specified_tags(request: Mapping[str, Any], kind: str) -> Dict[str, str]:
+def _specified_tags(request: Mapping[str, Any], kind: str) -> dict[str, str]:
     for one in request.get("TagSpecification", []):
         if one.get("ResourceType") == kind:
             tags = _tag_list(one.get("Tag", []))

@@ -7,9 +7,9 @@ import itertools
 import threading
 import time
 from abc import ABC, abstractmethod
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Optional
 
-Event = Tuple[float, int, Callable[[], None]]
+Event = tuple[float, int, Callable[[], None]]
 
 
 class Clock(ABC):
@@ -36,7 +36,7 @@ class RealClock(Clock):
     """Wall time; one thread for what falls due, one for each spawned call."""
 
     def __init__(self) -> None:
-        self._events: List[Event] = []
+        self._events: list[Event] = []
         self._order = itertools.count()
         self._wake = threading.Condition()
         self._thread: Optional[threading.Thread] = None
@@ -91,7 +91,7 @@ class ManualClock(Clock):
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         self._now = start
-        self._events: List[Event] = []
+        self._events: list[Event] = []
         self._order = itertools.count()
         self._lock = threading.Lock()
 

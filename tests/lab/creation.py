@@ -9,8 +9,9 @@ rocicorp/mono #4410 (ratio), sodafoundation/strato #1116 (size).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Optional
 
 from tests.lab.query import Ec2Error, boolean, integer
 
@@ -23,10 +24,10 @@ TOKEN_LENGTH = 64
 class Kind:
     """Bounds of a volume type: GiB, IOPS, IOPS for each GiB, MiB/s."""
 
-    sizes: Tuple[int, int]
-    iops: Optional[Tuple[int, int]] = None
+    sizes: tuple[int, int]
+    iops: Optional[tuple[int, int]] = None
     ratio: int = 0
-    throughput: Optional[Tuple[int, int]] = None
+    throughput: Optional[tuple[int, int]] = None
 
 
 KINDS = {
@@ -180,7 +181,7 @@ def _throughput(
     return throughput
 
 
-def _within(name: str, value: int, bounds: Tuple[int, int]) -> None:
+def _within(name: str, value: int, bounds: tuple[int, int]) -> None:
     if value > bounds[1]:
         text = f"Volume {name} of {value} is too high; maximum is {bounds[1]}."
     elif value < bounds[0]:
@@ -219,7 +220,7 @@ class Tokens:
     """
 
     def __init__(self) -> None:
-        self._made: Dict[Tuple[str, str], _Made] = {}
+        self._made: dict[tuple[str, str], _Made] = {}
 
     def made(self, zone: str, request: Mapping[str, Any], now: float) -> str:
         """The volume that this request made before; "" if there is none.

@@ -28,8 +28,9 @@ import ssl
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Type
+from typing import Any, Optional
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from tests.lab import loopback, query
@@ -77,7 +78,7 @@ class CallLog:
     """Every call, in order; safe to read and write from any thread."""
 
     def __init__(self) -> None:
-        self._calls: List[Call] = []
+        self._calls: list[Call] = []
         self._lock = threading.Lock()
 
     def add(self, call: Call) -> None:
@@ -96,7 +97,7 @@ class CallLog:
         """A place in the log, for ``since``."""
         return len(self)
 
-    def since(self, mark: int) -> List[Call]:
+    def since(self, mark: int) -> list[Call]:
         return list(self)[mark:]
 
     def counts(self, since: int = 0, instance_id: str = "") -> Counter[str]:
@@ -110,7 +111,7 @@ class CallLog:
     def count(self, action: str, since: int = 0, instance_id: str = "") -> int:
         return self.counts(since, instance_id)[action]
 
-    def writes(self, since: int = 0) -> List[Call]:
+    def writes(self, since: int = 0) -> list[Call]:
         """The calls that change something, refused ones too."""
         return [call for call in self.since(since) if call.writes]
 
@@ -169,8 +170,8 @@ class Throttle:
     """The buckets of an account, on a clock."""
 
     def __init__(self) -> None:
-        self._rates: Dict[str, Tuple[float, float]] = {}
-        self._buckets: Dict[str, TokenBucket] = {}
+        self._rates: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def limit(self, action: str, capacity: float, refill: float) -> None:
         """Another bucket for an action, full."""
@@ -190,7 +191,7 @@ class Throttle:
         return bucket.take(now)
 
 
-def _permissions(action: str, parameters: Mapping[str, str]) -> Tuple[str, ...]:
+def _permissions(action: str, parameters: Mapping[str, str]) -> tuple[str, ...]:
     """What IAM is asked for: tags at creation need CreateTags, too."""
     tags = any(name.startswith("TagSpecification.") for name in parameters)
     return (action, "CreateTags") if tags else (action,)
@@ -229,9 +230,9 @@ class Ec2Lab(Actions):
         self.calls = CallLog()
         self._server = loopback.Server(self._http, port, tls=tls)
         self._doors = [self._server]
-        self._faults: List[_Fault] = []
-        self._forbidden: Dict[str, Tuple[bool, bool, float]] = {}
-        self._delays: Dict[str, float] = {}
+        self._faults: list[_Fault] = []
+        self._forbidden: dict[str, tuple[bool, bool, float]] = {}
+        self._delays: dict[str, float] = {}
         self._moto_lock = threading.Lock()
 
     # ------------------------------------------------------ life of the lab
@@ -618,7 +619,7 @@ class Ec2Lab(Actions):
         )
 
 
-def _signer(request: loopback.Request) -> Tuple[str, str]:
+def _signer(request: loopback.Request) -> tuple[str, str]:
     """Access key and service out of a SigV4 header, or of the query of a URL that
     was signed for somebody else; the signature is not checked."""
     signed = request.headers.get("authorization", "") or unquote(request.query)
@@ -631,7 +632,7 @@ def _signer(request: loopback.Request) -> Tuple[str, str]:
 
 def _moto(
     request: loopback.Request, service: str, region: str
-) -> Tuple[int, Mapping[str, str], bytes]:
+) -> tuple[int, Mapping[str, str], bytes]:
     """moto's in-process answer, as if the call had gone to AWS's host."""
     from botocore.awsrequest import (  # type: ignore[import-untyped, unused-ignore]
         AWSPreparedRequest,
@@ -653,7 +654,7 @@ def _moto(
     if request.query:
         url += f"?{request.query}"
     prepared = AWSPreparedRequest(request.method, url, headers, request.body, False)
-    stub: Type[Any] = BotocoreStubber
+    stub: type[Any] = BotocoreStubber
     try:
         answer = stub().process_request(prepared)
     except NotImplementedError as error:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 from dataclasses import dataclass
-from typing import Dict, Optional
+from typing import Optional
 
 from tests.lab.query import Ec2Error
 
@@ -28,7 +28,7 @@ class InstanceType:
     cards: int = 1
 
 
-TYPES: Dict[str, InstanceType] = {
+TYPES: dict[str, InstanceType] = {
     "t2.micro": InstanceType(40, "shared", "xen", 1, 1024, 2),
     "t3.micro": InstanceType(27, "shared", "nitro", 2, 1024, 2),
     "t3.small": InstanceType(27, "shared", "nitro", 2, 2048, 3),
@@ -61,7 +61,7 @@ def get(name: str) -> InstanceType:
 
 
 @functools.lru_cache(maxsize=None)
-def _snapshot() -> Dict[str, InstanceType]:
+def _snapshot() -> dict[str, InstanceType]:
     """moto's snapshot of DescribeInstanceTypes, read without importing moto;
     empty where moto is not installed."""
     spec = importlib.util.find_spec("moto")

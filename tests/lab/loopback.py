@@ -6,9 +6,10 @@ import socket
 import socketserver
 import ssl
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Callable, Mapping, Optional, Set
+from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
 ADDRESS = "127.0.0.1"
@@ -150,7 +151,7 @@ class Server:
         self._http: Optional[_Http] = None
         self._thread: Optional[threading.Thread] = None
         self._lock = threading.Lock()
-        self._connections: Set[socket.socket] = set()
+        self._connections: set[socket.socket] = set()
         self._mode = "up"
         self._moved = threading.Event()
 

@@ -19,9 +19,10 @@ import secrets
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Optional, Union
 from urllib.parse import unquote
 
 from tests.lab import loopback
@@ -42,7 +43,7 @@ VERSIONS_WITH_GROUPS = ("latest",)
 TAG_KEY = re.compile(r"[A-Za-z0-9+\-=._:@,]{1,255}")
 
 Tags = Mapping[str, str]
-Tree = Dict[str, Any]  # a mapping is a directory, a string or bytes a leaf
+Tree = dict[str, Any]  # a mapping is a directory, a string or bytes a leaf
 
 
 def check_tag_keys(tags: Tags) -> None:
@@ -91,7 +92,7 @@ class Facts:
         """The facts of an instance of an Ec2Lab, with working credentials
         and live tags; ``others`` are fields that win over these."""
         instance = lab.instance(instance_id)
-        known: Dict[str, Any] = {
+        known: dict[str, Any] = {
             "instance_id": instance_id,
             "region": lab.region,
             "zone": instance.zone,
@@ -153,10 +154,10 @@ class Metadata:
         self.facts = facts
         self.tokens_required = tokens_required
         self.delay = 0.0
-        self._log: List[Asked] = []
-        self._tokens: Dict[str, float] = {}
+        self._log: list[Asked] = []
+        self._tokens: dict[str, float] = {}
         self._refusals = 0
-        self._timers: List[threading.Timer] = []
+        self._timers: list[threading.Timer] = []
         self._lock = threading.Lock()
         # The real one closes after each answer, and a forwarder that is one
         # process a connection should end.
@@ -188,7 +189,7 @@ class Metadata:
         return self._server.port
 
     @property
-    def requests(self) -> List[Asked]:
+    def requests(self) -> list[Asked]:
         with self._lock:
             return list(self._log)
 
@@ -304,7 +305,7 @@ class Metadata:
         return node if isinstance(node, bytes) else str(node).encode()
 
 
-class Listed(Dict[str, Any]):
+class Listed(dict[str, Any]):
     """A directory whose listing differs from its names (public-keys)."""
 
     def __init__(self, names: Sequence[str], *args: Any) -> None:

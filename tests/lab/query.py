@@ -11,18 +11,13 @@ import hashlib
 import json
 import random
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from re import Pattern
 from typing import (
     Any,
     Callable,
-    Dict,
-    Iterable,
-    List,
-    Mapping,
     Optional,
-    Pattern,
-    Sequence,
-    Tuple,
     TypeVar,
 )
 from xml.sax.saxutils import escape
@@ -44,9 +39,9 @@ class Ec2Error(Exception):
 # --------------------------------------------------------------- parameters
 
 
-def nest(flat: Mapping[str, str]) -> Dict[str, Any]:
+def nest(flat: Mapping[str, str]) -> dict[str, Any]:
     """``{"Filter.1.Name": "x"}`` to ``{"Filter": [{"Name": "x"}]}``."""
-    tree: Dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for name, value in flat.items():
         node = tree
         *parents, leaf = name.split(".")
@@ -142,7 +137,7 @@ def failure(error: Ec2Error) -> bytes:
 def wildcard(pattern: str) -> Pattern[str]:
     r"""``*`` is any text, ``?`` one character, a backslash makes the next
     character literal; everything else, brackets too, is itself."""
-    parts: List[str] = []
+    parts: list[str] = []
     characters = iter(pattern)
     for character in characters:
         if character == "\\":
@@ -164,7 +159,7 @@ def select(
     filters: Sequence[Mapping[str, Any]],
     fields: Fields[T],
     tags: Optional[Callable[[T], Mapping[str, str]]],
-) -> List[T]:
+) -> list[T]:
     """Filters are AND-ed, the values of one are OR-ed, cases matter.
 
     ``tags`` serves ``tag:KEY`` and ``tag-key`` (None: neither is known).
@@ -226,7 +221,7 @@ def page(
     key: Callable[[T], str],
     request: Mapping[str, Any],
     size: Optional[int],
-) -> Tuple[List[T], Optional[str]]:
+) -> tuple[list[T], Optional[str]]:
     """The page that ``request`` asks for, and the token of the next one.
 
     A token is good for the very same request only.  It names the last item

@@ -15,18 +15,12 @@ import sys
 import threading
 import traceback
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import (
     Any,
     Callable,
-    Deque,
-    Dict,
-    List,
-    Mapping,
     Optional,
-    Sequence,
-    Set,
-    Tuple,
 )
 
 from tests.lab import instance_types
@@ -87,8 +81,8 @@ class Volume:
     zone: str
     state: str
     create_time: float
-    tags: Dict[str, str] = field(default_factory=dict)
-    attachments: List[Attachment] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    attachments: list[Attachment] = field(default_factory=list)
     snapshot_id: str = ""
     source_volume_id: str = ""
     type: str = "gp3"
@@ -109,7 +103,7 @@ class Snapshot:
     start_time: float
     state: str = "completed"
     encrypted: bool = False
-    tags: Dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -121,14 +115,14 @@ class Instance:
     launch_time: float
     reservation_id: str
     private_ip: str
-    tags: Dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
     image_id: str = IMAGE
     user_data: bytes = b""
     profile: str = ""
     key_name: str = ""
     metadata_options: Mapping[str, str] = field(default_factory=dict)
     root_device: str = ROOT_DEVICE
-    hidden_devices: Set[str] = field(default_factory=set)
+    hidden_devices: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,7 @@ class Past:
 
     until: float
     resource: Any
-    mapping: Tuple[Attachment, ...] = ()
+    mapping: tuple[Attachment, ...] = ()
 
 
 PAST_KEPT = 16
@@ -217,29 +211,29 @@ class World:
         self.on_copy = on_copy
         self.on_state = on_state
 
-        self.hook_errors: List[str] = []
-        self.attachment_limits: Dict[str, int] = {}
-        self.storage_limits: Dict[str, int] = {}
+        self.hook_errors: list[str] = []
+        self.attachment_limits: dict[str, int] = {}
+        self.storage_limits: dict[str, int] = {}
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._volumes: Dict[str, Volume] = {}
-        self._gone: Dict[str, Tuple[Volume, float]] = {}
-        self._instances: Dict[str, Instance] = {}
-        self._snapshots: Dict[str, Snapshot] = {}
-        self._by_instance: Dict[str, List[Attachment]] = {}
-        self._by_tag: Optional[Dict[Tuple[str, str], List[Volume]]] = None
+        self._volumes: dict[str, Volume] = {}
+        self._gone: dict[str, tuple[Volume, float]] = {}
+        self._instances: dict[str, Instance] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+        self._by_instance: dict[str, list[Attachment]] = {}
+        self._by_tag: Optional[dict[tuple[str, str], list[Volume]]] = None
         self._tagged_at = 0.0
-        self._past: Dict[str, List[Past]] = {}
-        self._keys: Dict[str, Tuple[str, str]] = {}
-        self._expired: Set[str] = set()
-        self._generation: Dict[str, int] = {}
-        self._stuck: Set[str] = set()
-        self._keyless: Set[str] = set()
-        self._no_keys: Set[str] = set()
+        self._past: dict[str, list[Past]] = {}
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._expired: set[str] = set()
+        self._generation: dict[str, int] = {}
+        self._stuck: set[str] = set()
+        self._keyless: set[str] = set()
+        self._no_keys: set[str] = set()
         self._failing = 0
-        self._taken_back: Dict[str, List[float]] = {}
-        self._in_use: Set[str] = set()
-        self._hooks: Dict[str, Deque[Callable[[], None]]] = {}
+        self._taken_back: dict[str, list[float]] = {}
+        self._in_use: set[str] = set()
+        self._hooks: dict[str, deque[Callable[[], None]]] = {}
 
     def wait_until(self, true: Callable[[], bool], seconds: float = 30.0) -> bool:
         """Wait (real time) for a change of state that makes ``true`` true."""
@@ -505,11 +499,11 @@ class World:
         with self._lock:
             return copy.deepcopy(self._instance(instance_id))
 
-    def volumes(self) -> List[Volume]:
+    def volumes(self) -> list[Volume]:
         with self._lock:
             return copy.deepcopy(list(self._volumes.values()))
 
-    def attached_to(self, instance_id: str) -> List[Attachment]:
+    def attached_to(self, instance_id: str) -> list[Attachment]:
         """The attachments of an instance, its root volume's too."""
         with self._lock:
             return copy.deepcopy(self._attachments(instance_id))
@@ -521,7 +515,7 @@ class World:
             held = self._volume(volume_id).attachments
             return held[0].device if held else ""
 
-    def credentials(self, instance_id: str) -> Dict[str, str]:
+    def credentials(self, instance_id: str) -> dict[str, str]:
         """Keys of the instance's role; calls signed with them are logged
         with the instance id, and need the session token."""
         with self._lock:
@@ -594,7 +588,7 @@ class World:
                 return past
         return None
 
-    def _tagging(self, resource_id: str) -> Dict[str, str]:
+    def _tagging(self, resource_id: str) -> dict[str, str]:
         """The tags of a resource, about to be changed."""
         tags = self._tags_of(resource_id)
         if resource_id in self._volumes:
@@ -612,7 +606,7 @@ class World:
         elif tags:
             self.tag_later(resource.id, tags, self.tag_seconds)
 
-    def _tagged(self, key: str, value: str) -> List[Volume]:
+    def _tagged(self, key: str, value: str) -> list[Volume]:
         """The volumes with a tag of just this value."""
         if self._by_tag is None:
             self._by_tag = {}
@@ -709,7 +703,7 @@ class World:
             )
         return self._instances[instance_id]
 
-    def _tags_of(self, resource_id: str) -> Dict[str, str]:
+    def _tags_of(self, resource_id: str) -> dict[str, str]:
         if resource_id.startswith("vol-"):
             return self._volume(resource_id).tags
         if resource_id.startswith("i-"):
@@ -726,7 +720,7 @@ class World:
             )
         return self._snapshots[snapshot_id]
 
-    def _attachments(self, instance_id: str) -> List[Attachment]:
+    def _attachments(self, instance_id: str) -> list[Attachment]:
         return list(self._by_instance.get(instance_id, ()))
 
     def _check_zone(self, zone: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cc_kraken.model import Blank, Unknown
-from cc_kraken.proof import content, directio
+from cc_kraken.proof import directio, probe
 
 MIB = 1 << 20
 SIZE = 300 * MIB
@@ -47,7 +47,7 @@ def test_a_read_to_be_repeated_is_repeated(
     disk: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     failed = failing(monkeypatch, code, directio.TRIES - 1)
-    assert content.look(disk).content == Blank()
+    assert probe.look(disk).content == Blank()
     assert failed() == directio.TRIES - 1
 
 
@@ -56,7 +56,7 @@ def test_it_is_repeated_so_often_and_no_more(
     disk: str, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     failed = failing(monkeypatch, code, 10**9)
-    found = content.look(disk).content
+    found = probe.look(disk).content
     assert isinstance(found, Unknown) and os.strerror(code) in found.reason
     # Each read of a search for the page that cannot be read.
     assert failed() <= 10 * directio.TRIES
@@ -66,7 +66,7 @@ def test_an_input_output_error_is_not_tried_again(
     disk: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, errno.EIO, 1)
-    found = content.look(disk).content
+    found = probe.look(disk).content
     assert isinstance(found, Unknown) and os.strerror(errno.EIO) in found.reason
 
 
@@ -85,17 +85,17 @@ def test_every_other_read_is_repeated_and_its_bytes_are_judged(
 
     monkeypatch.setattr(os, "preadv", preadv)
     monkeypatch.setattr(directio, "TRIES", 100)
-    assert content.look(disk).content == Blank()
+    assert probe.look(disk).content == Blank()
     assert asked > 100
     with open(disk, "r+b", buffering=0) as file:
         for place in (8 * MIB, SIZE - MIB):
             file.seek(place)
             file.write(b"\1")
         os.fsync(file.fileno())
-    found = content.look(disk)
+    found = probe.look(disk)
     assert found.content == Unknown("Data without a known signature.", 8 * MIB)
     monkeypatch.undo()
-    assert found.fingerprint == content.look(disk).fingerprint
+    assert found.fingerprint == probe.look(disk).fingerprint
 
 
 def test_a_read_that_gives_nothing_does_not_look_like_zeros(
@@ -108,7 +108,7 @@ def test_a_read_that_gives_nothing_does_not_look_like_zeros(
             "preadv",
             lambda fd, buffers, offset, n=length: len(buffers[0]) if n is None else n,
         )
-        assert isinstance(content.look(disk).content, Unknown)
+        assert isinstance(probe.look(disk).content, Unknown)
 
 
 @pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)

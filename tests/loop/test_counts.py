@@ -22,7 +22,7 @@ from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.config import sets
 from cc_kraken.filesystems.base import Geometry
 from cc_kraken.model import Blank, Look, Section
-from cc_kraken.proof import content, rehearsal
+from cc_kraken.proof import probe, rehearsal
 from tests.counting import Counts, count, proof_cost
 from tests.loop.test_run import GIB, MIB, NODE, ZONE, Machine, machine
 from tests.unit.act.test_run import ME, Scene
@@ -149,7 +149,7 @@ PROOF = {1: 130, 2047: 230}
 
 @pytest.mark.parametrize("size", [1, pytest.param(2047, marks=pytest.mark.long)])
 def test_what_the_proof_reads(loop_device: Callable[..., str], size: int) -> None:
-    look = content.look(loop_device(size * GIB))
+    look = probe.look(loop_device(size * GIB))
     assert isinstance(look.content, Blank)
     assert look.bytes_read <= PROOF[size] * MIB
     assert look.reads <= 4600
@@ -172,14 +172,14 @@ def test_members_are_looked_at_side_by_side(
         together.wait()
         return Look(Blank())
 
-    monkeypatch.setattr(content, "look", look)
+    monkeypatch.setattr(probe, "look", look)
     for _ in range(3):
         volume = machine.volume("data", 3, RaidLevel="0")
         machine.plug(volume)
     observer = Observer(machine.paths, Section())
     volumes = Ec2(machine.identity, machine.section()).volumes(NODE)
     claims = sets.claims(Section(), NODE, ZONE, volumes).claims
-    world = observer.look(machine.id, NODE, claims, {})
+    world = observer.look(machine.id, claims, {})
     assert len(world.looks) == 3
 
 

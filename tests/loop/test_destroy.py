@@ -41,7 +41,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
-from cc_kraken.proof import content, half_made, places, record, rehearsal
+from cc_kraken.proof import half_made, places, probe, record, rehearsal
 from tests import conftest, crafted
 from tests.conftest import LATER, soon, umount
 from tests.loop.test_record_place import member_head
@@ -125,7 +125,7 @@ class Disk:
         return record.single_place(self.device.size)
 
     def look(self, **more: object) -> object:
-        return content.look(
+        return probe.look(
             self.path,
             volume_id=self.volume_id,
             **more,  # type: ignore[arg-type]
@@ -316,7 +316,7 @@ def create(*disks: Disk, **changes: object) -> None:
 
 
 def fingerprint(disk: Disk) -> str:
-    seen = content.look(disk.path, volume_id=disk.volume_id, fingerprint=True)
+    seen = probe.look(disk.path, volume_id=disk.volume_id, fingerprint=True)
     return seen.fingerprint
 
 
@@ -567,7 +567,7 @@ def test_record_is_written_and_erased(member: bool, disk: Disk) -> None:
     destroy.write_record(paths, disk.device, intent, place)
     assert disk.get(place, 4096) == record.encode(intent)
     written = disk.digest()
-    seen = content.look(disk.path, volume_id=disk.volume_id)
+    seen = probe.look(disk.path, volume_id=disk.volume_id)
     assert (seen.content, seen.record) == (Blank(), intent)
 
     destroy.write_record(paths, disk.device, intent, place)
@@ -677,7 +677,7 @@ def test_filesystem(kind: str, options: tuple[str, ...], disk: Disk) -> None:
     intent = disk.intent(kind)
     disk.put(disk.single, record.encode(intent))
     make(disk, intent, options=options)
-    seen = content.look(disk.path, volume_id=disk.volume_id)
+    seen = probe.look(disk.path, volume_id=disk.volume_id)
     assert seen.content == Known(kind, FS, "KRKN-data")
     assert seen.record == intent
     refused(disk, "content-refused", lambda disk: make(disk, intent))
@@ -760,14 +760,14 @@ def test_the_serial_changes_at_the_last_moment(
 ) -> None:
     """Between the look and mkfs the name goes to another volume."""
     disk.put(disk.single, record.encode(disk.intent()))
-    look = content.look
+    look = probe.look
 
     def changing(*arguments: object, **more: object) -> object:
         seen = look(*arguments, **more)  # type: ignore[arg-type]
         wrong_serial(disk)
         return seen
 
-    monkeypatch.setattr(content, "look", changing)
+    monkeypatch.setattr(probe, "look", changing)
     refused(disk, "device-changed", lambda disk: make(disk, disk.intent()))
 
 
@@ -841,7 +841,7 @@ def test_killed_mkfs_is_done_again(kind: str, share: float, machine: Machine) ->
     seen = disk.look()
     if left:
         assert not isinstance(seen, Blank)
-        look = content.look(disk.path, volume_id=disk.volume_id)
+        look = probe.look(disk.path, volume_id=disk.volume_id)
         look = half_made.look(machine.paths, disk.device, intent, (), look)
         assert look.content in (HalfMade(), Known(kind, FS, "KRKN-data"))
     if seen == Known(kind, FS, "KRKN-data"):
@@ -899,7 +899,7 @@ def test_zero_superblock(disk: Disk) -> None:
     half_member(disk, intent)
     assert isinstance(disk.look(), Known)
     destroy.zero_superblock(disk.machine.paths, disk.device, intent)
-    seen = content.look(disk.path, volume_id=disk.volume_id)
+    seen = probe.look(disk.path, volume_id=disk.volume_id)
     assert (seen.content, seen.record) == (Blank(), intent)
     done = disk.digest()
     destroy.zero_superblock(disk.machine.paths, disk.device, intent)
@@ -1117,9 +1117,9 @@ def test_filesystem_on_an_array_that_was_there(disk: Disk) -> None:
         "xfs", node.path, rehearsal.geometry(paths, array), uuid=FS
     )
     assert kill_at(argv, 5) != 0
-    assert not isinstance(content.look(node.path).content, Blank)
+    assert not isinstance(probe.look(node.path).content, Blank)
     make_on(array)
-    assert content.look(node.path).content == Known("xfs", FS, "KRKN-data")
+    assert probe.look(node.path).content == Known("xfs", FS, "KRKN-data")
     for device, intent in volumes:
         destroy.erase_record(paths, device, intent, MEMBER)
     for one in (disk, other):
@@ -1362,7 +1362,7 @@ def test_a_wipe_that_was_cut_off_asks_for_a_new_fingerprint(
         restore(disk, kept)
         with cut_at_write(number, torn), pytest.raises(Cut):
             destroy.wipe(machine.paths, disk.device, seen)
-        look = content.look(disk.path, volume_id=disk.volume_id, fingerprint=True)
+        look = probe.look(disk.path, volume_id=disk.volume_id, fingerprint=True)
         if look.content == before and isinstance(before, Known):
             assert look.fingerprint == seen, (number, "looks whole, and is not")
         elif name in registry.TYPES:

@@ -9,7 +9,7 @@ import pytest
 
 from cc_kraken.filesystems import registry
 from cc_kraken.model import Known
-from cc_kraken.proof import content, record
+from cc_kraken.proof import probe, record
 from tests import crafted
 from tests.loop.test_destroy import Disk, disk, machine, make
 
@@ -33,7 +33,7 @@ def test_a_known_filesystem_stays_known(kind: str, disk: Disk) -> None:
     disk.put(disk.single, bytes(4096))
     before = disk.look()
     enlarge_disk(disk, 3)
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert look.content == before and isinstance(look.content, Known)
     assert 0 < look.content.size <= disk.device.size
 
@@ -44,7 +44,7 @@ def test_a_record_from_before_is_not_overlooked(kind: str, disk: Disk) -> None:
     disk.put(disk.single, record.encode(disk.intent(kind)))
     make(disk, disk.intent(kind))
     enlarge_disk(disk, 2)
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert isinstance(look.content, Known)
     assert (look.record, look.moved) == (disk.intent(kind), disk.single)
 
@@ -55,6 +55,6 @@ def test_a_member_stays_a_member(level: int, disk: Disk) -> None:
     disk.put(*crafted.md1(GIB, level=level, disks=4, roles=(0, 1, 2, 3)))
     before = disk.look()
     enlarge_disk(disk, 3)
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert look.content == before and isinstance(look.content, Known)
     assert look.content.superblock is not None

@@ -25,7 +25,7 @@ from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import crc32c
 from cc_kraken.machine import command
 from cc_kraken.model import HalfMade, Known, KrakenError, Record, Unknown
-from cc_kraken.proof import content, half_made, record
+from cc_kraken.proof import half_made, probe, record
 from tests import crafted
 from tests.conftest import umount
 from tests.loop.test_destroy import FS, OTHER, Disk, disk, machine, make, refused
@@ -89,7 +89,7 @@ def sync_write(path: Path, text: str) -> None:
 
 
 def ever_mounted(disk: Disk) -> bool:
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert isinstance(look.content, Known), look.content
     return look.content.ever_mounted
 
@@ -101,7 +101,7 @@ def test_what_only_mkfs_wrote_was_never_mounted(
     """Nor is it after its checker, or a person's, has written to it."""
     intent = made(disk, kind, options)
     assert not ever_mounted(disk)
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert look.record == intent
     repair = {
         "ext4": ["e2fsck", "-fy", disk.path],
@@ -131,7 +131,7 @@ def test_what_was_mounted_is_whole_at_any_crash(
     shown = cut if how in ("fsync", "sync") else disk
     assert ever_mounted(shown) or kind == "btrfs"
     device = replace(shown.device, path=shown.path)
-    seen = content.look(shown.path, volume_id=shown.volume_id)
+    seen = probe.look(shown.path, volume_id=shown.volume_id)
     look = half_made.look(shown.machine.paths, device, intent, options, seen)
     assert look.content == Known(kind, intent.fs_uuid)
 
@@ -229,14 +229,14 @@ def test_what_was_ever_mounted_is_never_made_again(
     intent = made(disk, kind)
     start, end = TORN[kind]
     disk.put(start, bytes(end - start))
-    seen = content.look(disk.path, volume_id=disk.volume_id)
+    seen = probe.look(disk.path, volume_id=disk.volume_id)
     shown = half_made.look(disk.machine.paths, disk.device, intent, (), seen)
     assert shown.content == HalfMade()
     patch(disk, kind, *SAYS_SO[kind])
     if flaw:
         disk.put({"ext4": 2047, "btrfs": 64 << 10}[kind], b"\xa5")
     refused(disk, "content-refused", lambda disk: make(disk, intent))
-    seen = content.look(disk.path, volume_id=disk.volume_id)
+    seen = probe.look(disk.path, volume_id=disk.volume_id)
     shown = half_made.look(disk.machine.paths, disk.device, intent, (), seen)
     assert isinstance(shown.content, Unknown if flaw else Known)
 
@@ -267,7 +267,7 @@ def test_what_the_checker_cannot_judge_is_no_licence(
     intent = made(disk, kind)
     why(disk, kind, monkeypatch)
     refused(disk, "content-refused", lambda disk: make(disk, intent))
-    seen = content.look(disk.path, volume_id=disk.volume_id)
+    seen = probe.look(disk.path, volume_id=disk.volume_id)
     shown = half_made.look(disk.machine.paths, disk.device, intent, (), seen)
     assert isinstance(shown.content, Unknown)
     assert (shown.record, bool(shown.fingerprint)) == (intent, True)
@@ -312,7 +312,7 @@ def test_a_copy_that_a_user_has_written_is_his(
     disk.put(disk.single, bytes(4096))
     block = record.encode(disk.intent("ext4", **changes))
     disk.put(disk.single if place == "its own" else record.MEMBER_PLACE, block)
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert look.content == Known("ext4", FS)
     assert (look.record is not None) == (shown and place == "its own")
     assert intent != look.record
@@ -329,7 +329,7 @@ def test_two_records_of_one_filesystem_are_no_contradiction(disk: Disk) -> None:
         record.single_place(GIB),
         record.encode(disk.intent("ext4", identity="b2" * 32)),
     )
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert look.content == Known("ext4", FS)
     assert look.record is not None and look.moved == record.single_place(GIB)
 
@@ -338,13 +338,13 @@ def test_the_data_of_an_array_carries_no_record(disk: Disk) -> None:
     """Neither as its member shows it, nor as the array does."""
     disk.put(*crafted.md1(GIB))
     disk.put(disk.single, record.encode(disk.intent("ext4", identity="b2" * 32)))
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert isinstance(look.content, Known) and look.record is None
     for place in record.places(GIB):
         disk.put(place, record.encode(disk.intent("ext4")))
-    assert content.look(disk.path).record is None
+    assert probe.look(disk.path).record is None
     # In the gap that md leaves it is one.
-    look = content.look(disk.path, volume_id=disk.volume_id)
+    look = probe.look(disk.path, volume_id=disk.volume_id)
     assert look.record == disk.intent("ext4")
 
 
@@ -353,7 +353,7 @@ def test_a_record_in_what_is_mounted_is_nobodys_concern(kind: str, disk: Disk) -
     """btrfs does not even say yet that it is mounted."""
     intent = made(disk, kind)
     with mounted(disk):
-        look = content.look(disk.path, volume_id=disk.volume_id, in_use=True)
+        look = probe.look(disk.path, volume_id=disk.volume_id, in_use=True)
     assert (look.content, look.record) == (Known(kind, intent.fs_uuid), None)
 
 

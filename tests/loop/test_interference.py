@@ -24,7 +24,7 @@ from cc_kraken.decide.steps import (
     Step,
     WriteRecords,
 )
-from cc_kraken.proof import content
+from cc_kraken.proof import probe
 from tests.conftest import umount
 from tests.loop.test_run import Machine, error_of, machine, states
 
@@ -174,7 +174,7 @@ def test_a_disk_changes_between_the_look_and_the_step(
     again = machine.run()
     assert states(again)["data"] == "mounted", again["sets"]["data"]["error"]
     assert machine.mounted() == {machine.path("data"): machine.disk(volume)}
-    assert content.look(machine.disk(volume), volume_id=volume).record is None
+    assert probe.look(machine.disk(volume), volume_id=volume).record is None
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])

@@ -1,7 +1,7 @@
 """Every content against every wanted type, alone and as a member of a mirror to
 be, in a dry run and in a run: what comes of it, and that nothing else is done.
 
-``pytest -s`` prints the table.  The contents are those of test_content.py.
+``pytest -s`` prints the table.  The contents are those of test_probe.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from cc_kraken.filesystems import registry
 from tests.conftest import attach, umount
-from tests.loop.test_content import Disk, matrix
+from tests.loop.test_probe import Disk, matrix
 from tests.loop.test_run import GIB, Machine, machine
 
 __all__ = ["machine"]  # a fixture

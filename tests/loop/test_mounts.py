@@ -6,13 +6,15 @@ import os
 import stat
 import subprocess
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 import pytest
 
 from cc_kraken.act import mount_point
+from cc_kraken.decide.steps import MountFilesystem
 from cc_kraken.machine import files, fstab, mount_points, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, FstabLine, KrakenError
@@ -157,9 +159,9 @@ def test_mount_of_the_very_device(
     mount_points.make_directory(target)
     own = disk(machine, device, "vol-00000000000000001")
     disk(machine, copy, "vol-00000000000000002")
-    wish = mount_point.Wish("data", target, fs_type, OPTIONS[fs_type])
+    step = MountFilesystem("data", target, fs_type, same, OPTIONS[fs_type])
     volumes = frozenset({own.volume_id})
-    mount_point.mount(machine.paths, own, volumes, wish)
+    mount_point.mount(machine.paths, own, volumes, step)
     mountinfo.verify(machine.paths, target, number_of(device))
     shown = subprocess.check_output(
         ["findmnt", "--mountpoint", target, "-n", "-o", "OPTIONS"], text=True
@@ -168,7 +170,7 @@ def test_mount_of_the_very_device(
     utab = Path("/run/mount/utab")
     assert not utab.exists() or "/proc/self/fd" not in utab.read_text()
     with pytest.raises(KrakenError) as caught:
-        mount_point.mount(machine.paths, own, volumes, wish)
+        mount_point.mount(machine.paths, own, volumes, step)
     assert caught.value.trouble.kind == "mount-path-busy"
     assert os.path.ismount(target)
     umount(target)
@@ -214,9 +216,9 @@ def test_mount_that_fails_is_a_sentence(
     if case != "no directory":
         mount_points.make_directory(target)
     options = ("nonsense=1",) if case == "option" else ()
-    wish = mount_point.Wish("data", target, "ext4", options)
+    step = MountFilesystem("data", target, "ext4", "", options)
     with pytest.raises(KrakenError) as caught:
-        mount_point.mount(machine.paths, own, frozenset({own.volume_id}), wish)
+        mount_point.mount(machine.paths, own, frozenset({own.volume_id}), step)
     kind = "mount-point" if case == "no directory" else "mount-failed"
     assert caught.value.trouble.kind == kind
     assert target in str(caught.value) and "/proc/" not in str(caught.value)

@@ -22,7 +22,7 @@ from cc_kraken.machine import command
 from cc_kraken.machine.clock import Clock, ended_by_signals
 from cc_kraken.machine.command import Finished
 from cc_kraken.model import Known
-from cc_kraken.proof import content, record
+from cc_kraken.proof import probe, record
 from tests.conftest import attach, soon, umount
 from tests.loop.test_run import (
     GIB,
@@ -247,7 +247,7 @@ def test_told_to_stop_within_mkfs(
     done = status["sets"]["data"]["done"]
     assert done[-1] == f"erase the intent record on {volume}", done
     assert not any(at_record(machine, volume))
-    look = content.look(machine.disk(volume), volume_id=volume)
+    look = probe.look(machine.disk(volume), volume_id=volume)
     assert isinstance(look.content, Known) and look.record is None
     assert states(machine.run()) == {"data": "mounted"}
 

@@ -59,7 +59,7 @@ from cc_kraken.model import (
     Section,
     Trouble,
 )
-from cc_kraken.proof import content, record, rehearsal
+from cc_kraken.proof import probe, record, rehearsal
 from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
 from tests.loop.test_destroy import FS
@@ -288,7 +288,7 @@ def test_first_run_second_run_next_instance(machine: Machine) -> None:
         fields = line.split()
         assert fields[0].startswith("UUID=") and "nofail" in fields[3]
     for volume in (log, data):
-        seen = content.look(machine.disk(volume), volume_id=volume)
+        seen = probe.look(machine.disk(volume), volume_id=volume)
         assert isinstance(seen.content, Known) and seen.record is None
 
     Path(machine.path("log"), "planted").write_text("still here")
@@ -604,7 +604,7 @@ def test_cut_off_after_each_step_and_finished_by_the_next_run(
         machine.lab.wait_until(
             lambda: machine.lab.volume(volume).attachments[0].state == "attached"
         )
-    seen = content.look(machine.disk(volume), volume_id=volume)
+    seen = probe.look(machine.disk(volume), volume_id=volume)
     assert (seen.record is not None) == (last in (WriteRecords, MakeFilesystem))
     status = machine.run()
     assert states(status) == {"data": "mounted"}
@@ -612,7 +612,7 @@ def test_cut_off_after_each_step_and_finished_by_the_next_run(
     assert machine.mounted() == {machine.path("data"): machine.disk(volume)}
     assert len(machine.lines()) == 1
     assert os.stat(machine.path("data")).st_uid == 12
-    assert content.look(machine.disk(volume), volume_id=volume).record is None
+    assert probe.look(machine.disk(volume), volume_id=volume).record is None
     assert machine.lab.calls.count("AttachVolume") == 1
 
 
@@ -657,7 +657,7 @@ def test_an_overwrite_that_was_cut_off(
         patch.setattr(Held, "zero", zero_some)
         with pytest.raises(Cut):
             machine.run(volumes=permitted)
-    seen = content.look(machine.disk(volume), volume_id=volume)
+    seen = probe.look(machine.disk(volume), volume_id=volume)
     assert (seen.record is not None) == (last in (WriteRecords, MakeFilesystem))
     status = {}
     if last not in (MakeFilesystem, EraseRecords):
@@ -669,7 +669,7 @@ def test_an_overwrite_that_was_cut_off(
         assert machine.digest(volume) == before
     status = machine.run(**status)
     assert states(status) == {"data": "mounted"}, status["sets"]["data"]["error"]
-    assert content.look(machine.disk(volume), volume_id=volume).record is None
+    assert probe.look(machine.disk(volume), volume_id=volume).record is None
 
 
 def enlarge(machine: Machine, volume: str) -> None:

@@ -36,7 +36,7 @@ from cc_kraken.model import (
     Volume,
     WantedSet,
 )
-from cc_kraken.proof import content, record, write_counters
+from cc_kraken.proof import probe, record, write_counters
 from tests.counting import proof_cost
 from tests.unit import worlds as w
 
@@ -65,7 +65,7 @@ def disk(trusted: None, loop_device: Callable[..., str]) -> str:
 
 
 def proof(path: str, seen: Look | None = None) -> Look:
-    look = content.look(path, volume_id=VOLUME, seen=seen)
+    look = probe.look(path, volume_id=VOLUME, seen=seen)
     assert isinstance(look.content, Blank)
     return look
 
@@ -114,7 +114,7 @@ def test_any_write_ends_it(disk: str, name: str) -> None:
     first = proof(disk)
     try:
         WRITES[name](disk)
-        look = content.look(disk, volume_id=VOLUME, seen=first)
+        look = probe.look(disk, volume_id=VOLUME, seen=first)
     finally:
         while kept:
             os.close(kept.pop())
@@ -162,7 +162,7 @@ def test_only_what_is_blank_or_known_is_believed(
 
 def test_a_device_in_use_is_no_answer_to_other_questions(disk: str) -> None:
     subprocess.run(["mkfs.ext4", "-q", disk], check=True)
-    used = content.look(disk, volume_id=VOLUME, in_use=True)
+    used = probe.look(disk, volume_id=VOLUME, in_use=True)
     assert isinstance(used.content, Known) and used.testimony is None
 
 
@@ -242,16 +242,16 @@ def test_one_proof_and_one_question_are_enough_from_end_to_end(
     path = machine.device.path
     first, before = proof(path), asked()
     surveys = []
-    survey = content.Reader.survey
+    survey = probe.Reader.survey
     monkeypatch.setattr(
-        content.Reader, "survey", lambda *given: surveys.append(1) or survey(*given)
+        probe.Reader, "survey", lambda *given: surveys.append(1) or survey(*given)
     )
     written = machine.write(first)
     assert written is not None and (written.content, written.record) == (Blank(), OWN)
     made = machine.make(written)
     erased = machine.erase(made)
     assert erased is not None and erased.record is None
-    assert content.look(path, volume_id=VOLUME, seen=erased) is erased
+    assert probe.look(path, volume_id=VOLUME, seen=erased) is erased
     assert erased.content == Known("ext4", FS)
     assert not surveys and asked() == before
 
@@ -265,7 +265,7 @@ def test_the_next_round_believes_what_the_one_before_has_found(
     claim = Claim("log", WantedSet("log", fs_type="ext4"), (volume,))
 
     def look() -> Look:
-        return watcher.look(w.ME, w.NODE, [claim], {}).looks[VOLUME]
+        return watcher.look(w.ME, [claim], {}).looks[VOLUME]
 
     first = look()
     assert isinstance(first.content, Blank) and look() is first
@@ -318,7 +318,7 @@ def test_the_tools_are_asked_about_what_was_written_after_mkfs(
     made = machine.make(machine.write(proof(path)))
     direct(path)
     before = asked()
-    look = content.look(path, volume_id=VOLUME, seen=made)
+    look = probe.look(path, volume_id=VOLUME, seen=made)
     assert look.content == Known("ext4", FS) and look.record == OWN
     assert asked() == before + 2
 

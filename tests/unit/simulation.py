@@ -11,18 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import (
     Callable,
-    Dict,
-    FrozenSet,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
     Optional,
-    Sequence,
-    Tuple,
     Union,
 )
 
@@ -148,7 +141,7 @@ class Disk:
     zone: str = w.ZONE
     holder: str = ""
     arrived: bool = False
-    records: Dict[str, Record] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
     block: Optional[MdSuperblock] = None
     torn: bool = False
     share: bool = False
@@ -167,7 +160,7 @@ class Md:
 
     name: str
     uuid: str
-    members: List[str]
+    members: list[str]
     running: bool
 
 
@@ -186,10 +179,10 @@ class SimulatedCloud:
     def __init__(self, disks: Iterable[Disk], instance: str = w.ME) -> None:
         self.disks = {disk.id: disk for disk in disks}
         self.instance = instance
-        self.instances: Dict[str, Holder] = {}
-        self.rivals: List[str] = []
+        self.instances: dict[str, Holder] = {}
+        self.rivals: list[str] = []
         self.group = ""
-        self.tokens: Dict[str, str] = {}
+        self.tokens: dict[str, str] = {}
         self.calls: Counter[str] = Counter()
         self.throttled: Counter[str] = Counter()
 
@@ -197,7 +190,7 @@ class SimulatedCloud:
         self.calls["instance_tags"] += 1
         return tags_of(w.NODE)
 
-    def volumes(self, node: Node) -> Tuple[Volume, ...]:
+    def volumes(self, node: Node) -> tuple[Volume, ...]:
         self.calls["volumes"] += 1
         return tuple(
             self._volume(disk)
@@ -207,7 +200,7 @@ class SimulatedCloud:
 
     def _volume(self, disk: Disk) -> Volume:
         state = "in-use" if disk.holder else "available"
-        attachments: Tuple[Attachment, ...] = ()
+        attachments: tuple[Attachment, ...] = ()
         if disk.holder:
             how = "attached" if disk.arrived else "attaching"
             attachments = (Attachment(disk.holder, "/dev/sdf", how),)
@@ -221,7 +214,7 @@ class SimulatedCloud:
             disk.origin,
         )
 
-    def prefix_volumes(self, prefix: str, zone: str = "") -> Tuple[Volume, ...]:
+    def prefix_volumes(self, prefix: str, zone: str = "") -> tuple[Volume, ...]:
         self.calls["prefix_volumes"] += 1
         return tuple(
             self._volume(disk)
@@ -229,7 +222,7 @@ class SimulatedCloud:
             if disk.tags.get("KRKN-IN:Prefix") == prefix and zone in ("", disk.zone)
         )
 
-    def marked_volumes(self) -> Tuple[Volume, ...]:
+    def marked_volumes(self) -> tuple[Volume, ...]:
         self.calls["marked_volumes"] += 1
         return tuple(self._volume(disk) for _, disk in sorted(self.disks.items()))
 
@@ -276,7 +269,7 @@ class SimulatedCloud:
             disk.holder, disk.arrived = "", False
 
 
-def tags_of(node: Node) -> Dict[str, str]:
+def tags_of(node: Node) -> dict[str, str]:
     return {"KRKN-IN:Prefix": node.prefix, "KRKN-IN:NodeId": node.node_id}
 
 
@@ -289,23 +282,23 @@ class Simulation:
         self.section = section
         self.cloud = SimulatedCloud(disks)
         self.disks = self.cloud.disks
-        self.bodies: Dict[str, Body] = {}
-        self.sizes: Dict[str, int] = {}  # of filesystems, in bytes
-        self.components: Dict[str, int] = {}  # of arrays
+        self.bodies: dict[str, Body] = {}
+        self.sizes: dict[str, int] = {}  # of filesystems, in bytes
+        self.components: dict[str, int] = {}  # of arrays
         self.flagged: set[str] = set()  # ext4 that says it has errors
-        self.roots: Dict[str, PathState] = {}  # owner and mode of filesystems
-        self.seen: Dict[str, Seen] = {}  # what this instance has kept of arrays
+        self.roots: dict[str, PathState] = {}  # owner and mode of filesystems
+        self.seen: dict[str, Seen] = {}  # what this instance has kept of arrays
         self.udev = udev
         self.slow = False
-        self.must_exist: Tuple[str, ...] = ()
-        self.accounts: Dict[str, Optional[int]] = {"user:app": 1000, "group:app": 1000}
+        self.must_exist: tuple[str, ...] = ()
+        self.accounts: dict[str, Optional[int]] = {"user:app": 1000, "group:app": 1000}
         self.overdue = True
-        self.done: List[Step] = []
+        self.done: list[Step] = []
         self.refused: set[str] = set()
         self.effects = 0
         self.left: Optional[int] = None
         self._boot()
-        self._do: Dict[type, Callable[..., Iterator[None]]] = {
+        self._do: dict[type, Callable[..., Iterator[None]]] = {
             CreateVolumes: self._create_volumes,
             Attach: self._attach,
             Detach: self._detach,
@@ -349,14 +342,14 @@ class Simulation:
     # ------------------------------------------------------ power and people
 
     def _boot(self) -> None:
-        self.arrays: Dict[str, Md] = {}
-        self.table: List[Tuple[str, str, str]] = []
+        self.arrays: dict[str, Md] = {}
+        self.table: list[tuple[str, str, str]] = []
         """Path, set, and volume or array UUID, in the order of mounting; "" and ""
         for somebody's."""
-        self.former: Dict[str, set[str]] = {}
-        self.paths: Dict[str, PathState] = {}
-        self.fstab: Dict[str, FstabLine] = {}
-        self.array_lines: Dict[str, str] = {}
+        self.former: dict[str, set[str]] = {}
+        self.paths: dict[str, PathState] = {}
+        self.fstab: dict[str, FstabLine] = {}
+        self.array_lines: dict[str, str] = {}
         self.attached_now: set[str] = set()
 
     def kill(self) -> None:
@@ -434,7 +427,7 @@ class Simulation:
             self._rebuilt(md)
         if not self.udev:
             return
-        found: Dict[str, Dict[str, MdSuperblock]] = {}
+        found: dict[str, dict[str, MdSuperblock]] = {}
         for disk in self.disks.values():
             if disk.arrived and disk.block and not disk.torn:
                 found.setdefault(disk.block.uuid, {})[disk.id] = disk.block
@@ -472,7 +465,7 @@ class Simulation:
 
     # ----------------------------------------------------- what can be seen
 
-    def claims(self) -> Tuple[Claim, ...]:
+    def claims(self) -> tuple[Claim, ...]:
         return sets.claims(
             self.section,
             w.NODE,
@@ -561,7 +554,7 @@ class Simulation:
         return not any(is_within(path, later[0]) for later in self.table[place + 1 :])
 
     @property
-    def mounts(self) -> Dict[str, Tuple[str, str]]:
+    def mounts(self) -> dict[str, tuple[str, str]]:
         """What one sees, by path: set, and volume or array UUID."""
         return {
             path: (name, key)
@@ -573,7 +566,7 @@ class Simulation:
         """What is mounted, hidden or not."""
         return {key for _, _, key in self.table if key}
 
-    def _former(self) -> Dict[str, FrozenSet[str]]:
+    def _former(self) -> dict[str, frozenset[str]]:
         for line in self.fstab.values():
             self.former.setdefault(line.spec, set()).add(line.path)
         return {key: frozenset(paths) for key, paths in self.former.items()}
@@ -621,7 +614,7 @@ class Simulation:
         )
 
     def look(self, disk: Disk) -> Look:
-        """As :func:`cc_kraken.proof.content.look` and the observer see it."""
+        """As :func:`cc_kraken.proof.probe.look` and the observer see it."""
         body = disk.body
         used = isinstance(body, Filesystem) and body.files and disk.block is None
         found = {one for place, one in disk.records.items() if place != OLD}
@@ -706,8 +699,8 @@ class Simulation:
             return Look(Unknown("more than we half made"), None, "")
         return Look(shown, None, "")
 
-    def _heads(self, uuids: set[str], looks: Mapping[str, Look]) -> Dict[str, Content]:
-        out: Dict[str, Content] = {}
+    def _heads(self, uuids: set[str], looks: Mapping[str, Look]) -> dict[str, Content]:
+        out: dict[str, Content] = {}
         for look in looks.values():
             block = look.content.superblock if isinstance(look.content, Known) else None
             if block is None or block.uuid not in uuids:
@@ -727,9 +720,9 @@ class Simulation:
         body = dict(self._shown()).get(key)
         return body.type if isinstance(body, Filesystem) else ""
 
-    def _shown(self) -> List[Tuple[str, Body]]:
+    def _shown(self) -> list[tuple[str, Body]]:
         """What block devices show here: volumes, and arrays that run."""
-        out: List[Tuple[str, Body]] = [
+        out: list[tuple[str, Body]] = [
             (disk.id, disk.body)
             for disk in self.disks.values()
             if self._here(disk) and disk.block is None and not disk.torn
@@ -741,10 +734,10 @@ class Simulation:
         ]
         return out
 
-    def _behind(self, key: str) -> List[str]:
+    def _behind(self, key: str) -> list[str]:
         return list(self.arrays[key].members) if key in self.arrays else [key]
 
-    def records_of(self, key: str) -> List[Record]:
+    def records_of(self, key: str) -> list[Record]:
         if key in self.disks:
             return list(self.disks[key].records.values())
         return [
@@ -766,7 +759,7 @@ class Simulation:
 
     # --------------------------------------------------------------- rounds
 
-    def plan(self) -> Tuple[Plan, ...]:
+    def plan(self) -> tuple[Plan, ...]:
         """The decision on what can be seen now; what holds for each is
         checked, whatever it is."""
         claims = self.claims()
@@ -870,7 +863,7 @@ class Simulation:
             if self.left <= 0:
                 raise Cut(str(step))
 
-    def _volumes_of(self, name: str) -> List[str]:
+    def _volumes_of(self, name: str) -> list[str]:
         return [
             volume.id
             for claim in self.claims()
@@ -881,12 +874,12 @@ class Simulation:
     def _lost(self, step: Attach) -> bool:
         return any(self.disks[one].holder != self.instance for one in step.volume_ids)
 
-    def run(self, rounds: int = QUIET_ROUNDS) -> Tuple[Plan, ...]:
+    def run(self, rounds: int = QUIET_ROUNDS) -> tuple[Plan, ...]:
         """Rounds until nothing is to be done; the last plans.
 
         A set that was refused stays refused for the rest of the run.
         """
-        failed: Dict[str, Plan] = {}
+        failed: dict[str, Plan] = {}
         self.refused = set()
         for _ in range(rounds):
             if not self.slow:
@@ -1055,7 +1048,7 @@ class Simulation:
         yield
 
     def _assemble(self, step: AssembleArray) -> Iterator[None]:
-        blocks: Dict[str, MdSuperblock] = {}
+        blocks: dict[str, MdSuperblock] = {}
         for volume_id in step.volume_ids:
             disk = self.disks[volume_id]
             demand(self._here(disk), f"{volume_id} is not here")
@@ -1270,9 +1263,9 @@ class Simulation:
 
     # ---------------------------------------------------------------- truth
 
-    def precious(self) -> Dict[str, object]:
+    def precious(self) -> dict[str, object]:
         """What is somebody's, by place: none of it may ever change."""
-        out: Dict[str, object] = {}
+        out: dict[str, object] = {}
         for disk in self.disks.values():
             if isinstance(disk.body, Alien) or (
                 isinstance(disk.body, Filesystem) and disk.body.files

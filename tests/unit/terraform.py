@@ -4,16 +4,17 @@ compared with what the provider documents."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Set, Tuple
+from typing import Any
 
 import hcl2
 
 # ------------------------------------------------------- what the provider knows
 
 
-def words(listed: str) -> Set[str]:
+def words(listed: str) -> set[str]:
     return set(listed.split())
 
 
@@ -21,10 +22,10 @@ def words(listed: str) -> Set[str]:
 class Arguments:
     """Of a resource, a data source or a block."""
 
-    required: Set[str] = field(default_factory=set)
-    optional: Set[str] = field(default_factory=set)
+    required: set[str] = field(default_factory=set)
+    optional: set[str] = field(default_factory=set)
     blocks: Mapping[str, Arguments] = field(default_factory=dict)
-    attributes: Set[str] = field(default_factory=set)
+    attributes: set[str] = field(default_factory=set)
 
 
 META = words("count for_each depends_on provider")
@@ -37,7 +38,7 @@ LIFECYCLE = Arguments(
 #: hashicorp/terraform-provider-aws, website/docs/{r,d}/NAME.html.markdown (6.x), and
 #: of hashicorp/terraform-provider-cloudinit, docs/data-sources/config.md. Left out
 #: are what is deprecated and the blocks for other purposes.
-KNOWN: Mapping[Tuple[str, str], Arguments] = {
+KNOWN: Mapping[tuple[str, str], Arguments] = {
     ("data", "aws_subnet"): Arguments(
         optional=words(
             "availability_zone availability_zone_id cidr_block default_for_az id"
@@ -191,9 +192,9 @@ def plain(value: object) -> str:
     return str(value).strip('"')
 
 
-def load(path: Path) -> Dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
-        found: Dict[str, Any] = hcl2.load(file)
+        found: dict[str, Any] = hcl2.load(file)
     return found
 
 
@@ -203,20 +204,20 @@ def code(at: Path) -> str:
     return re.sub(r"(?m)^\s*#.*$", "", "\n".join(texts))
 
 
-def own(body: Mapping[str, Any]) -> Dict[str, Any]:
+def own(body: Mapping[str, Any]) -> dict[str, Any]:
     return {plain(key): one for key, one in body.items() if not key.startswith("__")}
 
 
-def named(at: Path, kind: str) -> Dict[str, Dict[str, Any]]:
+def named(at: Path, kind: str) -> dict[str, dict[str, Any]]:
     """The blocks of a kind with one label (variable, output, module)."""
-    found: Dict[str, Dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in at.glob("*.tf"):
         for one in load(path).get(kind, []):
             found.update({plain(name): body for name, body in one.items()})
     return found
 
 
-def entities(at: Path) -> Iterator[Tuple[str, str, str, Dict[str, Any]]]:
+def entities(at: Path) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     """Each resource and data source of main.tf: what, type, name, body."""
     document = load(at / "main.tf")
     for what in ("resource", "data"):
@@ -226,10 +227,10 @@ def entities(at: Path) -> Iterator[Tuple[str, str, str, Dict[str, Any]]]:
                     yield what, kind, name, body
 
 
-def wrong(body: Mapping[str, Any], known: Arguments, meta: Set[str]) -> List[str]:
+def wrong(body: Mapping[str, Any], known: Arguments, meta: set[str]) -> list[str]:
     """What the provider would refuse in a block."""
     given = own(body)
-    bodies: Dict[str, List[Mapping[str, Any]]] = {}
+    bodies: dict[str, list[Mapping[str, Any]]] = {}
     for one in given.pop("dynamic", []):
         for label, inner in own(one).items():
             bodies.setdefault(label, []).extend(inner["content"])

@@ -11,7 +11,7 @@ import pytest
 from cc_kraken.act import preconditions
 from cc_kraken.filesystems.base import Geometry
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Device, Layer, Record
+from cc_kraken.model import Device, KrakenError, Layer, Record
 from cc_kraken.proof import rehearsal
 from tests.unit import worlds as w
 
@@ -92,6 +92,25 @@ def test_messages_and_looks_know_a_layer_by_what_does_not_change() -> None:
     assert disk.title == f"{disk.path} ({disk.volume_id})"
     assert array.title == f"{array.path} (array {array.uuid})"
     assert opened(disk).title == "/dev/mapper/data (dm-0)"
+
+
+@pytest.mark.parametrize("layer", [one for one, *_ in LAYERS])
+def test_a_name_that_went_to_another_device_is_seen(
+    layer: Layer, tmp_path: Path
+) -> None:
+    paths = Paths(sys=str(tmp_path / "sys"))
+    block = tmp_path / "sys/block" / layer.name
+    (block / "device").mkdir(parents=True)
+    (block / "dev").write_text(f"{layer.devno}\n")
+    if layer.volume_id:
+        (block / "device/serial").write_text(layer.volume_id.replace("-", ""))
+    preconditions.check_identity(paths, layer)
+    (block / "device/serial").write_text("vol0000000000000ffff")
+    with pytest.raises(KrakenError, match="is vol-0000000000000ffff now"):
+        preconditions.check_identity(paths, layer)
+    (block / "dev").write_text("259:99\n")
+    with pytest.raises(KrakenError, match=f"is 259:99 now. It was {layer.devno}"):
+        preconditions.check_identity(paths, layer)
 
 
 def test_a_layer_that_nobody_can_check_is_no_layer_that_is_right() -> None:

@@ -8,8 +8,9 @@ import pty
 import re
 import struct
 import termios
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -33,7 +34,7 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
     made.status["node"] = {"prefix": "kafka", "node_id": "0"}
     made.status["instance"] = {"id": "i-1", "region": "us-east-1", "zone": "us-east-1a"}
 
-    def volume(number: int, device: object = None) -> Dict[str, Any]:
+    def volume(number: int, device: object = None) -> dict[str, Any]:
         size = 20 << 30 if device else None
         return {"id": f"vol-{number}", "device": device, "size": size}
 

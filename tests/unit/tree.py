@@ -9,8 +9,8 @@ code under test falls back to kernel names for them.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from cc_kraken.machine.paths import Paths
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Mapping, Optional
+from collections.abc import Mapping
+from typing import Optional
 
 from cc_kraken.decide.world import World
 from cc_kraken.machine.mountinfo import is_within

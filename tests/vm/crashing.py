@@ -18,7 +18,8 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, Callable, Dict, NoReturn, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable, NoReturn
 
 KILLED = 137
 SECTION = "/etc/cc-kraken/conf.d/50-lab.yaml"
@@ -39,7 +40,7 @@ def ptrace(what: int, pid: int, data: Any = 0) -> None:
         raise OSError(ctypes.get_errno(), "ptrace")
 
 
-def run_until(argv: Sequence[str], writes: int, environment: Dict[str, str]) -> bool:
+def run_until(argv: Sequence[str], writes: int, environment: dict[str, str]) -> bool:
     """Run ``argv`` and kill it at its write number ``writes``; whether it
     came to that."""
     pid = os.fork()
@@ -73,7 +74,7 @@ def run_until(argv: Sequence[str], writes: int, environment: Dict[str, str]) -> 
             return True
 
 
-def cut(point: Dict[str, Any]) -> None:
+def cut(point: dict[str, Any]) -> None:
     """Make the executor of this process die at the point."""
     from cc_kraken.act.executor import Executor
     from cc_kraken.machine import command
@@ -102,7 +103,7 @@ def cut(point: Dict[str, Any]) -> None:
         cut_at_write(point)
 
 
-def cut_at_write(point: Dict[str, Any]) -> None:
+def cut_at_write(point: dict[str, Any]) -> None:
     """Die at the write number ``writes`` of a function of ``make``, whichever volume
     it is for: by ``Held.write``, ``Held.zero`` or ``run_on``, as its source says."""
     from cc_kraken.act import make
@@ -154,10 +155,10 @@ def apply(before: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def play(point: Dict[str, Any]) -> Dict[str, Any]:
+def play(point: dict[str, Any]) -> dict[str, Any]:
     with open(SECTION, "w") as file:
         json.dump({"kraken": point["section"]}, file)
-    result: Dict[str, Any] = {"id": point["id"]}
+    result: dict[str, Any] = {"id": point["id"]}
     if "step" in point:
         result["code"] = apply(lambda: cut(point))
         with open(SAID) as file:

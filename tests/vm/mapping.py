@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from typing import Any, Dict, List
+from typing import Any
 
 SECTION = "/etc/cc-kraken/conf.d/50-lab.yaml"
 STATUS = "/run/cc-kraken/status.json"
@@ -29,7 +29,7 @@ def run(*argv: str, text: str = "") -> str:
     return done.stdout.strip()
 
 
-def disks() -> Dict[str, str]:
+def disks() -> dict[str, str]:
     """Serial to kernel name."""
     found = {}
     for name in os.listdir("/sys/block"):
@@ -45,7 +45,7 @@ def disks() -> Dict[str, str]:
 BELOW = ("device", "dm", "slaves")
 
 
-def shown(copy: str, mapped: Dict[str, str], names: Dict[str, str]) -> None:
+def shown(copy: str, mapped: dict[str, str], names: dict[str, str]) -> None:
     """Fill ``copy``, a /sys: the machine's, with ``mapped`` (volume id to name
     of the mapped device) instead of their disks."""
     block, numbers = f"{copy}/block", f"{copy}/dev/block"
@@ -68,7 +68,7 @@ def shown(copy: str, mapped: Dict[str, str], names: Dict[str, str]) -> None:
         os.symlink(f"{block}/{name}" if ours else place, f"{numbers}/{number}")
 
 
-def play(arguments: List[str], sys_directory: str) -> Any:
+def play(arguments: list[str], sys_directory: str) -> Any:
     """One run in a process of its own; its status."""
     with tempfile.TemporaryFile("w+") as out:
         pid = os.fork()

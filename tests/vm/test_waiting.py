@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -53,7 +53,7 @@ def awaited(node: Node, words: str) -> str:
     return str(until(f"status.json to say {words!r}", look))
 
 
-def lines(node: Node) -> List[str]:
+def lines(node: Node) -> list[str]:
     """The reasons that the log of this boot tells, in order."""
     log = node.read_file("/var/log/cloud-init.log")
     log += node.journal("--unit", "cc-kraken.service", "--output", "cat")

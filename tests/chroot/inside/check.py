@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from email.mime.base import MIMEBase
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 import pytest
 import userfiles
@@ -20,7 +20,7 @@ from cloudinit.handlers.jinja_template import JinjaTemplatePartHandler
 from cc_kraken.boot.userparts import INCLUDE, Part, is_template, parts, starts
 
 FILES = userfiles.FILES
-Reader = Callable[[bytes], List[Part]]
+Reader = Callable[[bytes], list[Part]]
 
 
 def name_of(file: Any) -> str:
@@ -39,7 +39,7 @@ class Processor(user_data.UserDataProcessor):
         self._attach_part(append_msg, part)
 
 
-def real_parts(data: bytes) -> List[Part]:
+def real_parts(data: bytes) -> list[Part]:
     found = []
     for part in Processor().process(data).walk():
         if part.get_content_maintype() == "multipart":
@@ -123,7 +123,7 @@ def paths_in(directory: Path) -> Any:
     return helpers.Paths(given, ds=Source())
 
 
-def merged(message: Any, directory: Path) -> Dict[str, Any]:
+def merged(message: Any, directory: Path) -> dict[str, Any]:
     paths = paths_in(directory)
     config = CloudConfigPartHandler(paths)
     known = helpers.ContentHandlers()

@@ -14,8 +14,9 @@ import pickle
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import pytest
 
@@ -154,7 +155,7 @@ def test_real_events() -> None:
     from cloudinit import reporting
     from cloudinit.reporting import events
 
-    told: List[str] = []
+    told: list[str] = []
     recorder = types.SimpleNamespace(
         publish_event=lambda event: told.append(event.as_string())
     )
@@ -207,9 +208,9 @@ FORMS = [
 
 
 @pytest.fixture
-def records() -> Iterator[List[logging.LogRecord]]:
+def records() -> Iterator[list[logging.LogRecord]]:
     """Every record of the process."""
-    found: List[logging.LogRecord] = []
+    found: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -230,7 +231,7 @@ def forget() -> None:
         STATUS.unlink()
 
 
-def run_section(cloud_dir: Path, content: Dict[str, Any], stage: str) -> Any:
+def run_section(cloud_dir: Path, content: dict[str, Any], stage: str) -> Any:
     """One list of modules, run as cloud-init does: what ran, what failed."""
     from cloudinit import stages
     from cloudinit.reporting import events
@@ -261,7 +262,7 @@ def plain(cloud_dir: Path) -> Path:
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("stage", ["init-network", "modules-final"])
 def test_run_as_cloud_init_runs_modules(
-    plain: Path, records: List[logging.LogRecord], form: Any, stage: str
+    plain: Path, records: list[logging.LogRecord], form: Any, stage: str
 ) -> None:
     lists = {name: [form] for name in LISTS}
     off = {"kraken": {"enabled": False}, **lists}

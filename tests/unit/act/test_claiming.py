@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Optional
 
 import pytest
 from pytest_mock import MockerFixture
@@ -30,7 +31,7 @@ def group(mocker: MockerFixture) -> Any:
     return mocker.patch.object(Ec2, "lifecycle", return_value="")
 
 
-def node(scene: Scene, node_id: str) -> List[str]:
+def node(scene: Scene, node_id: str) -> list[str]:
     """The volumes of a node, the anchor first."""
     tags = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": node_id}
     return sorted(
@@ -60,13 +61,13 @@ def taken_before(scene: Scene, mocker: MockerFixture, asked: str, taken: str) ->
 
 def run(scene: Scene, seconds: float = 300, **more: Any) -> str:
     options = Ec2Options(endpoint_url=scene.lab.endpoint_url)
-    sets: Dict[str, Any] = {"log": {}, "data": {}}
+    sets: dict[str, Any] = {"log": {}, "data": {}}
     section = Section(node_id="*", volumes=sets, ec2=options, boot_wait=30)
     section = replace(section, **more.pop("section", {}))
     return scene.run(seconds, section=section, **more)
 
 
-def claim(scene: Scene) -> Optional[Dict[str, Any]]:
+def claim(scene: Scene) -> Optional[dict[str, Any]]:
     path = Path(scene.tree.paths.claim)
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -77,11 +78,11 @@ def test_the_lowest_free_node_is_claimed(scene: Scene) -> None:
     other(scene, *taken)
     assert run(scene) == DONE
     assert set(scene.attached()) == set(mine)
-    assert scene.told.status["node"] == {"prefix": "kafka", "node_id": "1"}
+    assert scene.report.status["node"] == {"prefix": "kafka", "node_id": "1"}
     note = claim(scene)
     assert note is not None and note["state"] == "settled"
     assert set(note["calls"]) == {mine[0]}
-    assert scene.told.status["claim"]["since"] in status_text(scene.told.status)
+    assert scene.report.status["claim"]["since"] in status_text(scene.report.status)
     # one for the choice, one behind the lock
     assert scene.calls["DescribeVolumes"] == 2
     assert scene.calls["AttachVolume"] == 2
@@ -109,7 +110,7 @@ def test_what_cannot_be_noted_is_not_asked_for(scene: Scene) -> None:
     Path(scene.tree.paths.state).parent.mkdir(parents=True, exist_ok=True)
     Path(scene.tree.paths.state).write_text("no directory")
     assert run(scene) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "cannot-write"
     assert scene.calls["AttachVolume"] == 0
 
@@ -117,9 +118,9 @@ def test_what_cannot_be_noted_is_not_asked_for(scene: Scene) -> None:
 def test_a_dry_run_says_what_it_would_claim(scene: Scene) -> None:
     (anchor, _) = node(scene, "0")
     assert run(scene, dry_run=True) == DONE
-    text = plan_text(scene.told.status)
+    text = plan_text(scene.report.status)
     assert f"would claim kafka/0, by attaching {anchor} first" in text
-    assert "attach" in "".join(scene.told.sets["log"]["plan"])
+    assert "attach" in "".join(scene.report.sets["log"]["plan"])
     assert scene.attached() == {} and claim(scene) is None
 
 
@@ -127,7 +128,7 @@ def test_none_is_free_until_an_instance_goes(scene: Scene) -> None:
     volumes = node(scene, "0")
     holder = other(scene, *volumes)
     assert run(scene, 20, final=False) == PENDING
-    told = scene.told.status["waiting_for"]
+    told = scene.report.status["waiting_for"]
     assert f"kafka/0: held by {holder}" in told and "claim-none-free" in told
     scene.later(60, lambda: scene.lab.terminate_instance(holder, 5, 5))
     assert run(scene) == DONE
@@ -142,7 +143,7 @@ def test_a_node_is_given_back_when_another_has_a_member(
     taken_before(scene, mocker, first[0], first[1])
     assert run(scene) == DONE
     assert set(scene.attached()) == set(second)
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
     assert scene.lab.volume(first[0]).attachments == []
 
 
@@ -162,7 +163,7 @@ def test_a_run_that_is_stopped_claims_no_further_node(
     assert run(scene, final=False) == PENDING
     assert scene.calls["AttachVolume"] == 1
     assert scene.attached() == {} and claim(scene) is None
-    assert "no time left to claim" in scene.told.status["waiting_for"]
+    assert "no time left to claim" in scene.report.status["waiting_for"]
 
 
 def test_old_answers_do_not_make_it_ask_without_a_pause(
@@ -205,7 +206,7 @@ def test_a_disk_that_cannot_be_held_at_first_is_given_back_later(
     """Nothing uses it: it has come under another number meanwhile."""
     first, second = node(scene, "0"), node(scene, "1")
     check = preconditions.check_unused
-    refused: List[str] = []
+    refused: list[str] = []
 
     def changed(paths: Any, device: Any, **more: Any) -> None:
         if not refused:
@@ -242,7 +243,7 @@ def test_two_nodes_on_one_instance_are_refused(scene: Scene) -> None:
         scene.lab.attach_volume(anchor, scene.instance, f"/dev/sd{'fg'[int(node_id)]}")
     scene.clock.advance(30)
     assert run(scene) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "claim-two-nodes"
     assert scene.calls["AttachVolume"] == scene.calls["DetachVolume"] == 0
 
@@ -252,7 +253,7 @@ def test_a_note_of_another_prefix_whose_disk_is_here(scene: Scene) -> None:
     assert run(scene) == DONE
     scene.clock.advance(60)
     assert run(scene, section={"prefix": "rabbit"}) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "claim-two-nodes" and "kafka/0" in error["message"]
 
 
@@ -266,7 +267,7 @@ def test_a_node_of_another_prefix_counts_without_its_anchor(scene: Scene) -> Non
         tags = {"KRKN-IN:Prefix": "rabbit", "KRKN-IN:NodeId": "0"}
         scene.lab.create_volume(1, ZONE, {**tags, "KRKN-IN:VolumeName": name})
     assert run(scene, section={"prefix": "rabbit"}) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "claim-two-nodes" and rest in error["message"]
     assert set(scene.attached()) == {rest}
 
@@ -278,7 +279,7 @@ def test_a_reboot_finds_its_node_by_its_disks(scene: Scene) -> None:
         scene.lab.attach_volume(volume, scene.instance, f"/dev/sd{'fg'[number]}")
     scene.clock.advance(30)
     assert run(scene) == DONE
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
     assert scene.calls["AttachVolume"] == 0
 
 
@@ -286,8 +287,8 @@ def test_in_a_warm_pool_nothing_is_claimed(scene: Scene, group: Any) -> None:
     node(scene, "0")
     group.return_value = "Warmed:Stopped"
     assert run(scene, 30, final=False) == STANDBY
-    assert scene.told.status["state"] == STANDBY
-    assert "warm pool" in status_text(scene.told.status)
+    assert scene.report.status["state"] == STANDBY
+    assert "warm pool" in status_text(scene.report.status)
     assert sum(scene.calls.values()) == 0
 
 

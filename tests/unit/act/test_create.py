@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import creating as act
+from cc_kraken.act.creating import Creating
 from cc_kraken.act.report import DONE, FAILED, PENDING
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.model import Ec2Options, KrakenError, Section
@@ -53,7 +54,7 @@ def run(scene: Scene, seconds: float = 300, **more: Any) -> str:
     return scene.run(seconds, section=section(scene, **more), **how)
 
 
-def existing(scene: Scene) -> List[Dict[str, Any]]:
+def existing(scene: Scene) -> list[dict[str, Any]]:
     """The volumes of the prefix, in the order of their names."""
     found = scene.lab.client().describe_volumes(
         Filters=[{"Name": "tag-key", "Values": ["KRKN-IN:VolumeName"]}]
@@ -71,7 +72,7 @@ def wide_looks(scene: Scene) -> int:
 def cut_off(scene: Scene, mocker: MockerFixture, after: int, **more: Any) -> None:
     """A run that is killed after so many volumes."""
     create = Ec2.create_volume
-    made: List[str] = []
+    made: list[str] = []
 
     def killing(self: Ec2, new: Any) -> str:
         if len(made) == after:
@@ -131,7 +132,7 @@ def test_several_sets_are_created_by_the_same_looks(scene: Scene) -> None:
 
 
 def test_the_status_tells_what_is_awaited_and_what_is_done(scene: Scene) -> None:
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(30, lambda: seen.append(status_text(scene.status())))
     assert run(scene) == DONE
     assert "No volume of the set data of kafka/0 exists." in seen[0]
@@ -153,7 +154,7 @@ def test_a_dry_run_lists_what_would_be_created_and_creates_nothing(
 ) -> None:
     create = {"size": 100, "iops": 4000}
     assert run(scene, dry_run=True, create=create) == DONE
-    told = plan_text(scene.told.status)
+    told = plan_text(scene.report.status)
     assert "create volume 1, 2, 3 of 3 (100 GiB gp3, 4000 IOPS, encrypted)" in told
     assert "300 GiB of gp3 a month (and 3000 provisioned IOPS" in told
     assert scene.took < 10 and scene.calls["CreateVolume"] == 0
@@ -305,7 +306,7 @@ def test_at_the_limit_a_volume_that_is_there_counts(
 ) -> None:
     """EC2 ignores the token there: the answer of the first call was lost."""
     create = Ec2.create_volume
-    lost: List[str] = []
+    lost: list[str] = []
 
     def losing(self: Ec2, new: Any) -> str:
         if lost:
@@ -385,14 +386,14 @@ def claim(scene: Scene, seconds: float = 600, **more: Any) -> str:
     return run(scene, seconds, **{"node_id": "*", "node_ids": "0,1", **more})
 
 
-def nodes_of(volumes: List[Dict[str, Any]]) -> List[str]:
+def nodes_of(volumes: list[dict[str, Any]]) -> list[str]:
     return sorted({one["tags"]["KRKN-IN:NodeId"] for one in volumes})
 
 
 def test_a_claimant_founds_a_node_and_claims_it(scene: Scene) -> None:
     log = {"log": {"create": {"size": 1}}}
     assert claim(scene, sets=log) == DONE
-    assert scene.told.status["node"] == {"prefix": "kafka", "node_id": "0"}
+    assert scene.report.status["node"] == {"prefix": "kafka", "node_id": "0"}
     assert nodes_of(existing(scene)) == ["0"] and len(scene.attached()) == 4
 
 
@@ -413,7 +414,7 @@ def test_the_next_claimant_founds_the_next_node_and_the_third_none(
         scene.base = scene.base / f"next-{expected}"
         assert claim(scene) == expected
     assert nodes_of(existing(scene)) == ["0", "1"] and len(existing(scene)) == 6
-    assert scene.told.status["errors"][0]["kind"] == "claim-none-free"
+    assert scene.report.status["errors"][0]["kind"] == "claim-none-free"
 
 
 def test_without_node_ids_nothing_is_founded(scene: Scene) -> None:
@@ -426,7 +427,7 @@ def test_a_node_of_another_zone_is_not_founded_again(scene: Scene) -> None:
     there = {**ME, "KRKN-IN:VolumeName": "data"}
     scene.lab.create_volume(1, OTHER_ZONE, there)
     assert claim(scene, members=1) == DONE
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
 
 
 def test_by_zone_only_its_own_nodes_are_founded(scene: Scene) -> None:
@@ -436,7 +437,7 @@ def test_by_zone_only_its_own_nodes_are_founded(scene: Scene) -> None:
 
 def test_a_node_in_two_zones_is_refused(scene: Scene) -> None:
     assert claim(scene, node_ids={OTHER_ZONE: "0", ZONE: "0"}) == FAILED
-    assert scene.told.status["errors"][0]["kind"] == "config-value"
+    assert scene.report.status["errors"][0]["kind"] == "config-value"
     assert scene.calls["CreateVolume"] == 0
 
 
@@ -451,8 +452,8 @@ def test_who_was_killed_while_founding_leaves_it_to_the_next(
 def test_who_loses_the_node_that_it_has_founded_goes_on_to_the_next(
     scene: Scene, mocker: MockerFixture
 ) -> None:
-    create = act.create
-    lost: List[str] = []
+    create = Creating.create
+    lost: list[str] = []
 
     def losing(*arguments: Any) -> None:
         create(*arguments)
@@ -463,15 +464,15 @@ def test_who_loses_the_node_that_it_has_founded_goes_on_to_the_next(
         for number, one in enumerate(existing(scene)):
             scene.lab.attach_volume(one["VolumeId"], lost[0], f"/dev/sd{'fgh'[number]}")
 
-    mocker.patch.object(act, "create", losing)
+    mocker.patch.object(Creating, "create", losing)
     assert claim(scene) == DONE
-    assert scene.told.status["node"]["node_id"] == "1"
+    assert scene.report.status["node"]["node_id"] == "1"
     assert nodes_of(existing(scene)) == ["0", "1"] and len(existing(scene)) == 6
 
 
 def test_a_dry_run_of_a_claimant_tells_what_it_would_found(scene: Scene) -> None:
     assert claim(scene, dry_run=True) == DONE
-    told = plan_text(scene.told.status)
+    told = plan_text(scene.report.status)
     assert "would found kafka/0" in told and "3 GiB of gp3 a month" in told
     assert scene.calls["CreateVolume"] == 0
 
@@ -480,5 +481,5 @@ def test_a_near_miss_of_a_listed_node_is_told_at_the_end(scene: Scene) -> None:
     like = {**ME, "KRKN-IN:VolumeName": "Data"}
     volume = scene.lab.create_volume(1, ZONE, like)
     assert claim(scene, node_ids="0") == FAILED
-    assert scene.told.status["errors"][0]["kind"] == "create-lookalike"
-    assert volume in scene.told.status["errors"][0]["message"]
+    assert scene.report.status["errors"][0]["kind"] == "create-lookalike"
+    assert volume in scene.report.status["errors"][0]["message"]

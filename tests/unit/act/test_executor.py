@@ -12,8 +12,10 @@ from unittest.mock import MagicMock
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act.executor import Carried, Executor
+from cc_kraken.act.creating import Creating
+from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import Report
+from cc_kraken.act.step_actions import Carried
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide import steps
 from cc_kraken.decide.plan import PLANNED, Plan
@@ -81,12 +83,15 @@ class Bench:
         self.phases: list[str | None] = []
         options = Ec2Options(endpoint_url=lab.endpoint_url)
         self.report = Report(tree.paths, "apply")
+        section = Section(ec2=options)
+        cloud = Ec2(Identity(self.instance, "us-east-1", ZONE), section)
         self.executor = Executor(
             tree.paths,
-            Ec2(Identity(self.instance, "us-east-1", ZONE), Section(ec2=options)),
+            cloud,
             self.report,
-            self.phases.append,
             self.clock,
+            Creating(section, ZONE, cloud, self.clock, dry_run=False),
+            self.phases.append,
         )
 
     def volumes(self, count: int) -> tuple[str, ...]:

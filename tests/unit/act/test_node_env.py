@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -37,7 +37,7 @@ SHARED = [
 ]
 
 
-def by_shell(shell: str, path: Path, locale: str = "C") -> Dict[str, str]:
+def by_shell(shell: str, path: Path, locale: str = "C") -> dict[str, str]:
     """What ``.`` in sh makes of the file; nothing but variables may come of it."""
     words = [shell, "sh"] if shell == "busybox" else [shell]
     script = 'set -eua; . "$1"; exec env -0'
@@ -53,20 +53,20 @@ def by_shell(shell: str, path: Path, locale: str = "C") -> Dict[str, str]:
     return {name: value for name, _, value in pairs if name.startswith("KRAKEN_")}
 
 
-def by_systemd(path: Path) -> Dict[str, str]:
+def by_systemd(path: Path) -> dict[str, str]:
     """What systemd's reader of EnvironmentFile= makes of the file."""
     texts = ctypes.POINTER(ctypes.c_char_p)
     read = ctypes.CDLL(SHARED[0]).load_env_file
     read.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(texts)]
     found = texts()
     assert read(None, str(path).encode(), ctypes.byref(found)) == 0
-    lines: List[str] = []
+    lines: list[str] = []
     while (line := found[len(lines)]) is not None:
         lines.append(line.decode())
     return dict(line.split("=", 1) for line in lines)
 
 
-def readers(path: Path) -> List[Dict[str, str]]:
+def readers(path: Path) -> list[dict[str, str]]:
     found = [by_shell(shell, path) for shell in SHELLS]
     found += [by_shell(shell, path, "C.UTF-8") for shell in SHELLS]
     return found + ([by_systemd(path)] if SHARED else [])
@@ -159,7 +159,7 @@ def test_a_hostile_value_comes_out_as_it_was(tmp_path: Path, value: str) -> None
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(st.text(max_size=60), min_size=1, max_size=30))
 def test_any_value_comes_out_as_it_was_or_not_at_all(
-    tmp_path: Path, values: List[str]
+    tmp_path: Path, values: list[str]
 ) -> None:
     made = report(tmp_path, **{f"s{n}": "/" + text for n, text in enumerate(values)})
     expected = {
@@ -255,7 +255,7 @@ class Calls:
     """What node.env says at each AttachVolume."""
 
     def __init__(self, scene: Scene, mocker: MockerFixture) -> None:
-        self.seen: List[Tuple[str, Optional[str]]] = []
+        self.seen: list[tuple[str, Optional[str]]] = []
         self.before: Callable[[str], None] = lambda _: None
         send = Ec2.attach
 

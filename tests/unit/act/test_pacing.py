@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.act.pacing import Backoff, PutOff
+from cc_kraken.act.pacing import (
+    FIRST_RETRY,
+    LONGEST_BEGUN,
+    LONGEST_RETRY,
+    Backoff,
+    PutOff,
+)
 from cc_kraken.act.report import Report
 from cc_kraken.act.waiting import LONGEST_POLL, Limits, Waiting
 from cc_kraken.machine.clock import Clock
@@ -36,16 +42,12 @@ def test_two_instances_do_not_keep_in_step() -> None:
     assert [one.interval() for _ in range(8)] != [other.interval() for _ in range(8)]
 
 
-def put_off() -> PutOff:
-    return PutOff(1.0, 2.0, 30.0, 8.0)
-
-
 def test_a_set_that_is_held_leaves_the_others_alone() -> None:
-    sets = put_off()
+    sets = PutOff()
     sets.hold("data", OTHER, 100.0)
     held = sets.held("data")
     assert held is not None and held.trouble is OTHER
-    assert 100.5 <= sets.until("data") <= 101.0
+    assert FIRST_RETRY / 2 <= sets.until("data") - 100.0 <= FIRST_RETRY
     assert sets.held("log") is None and sets.until("log") == 0.0
     assert not sets.throttled
     sets.progress("data")
@@ -53,7 +55,7 @@ def test_a_set_that_is_held_leaves_the_others_alone() -> None:
 
 
 def test_a_throttle_holds_every_set_until_something_is_accepted() -> None:
-    sets = put_off()
+    sets = PutOff()
     sets.hold("data", OTHER, 100.0)
     for _ in range(12):
         sets.throttle(WAITS, 100.0, begun=False)
@@ -63,14 +65,16 @@ def test_a_throttle_holds_every_set_until_something_is_accepted() -> None:
     assert held is not None and held.trouble is WAITS, "the later one counts"
     sets.progress("log")
     assert not sets.throttled and sets.until("log") == 0.0
-    assert sets.until("data") <= 101.0, "its own reason is still there"
+    assert sets.until("data") <= 100.0 + FIRST_RETRY, "its own reason is still there"
     sets.throttle(WAITS, 200.0, begun=False)
-    assert sets.until("log") <= 201.0, "the intervals are short again"
+    assert sets.until("log") <= 200.0 + FIRST_RETRY, "the intervals are short again"
 
 
-@pytest.mark.parametrize(("begun", "longest"), [(True, 8.0), (False, 30.0)])
+@pytest.mark.parametrize(
+    ("begun", "longest"), [(True, LONGEST_BEGUN), (False, LONGEST_RETRY)]
+)
 def test_who_has_begun_asks_more_often(begun: bool, longest: float) -> None:
-    sets = put_off()
+    sets = PutOff()
     for _ in range(12):
         sets.throttle(WAITS, 0.0, begun=begun)
     assert longest / 2 <= sets.until("any") <= longest

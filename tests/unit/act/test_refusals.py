@@ -65,7 +65,7 @@ def test_each_part_is_a_sentence(name: str) -> None:
 
 def test_every_refusal_is_read_here() -> None:
     source = Path(refusals.__file__).read_text()
-    kinds = set(re.findall(r'_error\(\s+"([a-z-]+)"', source))
+    kinds = set(re.findall(r'failure\(\s+"([a-z-]+)"', source))
     assert len(kinds) > 10
     assert kinds == {error.trouble.kind for error in SAID.values()}
 

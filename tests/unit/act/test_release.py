@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 import pytest
 
@@ -41,7 +41,7 @@ def held_in_part(tree: Tree, name: str) -> None:
     (tree.base / "sys/block" / name / below / "holders/dm-0").mkdir()
 
 
-USES: Dict[str, Callable[[Tree, str], None]] = {
+USES: dict[str, Callable[[Tree, str], None]] = {
     "mounted": mounted,
     "a partition is mounted": lambda tree, name: mounted(tree, partition(tree, name)),
     "in an array": held,
@@ -68,7 +68,7 @@ def used_as_it_comes(
     scene.tree.disk = come  # type: ignore[assignment, method-assign]
 
 
-def two(scene: Scene) -> List[str]:
+def two(scene: Scene) -> list[str]:
     both = {"VolumeSize": "2", "RaidLevel": "1"}
     return sorted(scene.volume("data", **both) for _ in range(2))
 
@@ -84,7 +84,7 @@ def test_what_was_used_meanwhile_is_not_given_back(scene: Scene, use: str) -> No
     scene.clock.advance(60)
     assert scene.calls["DetachVolume"] == 0
     assert list(scene.attached()) == [first]
-    (said,) = [text for text in scene.told.status["warnings"] if first in text]
+    (said,) = [text for text in scene.report.status["warnings"] if first in text]
     assert "is not given back" in said and "detach it in EC2" in said
 
 
@@ -137,7 +137,7 @@ def test_while_it_waits_for_the_rest_it_asks_once(
     assert scene.error()["kind"] == "holder-predecessor"
     assert scene.calls["DetachVolume"] == 0
     assert list(scene.attached()) == [first]
-    assert sum(first in text for text in scene.told.status["warnings"]) == 1
+    assert sum(first in text for text in scene.report.status["warnings"]) == 1
 
 
 def disk(bench: Bench, number: int, volume: str) -> None:

@@ -13,8 +13,9 @@ import logging
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -46,7 +47,7 @@ ME = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
 FIRST_NAME = "/dev/xvdba"
 
 
-def tags(name: str, **more: str) -> Dict[str, str]:
+def tags(name: str, **more: str) -> dict[str, str]:
     extra = {f"KRKN-IN:{key}": value for key, value in more.items()}
     return {**ME, "KRKN-IN:VolumeName": name, **extra}
 
@@ -72,7 +73,7 @@ class LabClock(Clock):
     def __init__(self, clock: ManualClock) -> None:
         super().__init__()
         self._clock = clock
-        self.at: List[Tuple[float, Callable[[], None]]] = []
+        self.at: list[tuple[float, Callable[[], None]]] = []
 
     def now(self) -> float:
         return self._clock.now()
@@ -86,7 +87,7 @@ class Scene:
 
     def __init__(self, base: Path, kind: str = "m5.large", **lab: Any) -> None:
         self.clock = ManualClock()
-        settings: Dict[str, Any] = {"attach_seconds": 2.0, **lab}
+        settings: dict[str, Any] = {"attach_seconds": 2.0, **lab}
         self.lab = Ec2Lab(
             clock=self.clock,
             on_attach=self._plug,
@@ -95,9 +96,9 @@ class Scene:
         )
         self.base = base
         self.tree = Tree(base)
-        self.disks: Dict[str, int] = {}
+        self.disks: dict[str, int] = {}
         self.plugged = 0
-        self.statuses: List[Dict[str, Any]] = []
+        self.statuses: list[dict[str, Any]] = []
         self.lab.start()
         self.instance = self.lab.run_instance(kind, zone=ZONE, tags=ME)
 
@@ -146,13 +147,13 @@ class Scene:
         identity = Identity(
             self.instance, "us-east-1", ZONE, dict(ME), metadata_url=metadata_url
         )
-        self.told = Report(self.tree.paths, "test")
+        self.report = Report(self.tree.paths, "test")
         section = section or Section(ec2=options)
         self.run_now = Run(
             section,
             identity,
             self.tree.paths,
-            self.told,
+            self.report,
             Limits(seconds, final, background),
             Events(None),
             Ec2(identity, section),
@@ -169,16 +170,16 @@ class Scene:
     def calls(self) -> Counter[str]:
         return self.lab.calls.counts()
 
-    def status(self) -> Dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """What status.json says now."""
-        found: Dict[str, Any] = json.loads(Path(self.tree.paths.status).read_text())
+        found: dict[str, Any] = json.loads(Path(self.tree.paths.status).read_text())
         return found
 
-    def error(self, name: str = "data") -> Dict[str, str]:
-        found: Dict[str, str] = self.told.sets[name]["error"]
+    def error(self, name: str = "data") -> dict[str, str]:
+        found: dict[str, str] = self.report.sets[name]["error"]
         return found
 
-    def attached(self) -> Dict[str, str]:
+    def attached(self) -> dict[str, str]:
         """Volume to device name, in EC2's view."""
         return {
             one.volume_id: one.device
@@ -189,7 +190,7 @@ class Scene:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
-    scenes: List[Scene] = []
+    scenes: list[Scene] = []
 
     def made(**lab: Any) -> Scene:
         scenes.append(Scene(tmp_path / f"scene{len(scenes)}", **lab))
@@ -206,7 +207,7 @@ def scene(make: Callable[..., Scene]) -> Scene:
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], List[str]]:
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """The lines about waiting so far."""
     caplog.set_level(logging.INFO, "cc_kraken")
     return lambda: [text for text in caplog.messages if text.startswith("Waiting: ")]
@@ -269,7 +270,7 @@ BAD_NAME = (
 # often AttachVolume was called (None: as often as there was time for), and words
 # of its error or of what was awaited
 Prepare = Callable[[Scene, str], None]
-CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
+CODES: dict[str, tuple[Prepare, str, Optional[int], tuple[str, ...]]] = {
     "VolumeInUse by this instance": (lab("unavailable", "AttachVolume"), UP, 1, ()),
     "VolumeInUse by another": (taken, "holder-running", 1, ("running", "i-")),
     "IncorrectState": (
@@ -386,13 +387,13 @@ CODES: Dict[str, Tuple[Prepare, str, Optional[int], Tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", list(CODES))
 def test_what_a_run_makes_of_each_code(
-    scene: Scene, name: str, lines: Callable[[], List[str]]
+    scene: Scene, name: str, lines: Callable[[], list[str]]
 ) -> None:
     prepare, end, attaches, words = CODES[name]
     volume = scene.volume()
     prepare(scene, volume)
     state = scene.run(600)
-    found = scene.told.sets["data"]
+    found = scene.report.sets["data"]
     if attaches is None:
         assert 1 < scene.calls["AttachVolume"] < 40 and scene.took > 590
     else:
@@ -434,7 +435,7 @@ def test_the_table_names_every_code_of_the_edge() -> None:
 CALLED = ("DescribeTags", "DescribeVolumes", "DescribeInstances", "AttachVolume")
 
 
-def shown(scene: Scene, seen: List[str]) -> Callable[[], None]:
+def shown(scene: Scene, seen: list[str]) -> Callable[[], None]:
     """Keeps what ``cc-kraken status`` prints, at the time that it is called."""
     return lambda: seen.append(status_text(scene.status()))
 
@@ -446,7 +447,7 @@ def test_a_policy_that_was_changed_a_moment_ago_is_awaited(
     """A role's permissions take effect seconds to minutes after the change."""
     volume = scene.volume()
     scene.lab.forbid(action, seconds=150)
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(5, shown(scene, seen))
     assert scene.run(90, ask_tags=True, final=False) == PENDING
     scene.later(5, shown(scene, seen))
@@ -465,7 +466,7 @@ def test_a_permission_that_never_comes_is_an_error_at_the_end(
     scene.volume()
     scene.lab.forbid(action)
     assert scene.run(120, ask_tags=True) == FAILED
-    errors = scene.told.status["errors"]
+    errors = scene.report.status["errors"]
     error = errors[0] if errors else scene.error()
     assert error["kind"] == "permission-missing"
     assert "awaited for 120 s" in error["found"]
@@ -501,7 +502,7 @@ def test_an_instance_profile_that_comes_late_is_awaited(
     launched = scene.clock.now()
     volume = scene.volume()
     service = on_instance()
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(3, shown(scene, seen))
     if scene.run(90, final=False) == PENDING:
         assert "no instance profile" in scene.status()["waiting_for"]
@@ -522,7 +523,7 @@ def test_an_instance_profile_that_never_comes_is_an_error_at_the_end(
     scene.volume()
     on_instance()
     assert scene.run(120) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "credentials-missing"
     assert "awaited for 120 s" in error["found"]
 
@@ -579,7 +580,7 @@ def test_a_peer_that_does_not_answer_does_not_hold_the_boot(
     assert scene.status()["waiting_for"]
     assert scene.run(20) == FAILED
     assert scene.status()["waiting_for"] is None
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "ec2-unreachable" and "awaited for 20 s" in error["found"]
     # No interval is shorter than half of the longest, but for the first two.
     most = 2 + 20 / (UNREACHED_POLL / 2)
@@ -613,20 +614,20 @@ def test_an_api_that_goes_away_does_not_stop_what_needs_none(scene: Scene) -> No
     scene.lab.attach_seconds = 30.0
     scene.later(5, lambda: scene.lab.down("drop"))
     assert scene.run(60) == DONE
-    assert {s["state"] for s in scene.told.sets.values()} == {"attached"}
+    assert {s["state"] for s in scene.report.sets.values()} == {"attached"}
 
 
 # --------------------------------------------------------- reasons, told as they are
 
 
 def test_reasons_are_told_when_they_change(
-    scene: Scene, lines: Callable[[], List[str]]
+    scene: Scene, lines: Callable[[], list[str]]
 ) -> None:
     """Tags first, then a member, then the holder's end, then the device."""
     volume = scene.lab.create_volume(1, ZONE)
     old = scene.lab.run_instance(zone=ZONE, tags=ME)
     scene.lab.attach_volume(volume, old, "/dev/sdf")
-    seen: List[str] = []
+    seen: list[str] = []
 
     def look() -> None:
         seen.append(scene.status()["waiting_for"] or "")
@@ -649,7 +650,7 @@ def test_late_instance_tags(make: Callable[..., Scene]) -> None:
     scene = make(tag_seconds=60.0)
     scene.instance = scene.lab.run_instance(zone=ZONE, tags=ME)
     scene.volume()
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(30, lambda: seen.append(scene.status()["waiting_for"]))
     assert scene.run(300, ask_tags=True) == DONE
     assert "has no tag KRKN-IN:Prefix" in seen[0]
@@ -657,7 +658,7 @@ def test_late_instance_tags(make: Callable[..., Scene]) -> None:
 
 
 def test_reasons_that_take_turns_are_not_told_each_time(
-    scene: Scene, lines: Callable[[], List[str]]
+    scene: Scene, lines: Callable[[], list[str]]
 ) -> None:
     volume = scene.volume()
     old = scene.lab.run_instance(zone=ZONE, tags=ME)
@@ -687,7 +688,7 @@ def test_the_old_holder_ends_after_the_new_one_has_booted(
 
 
 def test_a_stopped_holder_is_named_at_once_and_waited_for(
-    scene: Scene, lines: Callable[[], List[str]]
+    scene: Scene, lines: Callable[[], list[str]]
 ) -> None:
     volume = scene.volume()
     other = scene.lab.run_instance(zone=ZONE, tags={"Name": "x"})
@@ -720,7 +721,7 @@ def test_a_holder_whose_system_does_not_let_go_is_awaited(
     scene.lab.attach_volume(volume, other, "/dev/sdf")
     scene.lab.hold_busy(volume)
     scene.lab.detach_volume(volume)
-    seen: List[str] = []
+    seen: list[str] = []
     scene.later(60, lambda: seen.append(scene.status()["sets"]["data"]["reason"]))
     scene.later(120, lambda: scene.lab.let_go(volume))
     assert scene.run(600) == DONE
@@ -734,7 +735,7 @@ def test_a_volume_in_modification_is_awaited(scene: Scene) -> None:
     volume = scene.volume()
     scene.lab.modify_seconds, scene.lab.optimize_seconds = 200.0, 3600.0
     scene.lab.resize_volume(volume, 2)
-    seen: List[Tuple[str, str]] = []
+    seen: list[tuple[str, str]] = []
 
     def look() -> None:
         told = scene.status()
@@ -764,7 +765,9 @@ def test_delete_on_termination_is_warned_of(scene: Scene) -> None:
     scene.lab.attach_volume(volume, scene.instance, "/dev/sdf")
     scene.lab.set_delete_on_termination(volume, True)
     assert scene.run(60) == DONE
-    assert any("DeleteOnTermination" in text for text in scene.told.status["warnings"])
+    assert any(
+        "DeleteOnTermination" in text for text in scene.report.status["warnings"]
+    )
 
 
 def test_answers_that_go_backwards_undo_nothing(scene: Scene) -> None:
@@ -893,7 +896,7 @@ def test_tls_with_a_private_authority(
     scene.volume()
     assert scene.lab.endpoint_url.startswith("https://")
     assert scene.run(60) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "certificate-refused" and "ca_bundle" in error["remedy"]
     assert scene.calls == {}
     assert scene.run(60, ca_bundle=str(bundle)) == DONE
@@ -912,7 +915,7 @@ def test_through_a_proxy(make: Callable[..., Scene]) -> None:
 
 
 def test_credentials_of_the_profile_that_expire_and_come_late(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], List[str]]
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
 ) -> None:
     """IMDSv2 only, hop limit 1; away at first, then with tokens that it refuses;
     the first keys expire during the run."""

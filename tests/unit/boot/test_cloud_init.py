@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 import pytest
 from pytest_mock import MockerFixture
@@ -116,7 +116,7 @@ def test_no_region_is_left_to_the_configuration() -> None:
         ),
     ],
 )
-def test_instance_tags(offered: Dict[str, Any], tags: Optional[dict]) -> None:
+def test_instance_tags(offered: dict[str, Any], tags: Optional[dict]) -> None:
     assert cloud_init.identity(Ec2(metadata={**METADATA, **offered})).tags == tags
 
 
@@ -194,7 +194,7 @@ def test_stage_by_the_reporter(fullname: str, stage: str) -> None:
 @pytest.mark.parametrize(
     "cloud", [cloud_of("unnamed-cloud-reporter"), cloud_of(None), object(), None]
 )
-def test_stage_by_the_command_line(argv: List[str], stage: str, cloud: Any) -> None:
+def test_stage_by_the_command_line(argv: list[str], stage: str, cloud: Any) -> None:
     assert cloud_init.stage(cloud, argv) == stage
 
 
@@ -229,7 +229,7 @@ def test_final_entry_without_a_list() -> None:
 class Stack:
     """The shape of ReportEventStack."""
 
-    told: List[str] = []
+    told: list[str] = []
 
     def __init__(self, name: str, description: str, parent: Any) -> None:
         self.name = f"{parent.fullname}/{name}"
@@ -244,19 +244,19 @@ class Stack:
 
 
 @pytest.fixture
-def told(mocker: MockerFixture) -> List[str]:
+def told(mocker: MockerFixture) -> list[str]:
     events = mocker.Mock(ReportEventStack=Stack)
     reporting = mocker.Mock(events=events)
     modules = {"cloudinit": mocker.Mock(reporting=reporting)}
     modules["cloudinit.reporting"] = reporting
     modules["cloudinit.reporting.events"] = events
     mocker.patch.dict(sys.modules, modules)
-    lines: List[str] = []
+    lines: list[str] = []
     mocker.patch.object(Stack, "told", lines)
     return lines
 
 
-def test_phases_are_events_one_after_another(told: List[str]) -> None:
+def test_phases_are_events_one_after_another(told: list[str]) -> None:
     events = cloud_init.Events(cloud_of("init-network"), "kraken")
     for phase in ("identify", "attach", "attach", None, None, "mount", None):
         events.enter(phase)
@@ -271,7 +271,7 @@ def test_phases_are_events_one_after_another(told: List[str]) -> None:
     ]
 
 
-def test_other_threads_tell_nothing(told: List[str]) -> None:
+def test_other_threads_tell_nothing(told: list[str]) -> None:
     events = cloud_init.Events(cloud_of("init-network"), "kraken")
     events.enter("attach")
     thread = threading.Thread(target=events.enter, args=("mount",))
@@ -280,7 +280,7 @@ def test_other_threads_tell_nothing(told: List[str]) -> None:
     assert told == ["start init-network/config-kraken/attach"]
 
 
-def test_events_that_fail_cost_nothing(told: List[str], mocker: MockerFixture) -> None:
+def test_events_that_fail_cost_nothing(told: list[str], mocker: MockerFixture) -> None:
     broken = OSError("no reporter")
     events = cloud_init.Events(cloud_of("init-network"), "kraken")
     mocker.patch.object(Stack, "__exit__", side_effect=broken)

@@ -9,8 +9,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Callable
 
 import pytest
 
@@ -58,7 +59,7 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Ec2Lab]:
         yield made
 
 
-def tags(**words: str) -> Dict[str, str]:
+def tags(**words: str) -> dict[str, str]:
     return {f"KRKN-IN:{key}": value for key, value in words.items()}
 
 
@@ -70,7 +71,7 @@ class Account:
 
     def node(
         self, prefix: str, node_id: str, zone: str, *, without: str = "", **more: str
-    ) -> List[str]:
+    ) -> list[str]:
         """The volumes of a node: log, and data of three; ``more``: tags of log."""
         both = {"Prefix": prefix, "NodeId": node_id}
         log = {**both, **LOG, **more}
@@ -111,7 +112,7 @@ class Account:
         return self
 
 
-Ran = Tuple[int, str, str]
+Ran = tuple[int, str, str]
 
 
 @pytest.fixture
@@ -124,18 +125,18 @@ def fleet(lab: Ec2Lab, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]
     return run
 
 
-def found(ran: Ran) -> Dict[str, List[str]]:
+def found(ran: Ran) -> dict[str, list[str]]:
     """The messages of the findings, by kind."""
     code, out, error = ran
     assert not error
-    kinds: Dict[str, List[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for one in json.loads(out)["findings"]:
         kinds.setdefault(one["kind"], []).append(one["message"])
     assert code == (1 if kinds else 0)
     return kinds
 
 
-def nodes(ran: Ran) -> Dict[str, Any]:
+def nodes(ran: Ran) -> dict[str, Any]:
     return {
         f"{one['prefix']}/{one['node_id']}": one for one in json.loads(ran[1])["nodes"]
     }
@@ -339,7 +340,7 @@ def _nowhere(a: Account) -> str:
 
 
 #: What somebody does, and the kinds that are found then, the one that is meant first.
-MISTAKES: Mapping[Callable[[Account], str], Tuple[str, ...]] = {
+MISTAKES: Mapping[Callable[[Account], str], tuple[str, ...]] = {
     _prefix_misspelt: ("tag-misspelt", "set-absent", "nodes-differ"),
     _namespace_misspelt: ("tag-misspelt",),
     _namespace_in_lower_case: ("tag-misspelt",),
@@ -681,7 +682,7 @@ def adopted(lab: Ec2Lab, ran: Ran) -> str:
     return done.stdout
 
 
-def bare(lab: Ec2Lab, count: int = 1, zone: str = ZONES[0]) -> List[str]:
+def bare(lab: Ec2Lab, count: int = 1, zone: str = ZONES[0]) -> list[str]:
     return [lab.create_volume(8, zone, {"Name": "old"}) for _ in range(count)]
 
 
@@ -755,7 +756,7 @@ def test_the_holder_says_which_node_it_is(
 )
 def test_what_is_not_adopted(
     target: str,
-    prepare: Callable[[Account, List[str]], None],
+    prepare: Callable[[Account, list[str]], None],
     words: str,
     lab: Ec2Lab,
     fleet: Callable[..., Ran],
@@ -783,7 +784,7 @@ def test_a_root_volume_is_not_adopted(lab: Ec2Lab, fleet: Callable[..., Ran]) ->
         ["kafka", "--adopt", "vol-1", "kafka/0/log"],
     ],
 )
-def test_wrong_usage(words: List[str], fleet: Callable[..., Ran]) -> None:
+def test_wrong_usage(words: list[str], fleet: Callable[..., Ran]) -> None:
     with pytest.raises(SystemExit) as ended:
         fleet(*words)
     assert ended.value.code == 2

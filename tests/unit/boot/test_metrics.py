@@ -11,8 +11,9 @@ import stat
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Optional
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,7 @@ VOLUME = "vol-00000000000000001"
 TROUBLE = Trouble("zone-other", "found", "expected", "Do this.")
 
 
-class Samples(Dict[str, Dict[str, float]]):
+class Samples(dict[str, dict[str, float]]):
     """By name: the value of each sample by its labels (``set=data,state=failed``)."""
 
     def __init__(self, text: str) -> None:
@@ -56,7 +57,7 @@ class Samples(Dict[str, Dict[str, float]]):
                 assert labels not in self.setdefault(one.name, {}), "twice"
                 self[one.name][labels] = one.value
 
-    def on(self, name: str) -> List[str]:
+    def on(self, name: str) -> list[str]:
         return [labels for labels, value in self[name].items() if value == 1]
 
 
@@ -200,7 +201,7 @@ HOSTILE = [
 ]
 
 
-def values(text: str) -> List[str]:
+def values(text: str) -> list[str]:
     return [
         one.labels["set"]
         for family in text_string_to_metric_families(text)
@@ -219,7 +220,7 @@ def test_a_hostile_name_is_one_label(tmp_path: Path, value: str) -> None:
 
 
 @given(st.lists(st.text(), unique=True, max_size=5))
-def test_any_name_comes_out_as_it_was(names: List[str]) -> None:
+def test_any_name_comes_out_as_it_was(names: list[str]) -> None:
     told = Report(Paths(run="/nowhere"), "network")
     for name in names:
         told.set(name)
@@ -278,7 +279,7 @@ def written(paths: Paths) -> Samples:
     return Samples(Path(paths.metrics).read_text())
 
 
-def run(scene: Scene, **section: Any) -> Dict[str, Any]:
+def run(scene: Scene, **section: Any) -> dict[str, Any]:
     """A run as ``cc-kraken apply`` makes it."""
     identity = Identity(scene.instance, "us-east-1", ZONE, dict(INSTANCE_TAGS))
     ec2 = Ec2Options(endpoint_url=scene.lab.endpoint_url)
@@ -317,7 +318,7 @@ def test_a_run_leaves_the_metrics_of_its_status(scene: Scene) -> None:
 
 
 def test_the_file_follows_a_run_that_waits(scene: Scene) -> None:
-    seen: List[Samples] = []
+    seen: list[Samples] = []
     scene.later(20, lambda: seen.append(written(scene.tree.paths)))
     assert run(scene, metrics=True)["state"] == "failed"
     (during,) = seen
@@ -364,7 +365,7 @@ def test_on_a_full_disk_the_volumes_come_up_all_the_same(
     assert report.read(scene.tree.paths) == status
 
 
-def on(**more: Any) -> Dict[str, Any]:
+def on(**more: Any) -> dict[str, Any]:
     return {"kraken": {**test_stage.ON["kraken"], **more}}
 
 

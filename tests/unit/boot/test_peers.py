@@ -8,17 +8,18 @@ import random
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Optional
 
 import pytest
 from pytest_mock import MockerFixture
 
 from cc_kraken import cli
 from cc_kraken.boot import peers, stage
-from cc_kraken.boot.peers import Asked
+from cc_kraken.boot.peers import Query
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
@@ -36,7 +37,7 @@ ZONES = ("us-east-1a", "us-east-1b", "us-east-1c")
 SETS = {"log": 1, "data": 2}
 
 
-def krkn(**words: str) -> Dict[str, str]:
+def krkn(**words: str) -> dict[str, str]:
     return {f"KRKN-IN:{key}": value for key, value in words.items() if value}
 
 
@@ -49,14 +50,14 @@ class Cluster:
         self.lab = Ec2Lab(clock=self.clock, attach_seconds=2.0, **lab)
         self.lab.start()
         self.declared = declared
-        self.nodes: Dict[str, List[str]] = {}
+        self.nodes: dict[str, list[str]] = {}
         self.me = self.launch(ZONES[0], Volumes=declared)
 
     def launch(self, zone: str, **more: str) -> str:
         own = krkn(Prefix="kafka", NodeId="*", **more)
         return self.lab.run_instance(zone=zone, tags=own)
 
-    def node(self, node_id: str, zone: str = ZONES[0]) -> List[str]:
+    def node(self, node_id: str, zone: str = ZONES[0]) -> list[str]:
         """The volumes of a new node, the anchor first."""
         made = [
             self.volume(node_id, name, zone, size)
@@ -81,11 +82,11 @@ class Cluster:
     def section(self, **more: Any) -> Section:
         return Section(ec2=Ec2Options(endpoint_url=self.lab.endpoint_url), **more)
 
-    def asked(self, section: Optional[Section] = None) -> Asked:
+    def asked(self, section: Optional[Section] = None) -> Query:
         section = section or self.section()
         identity = Identity(self.me, "us-east-1", ZONES[0])
         cloud = Ec2(identity, section)
-        return Asked(section, identity, cloud, LabClock(self.clock))
+        return Query(section, identity, cloud, LabClock(self.clock))
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def cluster() -> Iterator[Cluster]:
     made.lab.stop()
 
 
-Command = Callable[..., Tuple[int, str, str]]
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def command(
 ) -> Command:
     """``cc-kraken peers``: its exit status, what it prints, and what it says."""
 
-    def run(*words: str, **section: Any) -> Tuple[int, str, str]:
+    def run(*words: str, **section: Any) -> tuple[int, str, str]:
         source = SimpleNamespace(
             cloud_name="aws",
             metadata={},
@@ -123,7 +124,7 @@ def command(
     return run
 
 
-def three(cluster: Cluster) -> List[str]:
+def three(cluster: Cluster) -> list[str]:
     """Three nodes, of which the third has no instance; who holds the first two."""
     first, second = cluster.node("0"), cluster.node("1", ZONES[1])
     cluster.node("2", ZONES[2])
@@ -212,7 +213,7 @@ def three_of(cluster: Cluster) -> str:
 
 # ------------------------------------------------- what goes wrong prints nothing
 
-FAULTS: Dict[str, Tuple[Callable[[Ec2Lab], None], str]] = {
+FAULTS: dict[str, tuple[Callable[[Ec2Lab], None], str]] = {
     f"{what} of {action}": (do, kind)
     for action in ("DescribeTags", "DescribeVolumes", "DescribeInstances")
     for what, do, kind in (
@@ -237,7 +238,7 @@ FAULTS: Dict[str, Tuple[Callable[[Ec2Lab], None], str]] = {
 }
 
 
-SHAPES: List[Tuple[str, ...]] = [(), ("--json",), ("--format", "{node_id}")]
+SHAPES: list[tuple[str, ...]] = [(), ("--json",), ("--format", "{node_id}")]
 
 
 @pytest.mark.parametrize("fault", soon(list(FAULTS)[::4], FAULTS, LATER))
@@ -342,7 +343,7 @@ def test_a_field_that_a_node_has_not_is_an_error(
     ],
 )
 def test_wrong_usage(
-    command: Command, capsys: pytest.CaptureFixture[str], words: List[str]
+    command: Command, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         command(*words)
@@ -435,8 +436,8 @@ class Story:
 
     cluster: Cluster
     chance: random.Random
-    instances: List[str] = field(default_factory=list)
-    ever: Set[Tuple[str, str]] = field(default_factory=set)
+    instances: list[str] = field(default_factory=list)
+    ever: set[tuple[str, str]] = field(default_factory=set)
 
     def note(self) -> None:
         """By the rule, straight from EC2's own books."""
@@ -695,7 +696,7 @@ def test_etcd_is_told_nothing_where_ec2_tells_nothing(
     assert not etcd.file.exists()
 
 
-def by_systemd_or_shell(path: Path) -> Dict[str, str]:
+def by_systemd_or_shell(path: Path) -> dict[str, str]:
     """The variables, as systemd reads them (tests/unit/act/test_node_env.py)."""
     if SHARED:
         return by_systemd(path)

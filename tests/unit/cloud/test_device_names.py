@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from typing import List, Set
 
 import pytest
 from hypothesis import given
@@ -69,7 +68,7 @@ def test_a_one_letter_xvd_in_use_keeps_its_sd_twin_from_being_taken() -> None:
 
 @given(st.sets(st.sampled_from(CANDIDATES)), st.integers(0, 130))
 def test_names_are_free_and_distinct_or_there_is_none(
-    in_use: Set[str], count: int
+    in_use: set[str], count: int
 ) -> None:
     names = Names(in_use)
     free = len(CANDIDATES) - len(in_use)
@@ -84,7 +83,7 @@ def test_names_are_free_and_distinct_or_there_is_none(
 
 def test_threads_never_share_a_name() -> None:
     names = Names(())
-    given_out: List[str] = []
+    given_out: list[str] = []
 
     def work(thread: int) -> None:
         for number in range(10):

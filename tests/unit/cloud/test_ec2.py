@@ -10,12 +10,13 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import pytest
 from hypothesis import given
@@ -101,7 +102,7 @@ def told_plain(call: Callable[[], object]) -> Trouble:
 
 # ------------------------------------------------------------ small servers
 
-Answer = Tuple[int, str]
+Answer = tuple[int, str]
 
 
 class Server:
@@ -113,8 +114,8 @@ class Server:
         tls: Optional[ssl.SSLContext] = None,
         address: str = "127.0.0.1",
     ) -> None:
-        self.seen: List[str] = []
-        self.heads: List[Dict[str, str]] = []
+        self.seen: list[str] = []
+        self.heads: list[dict[str, str]] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -445,7 +446,7 @@ def test_our_description_is_botocores() -> None:
 def test_what_newer_volumes_say_also_with_an_older_botocore(
     keys: None, older: None
 ) -> None:
-    bodies: List[str] = []
+    bodies: list[str] = []
 
     def answer(method: str, path: str, body: str) -> Answer:
         bodies.append(body)
@@ -496,7 +497,7 @@ def imds(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def test_the_metadata_service_is_asked_patiently(
     keys: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: List[Any] = []
+    made: list[Any] = []
     watch = module._watch
 
     def noted(resolver: Any) -> Any:
@@ -507,7 +508,7 @@ def test_the_metadata_service_is_asked_patiently(
     edge("http://127.0.0.1:1")._client()
     fetcher = made[0].get_provider("iam-role")._role_fetcher
     assert (fetcher._timeout, fetcher._num_attempts) == (2, 3)
-    assert isinstance(fetcher._session, module._Witness)
+    assert isinstance(fetcher._session, module._Recorder)
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])
@@ -674,7 +675,7 @@ def test_the_endpoint_is_in_the_domain_of_the_metadata(
         assert found == f"https://ec2.{region}.{domain}"
 
 
-def one_of_each(regions: List[Tuple[str, str, str]]) -> List[Tuple[str, str, str]]:
+def one_of_each(regions: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     return list({partition: one for one in regions for partition in [one[1]]}.values())
 
 
@@ -700,8 +701,8 @@ AWS, EUSC = ("aws", "amazonaws.com"), ("aws-eusc", "amazonaws.eu")
 def test_the_endpoint_that_the_section_asks_for(
     keys: None,
     region: str,
-    services: Tuple[str, str],
-    options: Dict[str, Any],
+    services: tuple[str, str],
+    options: dict[str, Any],
     expected: str,
 ) -> None:
     assert endpoint(region, *services, **options) == expected
@@ -851,7 +852,7 @@ def test_instance_tags(lab: Ec2Lab) -> None:
     assert edge(lab.endpoint_url).instance_tags() == {}
 
 
-def addresses(lab: Ec2Lab, instance_id: str) -> Tuple[str, str]:
+def addresses(lab: Ec2Lab, instance_id: str) -> tuple[str, str]:
     ip = lab.instance(instance_id).private_ip
     return ip, f"ip-{ip.replace('.', '-')}.ec2.internal"
 
@@ -1016,7 +1017,7 @@ def test_each_forbidden_action_is_named(
     lab.forbid(action, bare=True, encoded=encoded)
     instance, volume = lab.run_instance(), lab.create_volume(1, ZONE)
     ec2 = edge(lab.endpoint_url, instance)
-    calls: Dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], object]] = {
         "DescribeVolumes": lambda: ec2.volumes(NODE),
         "DescribeTags": ec2.instance_tags,
         "DescribeInstances": lambda: ec2.attach(volume),

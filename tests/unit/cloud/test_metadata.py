@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import Iterator, List
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,7 +32,7 @@ def service() -> Iterator[Metadata]:
         yield made
 
 
-def asked(service: Metadata) -> List[str]:
+def asked(service: Metadata) -> list[str]:
     return [f"{one.method} {one.path} {one.status}" for one in service.requests]
 
 
@@ -100,7 +100,7 @@ def test_an_answer_that_comes_too_late(
     refused(service.url)
 
 
-def serve(listener: socket.socket, answers: List[bytes]) -> None:
+def serve(listener: socket.socket, answers: list[bytes]) -> None:
     for answer in answers:
         peer, _ = listener.accept()
         with peer:
@@ -122,7 +122,7 @@ TOKEN_GIVEN = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"
 )
 @pytest.mark.parametrize("before", [[], [TOKEN_GIVEN]])
 def test_something_else_than_the_service_is_waited_for(
-    before: List[bytes], answer: bytes
+    before: list[bytes], answer: bytes
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         given = (listener, [*before, answer])

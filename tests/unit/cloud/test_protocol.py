@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Mapping, Optional, Type, get_type_hints
+from typing import Callable, Optional, get_type_hints
 
 import pytest
 
@@ -34,7 +35,7 @@ from tests.unit.tree import Tree
 
 pytest.importorskip("boto3")
 
-KINDS: Mapping[str, Type[Cloud]] = {"EC2": Ec2, "simulation": SimulatedCloud}
+KINDS: Mapping[str, type[Cloud]] = {"EC2": Ec2, "simulation": SimulatedCloud}
 METHODS = [name for name, one in vars(Cloud).items() if inspect.isfunction(one)]
 METHODS = [name for name in METHODS if not name.startswith("_")]
 
@@ -196,7 +197,7 @@ def test_a_run_needs_nothing_but_the_protocol(tmp_path: Path) -> None:
         disk = Disk(w.volume_id(number), tags)
         cloud.disks[disk.id] = disk
     attach: Callable[[str], str] = cloud.attach
-    plugged: Dict[str, int] = {}
+    plugged: dict[str, int] = {}
 
     def plug(volume_id: str) -> str:
         device = attach(volume_id)

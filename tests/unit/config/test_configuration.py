@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 from unittest.mock import MagicMock
 
 import hypothesis.strategies as st
@@ -485,7 +485,7 @@ def test_whatever_is_said_is_a_section_or_a_sentence(values: list) -> None:
             assert not loading.check(value)
 
 
-RIGHT: st.SearchStrategy[Dict[str, Any]] = st.fixed_dictionaries(
+RIGHT: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
         "prefix": st.sampled_from(["a", "b"]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_what_is_not_said_is_gp3_and_encrypted() -> None:
     assert read() == Creation(size_gib=100, type="gp3", encrypted=True, after=60)
 
 
-RIGHT: Tuple[Mapping[str, Any], ...] = (
+RIGHT: tuple[Mapping[str, Any], ...] = (
     {"size": 1},
     {"size": 65536, "iops": 80000, "throughput": 2000},
     {"size": 6, "iops": 3000},
@@ -45,7 +46,7 @@ def test_what_ec2_allows_is_right(said: Mapping[str, Any]) -> None:
     assert isinstance(read(**said), Creation)
 
 
-WRONG: Tuple[Tuple[Mapping[str, Any], str, str], ...] = (
+WRONG: tuple[tuple[Mapping[str, Any], str, str], ...] = (
     ({"size": 0}, "size", "a snapshot"),
     ({"type": "gp2", "size": 16385}, "size", "1 to 16384"),
     ({"type": "io1", "size": 3, "iops": 100}, "size", "4 to 16384"),
@@ -141,7 +142,7 @@ def test_what_the_schema_does_not_know_is_refused(where: str) -> None:
         section(f"kraken: {{{where}}}")
 
 
-NODES: Tuple[Tuple[str, Dict[str, Tuple[str, ...]]], ...] = (
+NODES: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
     ("'0,3'", {"us-east-1a": ("0", "3"), "us-east-1b": ("0", "3")}),
     ("' 0, 3 ,0,'", {"us-east-1a": ("0", "3")}),
     ("7", {"us-east-1a": ("7",)}),
@@ -155,7 +156,7 @@ NODES: Tuple[Tuple[str, Dict[str, Tuple[str, ...]]], ...] = (
 
 @pytest.mark.parametrize("said, expected", NODES)
 def test_the_nodes_that_may_be_founded(
-    said: str, expected: Mapping[str, Tuple[str, ...]]
+    said: str, expected: Mapping[str, tuple[str, ...]]
 ) -> None:
     found = section(f"kraken: {{node_ids: {said}}}")
     assert {zone: creation.nodes(found, zone) for zone in expected} == expected

@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from typing import Any, Callable, Dict, Iterator
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import hypothesis.strategies as st
 import jsonschema
@@ -17,7 +18,7 @@ from hypothesis import example, given, settings
 from pytest_mock import MockerFixture
 
 import cc_kraken
-from cc_kraken.config import creation, structure, values
+from cc_kraken.config import creation, validation, values
 from cc_kraken.config.tags import SET_TAGS
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import schema_files
@@ -49,8 +50,8 @@ def test_every_pattern_is_told_in_words(section: dict) -> None:
     for schema in subschemas(section):
         patterns |= {schema["pattern"]} if "pattern" in schema else set()
         patterns |= set(schema.get("patternProperties", ()))
-    assert patterns == set(structure.PATTERN_WORDS)
-    for words in structure.PATTERN_WORDS.values():
+    assert patterns == set(validation.PATTERN_WORDS)
+    for words in validation.PATTERN_WORDS.values():
         assert not re.search(r"[\\^$?*\[\]{}]", words)
 
 
@@ -208,7 +209,7 @@ def right_object(schema: Any) -> st.SearchStrategy:
     )
 
 
-RIGHT: Dict[str, Callable[[Any], st.SearchStrategy]] = {
+RIGHT: dict[str, Callable[[Any], st.SearchStrategy]] = {
     "null": lambda _: st.none(),
     "boolean": lambda _: st.booleans(),
     "integer": lambda one: st.integers(one["minimum"], one["maximum"]),
@@ -231,7 +232,7 @@ def sections() -> st.SearchStrategy:
 @example({"volumes": {"data": {"mkfs_options": ["-m", 0]}}})
 def test_what_jsonschema_finds_is_told_and_nothing_else(value: Any) -> None:
     document = schema_files.load(schema_files.SECTION)
-    ours = structure.mistakes({"kraken": value}, document)
+    ours = validation.mistakes({"kraken": value}, document)
     theirs = list(jsonschema.Draft4Validator(document).iter_errors({"kraken": value}))
     assert bool(ours) == bool(theirs), (ours, theirs)
     # And the same places, an unknown key being theirs one level higher.
@@ -252,7 +253,7 @@ def dotted(path: Any) -> str:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
-            text += f".{structure._key(step)}" if text else structure._key(step)
+            text += f".{validation._key(step)}" if text else validation._key(step)
     return text
 
 
@@ -267,19 +268,19 @@ def dotted(path: Any) -> str:
 )
 def test_every_keyword_of_json_schema_counts(schema: Any, value: Any) -> None:
     """Also those that our schema does not use yet."""
-    (found,) = structure.mistakes(value, schema, "kraken.x")
+    (found,) = validation.mistakes(value, schema, "kraken.x")
     assert (found.kind, found.path) == ("value", "kraken.x")
 
 
 @pytest.mark.parametrize(("value", "fits"), [(1, True), (True, False), (0, False)])
 def test_true_is_no_number(value: Any, fits: bool) -> None:
     schema = {"type": "integer", "minimum": 1, "enum": [1, 5]}
-    assert (structure.mistakes(value, schema) == []) is fits
+    assert (validation.mistakes(value, schema) == []) is fits
 
 
 def test_a_wrong_type_is_one_mistake() -> None:
     schema = {"type": "integer", "enum": [0, 1], "minimum": 0}
-    (found,) = structure.mistakes("0", schema, "kraken.raid_level")
+    (found,) = validation.mistakes("0", schema, "kraken.raid_level")
     assert found.kind == "type"
 
 
@@ -291,7 +292,7 @@ def test_mistakes_come_in_one_order_however_they_are_written() -> None:
     }
     value = {"z": 1, "b": "x", "a": 1, "c": ["/x", 2, "x"]}
     for written in (value, dict(reversed(value.items()))):
-        found = [mistake.path for mistake in structure.mistakes(written, schema)]
+        found = [mistake.path for mistake in validation.mistakes(written, schema)]
         assert found == ["z", "a", "b", "b", "c[1]", "c[2]", "c[2]"]
 
 
@@ -299,7 +300,7 @@ def test_mistakes_come_in_one_order_however_they_are_written() -> None:
     "value", [1 << 100_000, [1 << 100_000]], ids=["too large", "in a list"]
 )
 def test_a_number_that_python_does_not_print(section: dict, value: Any) -> None:
-    (found,) = structure.mistakes({"kraken": {"wait": value}}, section)
+    (found,) = validation.mistakes({"kraken": {"wait": value}}, section)
     assert found.kind in ("type", "value") and len(found.found) < 200
 
 
@@ -307,14 +308,14 @@ def test_a_value_that_is_nested_too_deeply(section: dict) -> None:
     value: Any = {}
     for _ in range(100_000):
         value = {"x": value}
-    (found,) = structure.mistakes({"kraken": {"wait": value}}, section)
+    (found,) = validation.mistakes({"kraken": {"wait": value}}, section)
     assert found.kind in ("type", "value") and len(found.found) < 200
 
 
 def test_jsonschema_missing(section: dict, mocker: MockerFixture) -> None:
     mocker.patch.dict(sys.modules, {"jsonschema": None})
     with pytest.raises(KrakenError) as caught:
-        structure.mistakes({}, section)
+        validation.mistakes({}, section)
     assert caught.value.trouble.kind == "jsonschema-missing"
     assert "python3-jsonschema" in caught.value.trouble.remedy
 
@@ -334,7 +335,7 @@ def test_jsonschema_missing(section: dict, mocker: MockerFixture) -> None:
     ],
 )
 def test_describe(value: Any, text: str) -> None:
-    assert structure.describe(value) == text
+    assert validation.describe(value) == text
 
 
 # ------------------------------------------------------------- status.json

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Optional
 
 import hypothesis.strategies as st
 import pytest
@@ -23,7 +24,7 @@ NS = "KRKN-IN"
 def volume(number: int, name: Optional[str] = "data", **given: Any) -> Volume:
     """A volume of the node, ``vol-…<number>``; keys that are fields of a
     Volume are that, the others are tags."""
-    fields: Dict[str, Any] = {"size_gib": 10, "zone": ZONE, "state": "available"}
+    fields: dict[str, Any] = {"size_gib": 10, "zone": ZONE, "state": "available"}
     own = {"Prefix": NODE.prefix, "NodeId": NODE.node_id}
     if name is not None:
         own["VolumeName"] = name
@@ -44,13 +45,13 @@ def ids(*numbers: int) -> tuple:
 RAID = {"VolumeSize": "3", "RaidLevel": "0", "FsType": "ext4", "MountPath": "/data"}
 
 
-def raid(*numbers: int, **given: Any) -> List[Volume]:
+def raid(*numbers: int, **given: Any) -> list[Volume]:
     return [volume(number, **{**RAID, **given}) for number in numbers]
 
 
 def judge(
     volumes: Sequence[Volume], section: Optional[Section] = None, *must_exist: str
-) -> Dict[str, Claim]:
+) -> dict[str, Claim]:
     section = section or Section()
     names = must_exist or tags.declared(section, None)
     judged = wanted.claims(section, NODE, ZONE, volumes, names)
@@ -202,7 +203,7 @@ def test_fs_type_none_attaches_and_assembles_only() -> None:
     ],
 )
 def test_a_misspelt_tag_is_refused_with_the_one_that_is_meant(
-    given: Dict[str, str], words: str
+    given: dict[str, str], words: str
 ) -> None:
     refused(one([volume(1, **given)]), "tag-misspelt", ids(1)[0], words)
 
@@ -234,7 +235,7 @@ def test_a_misspelt_tag_that_changes_nothing_is_a_warning() -> None:
     ],
 )
 def test_a_set_that_would_not_be_mounted_is_refused(
-    given: Dict[str, str], missing: str
+    given: dict[str, str], missing: str
 ) -> None:
     trouble = refused(one([volume(1, **given)]), "mount-incomplete", "data")
     assert f"no KRKN-IN:{missing}" in trouble.found
@@ -255,7 +256,7 @@ def test_defaults_alone_ask_for_no_mount() -> None:
 @pytest.mark.parametrize(
     "given", [{"FsType": "xfs"}, {"MountPath": "/data"}, {"VolumeNme": "data"}]
 )
-def test_tags_of_a_set_without_its_name_are_refused(given: Dict[str, str]) -> None:
+def test_tags_of_a_set_without_its_name_are_refused(given: dict[str, str]) -> None:
     claim = one([volume(1, None, **given)])
     trouble = refused(claim, "volume-name-missing", "no KRKN-IN:VolumeName", ids(1)[0])
     assert f"KRKN-IN:{next(iter(given))}" in trouble.found
@@ -591,7 +592,7 @@ ANY_TAGS = st.dictionaries(st.sampled_from(sorted(TEXTS)), st.text(max_size=6))
 
 
 @st.composite
-def sets_of_any_kind(draw: Any, name: str, first: int) -> List[Volume]:
+def sets_of_any_kind(draw: Any, name: str, first: int) -> list[Volume]:
     """A set that is right, or nearly: at most a few things are changed."""
     members = draw(st.integers(1, 4))
     alike = {
@@ -620,7 +621,7 @@ def sets_of_any_kind(draw: Any, name: str, first: int) -> List[Volume]:
 
 
 NODE_TAGS = {"Prefix": "kafka", "NodeId": "0"}
-CHANGES: st.SearchStrategy[Dict[str, Any]] = st.one_of(
+CHANGES: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({"size_gib": 20}),
     st.just({"zone": "us-east-1b"}),
     st.sampled_from(["creating", "deleting", "error"]).map(lambda one: {"state": one}),
@@ -656,7 +657,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 @settings(max_examples=500 * MORE)
 def test_a_claim_without_trouble_is_complete(
-    some: List[Volume], sets: Dict[str, Any], defaults: Dict[str, Any]
+    some: list[Volume], sets: dict[str, Any], defaults: dict[str, Any]
 ) -> None:
     section = Section(volumes=sets, defaults=defaults)
     names = tags.declared(section, None)

@@ -99,8 +99,8 @@ def test_a_boot_with_it(
     with caplog.at_level(logging.INFO, "cc_kraken"):
         assert scene.run(60) == DONE
     assert list(scene.attached()) == [volume]
-    assert set(scene.told.sets) == {"data"}
-    assert [one["id"] for one in scene.told.sets["data"]["volumes"]] == [volume]
+    assert set(scene.report.sets) == {"data"}
+    assert [one["id"] for one in scene.report.sets["data"]["volumes"]] == [volume]
     # Nobody has to act: no warning, which would degrade the boot.
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert len([text for text in caplog.messages if own in text]) == 1
@@ -114,7 +114,7 @@ def test_a_boot_with_it(
 def test_a_node_that_has_nothing_else(scene: Scene) -> None:
     own = root(scene, VolumeName="data")
     assert scene.run(30) == FAILED
-    (error,) = scene.told.status["errors"]
+    (error,) = scene.report.status["errors"]
     assert error["kind"] == "no-volumes" and own in error["message"]
     later = scene.lab.create_volume(1, "us-east-1a", tags("data"))
     assert scene.run(60) == DONE

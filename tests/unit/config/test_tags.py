@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import hypothesis.strategies as st
 import pytest
@@ -14,7 +14,7 @@ from cc_kraken.model import Node, Section, Trouble
 NS = "KRKN-IN"
 
 
-def tagged(namespace: str = NS, **values: Any) -> Dict[str, Any]:
+def tagged(namespace: str = NS, **values: Any) -> dict[str, Any]:
     return {f"{namespace}:{name}": value for name, value in values.items()}
 
 
@@ -102,7 +102,7 @@ ODD = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(tagged(**tags.NAMES))) | st.text(), ODD))
-def test_any_tags_are_read(some: Dict[str, object]) -> None:
+def test_any_tags_are_read(some: dict[str, object]) -> None:
     read = tags.read(some, NS)
     assert set(read) <= set(tags.NAMES.values())
     assert all(value and value == value.strip() for value in read.values())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from cc_kraken.decide import decision
 from cc_kraken.decide.plan import Plan

@@ -4,7 +4,7 @@ a claimant does then."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Dict, FrozenSet, List, Optional, Tuple
+from typing import Any, Optional
 
 import pytest
 
@@ -51,7 +51,7 @@ def volume(
     )
 
 
-def node(number: int, holder: str = "", other: Optional[str] = None) -> List[Volume]:
+def node(number: int, holder: str = "", other: Optional[str] = None) -> list[Volume]:
     """A node of two sets: its volumes 10n (data) and 10n+1 (log)."""
     name = str(number)
     second = holder if other is None else other
@@ -63,7 +63,7 @@ def node(number: int, holder: str = "", other: Optional[str] = None) -> List[Vol
 
 def look(*volumes: Volume, **more: Any) -> Look:
     section = more.pop("section", Section())
-    declared: Tuple[str, ...] = more.pop("declared", ALL)
+    declared: tuple[str, ...] = more.pop("declared", ALL)
     return Look(ME, section, "kafka", w.ZONE, declared, tuple(volumes), **more)
 
 
@@ -75,13 +75,13 @@ def noted(
     return Noted(node_id, state, open_calls, open_calls if accepted else frozenset())
 
 
-NOTHING: FrozenSet[str] = frozenset()
+NOTHING: frozenset[str] = frozenset()
 FREE, MINE, THEIRS = node(1), node(1, ME), node(1, RIVAL)
 HALF = node(1, ME, "")  # the anchor is ours
 LOST = node(1, ME, RIVAL)
 STOLEN = node(1, RIVAL, ME)  # somebody has the anchor, and a member is ours
 
-ROWS: Dict[str, Tuple[Look, Answer]] = {
+ROWS: dict[str, tuple[Look, Answer]] = {
     # nobody yet
     "the lowest free node": (look(*node(2), *FREE), Take("1", vol(10))),
     "ten comes after two": (look(*node(10), *node(2)), Take("2", vol(20))),
@@ -183,7 +183,7 @@ def test_next_step(name: str) -> None:
     assert next_step(given) == wanted
 
 
-STAYS: Dict[str, Tuple[Look, str, bool, str]] = {
+STAYS: dict[str, tuple[Look, str, bool, str]] = {
     "no set is declared": (look(*FREE, declared=()), "claim-undeclared", False, "log"),
     "two nodes whose disks are here": (
         look(*FREE, *node(2), here=frozenset({vol(10), vol(20)})),
@@ -323,3 +323,19 @@ def test_no_answer_ever_takes_a_second_node() -> None:
                 if isinstance(answer, Lock):
                     other = "1" if answer.node_id == "2" else "2"
                     assert not given.ours(other)
+
+
+@pytest.mark.parametrize("throttled, highest", [(0, 0), (1, 99), (2, 149)])
+def test_a_crowd_does_not_queue_for_the_lowest_node(
+    throttled: int, highest: int
+) -> None:
+    nodes = [volume for number in range(150) for volume in node(number)]
+    wanted = look(*nodes, throttled=throttled)
+    taken = set()
+    for number in range(60):
+        answer = next_step(replace(wanted, instance_id=f"i-{number:017x}"))
+        assert isinstance(answer, Take)
+        taken.add(int(answer.node_id))
+    assert max(taken) <= highest
+    if throttled:
+        assert len(taken) > 30 and max(taken) > 0.8 * highest

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Optional
 
 import pytest
 
@@ -35,7 +36,7 @@ WISHED = Wished("KRKN-IN", NODE, ZONE, replace(WANTED, mount_path="/d"), ("log",
 
 def volume(number: int, member: Optional[int] = None, **more: Any) -> Volume:
     """Volume ``number`` of the set; ``tags`` come over its own (None: without it)."""
-    own: Dict[str, Optional[str]] = {
+    own: dict[str, Optional[str]] = {
         "KRKN-IN:Prefix": "kafka",
         "KRKN-IN:NodeId": "0",
         "KRKN-IN:VolumeName": "data",
@@ -48,7 +49,7 @@ def volume(number: int, member: Optional[int] = None, **more: Any) -> Volume:
     return Volume(f"vol-{number:017x}", 100, tags=found, **settings)
 
 
-def answers(*volumes: Sequence[Volume], apart: float = 60.0) -> List[Answer]:
+def answers(*volumes: Sequence[Volume], apart: float = 60.0) -> list[Answer]:
     """Answers at these intervals, each a tenth of a second after its question; the
     last one has just come."""
     last = len(volumes) - 1
@@ -117,7 +118,7 @@ def test_an_old_second_look_is_asked_again() -> None:
 # ------------------------------------------------------- what is there already
 
 ATTACHED = (Attachment("i-1", "/dev/sdf", "attached"),)
-PRESENT: Dict[str, List[Volume]] = {
+PRESENT: dict[str, list[Volume]] = {
     "one of three, made by hand": [volume(1)],
     "all three": [volume(1), volume(2), volume(3)],
     "more than three": [volume(n) for n in range(1, 5)],
@@ -204,7 +205,7 @@ def test_what_was_begun_an_hour_ago_permits_nothing() -> None:
 # ------------------------------------------------------------- near misses
 
 NODE_TAGS = ("KRKN-IN:Prefix", "KRKN-IN:NodeId", "KRKN-IN:VolumeName")
-LIKE: Dict[str, Dict[str, Optional[str]]] = {
+LIKE: dict[str, dict[str, Optional[str]]] = {
     "the set in capitals": {"KRKN-IN:VolumeName": "Data"},
     "the set in the plural": {"KRKN-IN:VolumeName": "datas"},
     "no set, and a tag of one": {"KRKN-IN:VolumeName": None, "KRKN-IN:FsType": "xfs"},
@@ -250,7 +251,7 @@ def test_a_near_miss_is_refused_and_named(case: str) -> None:
     assert isinstance(decide(answers([gone], [gone], apart=61)), Create)
 
 
-UNLIKE: Dict[str, Dict[str, Optional[str]]] = {
+UNLIKE: dict[str, dict[str, Optional[str]]] = {
     "another set": {"KRKN-IN:VolumeName": "index"},
     "another declared set": {"KRKN-IN:VolumeName": "log"},
     "a declared set, its node misspelt": {
@@ -306,14 +307,14 @@ def wished(**create: Any) -> Wished:
     return replace(WISHED, wanted=replace(WANTED, create=replace(WISH, **create)))
 
 
-OTHERS: Dict[str, Wished] = {
+OTHERS: dict[str, Wished] = {
     "prefix": replace(WISHED, node=Node("kafka2", "0")),
     "node": replace(WISHED, node=Node("kafka", "1")),
     "prefix and node run together": replace(WISHED, node=Node("kafk", "a0")),
     "set": replace(WISHED, wanted=replace(WANTED, name="log")),
     "zone": replace(WISHED, zone=ELSEWHERE),
 }
-SAME: Dict[str, Wished] = {
+SAME: dict[str, Wished] = {
     "members": replace(WISHED, wanted=replace(WANTED, members=4)),
     "size": wished(size_gib=101),
     "type": wished(type="gp2"),

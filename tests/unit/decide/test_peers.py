@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Optional
 
 import pytest
 
@@ -27,7 +28,7 @@ def volume(
 ) -> Volume:
     own = {"Prefix": prefix, "NodeId": node, "VolumeName": name, **more}
     tags = {f"KRKN-IN:{key}": value for key, value in own.items() if value}
-    attachments: Tuple[Attachment, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     if holder != "":
         attachments = (Attachment(holder, "/dev/sdf", state),)
     shown = "in-use" if attachments else "available"
@@ -39,10 +40,10 @@ def found(
     declared: Sequence[str] = SETS,
     section: Optional[Section] = None,
     holders: Optional[Mapping[str, str]] = None,
-) -> Tuple[Peer, ...]:
+) -> tuple[Peer, ...]:
     """The nodes; ``holders``: the states of instances, ``running`` where none is."""
     known = {A: "running", B: "running", **(holders or {})}
-    made: Dict[str, Holder] = {
+    made: dict[str, Holder] = {
         key: Holder(key, state, private_ip=f"10.0.0.{key[-1]}")
         for key, state in known.items()
     }
@@ -56,7 +57,7 @@ def node(*volumes: Volume, **named: object) -> Peer:
     return one
 
 
-def whole(node: str, start: int, holder: Optional[str] = "") -> Tuple[Volume, ...]:
+def whole(node: str, start: int, holder: Optional[str] = "") -> tuple[Volume, ...]:
     """A node of two sets, whose log has the lowest id."""
     return (
         volume(start, "log", node, holder),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def make(lab: Ec2Lab, **wanted: Any) -> Any:
     return client(lab).create_volume(**{**PLAIN, **wanted})
 
 
-def described(lab: Ec2Lab) -> List[Tuple[str, str]]:
+def described(lab: Ec2Lab) -> list[tuple[str, str]]:
     found = client(lab).describe_volumes()["Volumes"]
     return [(one["VolumeId"], one["State"]) for one in found]
 
@@ -71,7 +72,7 @@ def advance(lab: Ec2Lab, seconds: float) -> None:
     ],
 )
 def test_a_volume_has_what_was_asked_for(
-    lab: Ec2Lab, wanted: Dict[str, Any], shown: Dict[str, Any]
+    lab: Ec2Lab, wanted: dict[str, Any], shown: dict[str, Any]
 ) -> None:
     made = make(lab, **wanted)
     assert shown.items() <= made.items()
@@ -165,7 +166,7 @@ VALUE, TOGETHER = "InvalidParameterValue", "InvalidParameterCombination"
     ],
 )
 def test_a_volume_that_cannot_be_is_refused(
-    lab: Ec2Lab, wanted: Dict[str, Any], code: str, part: str
+    lab: Ec2Lab, wanted: dict[str, Any], code: str, part: str
 ) -> None:
     told = refusal(make, lab=lab, **wanted)
     assert (told[0], told[2]) == (code, 400)
@@ -232,7 +233,7 @@ def test_a_token_counts_also_when_the_first_answer_was_a_failure(lab: Ec2Lab) ->
         },
     ],
 )
-def test_a_token_is_for_one_request(lab: Ec2Lab, other: Dict[str, Any]) -> None:
+def test_a_token_is_for_one_request(lab: Ec2Lab, other: dict[str, Any]) -> None:
     make(lab, **SEALED)
     told = refusal(make, lab=lab, **{**SEALED, **other})
     assert told[0] == "IdempotentParameterMismatch"

@@ -7,8 +7,9 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable
 
 import pytest
 
@@ -39,12 +40,12 @@ def lab() -> Iterator[Ec2Lab]:
         yield lab
 
 
-def slow(**seconds: Any) -> Tuple[Ec2Lab, ManualClock]:
+def slow(**seconds: Any) -> tuple[Ec2Lab, ManualClock]:
     clock = ManualClock()
     return Ec2Lab(clock=clock, **seconds), clock
 
 
-def refusal(call: Callable[..., Any], **parameters: Any) -> Tuple[str, str, int]:
+def refusal(call: Callable[..., Any], **parameters: Any) -> tuple[str, str, int]:
     """Code, text and HTTP status of a call that must be refused."""
     from botocore.exceptions import ClientError
 
@@ -55,7 +56,7 @@ def refusal(call: Callable[..., Any], **parameters: Any) -> Tuple[str, str, int]
     return answer["Error"]["Code"], answer["Error"]["Message"], status
 
 
-def pair(lab: Ec2Lab, **volume: Any) -> Tuple[str, str]:
+def pair(lab: Ec2Lab, **volume: Any) -> tuple[str, str]:
     """A volume and a running instance in one zone."""
     return lab.create_volume(1, ZONE, **volume), lab.run_instance(zone=ZONE)
 
@@ -66,7 +67,7 @@ def attach(lab: Ec2Lab, volume: str, instance: str, device: str = SDF) -> Any:
     )
 
 
-def state(lab: Ec2Lab, volume: str) -> Tuple[str, List[str]]:
+def state(lab: Ec2Lab, volume: str) -> tuple[str, list[str]]:
     """Volume state and attachment states, as DescribeVolumes shows them."""
     found = client(lab).describe_volumes(VolumeIds=[volume])["Volumes"][0]
     return found["State"], [one["State"] for one in found["Attachments"]]
@@ -307,7 +308,7 @@ UNKNOWN_VOLUME, UNKNOWN_INSTANCE = "vol-" + "0" * 17, "i-" + "0" * 17
     ],
 )
 def test_what_does_not_exist(
-    lab: Ec2Lab, action: str, parameters: Dict[str, Any], code: str
+    lab: Ec2Lab, action: str, parameters: dict[str, Any], code: str
 ) -> None:
     assert refusal(getattr(client(lab), action), **parameters)[0] == code
 
@@ -360,7 +361,7 @@ def test_an_attached_volume_is_not_deleted(lab: Ec2Lab) -> None:
 
 def test_attached_needs_the_time_and_the_disk() -> None:
     clock = ManualClock()
-    plugged: List[Tuple[str, str, str]] = []
+    plugged: list[tuple[str, str, str]] = []
     with Ec2Lab(clock=clock, attach_seconds=2) as lab:
         lab.on_attach = lambda *what: plugged.append(what)
         volume, instance = pair(lab)
@@ -387,7 +388,7 @@ def test_a_slow_disk_holds_the_attachment_back() -> None:
 
 
 def test_attach_and_detach_reach_the_data_path_in_order() -> None:
-    seen: List[str] = []
+    seen: list[str] = []
     hold = threading.Event()
 
     def plug(*_: str) -> None:
@@ -461,7 +462,7 @@ def test_a_hook_that_fails_is_reported_and_the_volume_stays_attaching(
 
 def test_states_of_an_instance_over_time() -> None:
     lab, clock = slow(pending_seconds=3, stop_seconds=4, terminate_seconds=5)
-    entered: List[Tuple[str, str]] = []
+    entered: list[tuple[str, str]] = []
     lab.on_state = lambda *what: entered.append(what)
 
     with lab:
@@ -647,10 +648,10 @@ def test_instance_types_tell_their_limit(lab: Ec2Lab) -> None:
 
 def test_a_volume_grows_in_stages() -> None:
     lab, clock = slow(modify_seconds=3, optimize_seconds=60)
-    grown: List[Tuple[str, int]] = []
+    grown: list[tuple[str, int]] = []
     lab.on_resize = lambda *what: grown.append(what)
 
-    def shown() -> Tuple[str, int]:
+    def shown() -> tuple[str, int]:
         ec2 = client(lab)
         change = ec2.describe_volumes_modifications(VolumeIds=[volume])
         size = ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]["Size"]
@@ -732,7 +733,7 @@ def test_describe_tags_of_one_resource(lab: Ec2Lab) -> None:
     ],
 )
 def test_tags_that_are_refused(
-    lab: Ec2Lab, tags: List[Dict[str, str]], code: str
+    lab: Ec2Lab, tags: list[dict[str, str]], code: str
 ) -> None:
     volume = lab.create_volume(1, ZONE)
     create = client(lab).create_tags
@@ -743,7 +744,7 @@ def test_tags_that_are_refused(
 # ------------------------------------------------------------------ filters
 
 
-def found_by(lab: Ec2Lab, *filters: Tuple[str, List[str]]) -> List[str]:
+def found_by(lab: Ec2Lab, *filters: tuple[str, list[str]]) -> list[str]:
     pairs = [{"Name": name, "Values": values} for name, values in filters]
     answer = client(lab).describe_volumes(Filters=pairs)
     return sorted(one["VolumeId"] for one in answer["Volumes"])
@@ -769,7 +770,7 @@ def test_values_are_alternatives_and_filters_add_up(lab: Ec2Lab) -> None:
         ("*", ["kafka-*", "kafka1", "kafka[1]"]),
     ],
 )
-def test_wildcards(lab: Ec2Lab, pattern: str, matches: List[str]) -> None:
+def test_wildcards(lab: Ec2Lab, pattern: str, matches: list[str]) -> None:
     for value in ("kafka[1]", "kafka-*", "kafka1"):
         lab.create_volume(1, ZONE, {"p": value})
     found = found_by(lab, ("tag:p", [pattern]))
@@ -856,7 +857,7 @@ def test_sparse_pages_may_be_empty_and_go_on() -> None:
     ],
 )
 def test_pages_that_are_refused(
-    lab: Ec2Lab, action: str, parameters: Dict[str, Any], code: str
+    lab: Ec2Lab, action: str, parameters: dict[str, Any], code: str
 ) -> None:
     assert refusal(getattr(client(lab), action), **parameters)[0] == code
 
@@ -1024,7 +1025,7 @@ def test_a_parameter_that_the_lab_would_ignore_is_refused(lab: Ec2Lab) -> None:
 # ----------------------------------------------------------------- throttle
 
 
-def codes(call: Callable[..., Any], count: int, **parameters: Any) -> List[str]:
+def codes(call: Callable[..., Any], count: int, **parameters: Any) -> list[str]:
     from botocore.exceptions import ClientError
 
     found = []
@@ -1053,7 +1054,7 @@ LIMIT = "RequestLimitExceeded"
     ],
 )
 def test_a_bucket_for_each_action(
-    action: str, parameters: Dict[str, Any], burst: int, refill: int
+    action: str, parameters: dict[str, Any], burst: int, refill: int
 ) -> None:
     clock = ManualClock()
     with Ec2Lab(clock=clock, throttled=True) as lab:
@@ -1202,15 +1203,15 @@ def test_a_door_for_who_looks_for_ec2_under_its_real_name(
     bundle = tmp_path / "ca.pem"
     bundle.write_text(authority.pem)
     port = lab.open_door(authority.server(lab.host_name))
-    asked: List[str] = []
+    asked: list[str] = []
 
-    def resolve(host: str, *_: Any) -> List[Any]:
+    def resolve(host: str, *_: Any) -> list[Any]:
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
-    def volumes(region: str, verify: str) -> List[Any]:
+    def volumes(region: str, verify: str) -> list[Any]:
         keys = lab.credentials(instance)
         ec2 = boto3.client(
             "ec2",
@@ -1221,7 +1222,7 @@ def test_a_door_for_who_looks_for_ec2_under_its_real_name(
             aws_session_token=keys["Token"],
             config=Config(**FAST),
         )
-        found: List[Any] = ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
+        found: list[Any] = ec2.describe_volumes(VolumeIds=[volume])["Volumes"]
         return found
 
     instance = lab.run_instance(zone=ZONE)
@@ -1256,7 +1257,7 @@ def test_behind_that_door_is_nothing_but_ec2(lab: Ec2Lab) -> None:
 
 def test_a_volume_of_a_snapshot() -> None:
     clock = ManualClock()
-    copied: List[Tuple[str, str]] = []
+    copied: list[tuple[str, str]] = []
     with Ec2Lab(
         clock=clock, create_seconds=2, on_copy=lambda to, of: copied.append((to, of))
     ) as lab:
@@ -1338,7 +1339,7 @@ def test_role_keys_need_their_token(lab: Ec2Lab) -> None:
 def test_expired_credentials_and_the_next_ones(lab: Ec2Lab) -> None:
     instance = lab.run_instance()
 
-    def signed(keys: Dict[str, str]) -> Any:
+    def signed(keys: dict[str, str]) -> Any:
         return lab.client(
             aws_access_key_id=keys["AccessKeyId"],
             aws_secret_access_key=keys["SecretAccessKey"],
@@ -1361,7 +1362,7 @@ def test_calls_may_come_all_at_once(lab: Ec2Lab) -> None:
     volume = lab.create_volume(1, ZONE)
     instances = [lab.run_instance(zone=ZONE) for _ in range(8)]
     ec2 = client(lab)
-    results: List[str] = []
+    results: list[str] = []
 
     def claim(instance: str) -> None:
         from botocore.exceptions import ClientError

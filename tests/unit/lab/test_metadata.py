@@ -6,8 +6,9 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Optional
 from urllib.parse import quote
 
 import pytest
@@ -31,8 +32,8 @@ def metadata() -> Iterator[Metadata]:
 
 
 def ask(
-    metadata: Metadata, method: str, path: str, headers: Dict[str, str]
-) -> Tuple[int, str]:
+    metadata: Metadata, method: str, path: str, headers: dict[str, str]
+) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", metadata.port, timeout=10)
     try:
         connection.request(method, path, headers=headers)
@@ -48,7 +49,7 @@ def token(metadata: Metadata, ttl: str = "60") -> str:
     return text
 
 
-def get(metadata: Metadata, path: str) -> Tuple[int, str]:
+def get(metadata: Metadata, path: str) -> tuple[int, str]:
     return ask(metadata, "GET", path, {TOKEN: token(metadata)})
 
 
@@ -201,10 +202,10 @@ def test_the_identity_document(metadata: Metadata) -> None:
 # ------------------------------------------------- as cloud-init walks it
 
 
-def crawl(metadata: Metadata, path: str) -> Dict[str, Any]:
+def crawl(metadata: Metadata, path: str) -> dict[str, Any]:
     """cloud-init's walk (MetadataMaterializer): a listing's lines with a slash
     are directories, ``N=name`` is a key, the others are leaves."""
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for line in text(metadata, path).splitlines():
         name = line.rstrip("/")
         if name == "security-credentials":

@@ -8,8 +8,8 @@ import os
 import random
 import re
 import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 
@@ -102,7 +102,7 @@ def test_tags_for_either_kind_of_peer() -> None:
     ],
 )
 def test_how_a_peer_ends(
-    tmp_path: Path, seconds: str, command: List[str], ended: str, said: str
+    tmp_path: Path, seconds: str, command: list[str], ended: str, said: str
 ) -> None:
     output = tmp_path / "output"
     done = subprocess.run(
@@ -110,7 +110,7 @@ def test_how_a_peer_ends(
         check=True,
         capture_output=True,
     )
-    told: Dict[str, Any] = json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(done.stdout)
     assert told["ended"].endswith(ended)
     assert told["seconds"] >= 0 and told["cpu"] >= 0
     if seconds != "0.1":  # else it may not even have begun

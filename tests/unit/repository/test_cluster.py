@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Set, Tuple
+from typing import Any
 
 import pytest
 import yaml
@@ -54,22 +55,22 @@ HOOK = "volumes"
 # --------------------------------------------------------------- Terraform's files
 
 
-def resource(kind: str) -> Dict[str, Any]:
+def resource(kind: str) -> dict[str, Any]:
     (found,) = (body for _, of, _, body in entities(MODULE) if of == kind)
     return found
 
 
-def locals_() -> Dict[str, Any]:
+def locals_() -> dict[str, Any]:
     (found,) = load(MODULE / "main.tf")["locals"]
     return own(found)
 
 
-def block(body: Mapping[str, Any], name: str) -> Dict[str, Any]:
+def block(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     (found,) = body[name]
     return own(found)
 
 
-def dynamic(body: Mapping[str, Any], name: str) -> Dict[str, Any]:
+def dynamic(body: Mapping[str, Any], name: str) -> dict[str, Any]:
     (found,) = (own(one)[name] for one in body["dynamic"])
     return own(found)
 
@@ -78,7 +79,7 @@ def dynamic(body: Mapping[str, Any], name: str) -> Dict[str, Any]:
     "entity", list(entities(MODULE)), ids=lambda e: ".".join(e[:3])
 )
 def test_every_argument_is_one_that_the_provider_documents(
-    entity: Tuple[str, str, str, Dict[str, Any]],
+    entity: tuple[str, str, str, dict[str, Any]],
 ) -> None:
     what, kind, _, body = entity
     assert wrong(body, KNOWN[what, kind], META) == []
@@ -165,8 +166,8 @@ PARAMETERS = {
 }
 
 
-def template() -> Dict[str, Any]:
-    found: Dict[str, Any] = yaml.load(text("cluster/cloudformation.yaml"), Template)
+def template() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load(text("cluster/cloudformation.yaml"), Template)
     return found
 
 
@@ -190,7 +191,7 @@ def resolve(value: Any, each_zone: bool = False) -> Any:
     return {key: resolve(one, each_zone) for key, one in value.items()}
 
 
-def made(kind: str, each_zone: bool = False) -> Dict[str, Dict[str, Any]]:
+def made(kind: str, each_zone: bool = False) -> dict[str, dict[str, Any]]:
     """The resources of a type that the stack has in one of its two forms."""
     return {
         name: resolve(body, each_zone)
@@ -199,7 +200,7 @@ def made(kind: str, each_zone: bool = False) -> Dict[str, Dict[str, Any]]:
     }
 
 
-def listed_tags(listed: List[Dict[str, str]]) -> Dict[str, str]:
+def listed_tags(listed: list[dict[str, str]]) -> dict[str, str]:
     return {one["Key"]: one["Value"] for one in listed}
 
 
@@ -226,7 +227,7 @@ def filled(expression: object, known: Mapping[str, str]) -> str:
     return found
 
 
-def terraform_volumes() -> List[Tuple[str, Dict[str, str]]]:
+def terraform_volumes() -> list[tuple[str, dict[str, str]]]:
     """Zone and tags of each volume that main.tf makes of three nodes."""
     body = resource("aws_ebs_volume")
     assert plain(body["availability_zone"]) == "${local.zones[each.value.node_id]}"
@@ -244,17 +245,17 @@ def terraform_volumes() -> List[Tuple[str, Dict[str, str]]]:
     return found
 
 
-def sets_of_terraform() -> List[str]:
+def sets_of_terraform() -> list[str]:
     """Terraform's keys() sorts them."""
     return sorted(own(named(MODULE, "variable")["sizes"]["default"]))
 
 
-def cloudformation_volumes() -> List[Tuple[str, Dict[str, str]]]:
+def cloudformation_volumes() -> list[tuple[str, dict[str, str]]]:
     bodies = [body["Properties"] for body in made("AWS::EC2::Volume").values()]
     return [(one["AvailabilityZone"], listed_tags(one["Tags"])) for one in bodies]
 
 
-def terraform_instance() -> Dict[str, str]:
+def terraform_instance() -> dict[str, str]:
     specification = block(resource("aws_launch_template"), "tag_specifications")
     assert plain(specification["resource_type"]) == "instance"
     known = {
@@ -264,15 +265,15 @@ def terraform_instance() -> Dict[str, str]:
     return {key: filled(one, known) for key, one in own(specification["tags"]).items()}
 
 
-def cloudformation_instance() -> Dict[str, str]:
+def cloudformation_instance() -> dict[str, str]:
     (specification,) = launch_data()["TagSpecifications"]
     assert specification["ResourceType"] == "instance"
     return listed_tags(specification["Tags"])
 
 
-def launch_data() -> Dict[str, Any]:
+def launch_data() -> dict[str, Any]:
     (body,) = made("AWS::EC2::LaunchTemplate").values()
-    found: Dict[str, Any] = body["Properties"]["LaunchTemplateData"]
+    found: dict[str, Any] = body["Properties"]["LaunchTemplateData"]
     return found
 
 
@@ -298,7 +299,7 @@ def test_an_instance_claims_the_free_node_of_its_zone(form: str) -> None:
     for node_id, zone in ZONES.items():
         ids = [volume.id for volume in volumes if volume.zone == zone]
 
-        def step(there: List[Volume], zone: str = zone) -> object:
+        def step(there: list[Volume], zone: str = zone) -> object:
             me = "i-0000000000000beef"
             return next_step(Look(me, Section(), "kafka", zone, declared, tuple(there)))
 
@@ -352,12 +353,12 @@ def test_an_instance_sees_its_tags_by_imdsv2_alone() -> None:
 # ------------------------------------------------------------ settings of the group
 
 
-def settings_of_the_guide() -> Dict[str, str]:
+def settings_of_the_guide() -> dict[str, str]:
     page = (ROOT / "docs/guides/auto-scaling.md").read_text(encoding="utf-8")
     return dict(re.findall(r"(?m)^\| `(\w+)` \| `([^`]+)`", page))
 
 
-def terraform_settings() -> Dict[str, str]:
+def terraform_settings() -> dict[str, str]:
     group = resource("aws_autoscaling_group")
     refresh = own(dynamic(group, "instance_refresh")["content"][0])
     preferences = block(refresh, "preferences")
@@ -395,7 +396,7 @@ def min_healthy(nodes: int) -> int:
     return value
 
 
-def cloudformation_settings(body: Dict[str, Any]) -> Dict[str, str]:
+def cloudformation_settings(body: dict[str, Any]) -> dict[str, str]:
     group = body["Properties"]
     refresh = body["UpdatePolicy"]["AutoScalingInstanceRefresh"]["Preferences"]
     policy = group["InstanceMaintenancePolicy"]
@@ -469,8 +470,8 @@ def test_no_group_has_a_warm_pool_or_launches_before_it_terminates() -> None:
 # ------------------------------------------------------------- the hook is completed
 
 
-def hook_policy() -> Dict[str, Any]:
-    found: Dict[str, Any] = json.loads(text("cluster/iam-policy-hook.json"))
+def hook_policy() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(text("cluster/iam-policy-hook.json"))
     return found
 
 
@@ -489,7 +490,7 @@ def test_the_role_may_complete_the_hook_of_its_own_group_alone() -> None:
         assert (one["Key"], one["Value"]) == ("KRKN-IN:Prefix", "kafka")
 
 
-def calls_of_the_program() -> Set[str]:
+def calls_of_the_program() -> set[str]:
     tree = ast.parse(text("cluster/complete-launch"))
     called = {
         node.func.attr
@@ -609,9 +610,9 @@ class AutoScaling(HTTPServer):
     def __init__(self, state: str) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
         self.state = state
-        self.asked: List[Dict[str, str]] = []
+        self.asked: list[dict[str, str]] = []
 
-    def answer(self, query: Dict[str, str]) -> str:
+    def answer(self, query: dict[str, str]) -> str:
         self.asked.append(query)
         if query["Action"] == "CompleteLifecycleAction":
             self.state = "InService"

@@ -10,8 +10,9 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as xml
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Callable, Optional
 
 import pytest
 import yaml
@@ -55,12 +56,12 @@ class Kinds(ast.NodeVisitor):
 
     def __init__(self, source: str) -> None:
         self.tree = ast.parse(source)
-        self.makers: Dict[str, int] = {"Trouble": 0}
+        self.makers: dict[str, int] = {"Trouble": 0}
         for node in self.tree.body:
             if isinstance(node, ast.ImportFrom):
                 self.makers.update(imported_makers(node))
-        self.found: Set[str] = set()
-        self.open: Set[str] = set()
+        self.found: set[str] = set()
+        self.open: set[str] = set()
         self.function: Optional[ast.FunctionDef] = None
         before = -1
         while before != len(self.makers):
@@ -111,7 +112,7 @@ class Kinds(ast.NodeVisitor):
                 self.take(node.value)
 
 
-def imported_makers(node: ast.ImportFrom) -> Dict[str, int]:
+def imported_makers(node: ast.ImportFrom) -> dict[str, int]:
     path = ROOT / f"{(node.module or '').replace('.', '/')}.py"
     names = {one.name for one in node.names}
     if path not in MODULES or not names & functions(path):
@@ -120,7 +121,7 @@ def imported_makers(node: ast.ImportFrom) -> Dict[str, int]:
     return {name: place for name, place in makers.items() if name in names}
 
 
-def functions(path: Path) -> Set[str]:
+def functions(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
@@ -135,7 +136,7 @@ def keyword(node: ast.Call, name: str) -> Optional[ast.expr]:
     return next((one.value for one in node.keywords if one.arg == name), None)
 
 
-def first_words(module: str, function: str, place: int = 0) -> Set[str]:
+def first_words(module: str, function: str, place: int = 0) -> set[str]:
     """The text constants at one place of the calls of a function."""
     tree = ast.parse(page(f"cc_kraken/{module}.py"))
     return {
@@ -150,10 +151,10 @@ def first_words(module: str, function: str, place: int = 0) -> Set[str]:
 
 
 # Kinds that are put together at run time: source text to all their values.
-COMPOSED: Dict[str, Callable[[], Set[str]]] = {
+COMPOSED: dict[str, Callable[[], set[str]]] = {
     "f'config-{first.kind}'": lambda: {
         f"config-{kind}"
-        for kind in first_words("config/structure", "Mistake")
+        for kind in first_words("config/validation", "Mistake")
         | first_words("config/loading", "Mistake")
     },
     "f'cannot-{verb}'": lambda: {
@@ -163,8 +164,8 @@ COMPOSED: Dict[str, Callable[[], Set[str]]] = {
 }
 
 
-def all_kinds() -> Set[str]:
-    kinds: Set[str] = set()
+def all_kinds() -> set[str]:
+    kinds: set[str] = set()
     for module in MODULES:
         found = Kinds(module.read_text(encoding="utf-8"))
         kinds |= found.found
@@ -174,9 +175,9 @@ def all_kinds() -> Set[str]:
     return kinds
 
 
-def anchors(text: str) -> Set[str]:
+def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as the usual renderers make them."""
-    found: Dict[str, int] = {}
+    found: dict[str, int] = {}
     result = set()
     for title in re.findall(r"^#{1,6} (.+)$", without_code(text), re.M):
         slug = re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
@@ -276,7 +277,7 @@ def test_the_commands_of_make_are_in_the_readme_and_in_the_makefile() -> None:
 # ---------------------------------------------------------------------- tables
 
 
-def rows(text: str, head: str) -> List[List[str]]:
+def rows(text: str, head: str) -> list[list[str]]:
     """The rows of the table whose first header cell is ``head``."""
     lines = text.split("\n")
     start = next(n for n, line in enumerate(lines) if line.startswith(f"| {head} |"))
@@ -318,7 +319,7 @@ SECTION = schema_files.load(schema_files.SECTION)["properties"]["kraken"]["prope
     ],
 )
 def test_the_tables_of_keys_are_the_schema(
-    head: str, properties: Dict[str, Dict[str, object]]
+    head: str, properties: dict[str, dict[str, object]]
 ) -> None:
     table = rows(page(KEYS), head)
     assert [code(row[0]) for row in table if len(row) != 4] == []
@@ -372,7 +373,7 @@ def test_the_table_of_mkfs_options_is_the_allow_list() -> None:
     assert told == {kind: set(one.options) for kind, one in registry.TYPES.items()}
 
 
-def holders() -> List[Tuple[str, bool, str, str]]:
+def holders() -> list[tuple[str, bool, str, str]]:
     found = []
     for state, same, then, kind in rows(
         page("docs/reference/decisions.md"), "The other instance is"
@@ -459,7 +460,7 @@ def test_the_lines_that_are_taken_over_are_those_that_the_page_shows() -> None:
 # -------------------------------------------------------------------- snippets
 
 
-def snippets(language: str) -> Iterator[Tuple[str, str]]:
+def snippets(language: str) -> Iterator[tuple[str, str]]:
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
         fences = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.M | re.S)
@@ -499,7 +500,7 @@ def test_a_shell_snippet_is_shell(place: str, text: str) -> None:
 # ------------------------------------------------------------ manual, versions
 
 
-def commands() -> Dict[str, argparse.ArgumentParser]:
+def commands() -> dict[str, argparse.ArgumentParser]:
     (choices,) = [
         action.choices
         for action in cli._parser()._actions

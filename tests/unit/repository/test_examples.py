@@ -9,8 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any
 
 import botocore.session
 import jsonschema
@@ -121,23 +122,23 @@ def test_the_image_defaults_are_right() -> None:
 # -------------------------------------------------------------------- policies
 
 
-def statements(policy: Dict[str, Any]) -> List[Dict[str, Any]]:
+def statements(policy: dict[str, Any]) -> list[dict[str, Any]]:
     assert policy["Version"] == "2012-10-17"
-    found: List[Dict[str, Any]] = policy["Statement"]
+    found: list[dict[str, Any]] = policy["Statement"]
     return found
 
 
-def actions(statement: Dict[str, Any]) -> Set[str]:
+def actions(statement: dict[str, Any]) -> set[str]:
     named = statement["Action"]
     return {named} if isinstance(named, str) else set(named)
 
 
-def operations(service: str) -> Set[str]:
+def operations(service: str) -> set[str]:
     model = botocore.session.get_session().get_service_model(service)
     return {f"{service}:{name}" for name in model.operation_names}
 
 
-def calls_of_the_module() -> Set[str]:
+def calls_of_the_module() -> set[str]:
     """The actions that ec2.py asks for, by their names in its source."""
     tree = ast.parse(
         (ROOT / "cc_kraken" / "cloud" / "ec2.py").read_text(encoding="utf-8")
@@ -156,9 +157,9 @@ CREATES = {"ec2:CreateVolume"}
 """What only a section with ``create`` asks for."""
 
 
-def check_policy(policy: Dict[str, Any], prefix: object) -> None:
+def check_policy(policy: dict[str, Any], prefix: object) -> None:
     """All that the module calls, nothing else, and changes by tag only."""
-    allowed: Set[str] = set()
+    allowed: set[str] = set()
     for statement in statements(policy):
         assert statement["Effect"] == "Allow"
         allowed |= actions(statement)
@@ -242,7 +243,7 @@ def test_the_policy_is_explained_action_by_action() -> None:
     assert told == kms_actions()
 
 
-def kms_actions() -> Set[str]:
+def kms_actions() -> set[str]:
     policy = json.loads(text("iam-policy-kms.json"))
     return {action for one in statements(policy) for action in actions(one)}
 
@@ -349,7 +350,7 @@ def test_the_script_that_names_the_members_of_etcd() -> None:
 # ------------------------------------------------------------- infrastructure
 
 
-def check_sets(volumes: List[Dict[str, str]], expected: Dict[str, int]) -> None:
+def check_sets(volumes: list[dict[str, str]], expected: dict[str, int]) -> None:
     """Volumes with these tags make complete sets of one node."""
     (ident,) = {(one["KRKN-IN:Prefix"], one["KRKN-IN:NodeId"]) for one in volumes}
     described = [
@@ -365,14 +366,14 @@ def check_sets(volumes: List[Dict[str, str]], expected: Dict[str, int]) -> None:
     assert sizes == expected
 
 
-def check_instance(own: Dict[str, str]) -> None:
+def check_instance(own: dict[str, str]) -> None:
     node = tags.node(Section(), own)
     assert isinstance(node, Node)
     assert tags.declared(Section(), own) == ("log", "data")
     assert tags.misspelt(own, "KRKN-IN") == {}
 
 
-def references(document: str, kind: str) -> Set[str]:
+def references(document: str, kind: str) -> set[str]:
     bare = re.sub(r"#.*", "", document)
     return set(re.findall(rf"\b{kind}\.(\w+)", bare))
 
@@ -381,7 +382,7 @@ class Template(yaml.SafeLoader):
     """CloudFormation's short forms (``!Ref Prefix``) as mappings."""
 
 
-def _short(loader: Template, suffix: str, node: yaml.Node) -> Dict[str, Any]:
+def _short(loader: Template, suffix: str, node: yaml.Node) -> dict[str, Any]:
     value: Any
     if isinstance(node, yaml.ScalarNode):
         value = loader.construct_scalar(node)
@@ -396,12 +397,12 @@ def _short(loader: Template, suffix: str, node: yaml.Node) -> Dict[str, Any]:
 Template.add_multi_constructor("!", _short)
 
 
-def template() -> Dict[str, Any]:
-    found: Dict[str, Any] = yaml.load(text("cloudformation.yaml"), Template)
+def template() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load(text("cloudformation.yaml"), Template)
     return found
 
 
-def told(listed: List[Dict[str, Any]]) -> Dict[str, str]:
+def told(listed: list[dict[str, Any]]) -> dict[str, str]:
     known = {"Prefix": "kafka", "NodeId": "1"}
     return {
         one["Key"]: known[one["Value"]["Ref"]]
@@ -411,7 +412,7 @@ def told(listed: List[Dict[str, Any]]) -> Dict[str, str]:
     }
 
 
-def resources(kind: str) -> Iterator[Dict[str, Any]]:
+def resources(kind: str) -> Iterator[dict[str, Any]]:
     for body in template()["Resources"].values():
         if body["Type"] == kind:
             yield body
@@ -486,7 +487,7 @@ CHECK = "cc-kraken enable --check"
     ],
 )
 def test_the_image_is_built_from_either_package(
-    tmp_path: Path, package: str, fails: str, expected: List[str]
+    tmp_path: Path, package: str, fails: str, expected: list[str]
 ) -> None:
     """With tools that say what they are told; a check that fails ends it."""
     for name in ("apt-get", "dnf", "rpm", "cc-kraken", "cloud-init"):
@@ -528,7 +529,7 @@ def test_the_image_with_packer() -> None:
 
 
 @pytest.fixture(scope="module")
-def rpms(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Path]:
+def rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if not (shutil.which("rpmbuild") and shutil.which("rpm")):
         pytest.skip("rpmbuild is not installed (apt-get install rpm)")
     out = tmp_path_factory.mktemp("rpms")
@@ -545,11 +546,11 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Path]:
 
 
 @pytest.fixture
-def rpm(rpms: Dict[str, Path]) -> Path:
+def rpm(rpms: dict[str, Path]) -> Path:
     return rpms["el9"]
 
 
-def query(rpm: Path, *words: str) -> List[str]:
+def query(rpm: Path, *words: str) -> list[str]:
     done = subprocess.run(
         ["rpm", "-qp", *words, str(rpm)], capture_output=True, text=True, check=True
     )
@@ -619,9 +620,9 @@ def test_the_rpm_holds_the_files_of_this_tree(rpm: Path) -> None:
 
 @pytest.mark.parametrize("name, abi", [("amzn2023", "3.9"), ("el10", "3.12")])
 def test_the_rpm_of_another_distribution_differs_in_its_python(
-    rpms: Dict[str, Path], name: str, abi: str
+    rpms: dict[str, Path], name: str, abi: str
 ) -> None:
-    def files(rpm: Path, version: str) -> List[str]:
+    def files(rpm: Path, version: str) -> list[str]:
         return [line.replace(f"python{version}", "") for line in query(rpm, "-l")]
 
     assert files(rpms[name], abi) == files(rpms["el9"], "3.9")

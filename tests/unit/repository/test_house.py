@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, Set
 
 import pytest
 
@@ -65,7 +65,7 @@ def longest(name: str) -> str:
     return name
 
 
-EDGES: Dict[str, Set[str]] = {
+EDGES: dict[str, set[str]] = {
     dotted(path): set(imports(path.read_text())) - {dotted(path)} for path in MODULES
 }
 
@@ -85,9 +85,9 @@ def test_a_run_knows_of_a_cloud_its_protocol_alone(floor: str) -> None:
 
 
 def test_there_is_no_circle() -> None:
-    done: Set[str] = set()
+    done: set[str] = set()
 
-    def visit(name: str, way: List[str]) -> None:
+    def visit(name: str, way: list[str]) -> None:
         assert name not in way, " imports ".join([*way[way.index(name) :], name])
         if name in done:
             return

@@ -10,8 +10,9 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Optional
 
 import boto3
 import pytest
@@ -41,7 +42,7 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Dict[str, str]:
+def environment(tmp_path: Path) -> dict[str, str]:
     """With a command that shows a status, and nothing of the caller's."""
     command = tmp_path / "cc-kraken"
     command.write_text('#!/bin/sh\necho "failed: node kafka/0 ($1)"\nexit 1\n')
@@ -50,7 +51,7 @@ def environment(tmp_path: Path) -> Dict[str, str]:
     return {"PATH": f"{tmp_path}:{os.environ['PATH']}", **keys}
 
 
-def alarm(environment: Dict[str, str]) -> subprocess.CompletedProcess[str]:
+def alarm(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     script = MONITORING / "kraken-alarm"
     return subprocess.run(
         [sys.executable, str(script), "cc-kraken@data.service"],
@@ -60,7 +61,7 @@ def alarm(environment: Dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_topic_gets_the_status(endpoint: str, environment: Dict[str, str]) -> None:
+def test_the_topic_gets_the_status(endpoint: str, environment: dict[str, str]) -> None:
     client = boto3.client(
         "sns",
         region_name=REGION,
@@ -78,7 +79,7 @@ def test_the_topic_gets_the_status(endpoint: str, environment: Dict[str, str]) -
     assert subject == f"{socket.gethostname()}: cc-kraken@data.service has failed"
 
 
-def test_the_agent_counts_it(environment: Dict[str, str]) -> None:
+def test_the_agent_counts_it(environment: dict[str, str]) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as agent:
         agent.bind(("127.0.0.1", 0))
         host, port = agent.getsockname()
@@ -87,7 +88,7 @@ def test_the_agent_counts_it(environment: Dict[str, str]) -> None:
         assert agent.recv(100) == b"cc_kraken_failed:1|c"
 
 
-def test_without_somebody_to_tell_it_fails(environment: Dict[str, str]) -> None:
+def test_without_somebody_to_tell_it_fails(environment: dict[str, str]) -> None:
     done = alarm(environment)
     assert done.returncode == 2 and "TOPIC_ARN or STATSD" in done.stderr
 
@@ -145,7 +146,7 @@ def test_a_unit_that_fails_starts_the_alarm(tmp_path: Path, unit: str) -> None:
 # ------------------------------------------------------------------- Prometheus
 
 RULES = MONITORING / "prometheus-rules.yml"
-ALERTS: Dict[str, Dict[str, Any]] = {
+ALERTS: dict[str, dict[str, Any]] = {
     one["alert"]: one
     for group in yaml.safe_load(RULES.read_text())["groups"]
     for one in group["rules"]
@@ -167,7 +168,7 @@ def status(state: str, data: Optional[str] = None, **more: Any) -> Report:
     return told
 
 
-def series(told: Report, values: str = f"{{}}x{MINUTES}") -> Dict[str, str]:
+def series(told: Report, values: str = f"{{}}x{MINUTES}") -> dict[str, str]:
     """What Prometheus has of a report by way of node_exporter: by the name of each
     series its values, one a minute, in promtool's notation."""
     found = {}
@@ -179,7 +180,7 @@ def series(told: Report, values: str = f"{{}}x{MINUTES}") -> Dict[str, str]:
     return {**found, UP: f"1x{MINUTES}", DISK: f"1x{MINUTES}"}
 
 
-def turns() -> Dict[str, str]:
+def turns() -> dict[str, str]:
     """Runs that end as pending, and the next that goes on, by turns."""
     found = series(status("running", "pending"))
     for state, values in (("running", "1 0 " * 30), ("pending", "0 1 " * 30)):
@@ -188,13 +189,13 @@ def turns() -> Dict[str, str]:
     return found
 
 
-def cut(found: Dict[str, str]) -> Dict[str, str]:
+def cut(found: dict[str, str]) -> dict[str, str]:
     """Five minutes of it: then the instance is terminated, and not scraped any more."""
     return {name: f"{values.split('x')[0]}x5 _x55" for name, values in found.items()}
 
 
 UP_AND_WELL = series(status("done", "mounted"))
-CASES: Dict[str, Any] = {
+CASES: dict[str, Any] = {
     "all is well": (UP_AND_WELL, set()),
     "a set has failed": (series(status("failed", "failed")), {"KrakenSetFailed"}),
     "a set that need not be there has failed": (

@@ -8,7 +8,7 @@ import email.mime.text
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, Set, Tuple
+from typing import Any
 
 import hcl2
 import pytest
@@ -37,7 +37,7 @@ CLUSTER = MODULE / "examples" / "kafka"
 # ------------------------------------------------------------------- the files
 
 
-def body_of(kind: str, name: str) -> Dict[str, Any]:
+def body_of(kind: str, name: str) -> dict[str, Any]:
     (found,) = (body for _, *key, body in entities(MODULE) if key == [kind, name])
     return found
 
@@ -46,7 +46,7 @@ def body_of(kind: str, name: str) -> Dict[str, Any]:
     "entity", list(entities(MODULE)), ids=lambda e: ".".join(e[:3])
 )
 def test_every_argument_is_one_that_the_provider_documents(
-    entity: Tuple[str, str, str, Dict[str, Any]],
+    entity: tuple[str, str, str, dict[str, Any]],
 ) -> None:
     what, kind, _, body = entity
     assert wrong(body, KNOWN[what, kind], META) == []
@@ -67,7 +67,7 @@ def test_an_argument_that_is_misspelt_or_missing_is_seen() -> None:
 # ------------------------------------------------------------------ references
 
 
-def fields(variable: str) -> Set[str]:
+def fields(variable: str) -> set[str]:
     """The keys of the objects that a variable holds."""
     text = str(named(MODULE, "variable")[variable]["type"])
     return set(re.findall(r"[({,] ?(\w+) = ", text))
@@ -158,7 +158,7 @@ def test_providers_are_required_by_version_and_none_is_configured() -> None:
 # ------------------------------------------------------- what nodes come out of it
 
 
-def set_tags() -> Dict[str, str]:
+def set_tags() -> dict[str, str]:
     """Name of each tag of a volume, and the expression that gives its value."""
     (map_,) = re.findall(r"for tag, value in \{(.*?)\n +\} :", code(MODULE), re.S)
     pairs = (line.split("=", 1) for line in map_.strip().splitlines())

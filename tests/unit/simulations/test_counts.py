@@ -7,9 +7,10 @@ a machine that is files.  What runs on disks cost: tests/loop/test_counts.py.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any
 
 import pytest
 
@@ -21,13 +22,13 @@ from tests.counting import Counts, count
 from tests.unit.tree import GIB, Tree
 
 ME = "i-00000000000000001"
-SOURCE: Dict[str, Any] = {
+SOURCE: dict[str, Any] = {
     "cloud_name": "aws",
     "metadata": {"instance-id": ME, "placement": {"availability-zone": "us-east-1a"}},
     "identity": {},
     "region": "us-east-1",
 }
-CFG: Dict[str, Any] = {
+CFG: dict[str, Any] = {
     "kraken": {"ec2": {"region": "us-east-1"}},
     "cloud_final_modules": [["kraken", "always"]],
 }
@@ -43,7 +44,7 @@ class Boot:
     def __init__(self, base: Path) -> None:
         self.tree = Tree(base)
         self.paths = replace(self.tree.paths, instance=str(base / "instance"))
-        self.sets: Dict[str, Dict[str, Any]] = {}
+        self.sets: dict[str, dict[str, Any]] = {}
         self.disks = 0
         programs = base / "programs"
         programs.mkdir()

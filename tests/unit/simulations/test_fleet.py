@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Dict, Iterator, List
+from collections.abc import Iterator
+from typing import Any, Callable
 
 import pytest
 
@@ -29,7 +30,7 @@ def quiet() -> Iterator[None]:
 
 def test_threads_take_turns_in_the_order_of_their_moments() -> None:
     time = Time()
-    seen: List[str] = []
+    seen: list[str] = []
 
     def sleeper(name: str, *pauses: float) -> Callable[[], None]:
         def work() -> None:
@@ -115,9 +116,9 @@ def test_wrong_is_found() -> None:
 # --------------------------------------------------------------- two claimants
 
 
-def holders(fleet: Fleet, volumes: List[str]) -> Dict[str, List[str]]:
+def holders(fleet: Fleet, volumes: list[str]) -> dict[str, list[str]]:
     """Who has the volumes of each set at the end."""
-    found: Dict[str, List[str]] = {"log": [], "data": []}
+    found: dict[str, list[str]] = {"log": [], "data": []}
     for volume in map(fleet.lab.volume, volumes):
         name = volume.tags["KRKN-IN:VolumeName"]
         found[name] += [one.instance_id for one in volume.attachments]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Optional
 
 import pytest
 
@@ -28,7 +29,7 @@ pytest.importorskip("boto3")
 WORLDS = 100 * MORE
 NODE = Node("kafka", "0")
 SECTION = Section(boot_wait=20, wait=150)
-VALUES: Dict[str, Tuple[str, ...]] = {
+VALUES: dict[str, tuple[str, ...]] = {
     "Prefix": ("kafka ", "Kafka", "other"),
     "NodeId": ("1", "*", "0 "),
     "VolumeName": ("log", "data", "dta", "not fit!", "vol-0123"),
@@ -67,8 +68,8 @@ class World(Fleet):
     def __init__(self, seed: int) -> None:
         super().__init__(seed, SECTION, throttled=False)
         self.chance = random.Random(seed)
-        self.made: List[str] = []
-        self.told: List[str] = []
+        self.made: list[str] = []
+        self.told: list[str] = []
 
     def set_up(self) -> None:
         chance = self.chance
@@ -81,7 +82,7 @@ class World(Fleet):
         self._hold()
         self.time.clock.advance(60.0)
 
-    def _some(self) -> List[str]:
+    def _some(self) -> list[str]:
         some = self.chance.choice(
             (self.made[:1], self.made[1:], [self.chance.choice(self.made)])
         )
@@ -219,7 +220,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-def one_world(seed: int) -> Tuple[bool, bool, World, Optional[Judged]]:
+def one_world(seed: int) -> tuple[bool, bool, World, Optional[Judged]]:
     """What fleet says, and what a boot comes to."""
     with in_turn(seed):
         world = World(seed)
@@ -231,7 +232,7 @@ def one_world(seed: int) -> Tuple[bool, bool, World, Optional[Judged]]:
 
 @pytest.mark.parametrize("part", soon([0], range(4), LATER))
 def test_fleet_says_that_a_node_comes_up_exactly_when_it_does(part: int) -> None:
-    told: Counter[Tuple[bool, bool]] = Counter()
+    told: Counter[tuple[bool, bool]] = Counter()
     wrong = []
     for seed in range(part * WORLDS, (part + 1) * WORLDS):
         says, is_up, world, judged = one_world(seed)

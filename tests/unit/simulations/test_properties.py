@@ -8,8 +8,9 @@ really lies on each volume.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Optional
 
 import pytest
 from hypothesis import HealthCheck, event, given, settings
@@ -52,7 +53,7 @@ RIVAL = "i-0000000000000beef"
 LEVELS = {0: 2, 1: 2, 5: 3, 6: 4, 10: 2}
 
 
-def tags(name: str, count: int, **more: object) -> Dict[str, str]:
+def tags(name: str, count: int, **more: object) -> dict[str, str]:
     """Tags of a member; keys are those of the tags, without the namespace."""
     own = {"Prefix": w.NODE.prefix, "NodeId": w.NODE.node_id, "VolumeName": name}
     own.update({"VolumeSize": str(count)})
@@ -62,7 +63,7 @@ def tags(name: str, count: int, **more: object) -> Dict[str, str]:
 
 def blank_set(
     name: str, count: int, first: int = 1, **more: object
-) -> Tuple[Disk, ...]:
+) -> tuple[Disk, ...]:
     return tuple(
         Disk(w.volume_id(first + n), tags(name, count, **more)) for n in range(count)
     )
@@ -70,7 +71,7 @@ def blank_set(
 
 # -------------------------------------------------- every cut, and what follows
 
-SHAPES: Dict[str, Tuple[int, Optional[int], Optional[str]]] = {
+SHAPES: dict[str, tuple[int, Optional[int], Optional[str]]] = {
     "ext4": (1, None, "ext4"),
     "xfs": (1, None, "xfs"),
     "raid0": (2, 0, "xfs"),
@@ -116,7 +117,7 @@ def end_state(simulation: Simulation) -> object:
     )
 
 
-def _disks(simulation: Simulation) -> List[Disk]:
+def _disks(simulation: Simulation) -> list[Disk]:
     return list(simulation.disks.values())
 
 
@@ -206,7 +207,7 @@ def filesystem_uuid(simulation_name: str, ids: Sequence[str]) -> str:
     return _intent(simulation_name, ids)[0].fs_uuid
 
 
-def _intent(name: str, ids: Sequence[str]) -> Tuple[Record, ...]:
+def _intent(name: str, ids: Sequence[str]) -> tuple[Record, ...]:
     """The records that a run would write on these volumes, blank."""
     count = len(ids)
     level = None if count == 1 else 1
@@ -228,7 +229,7 @@ def _intent(name: str, ids: Sequence[str]) -> Tuple[Record, ...]:
 def pasts(draw: st.DrawFn, disks: Sequence[Disk], name: str, kind: str) -> object:
     """Give the volumes of one set a past; what shows on an array, by UUID."""
     ids = [disk.id for disk in disks]
-    bodies: Dict[str, object] = {}
+    bodies: dict[str, object] = {}
     what = draw(st.sampled_from(["blank", "any", "array", "array", "any array"]))
     event(f"past: {what}")
     if what == "blank":
@@ -347,9 +348,9 @@ def _spoil(
 @st.composite
 def machines(draw: st.DrawFn, quiet: bool = False) -> Simulation:
     """One to three sets with any past on one instance."""
-    disks: List[Disk] = []
-    bodies: Dict[str, object] = {}
-    volumes: Dict[str, Dict[str, object]] = {}
+    disks: list[Disk] = []
+    bodies: dict[str, object] = {}
+    volumes: dict[str, dict[str, object]] = {}
     paths = ["/a", "/b", "/a/c"]
     for number, name in enumerate(["one", "two", "three"][: draw(st.integers(1, 3))]):
         level = draw(st.sampled_from([None, None, 0, 1, 5, 6, 10]))
@@ -375,7 +376,7 @@ def machines(draw: st.DrawFn, quiet: bool = False) -> Simulation:
         else:
             for disk in made:  # one array UUID, one body: keep it simple
                 disk.block, disk.share, disk.records = None, False, {}
-        own: Dict[str, object] = {}
+        own: dict[str, object] = {}
         if draw(st.integers(0, 3)) == 0:
             own["allow_degraded"] = True
         if draw(st.integers(0, 3)) == 0:
@@ -405,7 +406,7 @@ def machines(draw: st.DrawFn, quiet: bool = False) -> Simulation:
     return simulation
 
 
-def _overwrite(draw: st.DrawFn, simulation: Simulation, name: str) -> Dict[str, str]:
+def _overwrite(draw: st.DrawFn, simulation: Simulation, name: str) -> dict[str, str]:
     out = {}
     for disk in simulation.disks.values():
         if disk.tags["KRKN-IN:VolumeName"] == name and draw(st.booleans()):
@@ -429,7 +430,7 @@ def given_up(simulation: Simulation) -> set[str]:
     return out
 
 
-def kept(simulation: Simulation, free: set[str]) -> Dict[str, object]:
+def kept(simulation: Simulation, free: set[str]) -> dict[str, object]:
     """What must be the same in the end; ``free``: volumes given up."""
     arrays = {
         disk.block.uuid
@@ -474,7 +475,7 @@ def test_the_plan_is_what_the_run_does(data: st.DataObject) -> None:
     simulation.arrive()
     planned = {plan.name: plan for plan in simulation.plan()}
     simulation.run()
-    done: Dict[str, List[Step]] = {name: [] for name in planned}
+    done: dict[str, list[Step]] = {name: [] for name in planned}
     for step in simulation.done:
         done[step.set].append(step)
     for name, plan in planned.items():

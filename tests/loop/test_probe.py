@@ -15,9 +15,10 @@ import re
 import subprocess
 import threading
 import uuid as uuids
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable
 
 import pytest
 
@@ -31,7 +32,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
-from cc_kraken.proof import content, places, record
+from cc_kraken.proof import places, probe, record
 from cc_kraken.proof.directio import Reader, ReadError
 from tests import crafted
 from tests.conftest import make_loop_nodes, umount
@@ -114,7 +115,7 @@ def looked(disk: Disk, **options: object) -> Look:
     """A look that is held to have changed nothing and left nobody behind."""
     before, threads = _digest(disk.file), set(threading.enumerate())
     options.setdefault("volume_id", VOLUME)
-    found = content.look(disk.path, **options)  # type: ignore[arg-type]
+    found = probe.look(disk.path, **options)  # type: ignore[arg-type]
     assert set(threading.enumerate()) <= threads
     assert _digest(disk.file) == before
     return found
@@ -334,14 +335,14 @@ def test_md_member_has_its_superblock(disk: Disk, minor: int) -> None:
     assert found.superblock is not None
     block = found.superblock
     assert (block.minor, block.role, block.events) == (minor, 1, 9)
-    assert content.superblock(disk.path) == block
+    assert probe.superblock(disk.path) == block
 
 
 def test_no_md_superblock(disk: Disk) -> None:
-    assert content.superblock(disk.path) is None
+    assert probe.superblock(disk.path) is None
     disk.write(*crafted.md1(SIZE, wrong=True))
-    assert content.superblock(disk.path) is None
-    assert content.superblock("/dev/null") is None
+    assert probe.superblock(disk.path) is None
+    assert probe.superblock("/dev/null") is None
 
 
 def test_btrfs_over_two_devices(tmp_path: Path) -> None:
@@ -592,7 +593,7 @@ def test_a_device_without_a_size(tmp_path: Path) -> None:
     ],
 )
 def test_no_block_device(path: str, words: str) -> None:
-    found = content.look(path)
+    found = probe.look(path)
     assert isinstance(found.content, Unknown)
     assert words in found.content.reason
     assert found == Look(found.content)
@@ -601,7 +602,7 @@ def test_no_block_device(path: str, words: str) -> None:
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    assert isinstance(content.look(str(pipe)).content, Unknown)
+    assert isinstance(probe.look(str(pipe)).content, Unknown)
 
 
 @pytest.mark.parametrize("good", [0, 20 * MIB, 620 * MIB])
@@ -655,7 +656,7 @@ def test_read_error_in_the_middle(
         with mounted(below, tmp_path / "mounted") as target:
             path = _attach(["losetup", "--find", "--show", str(target / "disk")])
             try:
-                found = content.look(path, full=full)
+                found = probe.look(path, full=full)
             finally:
                 _run(["losetup", "--detach", path])
     assert isinstance(found.content, Unknown)
@@ -702,7 +703,7 @@ def test_the_tools_do_not_see_a_stale_page_cache(disk: Disk) -> None:
 def test_mounted_filesystem_is_known(disk: Disk, tmp_path: Path) -> None:
     EXT4(disk)
     with mounted(disk, tmp_path / "mounted"):
-        assert content.look(disk.path).content == Known("ext4", UUID, "data")
+        assert probe.look(disk.path).content == Known("ext4", UUID, "data")
 
 
 # ------------------------------------------------------------------------ head
@@ -710,23 +711,23 @@ def test_mounted_filesystem_is_known(disk: Disk, tmp_path: Path) -> None:
 
 def test_head_of_an_array_that_does_not_run(disk: Disk, tmp_path: Path) -> None:
     offset = 2 * MIB
-    assert content.head(disk.path, offset) is None
+    assert probe.head(disk.path, offset) is None
     image = tmp_path / "image"
     with image.open("wb") as file:
         file.truncate(400 * MIB)
     _run(["mkfs.xfs", "-q", "-m", f"uuid={UUID}", "-L", "data", str(image)])
     disk.write(offset, image.read_bytes()[: 1 * MIB])
     image.unlink()
-    assert content.head(disk.path, offset) == Known("xfs", UUID, "data")
+    assert probe.head(disk.path, offset) == Known("xfs", UUID, "data")
     disk.write(offset + 126, b"\1")
-    found = content.head(disk.path, offset)
+    found = probe.head(disk.path, offset)
     assert isinstance(found, Unknown)
     assert "half made" in found.reason
     disk.write(offset, bytes(MIB))
     disk.write(offset + 4097, b"\1")
-    found = content.head(disk.path, offset)
+    found = probe.head(disk.path, offset)
     assert found == Unknown("Data without a known signature.", offset + 4097)
-    assert isinstance(content.head("/dev/no-such-device", 0), Unknown)
+    assert isinstance(probe.head("/dev/no-such-device", 0), Unknown)
 
 
 # --------------------------------------------------------------------- helpers

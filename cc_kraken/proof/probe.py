@@ -14,8 +14,9 @@ import errno
 import hashlib
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Optional
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import HEAD, Found

@@ -8,8 +8,8 @@ Sizes are in bytes.  Source: md(4), mdadm(8) on ``--grow --size``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import List, Mapping
 
 from cc_kraken.decide.steps import GrowArray, GrowFilesystem, Step
 from cc_kraken.model import Array, Device, MdSuperblock, Mounted, gib
@@ -40,10 +40,10 @@ class Growth:
     something that no size shows."""
 
     name: str
-    steps: List[Step] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
-    warnings: List[str] = field(default_factory=list)
-    outcomes: List[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    outcomes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _not_now(array: Array, members: Mapping[str, Member]) -> str:
     return ""
 
 
-def _larger(members: Mapping[str, Member], used: Mapping[str, int]) -> List[str]:
+def _larger(members: Mapping[str, Member], used: Mapping[str, int]) -> list[str]:
     """The volumes with room that the array does not use."""
     return [
         volume

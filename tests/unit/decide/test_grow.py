@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.decide import decision, growth
+from cc_kraken.decide import decision, grow
 from cc_kraken.decide.plan import MOUNTED, Plan
 from cc_kraken.decide.steps import CheckFilesystem, GrowArray, GrowFilesystem, Step
 from cc_kraken.decide.world import World
@@ -76,7 +76,7 @@ def test_a_filesystem_follows_its_volume() -> None:
 
 NOT_GROWN: dict[str, tuple[World, dict[str, object]]] = {
     "it fills its volume": (single(3, 3 * w.GIB), {}),
-    "all but what mkfs leaves": (single(3, 3 * w.GIB - growth.LEAST + 1), {}),
+    "all but what mkfs leaves": (single(3, 3 * w.GIB - grow.LEAST + 1), {}),
     "switched off": (single(3, w.GIB), {"grow": False}),
     "the size is not known": (single(3, None), {}),
     "something on the volume is mounted, not it": (
@@ -312,10 +312,10 @@ def test_growth_never_asks_for_more_than_there_is(
         if isinstance(step, GrowArray):
             assert level != 0
             assert step.after <= min(sizes) * w.GIB - OFFSET
-            assert step.after - step.before >= growth.LEAST
+            assert step.after - step.before >= grow.LEAST
         else:
             assert isinstance(step, GrowFilesystem)
-            assert step.after - step.before >= growth.LEAST
+            assert step.after - step.before >= grow.LEAST
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Iterator, List, Mapping, Tuple
+from typing import Any
 
-from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.model import failure
 
 Schema = Mapping[str, Any]
 
@@ -33,7 +34,7 @@ class Mistake:
     nearest: str = ""
 
 
-def mistakes(value: object, schema: Schema, path: str = "") -> List[Mistake]:
+def mistakes(value: object, schema: Schema, path: str = "") -> list[Mistake]:
     """All places where ``value`` departs from ``schema``: of each mapping its
     unknown keys first, then in the order of the schema.
 
@@ -44,7 +45,7 @@ def mistakes(value: object, schema: Schema, path: str = "") -> List[Mistake]:
     except (RecursionError, ValueError):  # Python prints neither in a message
         expected = "numbers with fewer digits, and fewer levels"
         return [Mistake("value", path, "too large to be printed", expected)]
-    found = [mistake for error in errors for mistake in _told(error, path)]
+    found = [mistake for error in errors for mistake in _mistakes(error, path)]
     # What is said about the value is no help while its type is wrong.
     wrong = {mistake.path for mistake in found if mistake.kind == "type"}
     return [one for one in found if one.kind == "type" or one.path not in wrong]
@@ -72,13 +73,11 @@ def _validator(schema: Schema) -> Any:
     try:
         import jsonschema
     except ImportError as error:
-        raise KrakenError(
-            Trouble(
-                "jsonschema-missing",
-                f"Python's jsonschema cannot be imported ({error})",
-                "jsonschema 3.2 or later",
-                "Install the package python3-jsonschema.",
-            )
+        raise failure(
+            "jsonschema-missing",
+            f"Python's jsonschema cannot be imported ({error})",
+            "jsonschema 3.2 or later",
+            "Install the package python3-jsonschema.",
         ) from None
     draft: Any = jsonschema.Draft4Validator
     validators: Any = jsonschema.validators
@@ -91,7 +90,7 @@ def _is_object(_: object, value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
-def _told(error: Any, path: str) -> Iterator[Mistake]:
+def _mistakes(error: Any, path: str) -> Iterator[Mistake]:
     """The mistakes in one of jsonschema's errors."""
     keyword, value, schema = error.validator, error.instance, error.schema
     for key in error.absolute_path:
@@ -199,7 +198,7 @@ def _allowed(schema: Schema) -> str:
     return text or "another value"
 
 
-def _types(schema: Schema) -> Tuple[str, ...]:
+def _types(schema: Schema) -> tuple[str, ...]:
     names = schema.get("type", ())
     return (names,) if isinstance(names, str) else tuple(names)
 

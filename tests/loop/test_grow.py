@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from cc_kraken.act import grow, layout
-from cc_kraken.decide import growth
+from cc_kraken.decide.grow import LEAST
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import devices, md, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Known, KrakenError
-from cc_kraken.proof import content, record
+from cc_kraken.proof import probe, record
 from tests.conftest import umount
 from tests.loop.test_destroy import HalfArray, MakeDevice
 from tests.loop.test_destroy import Machine as Disks
@@ -92,7 +92,7 @@ def test_a_mounted_filesystem_follows_its_volume(machine: Machine, kind: str) ->
     assert status["phases"][-1]["name"] == "grow"
     after = size(path, node)
     print(f"{kind}: {before} bytes, then {after}")
-    assert 3 * GIB - after < growth.LEAST
+    assert 3 * GIB - after < LEAST
     assert planted.read_text() == "still here"
     # At once, though the superblock on the disk may be older.
     assert done(machine.run()) == []
@@ -104,12 +104,12 @@ def test_the_next_instance_mounts_and_grows(machine: Machine, kind: str) -> None
     machine.run()
     machine.unmount()
     enlarge(machine, volume, 2)
-    seen = content.look(machine.disk(volume), volume_id=volume)
+    seen = probe.look(machine.disk(volume), volume_id=volume)
     assert isinstance(seen.content, Known)
     status = machine.run()
     path = machine.path("data")
     assert [text.split()[0] for text in done(status)] == ["mount", "grow"]
-    assert 2 * GIB - size(path, machine.disk(volume)) < growth.LEAST
+    assert 2 * GIB - size(path, machine.disk(volume)) < LEAST
     assert status["sets"]["data"]["filesystem"]["uuid"] == seen.content.uuid
 
 
@@ -215,7 +215,7 @@ def test_what_mkfs_leaves_is_no_reason_to_grow(
                 left = number - size(str(where), node)
             finally:
                 umount(where)
-            assert 0 <= left < growth.LEAST, (number, options, left)
+            assert 0 <= left < LEAST, (number, options, left)
 
 
 # ------------------------------------------------------------- what is refused

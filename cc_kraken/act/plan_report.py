@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
-from cc_kraken.act import report
-from cc_kraken.act.report import DONE, FAILED, PENDING, Report
+from cc_kraken.act.report import DONE, FAILED, PENDING, Report, error
 from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.decide.steps import GROW
 from cc_kraken.decide.world import World
-from cc_kraken.model import (
-    Claim,
-    Trouble,
-    of_set,
-)
+from cc_kraken.model import Claim, Trouble, of_set
 
 LOG = logging.getLogger(__name__)
 
@@ -24,8 +20,8 @@ def to_come(plan: Plan) -> bool:
     return any(step.phase != GROW for step in plan.steps)
 
 
-def tell(
-    told: Report,
+def update(
+    report: Report,
     plan: Plan,
     claim: Optional[Claim],
     world: World,
@@ -40,11 +36,11 @@ def tell(
     """
     if claim is None:
         for text in plan.warnings:
-            told.warn(text)
+            report.warn(text)
         return
     array = world.array(plan.array_uuid) if plan.array_uuid else None
-    told.describe(claim, world.devices, array, plan.mount_path)
-    entry = told.set(plan.name)
+    report.describe(claim, world.devices, array, plan.mount_path)
+    entry = report.set(plan.name)
     entry["plan"] = [str(step) for step in plan.steps]
     entry["outcomes"] = list(plan.outcomes)
     if plan.filesystem is not None and plan.filesystem.uuid:
@@ -53,20 +49,20 @@ def tell(
             "uuid": plan.filesystem.uuid,
             "label": plan.filesystem.label,
         }
-    _tell_state(entry, plan, held, dry_run)
+    _update_state(entry, plan, held, dry_run)
     pending = plan.trouble is not None and plan.trouble.kind == "owner-pending"
     entry["owner"] = _owner(claim) if pending else None
-    told.notes(plan.name, plan.notes)
+    report.notes(plan.name, plan.notes)
     for text in plan.warnings:
-        told.warn(f"{plan.name}: {text}", plan.name)
+        report.warn(f"{plan.name}: {text}", plan.name)
 
 
-def _tell_state(
+def _update_state(
     entry: dict[str, Any], plan: Plan, held: Optional[Trouble], dry_run: bool
 ) -> None:
     trouble = plan.trouble
     refused = trouble is not None and not trouble.waits
-    entry["error"] = report.error(trouble) if trouble and refused else None
+    entry["error"] = error(trouble) if trouble and refused else None
     entry["reason"] = str(trouble) if trouble and not refused else None
     entry["state"] = plan.state
     if dry_run:
@@ -83,7 +79,7 @@ def _owner(claim: Claim) -> dict[str, object]:
     return {"owner": wish.owner, "group": wish.group, "mode": wish.mode}
 
 
-def say_planned(plans: Sequence[Plan]) -> str:
+def log_planned(plans: Sequence[Plan]) -> str:
     """Log what a run would do; the end state of a dry run."""
     for plan in plans:
         own = of_set(plan.name)
@@ -97,9 +93,9 @@ def say_planned(plans: Sequence[Plan]) -> str:
     return FAILED if refused else DONE
 
 
-def say_done(told: Report, plans: Sequence[Plan]) -> None:
+def log_done(report: Report, plans: Sequence[Plan]) -> None:
     for plan in plans:
-        entry = told.sets.get(plan.name)
+        entry = report.sets.get(plan.name)
         if entry is None:
             continue
         where = f" at {entry['mount_path']}" if entry["mount_path"] else ""
