@@ -16,9 +16,9 @@ def handle(*args, **kwargs):  # type: ignore[no-untyped-def]
     signature, and five of them make every boot "degraded" since 23.4.
     """
     try:
-        from cc_kraken.boot.configured import asked
+        from cc_kraken.boot.configured import is_configured
 
-        if asked(*args, **kwargs):
+        if is_configured(*args, **kwargs):
             from cc_kraken.boot.stage import run_stage
 
             run_stage(*args, **kwargs)

@@ -15,7 +15,7 @@ DIRECTORIES = ("/etc/cc-kraken/conf.d", "/var/lib/cloud/instance/kraken.d")
 STATUS = "/run/cc-kraken/status.json"
 
 
-def asked(
+def is_configured(
     _name: object = None,
     cfg: Any = None,
     cloud: Any = None,
