@@ -76,6 +76,28 @@ def test_who_has_begun_asks_more_often(begun: bool, longest: float) -> None:
     assert longest / 2 <= sets.until("any") <= longest
 
 
+@pytest.mark.parametrize(
+    ("found", "expected", "text"),
+    [
+        ("It is held.", "It must be free.", "It is held (awaited for 5 s). It must"),
+        ("it is held", "a free one", "it is held (awaited for 5 s); expected a free"),
+    ],
+)
+def test_an_error_that_was_awaited_stays_sentences(
+    tmp_path: Path, found: str, expected: str, text: str
+) -> None:
+    told = Report(Paths(run=str(tmp_path)), "background", kept=False)
+    clock = ManualClock()
+    waiting = Waiting(Limits(3600.0, final=True), clock, told)
+    trouble = Trouble("holder-running", found, expected, "Wait.", waits=True)
+    assert "awaited" not in str(waiting.over(trouble)), "nobody has waited yet"
+    clock.advance(5)
+    assert f"[holder-running] {text}" in str(waiting.over(trouble))
+    waiting.asked(Trouble("ec2-throttled", "EC2 throttles.", "An answer.", "Wait."))
+    told_why = "(awaited for 5 s; not asked again: EC2 throttles)"
+    assert told_why in waiting.over(trouble).found
+
+
 def test_who_has_no_node_yet_asks_a_throttled_account_more_rarely(
     tmp_path: Path,
 ) -> None:
