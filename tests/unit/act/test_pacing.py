@@ -19,6 +19,15 @@ WAITS = Trouble("ec2-throttled", "throttled", "", "", waits=True)
 OTHER = Trouble("incorrect-state", "pending", "", "", waits=True)
 
 
+class Hand(Clock):
+    """A clock whose hand the test moves."""
+
+    moment = 0.0
+
+    def now(self) -> float:
+        return self.moment
+
+
 @given(st.floats(0.1, 5), st.floats(1.0, 4), st.floats(5, 100), st.integers(1, 30))
 def test_intervals_grow_and_stay_within_their_limits(
     first: float, growth: float, longest: float, count: int
@@ -87,11 +96,11 @@ def test_an_error_that_was_awaited_stays_sentences(
     tmp_path: Path, found: str, expected: str, text: str
 ) -> None:
     told = Report(Paths(run=str(tmp_path)), "background", kept=False)
-    clock = ManualClock()
+    clock = Hand()
     waiting = Waiting(Limits(3600.0, final=True), clock, told)
     trouble = Trouble("holder-running", found, expected, "Wait.", waits=True)
     assert "awaited" not in str(waiting.over(trouble)), "nobody has waited yet"
-    clock.advance(5)
+    clock.moment = 5.0
     assert f"[holder-running] {text}" in str(waiting.over(trouble))
     waiting.asked(Trouble("ec2-throttled", "EC2 throttles.", "An answer.", "Wait."))
     told_why = "(awaited for 5 s; not asked again: EC2 throttles)"
