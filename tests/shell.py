@@ -25,13 +25,15 @@ from tests.chroot import base
 from tests.chroot.ec2 import Machine
 from tests.chroot.node import ENVIRONMENT
 from tests.chroot.reader import SECTION, Reader
+from tests.lab import image
 from tests.lab.image import LabError, ended_by_signals
 from tests.pages import ROOT
 from tests.trial import RELEASE, missing, say
 
 WELCOME = f"""
 This shell is your machine. Its AWS is an EC2 on loopback. What you launch boots in a
-chroot of Debian {RELEASE} with cc_kraken; it has no systemd and no RAID.
+chroot of Debian {RELEASE} with cc_kraken; the package lies in its /root, too. There is no
+systemd, RAID, Auto Scaling or CloudFormation.
 
 Type "EC2 in five minutes" of the README, then the guides. Leave "Clean up" until the
 end: it removes everything.
@@ -67,6 +69,8 @@ class Playground(Reader):
     for each instance that runs, which opens a shell on it."""
 
     def appeared(self, machine: Machine) -> None:
+        deb = image.package(image.SOURCE)
+        machine.node.write(f"/root/{deb.name}", deb.read_bytes())
         # Weaker than any file that a guide writes.
         section = {"kraken": {**SECTION, "enabled": False}}
         machine.node.write("/etc/cc-kraken/conf.d/api.yaml", yaml.safe_dump(section))
