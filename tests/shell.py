@@ -32,8 +32,8 @@ from tests.trial import RELEASE, missing, say
 
 WELCOME = f"""
 This shell is your machine. Its AWS is an EC2 on loopback. What you launch boots in a
-chroot of Debian {RELEASE} with cc_kraken; the package lies in its /root, too. There is no
-systemd, RAID, Auto Scaling or CloudFormation.
+chroot of Debian {RELEASE} with cc_kraken; the package lies in its /root, too. There is
+no systemd, RAID, Auto Scaling or CloudFormation.
 
 Type "EC2 in five minutes" of the README, then the guides. Leave "Clean up" until the
 end: it removes everything.

@@ -145,7 +145,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         for attachment in volume.attachments
         if attachment.instance_id == instance_id and attachment.state in DETACHING
     }
-    soon = "cc_kraken attaches it as soon as EC2 has released it. If that lasts,"
+    soon = "cc_kraken attaches it as soon as EC2 has released it; if that lasts,"
     waits = True
     if state in ("shutting-down", "terminated", "gone", "unknown"):
         kind = "holder-leaving"
@@ -159,7 +159,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
     elif state in ("stopped", "stopping"):
         kind = "holder-stopped"
         found = f"{attached} and keeps it."
-        remedy = f"Terminate {instance_id}, or detach the volume from it. {NEVER}"
+        remedy = f"Terminate {instance_id}, or detach the volume from it: {NEVER}"
     elif holder and Node(holder.prefix or "", holder.node_id or "") == case.node:
         kind = "holder-predecessor"
         found = f"{attached} as the same node {case.node}."
@@ -177,6 +177,6 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         found = f"{attached} and is not this node ({case.node})."
         remedy = (
             f"Terminate {instance_id}, detach the volume from it, or correct the "
-            f"tags. {NEVER}"
+            f"tags: {NEVER}"
         )
     return Trouble(kind, found, "The volume must be free.", remedy, waits)

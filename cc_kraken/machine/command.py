@@ -130,7 +130,7 @@ def check(finished: Finished, doing: str) -> Finished:
     else:
         how = f"failed with exit status {finished.code}"
     said = _last_lines(finished.err) or _last_lines(finished.out)
-    ended = f": {said.rstrip('.')}." if said else ". It printed nothing."
+    ended = f": {said.rstrip('.')}." if said else ", and printed nothing."
     raise failure(
         kind="command-failed",
         found=f"{os.path.basename(finished.argv[0])} {how} while {doing}{ended}",
