@@ -68,9 +68,11 @@ class Playground(Reader):
     """Boots what is launched, at once. ``directory``: an empty one; it gets a script
     for each instance that runs, which opens a shell on it."""
 
+    #: The package of this tree: the file's name and content.
+    package, content = "", b""
+
     def appeared(self, machine: Machine) -> None:
-        deb = image.package(image.SOURCE)
-        machine.node.write(f"/root/{deb.name}", deb.read_bytes())
+        machine.node.write(f"/root/{self.package}", self.content)
         # Weaker than any file that a guide writes.
         section = {"kraken": {**SECTION, "enabled": False}}
         machine.node.write("/etc/cc-kraken/conf.d/api.yaml", yaml.safe_dump(section))
@@ -103,6 +105,8 @@ def play(stack: ExitStack) -> None:
     layers = base.installed(RELEASE, say)
     at = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cc-shell-")))
     reader = stack.enter_context(Playground(at, layers))
+    deb = image.package(image.SOURCE)
+    reader.package, reader.content = deb.name, deb.read_bytes()
     rc = at / "rc"
     rc.write_text(RC)
     ended = threading.Event()
