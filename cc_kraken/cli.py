@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan = add("plan", _plan, "say what a run would do now, and change nothing")
     plan.add_argument("--json", action="store_true", help="the status as JSON")
-    plan.set_defaults(level=logging.WARNING)
+    plan.set_defaults(level=logging.CRITICAL)  # the plan says all of it, once
     apply = add("apply", _apply, "bring up what is not up")
     apply.add_argument(
         "--background", action="store_true", help="as cc-kraken.service does"

@@ -51,7 +51,8 @@ def plan_text(status: Mapping[str, Any]) -> str:
     lines += [f"note: {text}" for text in status.get("notes", ())]
     lines += [f"warning: {text}" for text in status["warnings"]]
     lines += [f"error: {entry['message']}" for entry in status["errors"]]
-    return "\n".join(lines)
+    hint = _hint(lines)
+    return "\n".join([*lines, hint] if hint else lines)
 
 
 def status_text(status: Mapping[str, Any]) -> str:

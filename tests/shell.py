@@ -25,13 +25,15 @@ from tests.chroot import base
 from tests.chroot.ec2 import Machine
 from tests.chroot.node import ENVIRONMENT
 from tests.chroot.reader import SECTION, Reader
+from tests.lab import image
 from tests.lab.image import LabError, ended_by_signals
 from tests.pages import ROOT
 from tests.trial import RELEASE, missing, say
 
 WELCOME = f"""
 This shell is your machine. Its AWS is an EC2 on loopback. What you launch boots in a
-chroot of Debian {RELEASE} with cc_kraken; it has no systemd and no RAID.
+chroot of Debian {RELEASE} with cc_kraken; the package lies in its /root, too. There is
+no systemd, RAID, Auto Scaling or CloudFormation.
 
 Type "EC2 in five minutes" of the README, then the guides. Leave "Clean up" until the
 end: it removes everything.
@@ -66,7 +68,11 @@ class Playground(Reader):
     """Boots what is launched, at once. ``directory``: an empty one; it gets a script
     for each instance that runs, which opens a shell on it."""
 
+    #: The package of this tree: the file's name and content.
+    package, content = "", b""
+
     def appeared(self, machine: Machine) -> None:
+        machine.node.write(f"/root/{self.package}", self.content)
         # Weaker than any file that a guide writes.
         section = {"kraken": {**SECTION, "enabled": False}}
         machine.node.write("/etc/cc-kraken/conf.d/api.yaml", yaml.safe_dump(section))
@@ -99,6 +105,8 @@ def play(stack: ExitStack) -> None:
     layers = base.installed(RELEASE, say)
     at = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cc-shell-")))
     reader = stack.enter_context(Playground(at, layers))
+    deb = image.package(image.SOURCE)
+    reader.package, reader.content = deb.name, deb.read_bytes()
     rc = at / "rc"
     rc.write_text(RC)
     ended = threading.Event()

@@ -53,7 +53,7 @@ TITLES = {
     IDENTIFY: "1: who is this instance, and which volumes are its own",
     CREATE: "1: creating the volumes that do not exist",
     ATTACH: "2: attaching volumes",
-    "assemble": "3: putting arrays together",
+    "assemble": "3: preparing volumes and arrays",
     "mkfs": "4: making filesystems",
     "mount": "5: mounting",
     "grow": "6: growing what was enlarged",

@@ -106,10 +106,16 @@ class Waiting:
         """A trouble whose time is over."""
         if not trouble.waits:
             return trouble
-        found = f"{trouble.found} (awaited for {int(self.elapsed())} s"
+        notes = []
+        if self.elapsed() >= 1:
+            notes.append(f"awaited for {int(self.elapsed())} s")
         if self._not_asked is not None and self._not_asked is not trouble:
-            found += f"; not asked again: {self._not_asked.found}"
-        return replace(trouble, waits=False, found=found + ")")
+            notes.append(f"not asked again: {self._not_asked.found.rstrip('.')}")
+        found = trouble.found
+        if notes:
+            end = "." if found.endswith(".") else ""
+            found = f"{found.rstrip('.')} ({'; '.join(notes)}){end}"
+        return replace(trouble, waits=False, found=found)
 
     # ---- reasons
 

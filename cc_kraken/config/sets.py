@@ -313,10 +313,12 @@ class _Judge:
             fresh = [volume for volume in self._volumes if not volume.origin]
             return Trouble(
                 "snapshot-mixed",
-                f"in the set {self._shown} {_ids(copies)} come from a snapshot or a "
-                f"copy, {_ids(fresh)} do not",
-                "members that are all new, or all from one set of snapshots",
-                "Replace the members that do not belong to the others.",
+                f"In the set {self._shown}, {_ids(copies)} "
+                f"{'comes' if len(copies) == 1 else 'come'} from a snapshot or a copy, "
+                f"and {_ids(fresh)} {'does' if len(fresh) == 1 else 'do'} not.",
+                "All members must be new, or all must come from one backup.",
+                "Replace the volumes that do not belong to the others, or take their "
+                "tags off.",
             )
         if len({volume.size_gib for volume in self._volumes}) > 1:
             sizes = ", ".join(f"{one.id} {one.size_gib} GiB" for one in self._volumes)

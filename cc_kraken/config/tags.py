@@ -222,8 +222,8 @@ def node(
     if VOLUMES in odd_tags.values():
         return Trouble(
             "tag-misspelt",
-            f"{instance_id} has the tag {in_words(odd_tags, namespace)}",
-            "tags of this namespace that cc_kraken knows",
+            f"{instance_id} has the tag {in_words(odd_tags, namespace)}.",
+            "The tag must have the name in parentheses.",
             "Correct the tag's name.",
         )
     for tag, value in ((PREFIX, prefix), (NODE_ID, node_id)):

@@ -102,8 +102,8 @@ class Wish:
             if lost:
                 self._wrong(
                     "tag-misspelt",
-                    f"{volume.id} has the tag {tags.in_words(lost, namespace)}",
-                    "tags of this namespace that cc_kraken knows",
+                    f"{volume.id} has the tag {tags.in_words(lost, namespace)}.",
+                    "The tag must have the name in parentheses.",
                     "Correct the tag's name, or take it off.",
                 )
             elif meant:

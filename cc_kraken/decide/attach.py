@@ -11,7 +11,7 @@ from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import Attach, Detach, Step
 from cc_kraken.model import Attachment, Holder, Node, Trouble, Volume
 
-NEVER = "It is never taken away."
+NEVER = "cc_kraken never takes it away."
 CLAIM_SECONDS = 120
 """For so long an instance that may be any node is given to settle or to give back."""
 DETACHING = ("detaching", "busy")
@@ -146,7 +146,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         for attachment in volume.attachments
         if attachment.instance_id == instance_id and attachment.state in DETACHING
     }
-    soon = "It is attached once EC2 has let it go. If that lasts,"
+    soon = "cc_kraken attaches it as soon as EC2 has released it; if that lasts,"
     waits = True
     if state in ("shutting-down", "terminated", "gone", "unknown"):
         kind = "holder-leaving"
@@ -160,17 +160,17 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
     elif state in ("stopped", "stopping"):
         kind = "holder-stopped"
         found = f"{attached} and keeps it."
-        remedy = f"Terminate {instance_id}, or detach the volume from it. {NEVER}"
+        remedy = f"Terminate {instance_id}, or detach the volume from it: {NEVER}"
     elif holder and Node(holder.prefix or "", holder.node_id or "") == case.node:
         kind = "holder-predecessor"
         found = f"{attached} as the same node {case.node}."
-        remedy = f"Terminate {instance_id} if it is not on its way out."
+        remedy = f"Terminate {instance_id}, if nothing else does."
     elif holder and _is_claiming(case, holder):
         kind = "holder-claiming"
         found = f"{attached} and may be any node of {case.node.prefix}."
         remedy = (
-            "It gives the volume back if it becomes another node. If that lasts, take "
-            f"the fixed NodeId off this instance, or terminate {instance_id}."
+            f"{instance_id} gives it back if it becomes another node. If that lasts, "
+            f"take the fixed NodeId off this instance, or terminate {instance_id}."
         )
     else:
         kind = "holder-running"
@@ -178,6 +178,6 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         found = f"{attached} and is not this node ({case.node})."
         remedy = (
             f"Terminate {instance_id}, detach the volume from it, or correct the "
-            f"tags. {NEVER}"
+            f"tags: {NEVER}"
         )
-    return Trouble(kind, found, "It must be free.", remedy, waits)
+    return Trouble(kind, found, "The volume must be free.", remedy, waits)

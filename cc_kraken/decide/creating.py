@@ -150,7 +150,8 @@ def next_step(
             return Create(missing, ATTEMPTS, dead)
         return Wait(_unseen(wished, begun), again)
     first = _first_alike(wished, answers)
-    if latest.asked - first.answered < wished.wish.after:
+    # A dry run has no wait (0), and one look answers after it is asked.
+    if wished.wish.after and latest.asked - first.answered < wished.wish.after:
         due = first.answered + wished.wish.after - now
         return Wait(looking(wished, shown), max(due, 0.0))
     if now - latest.answered > FRESH:

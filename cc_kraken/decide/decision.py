@@ -88,7 +88,7 @@ def _plan(case: Case, noticed: Noticed) -> Plan:
     up = case.mounted()
     if not case.is_array and case.wanted.fs_type is None:
         # Attached and left alone, whoever uses it.
-        return Plan(case.name, MOUNTED if up else ATTACHED)
+        return Plan(case.name, ATTACHED)
     disks.check_fit(case)
     base = array.base(case, noticed) if case.is_array else disks.base(case)
     if base is None:

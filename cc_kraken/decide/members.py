@@ -259,15 +259,15 @@ def wrong_members(
         return None
     named = [f"{one} ({volumes.get(one) or 'no EBS volume'})" for one in strangers]
     away = [volumes.get(one) or one for one in strangers]
-    first = f"Stop what uses it and unmount {', '.join(array.mounted)}; then "
+    unmount = f"unmount {', '.join(array.mounted)}, " if array.mounted else ""
     return Trouble(
         "array-stranger",
-        f"Array {array.name} ({array.uuid or 'without a UUID'}) has "
-        f"{', '.join(named)} in it, which {'is' if len(named) == 1 else 'are'} not "
-        f"among the volumes of {name}.",
+        f"Array {array.name} ({array.uuid or 'without a UUID'}) contains "
+        f"{', '.join(named)}, which {'does' if len(named) == 1 else 'do'} not belong to "
+        f"the set {name}.",
         "Only the volumes of this set may be in its array.",
-        f"{first if array.mounted else ''}mdadm --stop {array.path}, detach "
-        f"{', '.join(away)}, and run again.",
+        f"Stop what uses the array, {unmount}stop it (mdadm --stop {array.path}), "
+        f"detach {', '.join(away)}, and run again.",
     )
 
 

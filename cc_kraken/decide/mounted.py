@@ -7,7 +7,7 @@ from typing import Optional
 from cc_kraken.decide import copies, fstab_line, grow, owner, seen
 from cc_kraken.decide.case import Base, Case, Noticed, Target
 from cc_kraken.decide.disks import GIB
-from cc_kraken.decide.plan import MOUNTED, Plan, Stop
+from cc_kraken.decide.plan import ASSEMBLED, ATTACHED, MOUNTED, Plan, Stop
 from cc_kraken.decide.steps import Step, WriteFstab
 from cc_kraken.filesystems import registry
 from cc_kraken.model import Known, Mounted, Trouble, gib
@@ -17,7 +17,9 @@ def plan(case: Case, noticed: Noticed, base: Base, up: Mounted) -> Plan:
     """Nothing that holds for ``up`` can make it a failure, but for its place."""
     target, path, place = base.target, case.wanted.mount_path, up.mount.path
     if path is None:
-        return Plan(case.name, MOUNTED, base.steps, array_uuid=target.array_uuid)
+        # Somebody else's mount: ours is done.
+        state = ASSEMBLED if target.array_uuid else ATTACHED
+        return Plan(case.name, state, base.steps, array_uuid=target.array_uuid)
     known = _filesystem(case, target, up)
     uuids = known.uuid, target.array_uuid
     noticed.warnings += copies.warnings(case.world, case.name, case.volume_ids, *uuids)

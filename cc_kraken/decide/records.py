@@ -40,8 +40,8 @@ def check_own(case: Case, present: Sequence[Record]) -> None:
                 "record-foreign",
                 f"{record.volume_id} carries the intent record of another set "
                 "or of other volumes.",
-                "Only a record of this very set permits anything.",
-                "Look at the volume by hand. To give its content up, see overwrite.",
+                "cc_kraken finishes only what a record of this set began.",
+                "Give the volume its old tags back and run again, or use a new volume.",
             )
 
 

@@ -45,9 +45,9 @@ def of_record(content: Content, record: Record) -> Stop:
         "record-unusable",
         f"{record.volume_id} carries the intent record of making "
         f"{record.fs_type or 'an array'}, but holds {describe(content)}.",
-        "Beside a record only zeros and our own half-made structures may lie.",
-        "cc_kraken neither mounts it nor makes it anew. Look at the volume by "
-        "hand. To give its content up, see overwrite.",
+        "Only zeros and what cc_kraken itself left half made may lie beside a record.",
+        "cc_kraken neither mounts it nor makes it anew: look at it by hand, or use a "
+        "new volume.",
     )
 
 
@@ -55,10 +55,10 @@ def naming(stop: Stop, look: Look, target: Target) -> Stop:
     """The refusal of a record, with what overwrite would have to name."""
     if not target.volume_id:
         return stop
-    how = "For a fingerprint, set blank_proof: full, and run again."
+    how = "set blank_proof: full, and run again for a fingerprint."
     if look.fingerprint:
-        named = f"{{{target.volume_id}: {look.fingerprint}}}"
-        how = f"What is there now is overwrite: {named}."
+        how = f"set overwrite: {{{target.volume_id}: {look.fingerprint}}}."
+    how = f"To give its content up, {how}"
     return Stop(replace(stop.trouble, remedy=f"{stop.trouble.remedy} {how}"))
 
 

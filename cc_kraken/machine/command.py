@@ -130,12 +130,12 @@ def check(finished: Finished, doing: str) -> Finished:
         how = f"was killed by {_signal_name(-finished.code)}"
     else:
         how = f"failed with exit status {finished.code}"
-    said = _last_lines(finished.err) or _last_lines(finished.out) or "nothing"
+    said = _last_lines(finished.err) or _last_lines(finished.out)
+    ended = f": {said.rstrip('.')}." if said else ", and printed nothing."
     raise failure(
         kind="command-failed",
-        found=f"{os.path.basename(finished.argv[0])} {how} while {doing}, "
-        f"saying: {said}",
-        expected="exit status 0",
+        found=f"{os.path.basename(finished.argv[0])} {how} while {doing}{ended}",
+        expected="It must end with exit status 0.",
         remedy=f"The command was: {shlex.join(finished.argv)}",
     )
 

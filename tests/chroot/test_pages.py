@@ -228,7 +228,11 @@ def test_existing_data(
     )
     assert line.startswith("UUID=") and "nofail" in line
     assert node.read("/krkn_new/kept") == "kept"
-    assert node.disks()["/data"] == disk
+    # The old one is given up: neither mounted, nor in fstab, nor of the node.
+    assert sorted(node.disks()) == ["/krkn_new"]
+    assert "/data" not in node.read("/etc/fstab")
+    assert reader.lab.volume(theirs).state == "available"
+    assert reader.lab.volume(theirs).tags == {}
     assert reader.account.backing(lvm).read_bytes() == before
 
 

@@ -37,6 +37,7 @@ aws ec2 wait instance-running --instance-ids "$first"
 aws ssm start-session --target "$first" <<'NODE'
 cloud-init status --wait >/dev/null
 sudo cc-kraken status
+ls /root/cloud-init-kraken_*_all.deb
 echo kept >/krkn_log/file
 NODE
 aws ec2 terminate-instances --instance-ids "$first" >/dev/null
@@ -65,6 +66,7 @@ def test_what_is_launched_boots_and_nothing_stays(
     assert done.returncode == 0, told
     assert "mounted  /krkn_log" in done.stdout, told
     assert "\nkept\n" in done.stdout, told
+    assert "\n/root/cloud-init-kraken_" in done.stdout, told
     assert "no such instance runs here" in done.stderr and "refused" in done.stdout
     assert "All of it is taken away again." in done.stdout
     assert left(tmp_path) == ""

@@ -25,6 +25,15 @@ WAITS = Trouble("ec2-throttled", "throttled", "", "", waits=True)
 OTHER = Trouble("incorrect-state", "pending", "", "", waits=True)
 
 
+class Hand(Clock):
+    """A clock whose hand the test moves."""
+
+    moment = 0.0
+
+    def now(self) -> float:
+        return self.moment
+
+
 @given(st.floats(0.1, 5), st.floats(1.0, 4), st.floats(5, 100), st.integers(1, 30))
 def test_intervals_grow_and_stay_within_their_limits(
     first: float, growth: float, longest: float, count: int
@@ -78,6 +87,28 @@ def test_who_has_begun_asks_more_often(begun: bool, longest: float) -> None:
     for _ in range(12):
         sets.throttle(WAITS, 0.0, begun=begun)
     assert longest / 2 <= sets.until("any") <= longest
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "text"),
+    [
+        ("It is held.", "It must be free.", "It is held (awaited for 5 s). It must"),
+        ("it is held", "a free one", "it is held (awaited for 5 s); expected a free"),
+    ],
+)
+def test_an_error_that_was_awaited_stays_sentences(
+    tmp_path: Path, found: str, expected: str, text: str
+) -> None:
+    told = Report(Paths(run=str(tmp_path)), "background", kept=False)
+    clock = Hand()
+    waiting = Waiting(Limits(3600.0, final=True), clock, told)
+    trouble = Trouble("holder-running", found, expected, "Wait.", waits=True)
+    assert "awaited" not in str(waiting.over(trouble)), "nobody has waited yet"
+    clock.moment = 5.0
+    assert f"[holder-running] {text}" in str(waiting.over(trouble))
+    waiting.asked(Trouble("ec2-throttled", "EC2 throttles.", "An answer.", "Wait."))
+    told_why = "(awaited for 5 s; not asked again: EC2 throttles)"
+    assert told_why in waiting.over(trouble).found
 
 
 def test_who_has_no_node_yet_asks_a_throttled_account_more_rarely(

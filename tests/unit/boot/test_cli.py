@@ -460,6 +460,26 @@ def test_a_run_that_fails_says_the_kind_and_where_to_read(
     assert last == f"cc-kraken: data: [zone-other] No. {more}"
 
 
+def test_a_plan_says_an_error_once_and_where_to_read(
+    runs: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    mocker: MockerFixture,
+) -> None:
+    runs("failed", data={"state": "failed", "error": {"message": "[zone-other] No."}})
+    carry_out = stage.carry_out
+
+    def logged(*words: Any, **named: Any) -> Any:
+        logging.getLogger("cc_kraken.act.work").error("data: [zone-other] No.")
+        return carry_out(*words, **named)
+
+    mocker.patch.object(stage, "carry_out", logged)
+    assert cli.main(["plan"]) == 1
+    told = capsys.readouterr()
+    assert "zone-other" not in told.err
+    more = "More: cc-kraken explain zone-other"
+    assert told.out == f"data:\n  refused: [zone-other] No.\n{more}\n"
+
+
 def test_a_dry_run_says_so(
     runs: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

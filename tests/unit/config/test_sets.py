@@ -465,7 +465,7 @@ def test_a_volume_that_is_being_deleted_is_not_there(state: str) -> None:
 def test_partly_from_snapshots_is_refused_at_every_level(level: str) -> None:
     some = raid(1, 2, 3, 4, VolumeSize="4", RaidLevel=level)
     mixed = [*some[:3], *raid(4, VolumeSize="4", RaidLevel=level, origin="snap-1")]
-    refused(one(mixed), "snapshot-mixed", f"{ids(4)[0]} come from")
+    refused(one(mixed), "snapshot-mixed", f"{ids(4)[0]} comes from")
     all_of_them = raid(1, 2, 3, 4, VolumeSize="4", RaidLevel=level, origin="snap-1")
     assert one(all_of_them).trouble is None
 

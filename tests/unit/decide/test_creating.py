@@ -104,6 +104,11 @@ def test_after_is_the_sets_own() -> None:
     assert isinstance(decide(answers([], [], apart=301), wished=wish), Create)
 
 
+def test_a_dry_run_plans_after_one_look_however_long_the_answer_took() -> None:
+    wish = replace(WISHED, wanted=replace(WANTED, create=replace(WISH, after=0)))
+    assert decide(answers([]), wished=wish) == Create((1, 2, 3), ATTEMPTS)
+
+
 def test_a_volume_that_was_seen_in_between_begins_the_time_anew() -> None:
     gone = answers([], [volume(1)], [], apart=61)
     found = decide(gone)

@@ -17,6 +17,12 @@ def test_without_fs_type_a_volume_is_attached_and_left_alone() -> None:
     assert (plan.steps, plan.state) == ((), ATTACHED)
 
 
+def test_a_mount_of_somebody_else_leaves_a_set_without_fs_type_attached() -> None:
+    world = w.world(1, mounts=(w.mounted("/theirs", "ext4", 1),))
+    plan = decide(w.claim(w.single(fs_type=None), w.attached(1)), world)
+    assert (plan.steps, plan.state) == ((), ATTACHED)
+
+
 def test_the_line_of_a_set_that_is_gone_is_taken_out_unless_mounted() -> None:
     line = fstab.entry("old", FS, "/old", "ext4")
     world = w.world(fstab={"old": line})
