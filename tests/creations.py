@@ -561,8 +561,6 @@ def _accidents(world: World, chance: random.Random) -> None:
         world.lab.refuse_creation(volumes=chance.choice((1, 1, 2, 4)))
         world.story.may_fail = True
         world.story.errors |= {"create-burned", "members-missing", "create-failed"}
-        # The one that failed is still shown, beside the one that took its place.
-        world.story.errors.add("volume-state")
     if chance.random() < 0.15:
         stored = sum(one.size_gib for one in world.lab.volumes() if one.type == "gp3")
         world.lab.limit_storage("gp3", stored + chance.randint(0, 3))

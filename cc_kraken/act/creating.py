@@ -115,10 +115,10 @@ class Creating:
         if self._dry_run and wanted.create is not None:
             wanted = replace(wanted, create=replace(wanted.create, after=0))
         wished = creating.Wished(self._namespace, node, self._zone, wanted, others)
-        answer = self._judge(wished)
+        answer = self._judge(wished, claim.volumes)
         if isinstance(answer, Wait) and answer.seconds <= 0:
             self._ask()
-            answer = self._judge(wished)
+            answer = self._judge(wished, claim.volumes)
         if not isinstance(answer, Create):
             return answer
         if answer.attempts > 1 and not self._dry_run:
@@ -129,13 +129,15 @@ class Creating:
     def _of(self, wished: creating.Wished) -> Progress:
         return self.progress.setdefault((wished.node, wished.wanted.name), Progress())
 
-    def _judge(self, wished: creating.Wished) -> creating.Step:
+    def _judge(
+        self, wished: creating.Wished, looked: Sequence[Volume]
+    ) -> creating.Step:
         mine = self._of(wished)
         self._forget_gone(mine)
         begun = None if mine.since is None else Begun(mine.since, mine.made)
         answers = [one for one in self._answers if one.asked >= mine.from_]
         now, date = self._clock.now(), self._clock.date()
-        return creating.next_step(wished, answers, now, date, begun)
+        return creating.next_step(wished, answers, now, date, begun, looked)
 
     def _forget_gone(self, mine: Progress) -> None:
         """EC2 may drop a volume that it could not make without ever showing it."""

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from cc_kraken.config import sets, tags
 from cc_kraken.config.values import quoted
@@ -117,18 +117,20 @@ def next_step(
     now: float,
     date: float,
     begun: Optional[Begun] = None,
+    looked: Sequence[Volume] = (),
 ) -> Step:
     """What is to be done for a set of which not all volumes are there.
 
     ``answers``: the oldest first, all of this run.  ``now``: of the run's clock;
-    ``date``: seconds since 1970.
+    ``date``: seconds since 1970.  ``looked``: the volumes of the set in the ordinary
+    look, which may be older or newer than the last answer.
     """
     if not answers:
         return Wait(looking(wished), 0.0)
     latest = answers[-1]
     shown = present(wished, latest.volumes)
     again = max(latest.answered + FRESH - now, 0.0)
-    failed = [one for one in shown if one.state == "error"]
+    failed = _failures(latest, shown, looked)
     if failed and all(_ours_and_young(wished, [one], date) for one in failed):
         return Wait(_failed(failed), again)
     if len(shown) >= wished.wanted.members:
@@ -182,6 +184,20 @@ def _is_of_node(wished: Wished, volume: Volume) -> bool:
         volume.tags.get(tags.name(wished.namespace, tag)) == value
         for tag, value in ours.items()
     )
+
+
+def _failures(
+    latest: Answer, shown: Sequence[Volume], looked: Sequence[Volume]
+) -> List[Volume]:
+    """The volumes that EC2 could not make.  Either answer may be the older one: what
+    one of them shows as failed has failed."""
+    gone = {one.id for one in latest.volumes if one.state in sets.LEAVING}
+    every = {
+        one.id: one
+        for one in (*shown, *looked)
+        if one.state == "error" and one.id not in gone
+    }
+    return list(every.values())
 
 
 def _first_alike(wished: Wished, answers: Sequence[Answer]) -> Answer:
