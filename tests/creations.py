@@ -214,18 +214,19 @@ class World(claims.World):
         return wrong
 
     def _split(self) -> Iterator[str]:
-        """Two instances of one node may have a set each; a person ends one of them.
-        None has a part of a set."""
+        """None has a part of a set.  Two instances of one node have a set each only
+        where the first one has failed; a person ends one of them."""
         holders: Dict[Tuple[str, str], Set[str]] = {}
         for one in self.made():
             held = {each.instance_id for each in one.volume.attachments}
-            holders.setdefault((one.node_id, one.name), set()).update(held)
+            for name in (one.name, ""):
+                holders.setdefault((one.node_id, name), set()).update(held)
         for (node_id, name), instances in holders.items():
-            if len(instances) > 1:
-                yield f"{name} of {node_id} is split: {sorted(instances)}"
+            if len(instances) > 1 and (name or not self.story.may_fail):
+                told = f"{name} of {node_id}" if name else node_id
+                yield f"{told} is split: {sorted(instances)}"
         fixed = [one for one in self.claimants if one.fixed and not one.gone]
         if len(fixed) > 1:
-            self.story.may_fail = True
             self.story.errors.add("holder-predecessor")
 
     def _stuck(self, boot: Claimant, up: Set[str]) -> Iterator[str]:

@@ -751,6 +751,36 @@ def test_a_volume_in_modification_is_awaited(scene: Scene) -> None:
     assert scene.calls["AttachVolume"] < 25
 
 
+def test_a_set_in_modification_holds_up_no_other(scene: Scene) -> None:
+    """Though it has the lowest volume id, which is asked for first."""
+    first, second = sorted(scene.volume(name) for name in ("data", "log"))
+    scene.lab.modify_seconds, scene.lab.optimize_seconds = 600.0, 3600.0
+    scene.lab.resize_volume(first, 2)
+    assert scene.run(30, final=False) == PENDING
+    assert list(scene.attached()) == [second]
+
+
+def test_a_second_set_is_asked_for_when_a_volume_of_the_node_is_here(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another instance of the node gets the first volume between describe and attach:
+    it gets the other set too."""
+    first, second = sorted(scene.volume(name) for name in ("data", "log"))
+    twin = scene.lab.run_instance(zone=ZONE, tags=ME)
+    attach = Ec2.attach
+
+    def late(self: Ec2, volume: str) -> str:
+        if not scene.lab.volume(first).attachments:
+            scene.lab.attach_volume(first, twin, "/dev/sdf")
+        return attach(self, volume)
+
+    monkeypatch.setattr(Ec2, "attach", late)
+    assert scene.run(200) == FAILED
+    names = [scene.told.sets[name]["error"]["kind"] for name in ("data", "log")]
+    assert names == ["holder-predecessor"] * 2
+    assert scene.calls["AttachVolume"] == 1 and not scene.lab.volume(second).attachments
+
+
 def test_other_operations_that_are_not_permitted_are_an_error(scene: Scene) -> None:
     scene.volume()
     scene.lab.fail("AttachVolume", "OperationNotPermitted", "Not so.", calls=None)
