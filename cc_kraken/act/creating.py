@@ -166,7 +166,7 @@ class Creating:
             volume
             for volume in last
             if volume.state not in sets.LEAVING
-            and tags.is_of(volume.tags, self._namespace, node)
+            and tags.node_of(volume.tags, self._namespace) == node
         )
 
     def _ask(self) -> None:

@@ -178,12 +178,7 @@ def _is_of_set(wished: Wished, volume: Volume) -> bool:
 
 
 def _is_of_node(wished: Wished, volume: Volume) -> bool:
-    """Whether the ordinary look finds it: EC2 compares the tags letter by letter."""
-    ours = {tags.PREFIX: wished.node.prefix, tags.NODE_ID: wished.node.node_id}
-    return all(
-        volume.tags.get(tags.name(wished.namespace, tag)) == value
-        for tag, value in ours.items()
-    )
+    return tags.node_of(volume.tags, wished.namespace) == wished.node
 
 
 def _failures(
