@@ -167,17 +167,18 @@ def carry_out(
                 raise
             # It only reads, each disk under its own lock, and not for long.
             LOG.info("%s", error.trouble.found)
+        earlier = report.read(paths)
         told = Report(
             paths,
             stage,
             dry_run=dry_run,
-            earlier=report.read(paths),
+            earlier=earlier,
             # What a person asks for is no run of this boot.
             kept=stage != "plan",
             until=seconds if final else float(section.wait),
             metrics=_metrics(section),
         )
-        if stage != "plan" and not section.metrics:
+        if earlier and stage != "plan" and not section.metrics:
             with contextlib.suppress(KrakenError):  # of a run that was to write them
                 files.remove(paths.metrics)
         told.write()

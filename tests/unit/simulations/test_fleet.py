@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 
@@ -14,14 +13,6 @@ from tests.fleet import Boot, Fleet, Time, bucket_bound, in_turn, simulate
 from tests.lab.ec2 import TokenBucket
 
 pytest.importorskip("boto3")
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """A fleet's log is nobody's reading."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 # --------------------------------------------------------------- virtual time

@@ -7,11 +7,10 @@ virtual time.  What boots is the real run (:mod:`tests.fleet`); what judges befo
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
 
@@ -210,13 +209,6 @@ class Direct(Account):
 
     _send = DirectEc2._send
     _call = DirectEc2._call
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def one_world(seed: int) -> Tuple[bool, bool, World, Optional[Judged]]:
