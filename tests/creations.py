@@ -215,18 +215,19 @@ class World(claims.World):
         return wrong
 
     def _split(self) -> Iterator[str]:
-        """Two instances of one node may have a set each; a person ends one of them.
-        None has a part of a set."""
+        """None has a part of a set.  Two instances of one node have a set each only
+        where the first one has failed; a person ends one of them."""
         holders: dict[tuple[str, str], set[str]] = {}
         for one in self.made():
             held = {each.instance_id for each in one.volume.attachments}
-            holders.setdefault((one.node_id, one.name), set()).update(held)
+            for name in (one.name, ""):
+                holders.setdefault((one.node_id, name), set()).update(held)
         for (node_id, name), instances in holders.items():
-            if len(instances) > 1:
-                yield f"{name} of {node_id} is split: {sorted(instances)}"
+            if len(instances) > 1 and (name or not self.story.may_fail):
+                told = f"{name} of {node_id}" if name else node_id
+                yield f"{told} is split: {sorted(instances)}"
         fixed = [one for one in self.claimants if one.fixed and not one.gone]
         if len(fixed) > 1:
-            self.story.may_fail = True
             self.story.errors.add("holder-predecessor")
 
     def _stuck(self, boot: Claimant, up: set[str]) -> Iterator[str]:
@@ -562,8 +563,6 @@ def _accidents(world: World, chance: random.Random) -> None:
         world.lab.refuse_creation(volumes=chance.choice((1, 1, 2, 4)))
         world.story.may_fail = True
         world.story.errors |= {"create-burned", "members-missing", "create-failed"}
-        # The one that failed is still shown, beside the one that took its place.
-        world.story.errors.add("volume-state")
     if chance.random() < 0.15:
         stored = sum(one.size_gib for one in world.lab.volumes() if one.type == "gp3")
         world.lab.limit_storage("gp3", stored + chance.randint(0, 3))

@@ -121,10 +121,10 @@ class Creating:
         wished = creating.Wished(
             self.section.tag_namespace, node, self.zone, wanted, others
         )
-        answer = self._judge(wished)
+        answer = self._judge(wished, claim.volumes)
         if isinstance(answer, Wait) and answer.seconds <= 0:
             self._ask()
-            answer = self._judge(wished)
+            answer = self._judge(wished, claim.volumes)
         if not isinstance(answer, Create):
             return answer
         if answer.attempts > 1 and not self.dry_run:
@@ -136,13 +136,15 @@ class Creating:
         key = wished.node, wished.wanted.name
         return self._progress.setdefault(key, _Progress())
 
-    def _judge(self, wished: creating.Wished) -> creating.Step:
+    def _judge(
+        self, wished: creating.Wished, looked: Sequence[Volume]
+    ) -> creating.Step:
         mine = self._of(wished)
         self._forget_gone(mine)
         begun = None if mine.since is None else Begun(mine.since, mine.ids)
         answers = [one for one in self._answers if one.asked >= mine.from_]
         now, date = self.clock.now(), self.clock.date()
-        return creating.next_step(wished, answers, now, date, begun)
+        return creating.next_step(wished, answers, now, date, begun, looked)
 
     def _forget_gone(self, mine: _Progress) -> None:
         """EC2 may drop a volume that it could not make without ever showing it."""
@@ -171,7 +173,7 @@ class Creating:
             volume
             for volume in last
             if volume.state not in sets.LEAVING
-            and tags.is_of(volume.tags, self.section.tag_namespace, node)
+            and tags.node_of(volume.tags, self.section.tag_namespace) == node
         )
 
     def _ask(self) -> None:

@@ -266,13 +266,14 @@ class Run:
             node_env.keep(self.paths, self.report, notes)
             udev_rules.keep(self.paths, claims, plans, world, self.report.warn)
             plans = [self.work.give_back(plan, world) for plan in plans]
-            todo = self.work.due(plans)
+            in_turn = self.work.in_turn(plans)
+            todo = self.work.due(in_turn)
             if todo and self.waiting.left() > 0:
                 ask = self.work.act(todo, world)
                 # Waiting after an attachment belongs to it, and after a creation.
                 self._enter(_awaited_phase(todo))
                 continue
-            reasons = self.waiting.reasons(plans)
+            reasons = self.waiting.reasons(in_turn)
             if not reasons or self.waiting.left() <= 0:
                 return self._end(claims, plans, world)
             self.waiting.say(reasons)

@@ -12,10 +12,11 @@ from cc_kraken.act.known import UNDONE_LIMIT, Known
 from cc_kraken.act.plan_report import to_come
 from cc_kraken.act.report import FAILED, PENDING, Report
 from cc_kraken.act.step_actions import Carried
-from cc_kraken.act.waiting import Waiting, out_of_time
-from cc_kraken.cloud.protocol import THROTTLED
+from cc_kraken.act.waiting import PASSING_KINDS, Waiting, out_of_time
+from cc_kraken.cloud.protocol import IN_USE, THROTTLED
+from cc_kraken.decide.attach import WHOLE_SECONDS
 from cc_kraken.decide.plan import Plan
-from cc_kraken.decide.steps import ATTACH, LAST, OF_CLOUD, Detach
+from cc_kraken.decide.steps import ATTACH, LAST, OF_CLOUD, Attach, Detach
 from cc_kraken.decide.world import World
 from cc_kraken.model import Claim, Trouble, of_set
 
@@ -78,6 +79,30 @@ class Work:
         level = logging.ERROR if required else logging.WARNING
         text = "The set %s is not up: %s"
         LOG.log(level, text, name, trouble, extra=of_set(name))
+
+    def in_turn(self, plans: Sequence[Plan]) -> list[Plan]:
+        """The plans without the sets that are not attached yet: the lowest volume id
+        comes first, until a volume of the node is here.  Whoever gets that one gets
+        the whole node, where two instances of one node boot together."""
+        here = any(
+            one.attached_to(self.known.instance_id) for one in self.known.volumes
+        )
+        if here or self.waiting.elapsed() >= WHOLE_SECONDS:
+            return list(plans)
+        attaching = sorted(
+            (min(step.volume_ids), plan.name)
+            for plan in plans
+            for step in plan.steps
+            if isinstance(step, Attach)
+        )
+        later: set[str] = set()
+        for position, (_, name) in enumerate(attaching):
+            held = self.waiting.put_off.held(name)
+            # What concerns this volume alone (a modification) holds up no other set.
+            if held is None or held.trouble.kind in (IN_USE, *PASSING_KINDS):
+                later = {other for _, other in attaching[position + 1 :]}
+                break
+        return [plan for plan in plans if plan.name not in later]
 
     def due(self, plans: Sequence[Plan]) -> list[Plan]:
         """The plans whose steps can be begun now.

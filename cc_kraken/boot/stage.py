@@ -181,17 +181,17 @@ def _new_report(
     section: Section, paths: Paths, stage: str, dry_run: bool, until: float
 ) -> Report:
     # What a person asks for is no run of this boot.
-    kept = stage != "plan"
+    kept, earlier = stage != "plan", report.read(paths)
     new = Report(
         paths,
         stage,
         dry_run=dry_run,
-        earlier=report.read(paths),
+        earlier=earlier,
         kept=kept,
         until=until,
         metrics=_metrics(section),
     )
-    if kept and not section.metrics:
+    if kept and earlier and not section.metrics:
         with contextlib.suppress(KrakenError):  # of a run that was to write them
             files.remove(paths.metrics)
     new.write()

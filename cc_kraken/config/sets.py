@@ -96,7 +96,7 @@ def _mine(
 ) -> tuple[Volume, ...]:
     by_id = {}
     for volume in volumes:
-        if tags.is_of(volume.tags, section.tag_namespace, node):
+        if tags.node_of(volume.tags, section.tag_namespace) == node:
             by_id[volume.id] = volume
     return tuple(volume for _, volume in sorted(by_id.items()))
 

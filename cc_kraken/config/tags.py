@@ -110,10 +110,27 @@ def read(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     return found
 
 
-def is_of(tags: Mapping[str, object], namespace: str, node: Node) -> bool:
-    """Whether a volume with these tags is one of the node."""
-    own = read(tags, namespace)
-    return (own.get("prefix"), own.get("node_id")) == (node.prefix, node.node_id)
+def node_of(tags: Mapping[str, object], namespace: str) -> Optional[Node]:
+    """The node whose volume this is; None where the tags name none.
+
+    EC2 compares values letter by letter: one with a blank at an end is of no node
+    (:func:`with_blanks` names it).
+    """
+    prefix, node_id = (
+        text(tags.get(name(namespace, tag), "")) for tag in (PREFIX, NODE_ID)
+    )
+    whole = prefix and node_id and not with_blanks(tags, namespace)
+    return Node(prefix, node_id) if whole else None
+
+
+def with_blanks(tags: Mapping[str, object], namespace: str) -> list[str]:
+    """The tags of the node that have a blank at an end, as text: ``NodeId='0 '``."""
+    found = []
+    for whole in (name(namespace, PREFIX), name(namespace, NODE_ID)):
+        value = text(tags.get(whole, ""))
+        if value != value.strip():
+            found.append(f"{whole}={quoted(value)}")
+    return found
 
 
 def misspelt(tags: Mapping[str, object], namespace: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Optional
 
 from cc_kraken.config.tags import ANY_NODE
@@ -14,6 +15,10 @@ from cc_kraken.model import Attachment, Holder, Node, Trouble, Volume
 NEVER = "cc_kraken never takes it away."
 CLAIM_SECONDS = 120
 """For so long an instance that may be any node is given to settle or to give back."""
+WHOLE_SECONDS = 300
+"""For so long a free set is left to another instance that runs as the same node and
+has a set already: of two that boot together one gets the whole node."""
+PREDECESSOR = "holder-predecessor"
 DETACHING = ("detaching", "busy")
 """States of an attachment that ends."""
 ATTACH_LIMIT_SECONDS = 90
@@ -30,6 +35,9 @@ def steps(case: Case) -> tuple[Step, ...]:
             troubles.append(trouble)
         elif not volume.attachments and volume.id not in case.world.devices:
             free.append(volume.id)
+    twin = _twin(case) if free and not troubles else None
+    if twin is not None:
+        raise Stop(twin)
     if free and all(trouble.kind == "attaching" for trouble in troubles):
         # Those are ours: the others need not wait for their disks.
         return (Attach(case.name, tuple(sorted(free))),)
@@ -66,6 +74,38 @@ def _give_way(case: Case, troubles: Sequence[Trouble]) -> tuple[Step, ...]:
     mine = [volume for volume in case.volume_ids if volume in case.world.attached_now]
     unused = tuple(volume for volume in mine if not _in_use(case, volume))
     return (Detach(case.name, unused),) if unused else ()
+
+
+def _here(case: Case) -> list[str]:
+    """The sets of the node of which this instance has a volume."""
+    return [
+        claim.name
+        for claim in case.claims
+        if any(
+            volume.id in case.world.devices
+            or any(
+                one.instance_id == case.world.instance_id for one in volume.attachments
+            )
+            for volume in claim.volumes
+        )
+    ]
+
+
+def _twin(case: Case) -> Optional[Trouble]:
+    """That another instance runs as this node, and has a set of it already."""
+    if case.world.elapsed >= WHOLE_SECONDS or _here(case):
+        return None
+    for claim in case.claims:
+        for volume in claim.volumes:
+            trouble = _trouble(case, volume)
+            if trouble is not None and trouble.kind == PREDECESSOR:
+                return replace(
+                    trouble,
+                    found=f"{trouble.found} It has the set {claim.name}, so "
+                    f"{case.name} is left to it for {WHOLE_SECONDS} s.",
+                    expected="One instance must have all sets of a node.",
+                )
+    return None
 
 
 def _is_claiming(case: Case, holder: Holder) -> bool:
@@ -162,9 +202,15 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         found = f"{attached} and keeps it."
         remedy = f"Terminate {instance_id}, or detach the volume from it: {NEVER}"
     elif holder and Node(holder.prefix or "", holder.node_id or "") == case.node:
-        kind = "holder-predecessor"
+        kind = PREDECESSOR
         found = f"{attached} as the same node {case.node}."
-        remedy = f"Terminate {instance_id}, if nothing else does."
+        remedy = f"Terminate {instance_id} if it is not on its way out."
+        here = _here(case)
+        if here:
+            remedy = (
+                f"This instance has {' and '.join(here)}. Terminate one of the two, "
+                "then run cc-kraken apply on the other: it gets the rest."
+            )
     elif holder and _is_claiming(case, holder):
         kind = "holder-claiming"
         found = f"{attached} and may be any node of {case.node.prefix}."

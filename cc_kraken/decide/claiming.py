@@ -78,14 +78,13 @@ class Look:
         """The volumes of each node of the prefix, by id."""
         found: dict[str, list[Volume]] = {}
         for volume in sorted(self.volumes, key=lambda volume: volume.id):
-            own = tags.read(volume.tags, self.section.tag_namespace)
-            node_id = own.get("node_id", "")
-            if not node_id or own.get("prefix") != self.prefix:
+            node = tags.node_of(volume.tags, self.section.tag_namespace)
+            if node is None or node.prefix != self.prefix:
                 continue
             if volume.zone != self.zone or volume.id in self.system:
                 continue
-            if node_id != tags.ANY_NODE and volume.state not in sets.LEAVING:
-                found.setdefault(node_id, []).append(volume)
+            if node.node_id != tags.ANY_NODE and volume.state not in sets.LEAVING:
+                found.setdefault(node.node_id, []).append(volume)
         return {key: tuple(found[key]) for key in sorted(found, key=by_number)}
 
     def members(self, node_id: str) -> tuple[Volume, ...]:
@@ -361,22 +360,26 @@ def unsure(node: Node, instance_id: str) -> Trouble:
     )
 
 
+def _near_misses(look: Look) -> str:
+    """Volumes that are of no node, because of the value of their NodeId."""
+    namespace = look.section.tag_namespace
+    words = []
+    for volume in look.volumes:
+        if tags.read(volume.tags, namespace).get("node_id") == tags.ANY_NODE:
+            why = f"{_tag(look, tags.NODE_ID)}=*, which is for instances"
+        else:
+            why = " and ".join(tags.with_blanks(volume.tags, namespace))
+        if why:
+            words.append(f" {volume.id} has {why}.")
+    more = f" And {len(words) - MOST_NAMED} more." if len(words) > MOST_NAMED else ""
+    return "".join(words[:MOST_NAMED]) + more
+
+
 def _none_here(look: Look) -> Trouble:
-    stars = [
-        volume.id
-        for volume in look.volumes
-        if tags.read(volume.tags, look.section.tag_namespace).get("node_id")
-        == tags.ANY_NODE
-    ]
-    also = (
-        f" {', '.join(stars)} has {_tag(look, tags.NODE_ID)}=*, which is for instances."
-        if stars
-        else ""
-    )
     return Trouble(
         "claim-none-here",
         f"No volume in {look.zone} has the tag {_tag(look, tags.PREFIX)}="
-        f"{look.prefix} and the id of a node.{also}",
+        f"{look.prefix} and the id of a node.{_near_misses(look)}",
         f"There must be a node of {look.prefix} in {look.zone}.",
         f"Create the volumes of a node in {look.zone}, or launch instances in the "
         "zones that have some.",
@@ -393,7 +396,8 @@ def _none_free(look: Look) -> Trouble:
         reasons += f"; and {len(look.nodes) - len(named)} more"
     return Trouble(
         "claim-none-free",
-        f"No node of {look.prefix} is free in {look.zone} ({reasons}).",
+        f"No node of {look.prefix} is free in {look.zone} ({reasons})."
+        f"{_near_misses(look)}",
         "One must be free, with all volumes of its declared sets.",
         "It is claimed as soon as its instance is gone. Or create the volumes of "
         "another node.",

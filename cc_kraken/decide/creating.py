@@ -118,18 +118,20 @@ def next_step(
     now: float,
     date: float,
     begun: Optional[Begun] = None,
+    looked: Sequence[Volume] = (),
 ) -> Step:
     """What is to be done for a set of which not all volumes are there.
 
     ``answers``: the oldest first, all of this run.  ``now``: of the run's clock;
-    ``date``: seconds since 1970.
+    ``date``: seconds since 1970.  ``looked``: the volumes of the set in the ordinary
+    look, which may be older or newer than the last answer.
     """
     if not answers:
         return Wait(looking(wished), 0.0)
     latest = answers[-1]
     shown = present(wished, latest.volumes)
     again = max(latest.answered + FRESH - now, 0.0)
-    failed = [one for one in shown if one.state == "error"]
+    failed = _failures(latest, shown, looked)
     if failed and all(_ours_and_young(wished, [one], date) for one in failed):
         return Wait(_failed(failed), again)
     if len(shown) >= wished.wanted.members:
@@ -178,12 +180,21 @@ def _is_of_set(wished: Wished, volume: Volume) -> bool:
 
 
 def _is_of_node(wished: Wished, volume: Volume) -> bool:
-    """Whether the ordinary look finds it: EC2 compares the tags letter by letter."""
-    ours = {tags.PREFIX: wished.node.prefix, tags.NODE_ID: wished.node.node_id}
-    return all(
-        volume.tags.get(tags.name(wished.namespace, tag)) == value
-        for tag, value in ours.items()
-    )
+    return tags.node_of(volume.tags, wished.namespace) == wished.node
+
+
+def _failures(
+    latest: Answer, shown: Sequence[Volume], looked: Sequence[Volume]
+) -> list[Volume]:
+    """The volumes that EC2 could not make.  Either answer may be the older one: what
+    one of them shows as failed has failed."""
+    gone = {one.id for one in latest.volumes if one.state in sets.LEAVING}
+    every = {
+        one.id: one
+        for one in (*shown, *looked)
+        if one.state == "error" and one.id not in gone
+    }
+    return list(every.values())
 
 
 def _first_alike(wished: Wished, answers: Sequence[Answer]) -> Answer:

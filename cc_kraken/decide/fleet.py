@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Optional
 
 from cc_kraken.config import sets, tags
-from cc_kraken.config.values import quoted
 from cc_kraken.decide import attach, claiming
 from cc_kraken.decide.case import case_of
 from cc_kraken.decide.peers import GOING, without_others_pins
@@ -124,11 +123,8 @@ class _Account:
                 self.declared.setdefault(who.prefix, set()).add(said)
         self.own: dict[Node, list[Volume]] = {}
         for volume in self.volumes:
-            own = self.tags[volume.id]
-            if "prefix" not in own or self._with_blanks(volume):
-                continue
-            if own.get("node_id", tags.ANY_NODE) != tags.ANY_NODE:
-                node = Node(own["prefix"], own["node_id"])
+            node = tags.node_of(volume.tags, self.namespace)
+            if node is not None and node.node_id != tags.ANY_NODE:
                 self.own.setdefault(node, []).append(volume)
         for who in self.tagged.values():
             if isinstance(who, Node):
@@ -237,7 +233,7 @@ class _Account:
                 f"Give {volume.id} the id of its node.",
             )
         missing = [t for t in (tags.PREFIX, tags.NODE_ID) if tags.NAMES[t] not in own]
-        blanks = self._with_blanks(volume)
+        blanks = tags.with_blanks(volume.tags, self.namespace)
         if blanks:
             return Trouble(
                 "volume-no-node",
@@ -264,15 +260,6 @@ class _Account:
             "Both say which node has the volume.",
             f"Add {words.replace(' no ', ' ')}, or take the other tags off.",
         )
-
-    def _with_blanks(self, volume: Volume) -> list[str]:
-        """The tags of the node that EC2's own filter compares with their blanks."""
-        whole = (self._tag(tags.PREFIX), self._tag(tags.NODE_ID))
-        return [
-            f"{one}={quoted(volume.tags[one])}"
-            for one in whole
-            if volume.tags.get(one, "") != volume.tags.get(one, "").strip()
-        ]
 
     def _deleted(self, volume: Volume) -> Optional[Trouble]:
         for one in volume.attachments:

@@ -263,8 +263,8 @@ def wrong_members(
     return Trouble(
         "array-stranger",
         f"Array {array.name} ({array.uuid or 'without a UUID'}) contains "
-        f"{', '.join(named)}, which {'does' if len(named) == 1 else 'do'} not belong to "
-        f"the set {name}.",
+        f"{', '.join(named)}, which {'does' if len(named) == 1 else 'do'} not "
+        f"belong to the set {name}.",
         "Only the volumes of this set may be in its array.",
         f"Stop what uses the array, {unmount}stop it (mdadm --stop {array.path}), "
         f"detach {', '.join(away)}, and run again.",

@@ -13,6 +13,7 @@ from cc_kraken.act.report import DONE, FAILED, PENDING
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.model import Ec2Options, KrakenError, Section
 from cc_kraken.shown import plan_text, status_text
+from tests.conftest import LATER, soon
 from tests.unit.act.test_run import (
     ME,
     ZONE,
@@ -229,7 +230,7 @@ def test_a_throttled_creation_goes_on_without_looking_for_a_minute(
 # ----------------------------------------------------------- cut off, and lost
 
 
-@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("after", soon([1], [1, 2], LATER))
 def test_what_was_cut_off_between_two_members_is_completed(
     scene: Scene, mocker: MockerFixture, after: int
 ) -> None:
@@ -248,6 +249,7 @@ def test_a_replaced_instance_completes_it_with_the_same_tokens(
     assert len(existing(scene)) == 3
 
 
+@pytest.mark.long
 def test_after_an_hour_nothing_is_completed(
     scene: Scene, mocker: MockerFixture
 ) -> None:
@@ -282,6 +284,7 @@ def test_a_volume_that_ec2_cannot_make_is_made_with_the_next_token(
     assert len(scene.attached()) == 3
 
 
+@pytest.mark.long
 def test_a_key_that_cannot_be_used_ends_after_three_tokens(scene: Scene) -> None:
     scene.lab.refuse_creation(volumes=1000)
     assert run(scene, 3000) == FAILED
@@ -348,6 +351,7 @@ def test_a_request_that_ec2_refuses_is_the_sections_fault(scene: Scene) -> None:
 # ------------------------------------------------------------- near misses
 
 
+@pytest.mark.long
 def test_a_near_miss_is_named_and_nothing_is_created(scene: Scene) -> None:
     like = scene.lab.create_volume(1, ZONE, {**tags("x"), "KRKN-IN:VolumeName": "Data"})
     other = scene.lab.create_volume(
@@ -359,6 +363,7 @@ def test_a_near_miss_is_named_and_nothing_is_created(scene: Scene) -> None:
     assert scene.calls["CreateVolume"] == 0
 
 
+@pytest.mark.long
 def test_volumes_in_another_zone_are_no_reason_to_begin_anew(scene: Scene) -> None:
     scene.lab.create_volume(1, OTHER_ZONE, tags("data"))
     assert run(scene, members=1) == FAILED

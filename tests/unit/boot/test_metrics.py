@@ -330,10 +330,13 @@ def test_the_file_follows_a_run_that_waits(scene: Scene) -> None:
 
 
 def test_without_the_key_nothing_is_written_and_an_older_file_goes(
-    scene: Scene,
+    scene: Scene, mocker: MockerFixture
 ) -> None:
     scene.volume()
+    unlink = mocker.spy(os, "unlink")
     run(scene)
+    # The first run of a boot looks for none: /run was empty.
+    assert mocker.call(scene.tree.paths.metrics) not in unlink.call_args_list
     assert not os.path.exists(scene.tree.paths.metrics)
     run(scene, metrics=True)
     assert os.path.exists(scene.tree.paths.metrics)

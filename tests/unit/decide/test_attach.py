@@ -78,6 +78,51 @@ def test_what_was_attached_before_this_run_stays() -> None:
     assert decide(w.claim(w.raid(), *volumes), world).steps == ()
 
 
+TWIN = {OTHER: Holder(OTHER, "running", "kafka", "0")}
+
+
+@pytest.mark.parametrize("elapsed, left", [(0.0, True), (299.0, True), (300.0, False)])
+def test_a_free_set_is_left_to_the_instance_that_has_another_one(
+    elapsed: float, left: bool
+) -> None:
+    """Two instances of one node that boot together: one of them gets all of it."""
+    log = w.claim(w.single(), w.attached(1, OTHER))
+    data = w.claim(w.raid(), *(w.volume(n) for n in (2, 3, 4)))
+    plan = decide(data, w.world(holders=TWIN, elapsed=elapsed), log)
+    assert names(plan.steps) == ([] if left else ["Attach"])
+    if left:
+        assert plan.trouble is not None and plan.trouble.waits
+        assert plan.trouble.kind == "holder-predecessor"
+        assert "data" in plan.trouble.found and OTHER in plan.trouble.found
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        Holder(OTHER, "running", "kafka", "1"),
+        Holder(OTHER, "shutting-down", "kafka", "0"),
+        Holder(OTHER, "stopped", "kafka", "0"),
+    ],
+)
+def test_no_other_holder_of_a_set_holds_up_a_free_one(holder: Holder) -> None:
+    log = w.claim(w.single(), w.attached(1, OTHER))
+    data = w.claim(w.raid(), *(w.volume(n) for n in (2, 3, 4)))
+    plan = decide(data, w.world(holders={OTHER: holder}), log)
+    assert names(plan.steps) == ["Attach"]
+
+
+def test_who_has_a_set_of_its_own_takes_the_free_ones() -> None:
+    """And an operator reads on each of two such instances that one has to go."""
+    log = w.claim(w.single(), w.attached(1, OTHER))
+    wal = w.claim(w.single(name="wal", mount_path="/wal"), w.attached(5))
+    data = w.claim(w.raid(), *(w.volume(n) for n in (2, 3, 4)))
+    world = w.world(5, holders=TWIN)
+    assert names(decide(data, world, log, wal).steps) == ["Attach"]
+    trouble = decide(log, world, wal, data).trouble
+    assert trouble is not None and trouble.kind == "holder-predecessor"
+    assert trouble.remedy.startswith("This instance has wal. Terminate one of the two,")
+
+
 def test_attaching_is_awaited_and_in_the_end_called_stuck() -> None:
     claim = w.claim(w.single(), w.attached(1, state="attaching"))
     plan = decide(claim, w.world(awaited={w.volume_id(1): 89.0}))

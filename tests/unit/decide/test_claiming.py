@@ -339,3 +339,18 @@ def test_a_crowd_does_not_queue_for_the_lowest_node(
     assert max(taken) <= highest
     if throttled:
         assert len(taken) > 30 and max(taken) > 0.8 * highest
+
+
+@pytest.mark.parametrize("blank", ["1 ", " 1"])
+def test_a_volume_whose_node_id_has_a_blank_is_named_and_never_used(blank: str) -> None:
+    """EC2 finds it for no run of node 1, so a claimant does not count it either."""
+    tagged = [replace(one, tags={**one.tags, "KRKN-IN:NodeId": blank}) for one in FREE]
+    alone = next_step(look(*tagged))
+    assert isinstance(alone, Stay) and alone.trouble.kind == "claim-none-here"
+    half = next_step(look(tagged[0], FREE[1]))
+    assert isinstance(half, Stay) and half.trouble.kind == "claim-none-free"
+    for answer in (alone, half):
+        assert f"{vol(10)} has KRKN-IN:NodeId='{blank}'" in answer.trouble.found
+    assert next_step(look(*tagged, *node(2))) == Take("2", vol(20))
+    held = [replace(one, attachments=MINE[0].attachments) for one in tagged]
+    assert next_step(look(*held, *node(2))) == Take("2", vol(20))

@@ -71,6 +71,7 @@ def decide(
         more.get("now", NOW),
         more.get("date", DATE),
         begun,
+        more.get("looked", ()),
     )
 
 
@@ -180,6 +181,25 @@ def test_a_volume_that_failed_is_awaited_until_ec2_has_removed_it(
 
 
 # -------------------------------------------------------------- in one run
+
+
+@pytest.mark.parametrize("begun", [None, Begun(NOW - 30, {1: volume(1).id})])
+@pytest.mark.parametrize("answer", [[], [volume(1, 1, state="creating")]])
+def test_a_volume_that_only_the_ordinary_look_shows_as_failed_is_awaited(
+    begun: Optional[Begun], answer: list[Volume]
+) -> None:
+    """Two answers of EC2 may differ by seconds."""
+    wish = replace(WISHED, wanted=replace(WANTED, members=1))
+    failed = [volume(1, 1, state="error")]
+    given = answers([], answer)
+    found = decide(given, begun, wished=wish, looked=failed)
+    assert isinstance(found, Wait) and found.trouble.kind == "create-failed"
+
+
+def test_a_failed_volume_that_ec2_removes_by_now_holds_up_nothing() -> None:
+    given = answers([], [volume(1, 1, state="deleting")], apart=61)
+    found = decide(given, looked=[volume(1, 1, state="error")])
+    assert isinstance(found, Create)
 
 
 def test_a_run_goes_on_with_what_it_has_begun() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 
 from tests.claims import HARDER, RULES, Chances, one_world, told
@@ -13,13 +10,6 @@ from tests.fleet import simulate
 pytest.importorskip("boto3")
 
 BLOCK = 25
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 
 from tests.creations import RULES, STORIES, one_world, told
@@ -12,13 +9,6 @@ from tests.creations import RULES, STORIES, one_world, told
 pytest.importorskip("boto3")
 
 BLOCK = 25
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,8 @@ virtual time.  What boots is the real run (:mod:`tests.fleet`); what judges befo
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -211,13 +209,6 @@ class Direct(Account):
 
     _send = DirectEc2._send
     _call = DirectEc2._call
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def one_world(seed: int) -> tuple[bool, bool, World, Optional[Judged]]:
