@@ -797,7 +797,7 @@ def test_a_second_set_is_asked_for_when_a_volume_of_the_node_is_here(
 
     monkeypatch.setattr(Ec2, "attach", late)
     assert scene.run(200) == FAILED
-    names = [scene.told.sets[name]["error"]["kind"] for name in ("data", "log")]
+    names = [scene.report.sets[name]["error"]["kind"] for name in ("data", "log")]
     assert names == ["holder-predecessor"] * 2
     assert scene.calls["AttachVolume"] == 1 and not scene.lab.volume(second).attachments
 
