@@ -18,7 +18,6 @@ CLAIM_SECONDS = 120
 WHOLE_SECONDS = 300
 """For so long a free set is left to another instance that runs as the same node and
 has a set already: of two that boot together one gets the whole node."""
-PREDECESSOR = "holder-predecessor"
 DETACHING = ("detaching", "busy")
 """States of an attachment that ends."""
 ATTACH_LIMIT_SECONDS = 90
@@ -98,7 +97,7 @@ def _twin(case: Case) -> Optional[Trouble]:
     for claim in case.claims:
         for volume in claim.volumes:
             trouble = _trouble(case, volume)
-            if trouble is not None and trouble.kind == PREDECESSOR:
+            if trouble is not None and trouble.kind == "holder-predecessor":
                 return replace(
                     trouble,
                     found=f"{trouble.found} It has the set {claim.name}, so "
@@ -202,7 +201,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         found = f"{attached} and keeps it."
         remedy = f"Terminate {instance_id}, or detach the volume from it: {NEVER}"
     elif holder and Node(holder.prefix or "", holder.node_id or "") == case.node:
-        kind = PREDECESSOR
+        kind = "holder-predecessor"
         found = f"{attached} as the same node {case.node}."
         remedy = f"Terminate {instance_id} if it is not on its way out."
         here = _here(case)
