@@ -20,11 +20,11 @@ from typing import Any, Callable, Optional
 import pytest
 
 from cc_kraken.act.observe import Observer
+from cc_kraken.act.pacing import LONGEST_RETRY
 from cc_kraken.act.report import DONE, FAILED, PENDING, Report
 from cc_kraken.act.run import Run
 from cc_kraken.act.waiting import (
     LONGEST_POLL,
-    LONGEST_RETRY,
     SLOW_AFTER,
     SLOW_POLL,
     UNREACHED_POLL,

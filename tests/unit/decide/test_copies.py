@@ -215,7 +215,7 @@ def test_a_set_of_which_a_part_lies_in_an_array_with_a_copy() -> None:
     claim = w.claim(w.raid(2, 1), w.attached(1), w.attached(2))
     plan = decide(claim, world)
     assert plan.trouble is not None and plan.trouble.kind == "array-stranger"
-    assert f"has nvme9n1 ({w.volume_id(9)}) in it, which is not" in plan.trouble.found
+    assert f"contains nvme9n1 ({w.volume_id(9)}), which does not" in plan.trouble.found
     assert "mdadm --stop" in plan.trouble.remedy
 
 
