@@ -144,18 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for what is late (default: boot_wait of the section, 90)",
     )
     waits = add("wait", _wait, "wait until a set is mounted, or fail")
-    awaited = waits.add_mutually_exclusive_group(required=True)
-    awaited.add_argument("set", metavar="SET", nargs="?", help="its VolumeName")
-    awaited.add_argument(
-        "--node",
-        action="store_true",
-        help="wait until it is known which node this instance is",
-    )
-    waits.add_argument(
-        "--attached",
-        action="store_true",
-        help="a set that has nothing to mount is enough",
-    )
+    _wait_options(waits)
     peers.add_options(add("peers", _peers, "say which instance is which node"))
     text = "check the volumes of an account, on your own machine"
     fleet.add_options(add("fleet", _fleet, text))
@@ -170,6 +159,27 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", _check, "check user-data, or a file of conf.d, before a boot")
     check.add_argument("file", metavar="FILE", nargs="+", help="- is standard input")
     enable = add("enable", _enable, "put the module into cloud-init's lists")
+    _enable_options(enable)
+    add("disable", _disable, "take the module out of those lists")
+    return parser
+
+
+def _wait_options(waits: argparse.ArgumentParser) -> None:
+    awaited = waits.add_mutually_exclusive_group(required=True)
+    awaited.add_argument("set", metavar="SET", nargs="?", help="its VolumeName")
+    awaited.add_argument(
+        "--node",
+        action="store_true",
+        help="wait until it is known which node this instance is",
+    )
+    waits.add_argument(
+        "--attached",
+        action="store_true",
+        help="a set that has nothing to mount is enough",
+    )
+
+
+def _enable_options(enable: argparse.ArgumentParser) -> None:
     how = enable.add_mutually_exclusive_group()
     how.add_argument(
         "--schema",
@@ -188,8 +198,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="change nothing; fail unless cloud-init will run the module",
     )
-    add("disable", _disable, "take the module out of those lists")
-    return parser
 
 
 def _seconds(text: str) -> float:

@@ -98,12 +98,7 @@ class Run:
             self.section, self.identity.zone, self.cloud, self.clock, self.dry_run
         )
         self.executor = Executor(
-            self.paths,
-            self.cloud,
-            self.report,
-            self.clock,
-            self.creating,
-            self._enter,
+            self.paths, self.cloud, self.report, self.clock, self.creating, self._enter
         )
         self.claiming: Optional[Claiming] = None
         self._begin()
@@ -180,11 +175,10 @@ class Run:
     def _hold_up(self, trouble: Trouble) -> None:
         self._check_time(trouble)
         self.waiting.say({"": trouble})
-        crowded = CROWDED
-        if self.cloud.calls["AttachVolume"]:
-            # It has its list, and the next attachment may be its own.
-            crowded = min(CROWDED, self.waiting.elapsed() / 4)
-        self.clock.sleep(self.waiting.pause(trouble, throttled=crowded))
+        # Who has its list asks soon: the next attachment may be its own.
+        listed = self.cloud.calls["AttachVolume"]
+        longest = min(CROWDED, self.waiting.elapsed() / 4) if listed else CROWDED
+        self.clock.sleep(self.waiting.pause(trouble, throttled=longest))
 
     def _identify(self) -> Union[Node, Claimant]:
         """The node that this instance is, or that it may be any; waits for tags that

@@ -26,6 +26,7 @@ from cc_kraken.cloud.device_names import Names
 from cc_kraken.cloud.errors import Ec2Error, Reaction, fatal, plain, refused, waiting
 from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.model import (
+    Ec2Options,
     Holder,
     Identity,
     KrakenError,
@@ -53,8 +54,8 @@ def shown(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-class Ec2:
-    """EC2 in the region of one instance.
+class Calls:
+    """EC2's calls in one region: how one is sent, counted, and read page by page.
 
     ``calls`` counts the requests that were sent, repeated ones included;
     ``throttled`` those that EC2 throttled.
@@ -63,21 +64,17 @@ class Ec2:
     def __init__(
         self,
         identity: Identity,
-        section: Section,
+        options: Ec2Options,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.identity = identity
-        self._sleep = sleep
-        self.instance_id = identity.instance_id
-        self.options = section.ec2
-        self.region = section.ec2.region or identity.region
-        self.namespace = section.tag_namespace
+        self.options = options
+        self.region = options.region or identity.region
         self.calls: Counts[str] = Counter()
         self.throttled: Counts[str] = Counter()
+        self._sleep = sleep
         self._lock = threading.RLock()
         self._made: Any = None
-        self._names: Optional[Names] = None
-        self._full: Optional[str] = None
 
     @property
     def where(self) -> str:
@@ -85,6 +82,154 @@ class Ec2:
         if self.options.endpoint_url:
             return shown(self.options.endpoint_url)
         return f"EC2 in {self.region}"
+
+    def _call(self, action: str, subject: str, **parameters: Any) -> Any:
+        with self._errors(action, subject):
+            return getattr(self._client(), _method(action))(**parameters)
+
+    def _pages(
+        self, action: str, subject: str, size: int = PAGE, **parameters: Any
+    ) -> Iterator[Any]:
+        """Every page. A throttled one but the first is asked for again: to begin anew
+        would throw away what has been read, and a busy account serves no three pages
+        in a row."""
+        page = self._call(action, subject, MaxResults=size, **parameters)
+        pauses = list(PAUSES)
+        while True:
+            yield page
+            token = page.get("NextToken")
+            if not token:
+                return
+            page = None
+            while page is None:
+                try:
+                    page = self._call(
+                        action, subject, MaxResults=size, NextToken=token, **parameters
+                    )
+                except Ec2Error as error:
+                    if error.trouble.kind != THROTTLED or not pauses:
+                        raise
+                    self._sleep(pauses.pop(0) * random.uniform(0.5, 1.0))
+            if page.get("NextToken") == token:
+                from botocore.exceptions import PaginationError
+
+                with self._errors(action, subject):
+                    raise PaginationError(message=f"page {token} leads to itself")
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = session.client(self.identity, self.options)
+                self._made.meta.events.register("before-send.ec2", self._count)
+            return self._made
+
+    def _count(self, event_name: str = "", **_: Any) -> None:
+        """A handler of botocore's ``before-send``; None lets it be sent."""
+        with self._lock:
+            self.calls[event_name.rpartition(".")[2]] += 1
+
+    @contextmanager
+    def _errors(self, action: str, subject: str) -> Iterator[None]:
+        """Turn whatever botocore raises into one Ec2Error."""
+        try:
+            yield
+        except KrakenError:
+            raise
+        except Exception as error:
+            problem = self._error(action, subject, error)
+            if problem.trouble.kind == THROTTLED:
+                with self._lock:
+                    self.throttled[action] += 1
+            if problem.trouble.kind in ("credentials-refused", "permission-missing"):
+                with self._lock:
+                    self._made = None  # the next call fetches new ones
+            LOG.debug("%s", problem.trouble.found)
+            raise problem from None
+
+    def _error(self, action: str, subject: str, error: Exception) -> Ec2Error:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict) and "Error" in response:
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+            code = str(response["Error"].get("Code", "Unknown"))
+            message = str(response["Error"].get("Message", ""))
+            return refused(action, code, message, int(status), subject)
+        return self._unanswered(action, error) or fatal(
+            "ec2-request",
+            f"{action} {subject} could not be sent to {self.where}: "
+            f"{type(error).__name__}: {plain(str(error))}",
+            "a request that can be sent",
+            "Check kraken.ec2 in the configuration.",
+        )
+
+    def _unanswered(self, action: str, error: Exception) -> Optional[Ec2Error]:
+        """The errors of the way to EC2; None for anything else."""
+        from botocore import exceptions as e
+        from botocore import parsers
+
+        reason = _reason(error)
+        if isinstance(error, e.SSLError) and "CERTIFICATE_VERIFY" in str(error):
+            return fatal(
+                "certificate-refused",
+                f"the certificate of {self.where} cannot be verified ({reason})",
+                "a certificate of a known authority",
+                "Name the authority's certificates in kraken.ec2.ca_bundle, and "
+                "check the clock of this machine.",
+            )
+        if isinstance(error, e.ProxyConnectionError):
+            proxy = shown(self.options.https_proxy or "of the environment")
+            return waiting(
+                "ec2-unreachable",
+                f"the proxy {proxy} cannot be reached ({reason})",
+                "a proxy that answers",
+                "Check kraken.ec2.https_proxy and the network.",
+            )
+        if isinstance(error, (e.CredentialRetrievalError, e.MetadataRetrievalError)):
+            return waiting(
+                "credentials-missing",
+                f"new credentials could not be had ({plain(str(error))})",
+                "credentials of the instance profile",
+                "cc_kraken asks again; if this stays, check the metadata service.",
+            )
+        if isinstance(error, (parsers.ResponseParserError, e.PaginationError)):
+            return waiting(
+                "ec2-answer",
+                f"{self.where} answered {action} with something else than EC2 does",
+                "the EC2 API",
+                "Check kraken.ec2.endpoint_url, kraken.ec2.https_proxy and what "
+                "else may answer in their place.",
+            )
+        if isinstance(error, e.ReadTimeoutError):
+            reason = f"no answer within {session.READ_TIMEOUT} s"
+        elif isinstance(error, e.ConnectTimeoutError):
+            reason = f"no connection within {session.CONNECT_TIMEOUT} s"
+        elif not isinstance(
+            error, (e.ConnectionError, e.HTTPClientError, e.IncompleteReadError)
+        ):
+            return None
+        return waiting(
+            "ec2-unreachable",
+            f"{self.where} cannot be reached for {action} ({reason})",
+            "a way to the EC2 API",
+            "Check the network, its routes and name service, or name a VPC "
+            "endpoint in kraken.ec2.endpoint_url or a proxy in "
+            "kraken.ec2.https_proxy.",
+        )
+
+
+class Ec2(Calls):
+    """EC2 in the region of one instance."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        section: Section,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(identity, section.ec2, sleep)
+        self.instance_id = identity.instance_id
+        self.namespace = section.tag_namespace
+        self._names: Optional[Names] = None
+        self._full: Optional[str] = None
 
     # ------------------------------------------------------------- questions
 
@@ -248,138 +393,6 @@ class Ec2:
         except (KrakenError, LookupError):
             pass
         return text + ")" if text else ""
-
-    def _call(self, action: str, subject: str, **parameters: Any) -> Any:
-        with self._errors(action, subject):
-            return getattr(self._client(), _method(action))(**parameters)
-
-    def _pages(
-        self, action: str, subject: str, size: int = PAGE, **parameters: Any
-    ) -> Iterator[Any]:
-        """Every page. A throttled one but the first is asked for again: to begin anew
-        would throw away what has been read, and a busy account serves no three pages
-        in a row."""
-        page = self._call(action, subject, MaxResults=size, **parameters)
-        pauses = list(PAUSES)
-        while True:
-            yield page
-            token = page.get("NextToken")
-            if not token:
-                return
-            page = None
-            while page is None:
-                try:
-                    page = self._call(
-                        action, subject, MaxResults=size, NextToken=token, **parameters
-                    )
-                except Ec2Error as error:
-                    if error.trouble.kind != THROTTLED or not pauses:
-                        raise
-                    self._sleep(pauses.pop(0) * random.uniform(0.5, 1.0))
-            if page.get("NextToken") == token:
-                from botocore.exceptions import PaginationError
-
-                with self._errors(action, subject):
-                    raise PaginationError(message=f"page {token} leads to itself")
-
-    def _client(self) -> Any:
-        with self._lock:
-            if self._made is None:
-                self._made = session.client(self.identity, self.options)
-                self._made.meta.events.register("before-send.ec2", self._count)
-            return self._made
-
-    def _count(self, event_name: str = "", **_: Any) -> None:
-        """A handler of botocore's ``before-send``; None lets it be sent."""
-        with self._lock:
-            self.calls[event_name.rpartition(".")[2]] += 1
-
-    @contextmanager
-    def _errors(self, action: str, subject: str) -> Iterator[None]:
-        """Turn whatever botocore raises into one Ec2Error."""
-        try:
-            yield
-        except KrakenError:
-            raise
-        except Exception as error:
-            problem = self._error(action, subject, error)
-            if problem.trouble.kind == THROTTLED:
-                with self._lock:
-                    self.throttled[action] += 1
-            if problem.trouble.kind in ("credentials-refused", "permission-missing"):
-                with self._lock:
-                    self._made = None  # the next call fetches new ones
-            LOG.debug("%s", problem.trouble.found)
-            raise problem from None
-
-    def _error(self, action: str, subject: str, error: Exception) -> Ec2Error:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict) and "Error" in response:
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
-            code = str(response["Error"].get("Code", "Unknown"))
-            message = str(response["Error"].get("Message", ""))
-            return refused(action, code, message, int(status), subject)
-        return self._unanswered(action, error) or fatal(
-            "ec2-request",
-            f"{action} {subject} could not be sent to {self.where}: "
-            f"{type(error).__name__}: {plain(str(error))}",
-            "a request that can be sent",
-            "Check kraken.ec2 in the configuration.",
-        )
-
-    def _unanswered(self, action: str, error: Exception) -> Optional[Ec2Error]:
-        """The errors of the way to EC2; None for anything else."""
-        from botocore import exceptions as e
-        from botocore import parsers
-
-        reason = _reason(error)
-        if isinstance(error, e.SSLError) and "CERTIFICATE_VERIFY" in str(error):
-            return fatal(
-                "certificate-refused",
-                f"the certificate of {self.where} cannot be verified ({reason})",
-                "a certificate of a known authority",
-                "Name the authority's certificates in kraken.ec2.ca_bundle, and "
-                "check the clock of this machine.",
-            )
-        if isinstance(error, e.ProxyConnectionError):
-            proxy = shown(self.options.https_proxy or "of the environment")
-            return waiting(
-                "ec2-unreachable",
-                f"the proxy {proxy} cannot be reached ({reason})",
-                "a proxy that answers",
-                "Check kraken.ec2.https_proxy and the network.",
-            )
-        if isinstance(error, (e.CredentialRetrievalError, e.MetadataRetrievalError)):
-            return waiting(
-                "credentials-missing",
-                f"new credentials could not be had ({plain(str(error))})",
-                "credentials of the instance profile",
-                "cc_kraken asks again; if this stays, check the metadata service.",
-            )
-        if isinstance(error, (parsers.ResponseParserError, e.PaginationError)):
-            return waiting(
-                "ec2-answer",
-                f"{self.where} answered {action} with something else than EC2 does",
-                "the EC2 API",
-                "Check kraken.ec2.endpoint_url, kraken.ec2.https_proxy and what "
-                "else may answer in their place.",
-            )
-        if isinstance(error, e.ReadTimeoutError):
-            reason = f"no answer within {session.READ_TIMEOUT} s"
-        elif isinstance(error, e.ConnectTimeoutError):
-            reason = f"no connection within {session.CONNECT_TIMEOUT} s"
-        elif not isinstance(
-            error, (e.ConnectionError, e.HTTPClientError, e.IncompleteReadError)
-        ):
-            return None
-        return waiting(
-            "ec2-unreachable",
-            f"{self.where} cannot be reached for {action} ({reason})",
-            "a way to the EC2 API",
-            "Check the network, its routes and name service, or name a VPC "
-            "endpoint in kraken.ec2.endpoint_url or a proxy in "
-            "kraken.ec2.https_proxy.",
-        )
 
 
 def _reason(error: Exception) -> str:

@@ -157,3 +157,24 @@ PROGRAMS = {
 def test_make_alone_runs_what_writes_to_a_volume(words: str) -> None:
     found = {dotted(path) for path in MODULES if re.search(words, path.read_text())}
     assert found == PROGRAMS[words]
+
+
+def sizes() -> Iterator[tuple[str, int, int]]:
+    """What there is, its lines, and how many it may have; docstrings do not count in
+    a function."""
+    for path in sorted(HOUSE.rglob("*.py")):
+        text = path.read_text()
+        yield path.name, len(text.splitlines()), 700
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                continue
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+                first = node.body[0]
+                lines -= (first.end_lineno or 0) - first.lineno + 1
+            most = 300 if isinstance(node, ast.ClassDef) else 60
+            yield f"{path.name}: {node.name}", lines, most
+
+
+def test_nothing_is_too_long_to_read() -> None:
+    assert [(name, lines) for name, lines, most in sizes() if lines > most] == []
