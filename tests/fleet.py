@@ -1070,7 +1070,7 @@ SCENARIOS: dict[str, tuple[Callable[..., Outcome], float]] = {
     "boot": (all_at_once, 1.0),
     "zone": (zone_replaced, 1 / 3),
     "rolling": (rolling, 1.0),
-    "claim-lowest": (functools.partial(_claims, "lowest"), 0.1),
+    "claim-lowest": (functools.partial(_claims, "lowest"), 1.0),
     "claim-spread": (functools.partial(_claims, "spread"), 1.0),
 }
 """Name: function, and its share of ``--nodes``."""

@@ -56,6 +56,6 @@ def test_each_rule_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.long
 @pytest.mark.parametrize("order", ["claim-lowest", "claim-spread"])
 def test_a_group_that_launches_at_once_is_bound_by_ec2_alone(order: str) -> None:
-    outcome = simulate(order, 600 if order == "claim-lowest" else 60, 300)
+    outcome = simulate(order, 60, 300)
     assert outcome.wrong() == []
     assert outcome.ratio <= outcome.target
