@@ -13,7 +13,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from tests.chroot import base
@@ -47,6 +48,16 @@ def show(node: Node, command: str) -> str:
     return done.out
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until it is known what there is to take away."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Trial:
     """One account, and the instances that come and go in it."""
 
@@ -54,13 +65,15 @@ class Trial:
         say(f"Debian {RELEASE} with cc_kraken, in a chroot:")
         self.layers = base.installed(RELEASE, say)
         self.stack = stack
-        self.account = stack.enter_context(Account())
+        with uninterrupted():
+            self.account = stack.enter_context(Account())
 
     def boot(self) -> Machine:
-        node = self.stack.enter_context(Node(self.layers))
         user_data = cloud_config({"kraken": SECTION})
-        machine = Machine(node, user_data, self.account)
-        self.stack.enter_context(machine)
+        with uninterrupted():
+            node = self.stack.enter_context(Node(self.layers))
+            machine = Machine(node, user_data, self.account)
+            self.stack.enter_context(machine)
         begun = time.monotonic()
         machine.boot()
         seconds = time.monotonic() - begun

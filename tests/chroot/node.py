@@ -148,10 +148,10 @@ class Node:
                 raise LabError(f"no chroot: {holder.stderr.read()}")
             children = f"/proc/{holder.pid}/task/{holder.pid}/children"
             self._pid = int(Path(children).read_text())
+            self.write("/run/cloud-init/enabled", "")
+            if self._user_data is not None:
+                self.seed(self._user_data)
             self._stack = stack.pop_all()
-        self.write("/run/cloud-init/enabled", "")
-        if self._user_data is not None:
-            self.seed(self._user_data)
         return self
 
     def __exit__(self, *_error: object) -> None:

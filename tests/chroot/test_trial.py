@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 from tests.chroot import conftest
 from tests.chroot.conftest import RELEASE
+from tests.chroot.node import Node
 from tests.trial import RELEASE as TRIAL
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +68,16 @@ def test_ctrl_c_leaves_nothing(
     rest, _ = trial.communicate()
     assert trial.returncode == 130, rest
     assert "Interrupted." in rest
+    assert left(tmp_path) == ""
+
+
+def test_a_node_that_is_interrupted_as_it_starts_leaves_nothing(
+    installed: tuple[Path, ...], tmp_path: Path, mocker: MockerFixture
+) -> None:
+    mocker.patch.object(tempfile, "tempdir", str(tmp_path))
+    mocker.patch.object(Node, "seed", side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt), Node(installed, user_data="#cloud-config"):
+        pass
     assert left(tmp_path) == ""
 
 
