@@ -5,8 +5,8 @@
 A node of a Kafka cluster: one volume for its log, three for its data (RAID 0),
 with the tags of the deck of 2017.  It boots, the volumes come up; a file is
 written to each; it reboots; it is terminated without a warning; another
-instance takes its place, and the files are there.  Then two instances that may be
-any node claim one each; one dies, and a third takes its place.
+instance takes its place, and the files are there.  Meanwhile two instances that may
+be any node claim one each; one dies, and a third takes its place.
 """
 
 from __future__ import annotations
@@ -129,6 +129,8 @@ def tell(story: Story) -> None:
         user_data = cloud.config({})
         print("    " + user_data.replace("\n", "\n    ").rstrip())
         first = cloud.launch(tags, user_data)
+        others = AnyNode(cloud)
+        others.launch()
         wait_ready(story, first)
         report(story, first)
         look(story, first)
@@ -139,6 +141,7 @@ def tell(story: Story) -> None:
         for mount in ("/krkn_log", "/krkn_data"):
             path = FILE.format(mount=mount)
             story.show(first, f"echo '{text}' > {path}; sync")
+        others.launch()
         first.reboot()
         wait_ready(story, first)
         report(story, first)
@@ -149,6 +152,7 @@ def tell(story: Story) -> None:
 
         story.chapter("4. Another one takes its place, with the same tags")
         second = cloud.launch(tags, user_data)
+        others.launch()
         wait_ready(story, second)
         report(story, second)
         look(story, second)
@@ -157,40 +161,51 @@ def tell(story: Story) -> None:
             raise LabError(f"{identities(second)} instead of {before}")
         story.say("The same arrays, the same filesystems, the same files.")
         second.terminate()
-        any_node(story, cloud)
+        others.tell(story)
 
 
-def any_node(story: Story, cloud: Cloud) -> None:
-    """The second act: two nodes, and instances that may be either."""
-    prefix = "kafka"
-    story.chapter("5. Two nodes, and instances that may be either (NodeId=*)")
-    for number in range(2):
-        tags = krkn(prefix=prefix, node_id=number, volume_name="log", fs_type="ext4")
-        cloud.volume(1, {**tags, **krkn(mount_path="/krkn_log")})
-    tags = krkn(prefix=prefix, node_id="*", volumes="log")
-    user_data = cloud.config({})
-    claimants = [cloud.launch(tags, user_data) for _ in range(2)]
-    for node in claimants:
-        wait_ready(story, node)
-    said = {}
-    for node in claimants:
-        story.show(node, "cat /run/cc-kraken/node.env")
-        said[status(node)["node"]["node_id"]] = f"{node.id} was here"
-        text = f"{node.id} was here"
-        story.show(node, f"echo '{text}' > /krkn_log/who; sync")
-    if set(said) != {"0", "1"}:
-        raise LabError(f"two instances are the nodes {sorted(said)}")
+class AnyNode:
+    """The second act: two nodes, and instances that may be either.  They boot while
+    the first act goes on, on the second processor."""
 
-    story.chapter("6. One dies; a third takes its place, told by nobody which")
-    lost = status(claimants[0])["node"]["node_id"]
-    claimants[0].terminate()
-    third = cloud.launch(tags, user_data)
-    wait_ready(story, third)
-    report(story, third)
-    found = story.show(third, "cat /krkn_log/who").strip()
-    if (status(third)["node"]["node_id"], found) != (lost, said[lost]):
-        raise LabError(f"the third is not node {lost}: it found {found!r}")
-    story.chapter("We need 2 Kafka volumes, not 2 Kafka instances.")
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.claimants: list[Node] = []
+        prefix, set_tags = "kafka", krkn(mount_path="/krkn_log")
+        for number in range(2):
+            tags = krkn(prefix=prefix, node_id=number, volume_name="log")
+            cloud.volume(1, {**tags, **krkn(fs_type="ext4"), **set_tags})
+        self.tags = krkn(prefix=prefix, node_id="*", volumes="log")
+
+    def launch(self) -> None:
+        self.claimants.append(self.cloud.launch(self.tags, self.cloud.config({})))
+
+    def tell(self, story: Story) -> None:
+        story.chapter("5. Two nodes, and instances that may be either (NodeId=*)")
+        story.say(
+            f"{', '.join(one.id for one in self.claimants)} have booted meanwhile."
+        )
+        said = {}
+        first, second, third = self.claimants
+        for node in (first, second):
+            wait_ready(story, node)
+            story.show(node, "cat /run/cc-kraken/node.env")
+            text = f"{node.id} was here"
+            said[status(node)["node"]["node_id"]] = text
+            story.show(node, f"echo '{text}' > /krkn_log/who; sync")
+        if set(said) != {"0", "1"}:
+            raise LabError(f"two instances are the nodes {sorted(said)}")
+
+        story.chapter("6. One dies; the third takes its place, told by nobody which")
+        lost = status(first)["node"]["node_id"]
+        first.terminate()
+        wait_ready(story, third)
+        story.show(third, "cc-kraken wait log")
+        report(story, third)
+        found = story.show(third, "cat /krkn_log/who").strip()
+        if (status(third)["node"]["node_id"], found) != (lost, said[lost]):
+            raise LabError(f"the third is not node {lost}: it found {found!r}")
+        story.chapter("We need 2 Kafka volumes, not 2 Kafka instances.")
 
 
 def main() -> int:
