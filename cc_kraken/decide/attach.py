@@ -82,9 +82,7 @@ def _here(case: Case) -> list[str]:
         for claim in case.claims
         if any(
             volume.id in case.world.devices
-            or any(
-                one.instance_id == case.world.instance_id for one in volume.attachments
-            )
+            or volume.attached_to(case.world.instance_id)
             for volume in claim.volumes
         )
     ]
