@@ -291,10 +291,27 @@ def _apply(options: argparse.Namespace) -> int:
         print(plan_text(status))
     text = stage.failures(status, pending=True)
     if text:
-        _complain(text)
+        _complain(text if options.background else _in_short(status) or text)
         return 1
     print(f"cc-kraken: {_summary(status)}")
     return 0
+
+
+def _in_short(status: Mapping[str, Any]) -> Optional[str]:
+    """What failed in a run that has said each reason as it came; None: one is not
+    said yet."""
+    kinds = [entry["kind"] for entry in status["errors"]]
+    failed = [f"[{kind}]" for kind in kinds]
+    for name, entry in status["sets"].items():
+        if entry["error"]:
+            kinds.append(entry["error"]["kind"])
+            failed.append(f"{name} [{kinds[-1]}]")
+        elif entry["required"] and entry["state"] not in report.UP:
+            return None
+    if not failed:
+        return None
+    more = f"More: cc-kraken explain {' '.join(dict.fromkeys(kinds))}"
+    return f"failed: {', '.join(failed)}. The reasons stand above. {more}"
 
 
 def _summary(status: Mapping[str, Any]) -> str:
