@@ -482,12 +482,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Anything else, read errors included.  ``offset`` is the first byte in
-    the way, where one is known; ``silent``: nothing was answered yet."""
+    """Anything else.  ``offset``: the first byte in the way, where one is known.
+
+    ``unread``: a read failed or has no answer yet, so nobody knows what it holds.
+    """
 
     reason: str
     offset: Optional[int] = None
-    silent: bool = False
+    unread: bool = False
 
 
 Content = Union[Blank, HalfMade, Known, Unknown]

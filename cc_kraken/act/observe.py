@@ -303,8 +303,10 @@ class Observer:
                     fingerprint=True,
                 )
             return self._with_partitions(look, target)
-        except (KrakenError, OSError) as error:
+        except KrakenError as error:
             return Look(Unknown(str(error)))
+        except OSError as error:
+            return Look(Unknown(f"{target.path}: {error.strerror}", unread=True))
 
     def _with_partitions(self, look: Look, whole: Layer) -> Look:
         found = look.content
@@ -345,7 +347,7 @@ def _signatures(
 
 def _no_answer(path: str) -> Look:
     reason = f"{path} has not answered a read for {NO_ANSWER:.0f} s"
-    return Look(Unknown(reason, silent=True))
+    return Look(Unknown(reason, unread=True))
 
 
 def _with_uuids(

@@ -108,12 +108,12 @@ def look(case: Case, volume_id: str) -> Look:
 
 
 def answered(found: Look) -> Look:
-    """The same, if the device has answered."""
-    if isinstance(found.content, Unknown) and found.content.silent:
+    """The same, if the device has answered every read."""
+    if isinstance(found.content, Unknown) and found.content.unread:
         raise stopped(
             "device-silent",
             f"{found.content.reason.rstrip('.')}.",
-            "It must answer before anything is done with it.",
+            "It must answer every read before anything is done with it.",
             "See the kernel's log (dmesg) and the volume's status in EC2. The "
             "other sets do not wait for it.",
             waits=True,

@@ -105,10 +105,10 @@ def waiting(path: str) -> float:
 
 
 class ReadError(Exception):
-    """``offset`` could not be read; ``why`` completes the sentence."""
+    """The device at ``path`` could not be read at ``offset``; ``why``, in brackets."""
 
-    def __init__(self, offset: int, why: str) -> None:
-        super().__init__(f"read error at {offset}: {why}")
+    def __init__(self, path: str, offset: int, why: str) -> None:
+        super().__init__(f"{path} cannot be read at byte {offset} ({why})")
         self.offset = offset
 
 
@@ -243,9 +243,9 @@ class Reader:
             with reading(self.path):
                 count = preadv(self.fd, view, start)
         except OSError as error:
-            raise ReadError(start, error.strerror or "failed") from error
+            raise ReadError(self.path, start, error.strerror or "failed") from error
         if count != length:
-            raise ReadError(start, f"only {count} of {length} bytes came")
+            raise ReadError(self.path, start, f"only {count} of {length} bytes came")
         with self._lock:
             self.reads += 1
             self.bytes_read += length

@@ -24,8 +24,10 @@ def ask(path: str) -> Look:
         with reading(path):
             with Reader(path) as reader:
                 scanned = superblock.scan(reader.read, reader.size)
-    except (OSError, ReadError) as error:
-        return Look(Unknown(f"{path} cannot be read ({error})"))
+    except OSError as error:
+        return Look(Unknown(f"{path} cannot be read ({error.strerror})"))
+    except ReadError as error:
+        return Look(Unknown(str(error)))
     found = [one for one in scanned if one.uuid]
     if not found:
         return Look(Unknown(f"{path} shows no superblock"))
