@@ -9,8 +9,17 @@ import errno
 import os
 from collections.abc import Sequence
 
-from cc_kraken.decide.refusal import describe
-from cc_kraken.model import Array, Content, Device, KrakenError, Layer, Record, failure
+from cc_kraken.decide.refusal import describe, unread
+from cc_kraken.model import (
+    Array,
+    Content,
+    Device,
+    KrakenError,
+    Layer,
+    Record,
+    Unknown,
+    failure,
+)
 from cc_kraken.proof import record as record_block
 
 _OVERWRITE = (
@@ -90,6 +99,8 @@ def lost(target: Layer, start: int) -> KrakenError:
 
 
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
+    if isinstance(shown, Unknown) and shown.unread:
+        return KrakenError(unread(shown))
     return failure(
         "content-refused",
         f"{target.title} holds {describe(shown)}.",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cc_kraken.decide import refusal
 from cc_kraken.decide.case import Base, Case, Target
-from cc_kraken.decide.plan import stopped
+from cc_kraken.decide.plan import Stop, stopped
 from cc_kraken.model import Look, Unknown
 
 GIB = 1024**3
@@ -110,12 +111,5 @@ def look(case: Case, volume_id: str) -> Look:
 def answered(found: Look) -> Look:
     """The same, if the device has answered every read."""
     if isinstance(found.content, Unknown) and found.content.unread:
-        raise stopped(
-            "device-silent",
-            f"{found.content.reason.rstrip('.')}.",
-            "It must answer every read before anything is done with it.",
-            "See the kernel's log (dmesg) and the volume's status in EC2. The "
-            "other sets do not wait for it.",
-            waits=True,
-        )
+        raise Stop(refusal.unread(found.content))
     return found

@@ -8,7 +8,16 @@ from cc_kraken.decide.case import Case, Target
 from cc_kraken.decide.plan import Stop, stopped
 from cc_kraken.filesystems import registry
 from cc_kraken.machine.partitions import TABLES
-from cc_kraken.model import Blank, Content, HalfMade, Known, Look, Record, Unknown
+from cc_kraken.model import (
+    Blank,
+    Content,
+    HalfMade,
+    Known,
+    Look,
+    Record,
+    Trouble,
+    Unknown,
+)
 from cc_kraken.proof.superblock import MD_MEMBER
 
 
@@ -37,6 +46,18 @@ def of_content(case: Case, look: Look, target: Target) -> Stop:
         f"{where} ({path}) {'has' if partitioned else 'holds'} {describe(content)}.",
         f"The set {case.name} takes {wanted}, or a blank volume.",
         remedy,
+    )
+
+
+def unread(content: Unknown) -> Trouble:
+    """Of a disk whose read failed, or has no answer yet."""
+    return Trouble(
+        "device-silent",
+        f"{content.reason.rstrip('.')}.",
+        "It must answer every read before anything is done with it.",
+        "See the kernel's log (dmesg) and the volume's status in EC2. The "
+        "other sets do not wait for it.",
+        waits=True,
     )
 
 

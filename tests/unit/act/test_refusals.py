@@ -37,6 +37,7 @@ SAID: dict[str, KrakenError] = {
     "failed": refusals.io_error(DISK, OSError(errno.EIO, "Input/output error")),
     "lost": refusals.lost(DISK, 4096),
     "data": refusals.not_blank(DISK, Unknown("Data without a signature.", 7)),
+    "not read": refusals.not_blank(DISK, Unknown("/dev/x fails.", 7, unread=True)),
     "known": refusals.not_blank(DISK, Known("xfs", FS)),
     "no record": refusals.record(DISK, "no intent record", "its own intent record"),
     "for xfs": refusals.wrong_record(DISK, OURS, "a new array"),
@@ -67,6 +68,7 @@ def test_every_refusal_is_read_here() -> None:
     source = Path(refusals.__file__).read_text()
     kinds = set(re.findall(r'failure\(\s+"([a-z-]+)"', source))
     assert len(kinds) > 10
+    kinds.add("device-silent")  # decide/refusal.py words it
     assert kinds == {error.trouble.kind for error in SAID.values()}
 
 
