@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Optional, Protocol, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
-from cc_kraken.act.claiming import Claiming, Lost
+from cc_kraken.act.claiming import Claiming, Lost, Standby
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer, accounts_come
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
 from cc_kraken.act.waiting import Limits, Waiting
-from cc_kraken.act.warm_pool import Standby
 from cc_kraken.act.work import Work, asks
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.config import sets, tags
@@ -231,11 +230,7 @@ class Run:
                 declared=tags.declared(self.section, self.instance_tags),
                 dry_run=self.dry_run,
             )
-        locked = self.claiming.lock()
-        self.known.volumes = locked.volumes
-        for volume_id, device in locked.attached.items():
-            self.known.attached(volume_id, device)
-        return locked.node
+        return self.claiming.lock(self.known)
 
     def _rounds(self, node: Node, ask: bool = True) -> str:
         while True:
