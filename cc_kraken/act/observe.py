@@ -60,8 +60,6 @@ NO_ANSWER = 60.0
 WATCH_EVERY = 1.0
 ACCOUNTS_EVERY = 1.0
 """Seconds: is the user there that a set waits for?"""
-Job = tuple[str, Callable[[], Look]]
-"""The path of a device, and what looks at it."""
 
 
 class Observer:
@@ -131,9 +129,9 @@ class Observer:
             arrays_seen=array_history.load(self.paths, instance_id),
             accounts=_accounts(claims),
             missing_programs=_missing_programs(claims),
+            paths=_paths(claims),
             attached_now=attached_now,
         )
-        world = replace(world, paths=_paths(claims))
         twins = [disk for group in scanned.duplicates.values() for disk in group]
         return self._contents(world, claims, [*scanned.by_volume.values(), *twins])
 
@@ -180,16 +178,22 @@ class Observer:
         in_use = {
             volume for mounted in world.mounts for volume in mounted.volumes or ()
         }
-        jobs = {
-            volume.id: self._job(
-                world.devices[volume.id], claim, volume.id in in_use, {}
-            )
+        asked = [
+            (world.devices[volume.id], claim)
             for claim in there
             # A bare attachment of a volume that nobody asks to use is not read.
             if claim.wanted.members > 1 or claim.wanted.fs_type is not None
             for volume in claim.volumes
-        }
-        looks = self._side_by_side(jobs)
+        ]
+        found = self._side_by_side(
+            {
+                disk.path: partial(
+                    self._look_at, disk, claim, disk.volume_id in in_use, {}
+                )
+                for disk, claim in asked
+            }
+        )
+        looks = {disk.volume_id: found[disk.path] for disk, _ in asked}
         known = _with_uuids(md.scan(self.paths), looks, world.devices)
         return self._arrays(replace(world, looks=looks, arrays=known), there, disks)
 
@@ -211,39 +215,36 @@ class Observer:
                     if head is not None:
                         heads[uuid] = head
         array_jobs = {
-            uuid: self._job(array, claim, bool(array.mounted), looks)
-            for uuid, (array, claim) in running.items()
+            array.path: partial(self._look_at, array, claim, bool(array.mounted), looks)
+            for array, claim in running.values()
         }
         places = signatures.places(self.paths, disks, world.arrays)
-        own = {array.path for array, _ in running.values()}
         jobs = {
-            path: (path, partial(signatures.ask, path))
+            path: partial(signatures.ask, path)
             for path, volumes in places.items()
-            if path not in own and not set(volumes) <= set(looks)
+            if path not in array_jobs and not set(volumes) <= set(looks)
         }
         found = self._side_by_side({**array_jobs, **jobs})
-        by_path = {world.devices[volume].path: look for volume, look in looks.items()}
-        by_path.update((running[key][0].path, found[key]) for key in running)
-        by_path.update((path, found[path]) for path in jobs)
-        array_looks = {uuid: found[uuid] for uuid in running}
+        array_looks = {uuid: found[array.path] for uuid, (array, _) in running.items()}
         self._seen = {**looks, **array_looks}
+        by_path = {world.devices[volume].path: look for volume, look in looks.items()}
         return replace(
             world,
             array_looks=array_looks,
             heads=heads,
-            signatures=_signatures(places, by_path),
+            signatures=_signatures(places, {**by_path, **found}),
         )
 
-    def _side_by_side(self, jobs: Mapping[str, Job]) -> dict[str, Look]:
-        """What each finds on its device.  One that answers no read is given
+    def _side_by_side(self, jobs: Mapping[str, Callable[[], Look]]) -> dict[str, Look]:
+        """What each finds on its device, by path.  One that answers no read is given
         up, its thread left behind: the other sets do not wait for it, and it
         is not looked at again before that thread has ended."""
         found = {
-            key: _no_answer(path)
-            for key, (path, _) in jobs.items()
-            if key in self._hung and not self._hung[key].done()
+            path: _no_answer(path)
+            for path in jobs
+            if path in self._hung and not self._hung[path].done()
         }
-        todo = [key for key in jobs if key not in found]
+        todo = [path for path in jobs if path not in found]
         if not todo:
             return found
         slots = threading.Semaphore(WORKERS)
@@ -253,27 +254,21 @@ class Observer:
                 return look()
 
         pool = ThreadPoolExecutor(len(todo), thread_name_prefix="kraken-look")
-        at_work = {key: pool.submit(in_turn, jobs[key][1]) for key in todo}
+        at_work = {path: pool.submit(in_turn, jobs[path]) for path in todo}
         while at_work:
             wait(at_work.values(), WATCH_EVERY, FIRST_COMPLETED)
-            for key, job in list(at_work.items()):
-                path = jobs[key][0]
+            for path, job in list(at_work.items()):
                 if job.done():
-                    found[key] = job.result()
+                    found[path] = job.result()
                 elif directio.waiting(path) >= NO_ANSWER:
-                    found[key] = _no_answer(path)
-                    self._hung[key] = job
+                    found[path] = _no_answer(path)
+                    self._hung[path] = job
                     slots.release()  # the next one takes its place
                 else:
                     continue
-                del at_work[key]
+                del at_work[path]
         pool.shutdown(wait=False)
-        return {key: found[key] for key in jobs}
-
-    def _job(
-        self, target: Layer, claim: Claim, in_use: bool, members: Mapping[str, Look]
-    ) -> Job:
-        return target.path, partial(self._look_at, target, claim, in_use, members)
+        return found
 
     def _look_at(
         self, target: Layer, claim: Claim, in_use: bool, members: Mapping[str, Look]
@@ -302,16 +297,13 @@ class Observer:
                     full=self.full,
                     fingerprint=True,
                 )
-            return self._with_partitions(look, target)
+            shown = look.content
+            if isinstance(shown, Known) and shown.type in partitions.TABLES:
+                inside = partitions.inside(self.paths, target)
+                look = replace(look, content=replace(shown, inside=inside))
+            return look
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
-
-    def _with_partitions(self, look: Look, whole: Layer) -> Look:
-        found = look.content
-        if not isinstance(found, Known) or found.type not in partitions.TABLES:
-            return look
-        inside = partitions.inside(self.paths, whole)
-        return replace(look, content=replace(found, inside=inside))
 
     def _refused(self, look: Look, claim: Claim) -> bool:
         """Whether a person may want to name this content in ``overwrite``."""

@@ -7,6 +7,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -221,17 +222,17 @@ def test_a_disk_that_answers_no_read_keeps_nobody_waiting(
         return found("good")
 
     paths = [f"/dev/bad{number}" for number in range(observe.WORKERS)]
-    jobs = {path: (path, partial(hangs, path)) for path in paths}
-    jobs["good"] = ("/dev/good", slow)
+    jobs: dict[str, Callable[[], Look]] = {path: partial(hangs, path) for path in paths}
+    jobs["/dev/good"] = slow
     watcher = observer(tree)
     try:
         first = watcher._side_by_side(jobs)
-        assert first.pop("good") == found("good")
+        assert first.pop("/dev/good") == found("good")
         assert list(first) and set(first) == set(paths)
         for path, look in first.items():
             assert f"{path} has not answered a read" in str(look.content)
         again = watcher._side_by_side(jobs)
-        assert again.pop("good") == found("good") and again == first
+        assert again.pop("/dev/good") == found("good") and again == first
         assert sorted(asked) == sorted(paths)
     finally:
         answer.set()
@@ -250,4 +251,4 @@ def test_a_mistake_in_a_look_is_not_swallowed(tree: Tree) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        observer(tree)._side_by_side({"one": ("/dev/x", mistake)})
+        observer(tree)._side_by_side({"/dev/x": mistake})
