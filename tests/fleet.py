@@ -814,7 +814,7 @@ class Fleet:
             paths,
             told,
             limits,
-            Events(None),
+            Events(None).enter,
             edge,
             ask_tags=stage != "network",
             clock=boot.machine.clock,

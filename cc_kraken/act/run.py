@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Optional, Protocol, Union
+from typing import Callable, Optional, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
 from cc_kraken.act.claiming import Claiming, Lost, Standby
@@ -60,13 +60,6 @@ TITLES = {
 """The phases, as a person reads them in the log."""
 
 
-class Events(Protocol):
-    """Who hears of the phases: cloud-init's reporter, or nobody."""
-
-    def enter(self, phase: Optional[str]) -> None:
-        """``phase`` begins, and the one before has ended; None: none begins."""
-
-
 class _Over(Exception):
     """The run ends before it knows which sets there are."""
 
@@ -77,14 +70,18 @@ class _Over(Exception):
 
 @dataclass
 class Run:
-    """A run for one node; :meth:`go` returns its end state."""
+    """A run for one node; :meth:`go` returns its end state.
+
+    ``entered`` hears that a phase begins, and the one before has ended; None: none
+    begins.
+    """
 
     section: Section
     identity: Identity
     paths: Paths
     report: Report
     limits: Limits
-    events: Events
+    entered: Callable[[Optional[str]], None]
     cloud: Cloud
     ask_tags: bool
     dry_run: bool = False
@@ -117,7 +114,7 @@ class Run:
             LOG.info("%s", TITLES[phase])
         self._phase = phase
         self.report.phase(phase)
-        self.events.enter(phase)
+        self.entered(phase)
 
     # ---- the run
 
@@ -149,9 +146,10 @@ class Run:
             node = self._identify()
             while True:
                 try:
-                    if isinstance(node, Node):
-                        return self._rounds(node)
-                    return self._rounds(self._claim(node), ask=False)
+                    if isinstance(node, Claimant):
+                        return self._rounds(self._claim(node), ask=False)
+                    self._identified(node)
+                    return self._rounds(node)
                 except Lost as lost:
                     files.remove(self.paths.node_env)
                     self._enter(IDENTIFY)
@@ -192,7 +190,7 @@ class Run:
                 node = tags.node(self.section, read, self.identity.instance_id)
                 if not isinstance(node, Trouble):
                     self.instance_tags = read or {}
-                    return self._identified(node)
+                    return node
                 trouble = node
             except KrakenError as error:
                 trouble = error.trouble
@@ -203,16 +201,14 @@ class Run:
                 self._check_time(trouble)
             ask = True
 
-    def _identified(self, who: Union[Node, Claimant]) -> Union[Node, Claimant]:
-        node = who if isinstance(who, Node) else None
-        if self.report.identify(self.identity, node) and node is not None:
+    def _identified(self, node: Node) -> None:
+        if self.report.identify(self.identity, node):
             LOG.info("node %s", node)
-        return who
 
     def _claim(self, claimant: Claimant) -> Node:
         """The node that this instance has become."""
         self._begin()
-        self._identified(claimant)
+        self.report.identify(self.identity, None)
         if self.claiming is None:
             self.claiming = Claiming(
                 self.section,
