@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Callable
@@ -28,6 +27,7 @@ from cc_kraken.decide.plan import FAILED, PENDING, Plan
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, files, sysfs
+from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Claim, KrakenError, Signature
@@ -274,12 +274,9 @@ def _show_again(paths: Paths, volumes: Collection[str]) -> None:
     for name in hidden:
         with open(os.path.join(paths.sys, "block", name, "uevent"), "wb") as stream:
             stream.write(b"change")
-    end = time.monotonic() + _LOOK_AGAIN
-    while _hidden(paths, volumes):
-        if time.monotonic() >= end:
-            LOG.warning("udev still takes %s for copies", ", ".join(hidden))
-            return
-        time.sleep(0.1)
+    Clock().watch(_LOOK_AGAIN, lambda: not _hidden(paths, volumes))
+    if _hidden(paths, volumes):
+        LOG.warning("udev still takes %s for copies", ", ".join(hidden))
 
 
 def _hidden(paths: Paths, volumes: Collection[str]) -> list[str]:
