@@ -100,8 +100,6 @@ class Claiming:
         self._strangers: Optional[frozenset[str]] = None
         """Disks here that are of no node of the prefix; None: not looked yet."""
 
-    # ----------------------------------------------------------- to be a node
-
     def lock(self, known: Known) -> Node:
         """Get the anchor of a node, whose volumes are ``known`` then; ``hold_up`` ends
         this when the time is over."""
@@ -338,8 +336,6 @@ class Claiming:
             text = f"would give {node} back ({', '.join(answer.volume_ids) or 'noted'})"
         self.notes = (text,)
         return node
-
-    # ---------------------------------------------------- to keep it, or not
 
     @property
     def settled(self) -> bool:

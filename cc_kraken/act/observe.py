@@ -163,8 +163,6 @@ class Observer:
             read_only=grow.read_only(mount),
         )
 
-    # ---- contents
-
     def _contents(
         self, world: World, claims: Sequence[Claim], disks: Sequence[Device]
     ) -> World:

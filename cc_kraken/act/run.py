@@ -116,8 +116,6 @@ class Run:
         self.report.phase(phase)
         self.entered(phase)
 
-    # ---- the run
-
     def go(self) -> str:
         """Carry the run through; returns ``done``, ``pending`` or ``failed``.
 
@@ -264,8 +262,6 @@ class Run:
             self.waiting.say(reasons)
             ask = self._wait(reasons, world)
 
-    # ---- one round: look and decide
-
     def _ask(self, node: Node) -> bool:
         """Ask for the volumes; False: nothing is known to go on with."""
         trouble: Optional[Trouble] = None
@@ -320,8 +316,6 @@ class Run:
             self._identified(node)
         return plans
 
-    # ---- waiting
-
     def _wait(self, reasons: Mapping[str, Trouble], world: World) -> bool:
         """Wait for a change; returns whether the cloud is to be asked."""
         ages = {}
@@ -336,8 +330,6 @@ class Run:
         return self.waiting.wait(
             reasons, ages, lambda: self.observer.disks() != self._there or come()
         )
-
-    # ---- the report
 
     def _report(
         self, claims: Sequence[Claim], plans: Sequence[Plan], world: World

@@ -117,8 +117,6 @@ class Waiting:
             found = f"{found.rstrip('.')} ({'; '.join(notes)}){end}"
         return replace(trouble, waits=False, found=found)
 
-    # ---- reasons
-
     def reasons(self, plans: Sequence[Plan]) -> dict[str, Trouble]:
         """What each set that is not up yet waits for."""
         reasons: dict[str, Trouble] = {}
@@ -152,8 +150,6 @@ class Waiting:
         )
         self._logged[key], self._logged_last = moment, key
         self.report.waiting(text, quiet=quiet)
-
-    # ---- waiting
 
     def wait(
         self,

@@ -194,8 +194,6 @@ class Work:
             LOG.warning(text, plan.name, steps[0], trouble, extra=own)
         return replace(plan, steps=())
 
-    # ---- the end
-
     def end(self, plans: Sequence[Plan]) -> tuple[list[Plan], bool]:
         """The plans when the run ends, and whether one goes on in the background.
         Where nobody goes on, what is still awaited has failed."""
