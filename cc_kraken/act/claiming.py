@@ -106,7 +106,7 @@ class Claiming:
         contradiction = creation.nodes_trouble(self.section)
         if contradiction is not None:
             raise KrakenError(contradiction)
-        self._stand_by()
+        stand_by(self.cloud, self.waiting, self.hold_up)
         self._give_up_former()
         while True:
             look = until_answered(self._look, self.hold_up)
@@ -116,20 +116,6 @@ class Claiming:
                 for volume_id, device in self._attached.items():
                     known.attached(volume_id, device)
                 return node
-
-    def _stand_by(self) -> None:
-        """Claim nothing in the warm pool of an Auto Scaling group: the instance may be
-        stopped there for days.  Raises :class:`Standby`."""
-        stood = False
-        while until_answered(self.cloud.lifecycle, self.hold_up).startswith("Warmed:"):
-            if not self.waiting.limits.background or self.clock.stopped:
-                raise Standby
-            stood = True
-            self.report.standby(True)
-            self.clock.sleep(STANDBY_EVERY)
-        if stood:
-            self.report.standby(False)
-            self.waiting.begun = self.clock.now()
 
     def _give_up_former(self) -> None:
         """Forget the claim to a node of another prefix, when nothing of it is here and
@@ -183,15 +169,15 @@ class Claiming:
 
     def _stay(self, look: Look, trouble: Trouble) -> Optional[Node]:
         """Found a node where none is free, or wait."""
+        answer: Union[founding.Found, Trouble, None] = None
         try:
             if trouble.kind in claiming.NONE_FREE:
                 answer = founding.next_node(self.creating, look)
-                if isinstance(answer, founding.Found):
-                    return self._found(answer)
-                trouble = answer or trouble
         except KrakenError as error:
-            trouble = error.trouble
-        self.hold_up(trouble)
+            answer = error.trouble
+        if isinstance(answer, founding.Found):
+            return self._found(answer)
+        self.hold_up(answer or trouble)
         return None
 
     def _found(self, found: founding.Found) -> Optional[Node]:
@@ -372,6 +358,23 @@ class Claiming:
             return [_without_use(plan, missing) for plan in plans]
         self._enter(claiming.SETTLED)
         return list(plans)
+
+
+def stand_by(
+    cloud: Cloud, waiting: Waiting, hold_up: Callable[[Trouble], None]
+) -> None:
+    """Claim nothing in the warm pool of an Auto Scaling group: the instance may be
+    stopped there for days.  Raises :class:`Standby`."""
+    stood = False
+    while until_answered(cloud.lifecycle, hold_up).startswith("Warmed:"):
+        if not waiting.limits.background or waiting.clock.stopped:
+            raise Standby
+        stood = True
+        waiting.report.standby(True)
+        waiting.clock.sleep(STANDBY_EVERY)
+    if stood:
+        waiting.report.standby(False)
+        waiting.begun = waiting.clock.now()
 
 
 def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:

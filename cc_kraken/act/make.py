@@ -24,7 +24,7 @@ import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -652,18 +652,10 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
             # Each write is synchronous: what shows a filesystem goes first.
             disk.zero(superblock.FILESYSTEMS)
             disk.zero((*places.places(device.size), *own))
-            _forget_partitions(disk)
+            with suppress(OSError):  # of a device that takes no partitions
+                disk.ioctl(_BLKRRPART, 0)
             look = disk.look()
             if isinstance(look.content, Known):
                 raise refusals.made_otherwise(
                     device.path, look.content, "nothing that is known"
                 )
-
-
-def _forget_partitions(disk: Held) -> None:
-    try:
-        disk.ioctl(_BLKRRPART, 0)
-    except OSError as error:
-        # EINVAL: a device that takes no partitions.
-        if error.errno != errno.EINVAL:
-            LOG.debug("BLKRRPART: %s", error)

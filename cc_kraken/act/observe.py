@@ -272,14 +272,11 @@ class Observer:
         self, target: Layer, claim: Claim, in_use: bool, members: Mapping[str, Look]
     ) -> Look:
         """``members``: what was found on those of an array, where its record lies."""
+        ask = partial(
+            probe.look, target.path, volume_id=target.volume_id, full=self.full
+        )
         try:
-            look = probe.look(
-                target.path,
-                volume_id=target.volume_id,
-                full=self.full,
-                in_use=in_use,
-                seen=self._seen.get(target.key),
-            )
+            look = ask(in_use=in_use, seen=self._seen.get(target.key))
             records = [members[volume.id].record for volume in claim.volumes if members]
             record = next((one for one in [look.record, *records] if one), None)
             if record is not None:
@@ -287,14 +284,8 @@ class Observer:
                 look = half_made.look(
                     self.paths, target, record, options, look, full=self.full
                 )
-            refused = target.volume_id and self._refused(look, claim)
-            if refused and not look.fingerprint:
-                look = probe.look(
-                    target.path,
-                    volume_id=target.volume_id,
-                    full=self.full,
-                    fingerprint=True,
-                )
+            if target.volume_id and not look.fingerprint and _refused(look, claim):
+                look = ask(fingerprint=True)
             shown = look.content
             if isinstance(shown, Known) and shown.type in partitions.TABLES:
                 inside = partitions.inside(self.paths, target)
@@ -302,13 +293,6 @@ class Observer:
             return look
         except (KrakenError, OSError) as error:
             return Look(Unknown(str(error)))
-
-    def _refused(self, look: Look, claim: Claim) -> bool:
-        """Whether a person may want to name this content in ``overwrite``."""
-        if not isinstance(look.content, Known):
-            return False
-        wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
-        return look.content.type != wanted
 
     def _head(
         self, uuid: str, blocks: Mapping[str, MdSuperblock], found: Mapping[str, Device]
@@ -320,6 +304,12 @@ class Observer:
             if block.uuid == uuid and block.role == first and not is_replacement(block):
                 return probe.head(found[volume].path, block.data_offset)
         return None
+
+
+def _refused(look: Look, claim: Claim) -> bool:
+    """Whether a person may want to name this content in ``overwrite``."""
+    wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
+    return isinstance(look.content, Known) and look.content.type != wanted
 
 
 def _signatures(

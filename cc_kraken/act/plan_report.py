@@ -50,8 +50,11 @@ def update(
             "label": plan.filesystem.label,
         }
     _update_state(entry, plan, held, dry_run)
-    pending = plan.trouble is not None and plan.trouble.kind == "owner-pending"
-    entry["owner"] = _owner(claim) if pending else None
+    entry["owner"] = None
+    if plan.trouble is not None and plan.trouble.kind == "owner-pending":
+        # What cc-kraken wait needs to settle it by itself.
+        wish = claim.wanted
+        entry["owner"] = {"owner": wish.owner, "group": wish.group, "mode": wish.mode}
     report.notes(plan.name, plan.notes)
     for text in plan.warnings:
         report.warn(f"{plan.name}: {text}", plan.name)
@@ -71,12 +74,6 @@ def _update_state(
     elif to_come(plan) and trouble is None:
         entry["state"] = PENDING
         entry["reason"] = str(held) if held else f"to do: {plan.steps[0]}"
-
-
-def _owner(claim: Claim) -> dict[str, object]:
-    """What cc-kraken wait needs to settle the owner by itself."""
-    wish = claim.wanted
-    return {"owner": wish.owner, "group": wish.group, "mode": wish.mode}
 
 
 def log_planned(plans: Sequence[Plan]) -> str:

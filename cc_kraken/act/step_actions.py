@@ -151,7 +151,7 @@ class StepActions:
         kept = release.unused(self.paths, self.clock, ids, self._detach_one)
         for volume_id, why in kept.items():
             self._carried.kept.append(volume_id)
-            self.report.warn(release.not_detached(step.set, volume_id, why), step.set)
+            self.report.warn(_not_detached(step.set, volume_id, why), step.set)
 
     def _detach_one(self, volume_id: str) -> None:
         self.cloud.detach(volume_id)
@@ -377,6 +377,14 @@ class StepActions:
     def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
         return target.disks(self._world.devices.values())
+
+
+def _not_detached(name: str, volume_id: str, why: Trouble) -> str:
+    return (
+        f"{name} is incomplete, but {volume_id} is not given back: {why.found}. Stop "
+        "what uses it, and detach it in EC2: until then no other instance can have "
+        f"all of {name}."
+    )
 
 
 def at_once(

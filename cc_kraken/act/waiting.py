@@ -88,13 +88,10 @@ class Waiting:
         where that was a throttle, in seconds.
         """
         kind = failed.kind if failed is not None else ""
-        self._polls.longest = (
-            UNREACHED_POLL if kind in UNREACHED_KINDS else LONGEST_POLL
-        )
+        longest = UNREACHED_POLL if kind in UNREACHED_KINDS else LONGEST_POLL
         if self.elapsed() > SLOW_AFTER:
-            self._polls.longest = SLOW_POLL
-        if kind == THROTTLED:
-            self._polls.longest = max(throttled, self._polls.longest)
+            longest = SLOW_POLL
+        self._polls.longest = max(throttled, longest) if kind == THROTTLED else longest
         return max(0.0, min(self._polls.interval(), self.left()))
 
     def asked(self, failed: Optional[Trouble]) -> None:
