@@ -225,13 +225,14 @@ class Observer:
         found = self._side_by_side({**array_jobs, **jobs})
         array_looks = {uuid: found[array.path] for uuid, (array, _) in running.items()}
         self._seen = {**looks, **array_looks}
-        by_path = {world.devices[volume].path: look for volume, look in looks.items()}
-        return replace(
-            world,
-            array_looks=array_looks,
-            heads=heads,
-            signatures=_signatures(places, {**by_path, **found}),
+        found.update((world.devices[one].path, look) for one, look in looks.items())
+        shown = {path: found[path].content for path in places if path in found}
+        uuids = tuple(
+            Signature(places[path], path, content.type, content.uuid)
+            for path, content in shown.items()
+            if isinstance(content, Known) and content.uuid
         )
+        return replace(world, array_looks=array_looks, heads=heads, signatures=uuids)
 
     def _side_by_side(self, jobs: Mapping[str, Callable[[], Look]]) -> dict[str, Look]:
         """What each finds on its device, by path.  One that answers no read is given
@@ -310,17 +311,6 @@ def _refused(look: Look, claim: Claim) -> bool:
     """Whether a person may want to name this content in ``overwrite``."""
     wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
     return isinstance(look.content, Known) and look.content.type != wanted
-
-
-def _signatures(
-    places: Mapping[str, tuple[str, ...]], found: Mapping[str, Look]
-) -> tuple[Signature, ...]:
-    contents = [(path, found[path].content) for path in places if path in found]
-    return tuple(
-        Signature(places[path], path, content.type, content.uuid)
-        for path, content in contents
-        if isinstance(content, Known) and content.uuid
-    )
 
 
 def _no_answer(path: str) -> Look:

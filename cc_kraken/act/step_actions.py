@@ -17,7 +17,6 @@ from cc_kraken.act import (
     make,
     mount_point,
     preconditions,
-    preen,
     refusals,
     release,
 )
@@ -27,7 +26,9 @@ from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import steps
 from cc_kraken.decide.members import wrong_members
 from cc_kraken.decide.world import World
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import (
+    command,
     devices,
     files,
     fstab,
@@ -329,7 +330,7 @@ class StepActions:
         preconditions.check_layer(target, self.paths, self._members(target))
         with make.held(self.paths, target) as disk:
             disk.check_exclusive()
-            said = preen.preen(target.path, step.type)
+            said = preen(target.path, step.type)
         if said:
             LOG.info("%s: %s", step.set, said, extra=of_set(step.set))
 
@@ -377,6 +378,31 @@ class StepActions:
     def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
         return target.disks(self._world.devices.values())
+
+
+def preen(path: str, kind: str) -> str:
+    """Repair an unmounted filesystem as far as its checker does so unasked; what it
+    said, "" where the type's own mount repairs what it can.
+
+    Raises KrakenError ``filesystem-errors`` where that is not enough, and
+    ``program-missing``.  Sources: e2fsck(8), fsck.xfs(8).
+    """
+    filesystem = registry.of(kind)
+    if not filesystem.preener:
+        return ""
+    # Never killed: it writes.
+    finished = command.run([*filesystem.preener, path], timeout=None)
+    said = " ".join((finished.out or finished.err).split())[-600:]
+    if finished.code in filesystem.preened:
+        return said
+    raise failure(
+        "filesystem-errors",
+        f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
+        f"repair by itself (exit status {finished.code}): {said}",
+        "a filesystem that can be mounted",
+        f"Take a snapshot of the volume, run {filesystem.repair} {path} by hand, "
+        "and run again.",
+    )
 
 
 def _not_detached(name: str, volume_id: str, why: Trouble) -> str:
