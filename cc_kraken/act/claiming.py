@@ -28,7 +28,7 @@ from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach, Step
 from cc_kraken.decide.world import World
-from cc_kraken.machine import files
+from cc_kraken.machine import devices, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import (
@@ -213,7 +213,7 @@ class Claiming:
             tuple(volumes),
             here=here,
             used=self.observer.volumes_in_use(),
-            system=self.observer.system_volumes(),
+            system=devices.root_volumes(self.paths),
             avoided=frozenset(avoided),
             noted=self._file.noted(),
             late=self.waiting.elapsed() >= self.section.boot_wait,

@@ -37,7 +37,6 @@ from cc_kraken.model import (
     Content,
     Device,
     FstabLine,
-    Holder,
     Known,
     KrakenError,
     Layer,
@@ -90,18 +89,8 @@ class Observer:
             if device.mounted or device.swap or set(device.holders) - idle
         )
 
-    def system_volumes(self) -> frozenset[str]:
-        return devices.root_volumes(self.paths)
-
-    def look(
-        self,
-        instance_id: str,
-        claims: Sequence[Claim],
-        holders: Mapping[str, Holder],
-        *,
-        attached_now: frozenset[str] = frozenset(),
-    ) -> World:
-        """Everything that a decision on ``claims`` may rest on."""
+    def look(self, instance_id: str, claims: Sequence[Claim]) -> World:
+        """Everything on this machine that a decision on ``claims`` may rest on."""
         scanned = devices.scan(self.paths)
         lines = fstab.parse(fstab.read(self.paths))
         ours = frozenset(volume.id for claim in claims for volume in claim.volumes)
@@ -115,7 +104,6 @@ class Observer:
                 for volume, group in scanned.duplicates.items()
             },
             system_volumes=devices.root_volumes(self.paths),
-            holders=holders,
             mounts=mounted,
             former=self._former_paths(instance_id, lines),
             fstab={line.set: line for line in reversed(lines) if line.set},
@@ -130,7 +118,6 @@ class Observer:
             accounts=_accounts(claims),
             missing_programs=_missing_programs(claims),
             paths=_paths(claims),
-            attached_now=attached_now,
         )
         twins = [disk for group in scanned.duplicates.values() for disk in group]
         return self._contents(world, claims, [*scanned.by_volume.values(), *twins])

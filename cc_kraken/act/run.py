@@ -288,15 +288,12 @@ class Run:
     def _look(self, claims: Sequence[Claim]) -> World:
         live = self.work.live(claims)
         self._there = self.observer.disks()
-        world = self.observer.look(
-            self.identity.instance_id,
-            live,
-            self.known.holders,
-            attached_now=frozenset(self.known.attached_now),
-        )
+        world = self.observer.look(self.identity.instance_id, live)
         late = self.waiting.elapsed() >= self.section.boot_wait
         return replace(
             world,
+            holders=self.known.holders,
+            attached_now=frozenset(self.known.attached_now),
             awaited=self.known.awaited(live, world.devices),
             elapsed=self.waiting.elapsed(),
             overdue=late or self.waiting.left() <= 0,

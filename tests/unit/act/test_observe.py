@@ -34,7 +34,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def look(tree: Tree, *claims: object) -> World:
     observer = Observer(tree.paths, Section())
-    return observer.look(w.ME, claims, {})  # type: ignore[arg-type]
+    return observer.look(w.ME, claims)  # type: ignore[arg-type]
 
 
 def test_disks_by_serial_and_twins_apart(tree: Tree) -> None:
@@ -149,7 +149,7 @@ def test_where_a_set_has_been_is_remembered(tree: Tree) -> None:
 
     def former(line: str, instance: str = w.ME) -> dict[str, set[str]]:
         tree.write("etc/fstab", line)
-        found = observer.look(instance, (), {}).former
+        found = observer.look(instance, ()).former
         return {key: set(paths) for key, paths in found.items()}
 
     before = {w.volume_id(1): {"/layout", "/up"}}
