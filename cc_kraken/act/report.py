@@ -7,7 +7,6 @@ while the run waits sees what it waits for.  Its schema is
 
 from __future__ import annotations
 
-import copy
 import datetime
 import json
 import logging
@@ -138,9 +137,8 @@ def _still_up(
     if status is None or status.get("dry_run"):
         return {}
     lists = ("done", "plan", "outcomes", "notes", "warnings")
-    fresh: dict[str, Any] = {key: [] for key in lists}
     return {
-        name: {**entry, **copy.deepcopy(fresh)}
+        name: {**entry, **{key: [] for key in lists}}
         for name, entry in status.get("sets", {}).items()
         if is_up(entry, paths)
     }
