@@ -236,7 +236,7 @@ class Run:
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)
             world = self._look(claims)
-            plans = self.work.settled(self._decide(node, claims, world))
+            plans = self.work.keep_failed(self._decide(node, claims, world))
             if not self.dry_run:
                 array_history.save(self.paths, self.identity.instance_id, claims, world)
             self._report(claims, plans, world)

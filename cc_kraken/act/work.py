@@ -60,7 +60,7 @@ class Work:
     def volumes_of(self, name: str) -> set[str]:
         return self._volumes.get(name, set())
 
-    def settled(self, decided: Sequence[Plan]) -> list[Plan]:
+    def keep_failed(self, decided: Sequence[Plan]) -> list[Plan]:
         """The plans, where what has failed stays so."""
         plans = []
         for plan in decided:
