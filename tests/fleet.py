@@ -68,7 +68,6 @@ from cc_kraken.model import (
     Claim,
     Device,
     FstabLine,
-    Holder,
     Identity,
     Known,
     Look,
@@ -475,26 +474,13 @@ class MachineObserver:
             (name, volume, "") for volume, name in self.machine.disks.items()
         )
 
-    def close(self) -> None:
-        pass
-
     def volumes_here(self) -> frozenset[str]:
         return frozenset(self.machine.disks)
 
     def volumes_in_use(self) -> frozenset[str]:
         return self.machine.in_use()
 
-    def system_volumes(self) -> frozenset[str]:
-        return frozenset()
-
-    def look(
-        self,
-        instance_id: str,
-        claims: Sequence[Claim],
-        holders: Mapping[str, Holder],
-        *,
-        attached_now: frozenset[str] = frozenset(),
-    ) -> World:
+    def look(self, instance_id: str, claims: Sequence[Claim]) -> World:
         machine, storage = self.machine, self.machine.storage
         devices = {volume: machine.device(volume) for volume in machine.disks}
         looks = {
@@ -513,7 +499,6 @@ class MachineObserver:
         return World(
             instance_id,
             devices=devices,
-            holders=holders,
             looks=looks,
             arrays=arrays,
             array_looks={
@@ -527,7 +512,6 @@ class MachineObserver:
             paths={path: PathState("directory") for path in machine.directories},
             fstab=dict(machine.fstab),
             array_lines=dict(machine.array_lines),
-            attached_now=attached_now,
         )
 
     def _look(self, content: Content) -> Look:
@@ -814,7 +798,7 @@ class Fleet:
             paths,
             told,
             limits,
-            Events(None),
+            Events(None).enter,
             edge,
             ask_tags=stage != "network",
             clock=boot.machine.clock,

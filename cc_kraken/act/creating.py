@@ -182,8 +182,6 @@ class Creating:
         self._answers.append(Answer(asked, self.clock.now(), volumes))
         del self._answers[:-MOST_ANSWERS]
 
-    # ------------------------------------------------------- what EC2 is asked for
-
     def create(self, step: CreateVolumes) -> None:
         """Carry out the step, one member after the other, and note each."""
         mine = self._of(step.wished)

@@ -149,15 +149,6 @@ def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError
     )
 
 
-def unfit_record(error: ValueError) -> KrakenError:
-    return failure(
-        "record-refused",
-        f"An intent record cannot be written: {error}.",
-        "Its UUIDs must be in lower case.",
-        "This is a fault of cc_kraken: please report it.",
-    )
-
-
 def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
     return failure(
         "array-refused",

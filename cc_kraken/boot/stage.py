@@ -157,7 +157,7 @@ def carry_out(
             paths,
             run_report,
             limits,
-            events,
+            events.enter,
             Ec2(identity, section, clock.sleep),
             ask_tags=stage != "network",
             dry_run=dry_run,

@@ -44,7 +44,6 @@ SAID: dict[str, KrakenError] = {
     "for an array": refusals.wrong_record(DISK, MEMBERS, f"xfs {FS}"),
     "a record": refusals.record_present(DISK),
     "another": refusals.content_changed(DISK, Blank(), f"xfs {FS}"),
-    "unfit": refusals.unfit_record(ValueError("UUID in capitals")),
     "no array": refusals.array(FS, [DISK.volume_id], "the volumes differ in size"),
     "array changed": refusals.array_changed(ARRAY, "it is gone"),
     "made": refusals.made_otherwise(DISK.path, HalfMade(), f"xfs with UUID {FS}"),

@@ -164,7 +164,7 @@ class Scene:
             self.tree.paths,
             self.report,
             Limits(seconds, final, background),
-            Events(None),
+            Events(None).enter,
             Ec2(identity, section),
             ask_tags=ask_tags,
             dry_run=dry_run,
