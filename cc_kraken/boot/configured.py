@@ -37,19 +37,19 @@ def is_ec2(datasource: object) -> bool:
     ``cloud_name`` is ``aws`` there; private clouds that speak EC2 have
     ``platform`` ``ec2`` and another name.
     """
-    return (
-        _word(datasource, "cloud_name") == "aws"
-        or _word(datasource, "platform") == "ec2"
-        or _word(datasource, "platform_type") == "ec2"
+    name, platform = (
+        attribute(datasource, "cloud_name"),
+        attribute(datasource, "platform"),
     )
+    return name == "aws" or platform == "ec2"
 
 
-def _word(datasource: object, name: str) -> object:
+def attribute(owner: object, name: str) -> object:
+    """None where there is none: properties of the datasource compute, and fail on
+    objects that another version of cloud-init pickled."""
     try:
-        return getattr(datasource, name, None)
+        return getattr(owner, name, None)
     except Exception:
-        # Properties of the datasource compute, and fail on objects that an
-        # older cloud-init pickled.
         return None
 
 
