@@ -29,7 +29,7 @@ from cc_kraken.act.report import (
     UP,
     Report,
 )
-from cc_kraken.boot import cloud_init, launch
+from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
 from cc_kraken.machine import command, files
@@ -39,6 +39,7 @@ from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_se
 
 if TYPE_CHECKING:
     from cc_kraken.act.run import Events
+    from cc_kraken.boot.launch import Enter
 
 LOG = logging.getLogger(__name__)
 
@@ -108,10 +109,10 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     if stage == "network":
         _network(section, identity, paths, enter, cfg)
         return
-    text = failures(
-        launch.carry_out(section, identity, paths, stage, enter, math.inf),
-        pending=True,
-    )
+    from cc_kraken.boot import launch
+
+    status = launch.carry_out(section, identity, paths, stage, enter, math.inf)
+    text = failures(status, pending=True)
     if text:
         raise RuntimeError(text)
 
@@ -295,7 +296,7 @@ def _network(
     section: Section,
     identity: Identity,
     paths: Paths,
-    enter: launch.Enter,
+    enter: Enter,
     cfg: Mapping[str, Any],
 ) -> None:
     kept = None if section.dry_run else _kept(paths, section, identity)
@@ -310,10 +311,12 @@ def _network(
 
 
 def _bring_up(
-    section: Section, identity: Identity, paths: Paths, enter: launch.Enter
+    section: Section, identity: Identity, paths: Paths, enter: Enter
 ) -> dict[str, Any]:
     """The run of the network stage, as a program of its own; its status, or
     as far as it has come when it hangs or was killed."""
+    from cc_kraken.boot import launch  # not at every reboot
+
     seconds = section.boot_wait + HANG_GRACE
     try:
         return launch.carry_out(section, identity, paths, "network", enter, seconds)
