@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--debug", action="store_true", help="say every detail")
+    _flag(parser, "--debug", "say every detail")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.set_defaults(level=logging.INFO)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -130,78 +130,42 @@ def _parser() -> argparse.ArgumentParser:
 
     status = add("status", _status, "show each set as the last run left it")
     form = status.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument(
-        "--prometheus", action="store_true", help="as metrics for Prometheus"
-    )
+    _flag(form, "--json", "as JSON")
+    _flag(form, "--prometheus", "as metrics for Prometheus")
     plan = add("plan", _plan, "say what a run would do now, and change nothing")
-    plan.add_argument("--json", action="store_true", help="the status as JSON")
+    _flag(plan, "--json", "the status as JSON")
     plan.set_defaults(level=logging.CRITICAL)  # the plan says all of it, once
     apply = add("apply", _apply, "bring up what is not up")
-    apply.add_argument(
-        "--background", action="store_true", help="as cc-kraken.service does"
-    )
-    apply.add_argument(
-        "--wait",
-        type=_seconds,
-        metavar="SECONDS",
-        help="for what is late (default: boot_wait of the section, 90)",
-    )
+    _flag(apply, "--background", "as cc-kraken.service does")
+    text = "for what is late (default: boot_wait of the section, 90)"
+    apply.add_argument("--wait", type=_seconds, metavar="SECONDS", help=text)
     waits = add("wait", _wait, "wait until a set is mounted, or fail")
-    _wait_options(waits)
+    awaited = waits.add_mutually_exclusive_group(required=True)
+    awaited.add_argument("set", metavar="SET", nargs="?", help="its VolumeName")
+    _flag(awaited, "--node", "wait until it is known which node this instance is")
+    _flag(waits, "--attached", "a set that has nothing to mount is enough")
     peers.add_options(add("peers", _peers, "say which instance is which node"))
     text = "check the volumes of an account, on your own machine"
     fleet.add_options(add("fleet", _fleet, text))
-    explain = add(
-        "explain",
-        _explain,
-        "say what an error means and what to do, or list all errors",
-    )
-    explain.add_argument(
-        "kind", metavar="KIND", nargs="*", help="as in brackets: zone-other"
-    )
+    text = "say what an error means and what to do, or list all errors"
+    explain = add("explain", _explain, text)
+    text = "as in brackets: zone-other"
+    explain.add_argument("kind", metavar="KIND", nargs="*", help=text)
     check = add("check", _check, "check user-data, or a file of conf.d, before a boot")
     check.add_argument("file", metavar="FILE", nargs="+", help="- is standard input")
     enable = add("enable", _enable, "put the module into cloud-init's lists")
-    _enable_options(enable)
+    how = enable.add_mutually_exclusive_group()
+    text = "put the key kraken into cloud-init's schema, on RPM systems too"
+    _flag(how, "--schema", text, default=None)
+    text = "leave cloud-init's schema alone"
+    how.add_argument("--no-schema", dest="schema", action="store_false", help=text)
+    _flag(how, "--check", "change nothing; fail unless cloud-init will run the module")
     add("disable", _disable, "take the module out of those lists")
     return parser
 
 
-def _wait_options(waits: argparse.ArgumentParser) -> None:
-    awaited = waits.add_mutually_exclusive_group(required=True)
-    awaited.add_argument("set", metavar="SET", nargs="?", help="its VolumeName")
-    awaited.add_argument(
-        "--node",
-        action="store_true",
-        help="wait until it is known which node this instance is",
-    )
-    waits.add_argument(
-        "--attached",
-        action="store_true",
-        help="a set that has nothing to mount is enough",
-    )
-
-
-def _enable_options(enable: argparse.ArgumentParser) -> None:
-    how = enable.add_mutually_exclusive_group()
-    how.add_argument(
-        "--schema",
-        action="store_true",
-        default=None,
-        help="put the key kraken into cloud-init's schema, on RPM systems too",
-    )
-    how.add_argument(
-        "--no-schema",
-        dest="schema",
-        action="store_false",
-        help="leave cloud-init's schema alone",
-    )
-    how.add_argument(
-        "--check",
-        action="store_true",
-        help="change nothing; fail unless cloud-init will run the module",
-    )
+def _flag(parser: Any, name: str, text: str, **more: object) -> None:
+    parser.add_argument(name, action="store_true", help=text, **more)
 
 
 def _seconds(text: str) -> float:
@@ -213,12 +177,8 @@ def _seconds(text: str) -> float:
 
 def _need_root() -> None:
     if os.geteuid() != 0:
-        raise failure(
-            "not-root",
-            f"This is run by user {os.geteuid()}",
-            "root",
-            "Run it with sudo.",
-        )
+        found = f"This is run by user {os.geteuid()}"
+        raise failure("not-root", found, "root", "Run it with sudo.")
 
 
 def _run(name: str, wait: Optional[float] = None) -> Optional[dict[str, Any]]:

@@ -26,7 +26,7 @@ MOMENTS = (
     ("waiting_start", "waiting_since", "Since when the node waits; absent if not."),
 )
 """By name and key of the status: times of day."""
-ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
 def text(status: Mapping[str, Any]) -> str:
@@ -43,16 +43,13 @@ def text(status: Mapping[str, Any]) -> str:
 
 def _labels(labels: Labels) -> str:
     # No UTF-8 in a value (a lone surrogate) would cost the whole file.
-    written = [
-        f'{name}="{_escaped(str(value).encode("utf-8", "replace").decode())}"'
+    texts = {
+        name: str(value).encode("utf-8", "replace").decode().translate(ESCAPES)
         for name, value in labels.items()
         if value is not None
-    ]
-    return f"{{{','.join(written)}}}" if written else ""
-
-
-def _escaped(value: str) -> str:
-    return "".join(ESCAPES.get(character, character) for character in value)
+    }
+    written = ",".join(f'{name}="{text}"' for name, text in texts.items())
+    return f"{{{written}}}" if written else ""
 
 
 def _families(status: Mapping[str, Any]) -> Iterator[Family]:
