@@ -98,12 +98,6 @@ def final_entry(cfg: Mapping[str, Any]) -> bool:
     return has_module(cfg.get("cloud_final_modules"))
 
 
-def early_entry(cfg: Mapping[str, Any]) -> bool:
-    """Whether the module is listed in a stage before the final one."""
-    keys = ("cloud_init_modules", "cloud_config_modules")
-    return any(has_module(cfg.get(key)) for key in keys)
-
-
 def has_module(modules: object) -> bool:
     """Whether a list of modules has ours."""
     entries = modules if isinstance(modules, (list, tuple)) else ()

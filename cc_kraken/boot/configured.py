@@ -15,13 +15,7 @@ DIRECTORIES = ("/etc/cc-kraken/conf.d", "/var/lib/cloud/instance/kraken.d")
 STATUS = "/run/cc-kraken/status.json"
 
 
-def is_configured(
-    _name: object = None,
-    cfg: Any = None,
-    cloud: Any = None,
-    *_others: object,
-    **_more: object,
-) -> bool:
+def is_configured(cfg: Any, cloud: Any) -> bool:
     """Takes what cloud-init hands to the module.  True when in doubt: what
     cannot be read is told by those who want to read it."""
     if cfg is None or cloud is None:

@@ -60,14 +60,8 @@ class Failed(RuntimeError):
     __repr__ = RuntimeError.__str__
 
 
-def run_stage(
-    name: object = None,
-    cfg: Any = None,
-    cloud: Any = None,
-    *_others: object,
-    **_more: object,
-) -> None:
-    """cloud-init's ``handle``, in every calling convention of 22.2 to 26.2.
+def run_stage(name: object, cfg: Any, cloud: Any) -> None:
+    """What cloud-init's call of the module does, with what cloud-init hands over.
 
     Raises RuntimeError, and nothing else, when a required set is not up.
     """
@@ -359,20 +353,17 @@ def _report_kept(
     run_report.identify(identity, Node(node["prefix"], node["node_id"]))
     run_report.claim(saved.get("claim"))
     for name, entry in saved["sets"].items():
-        shown = run_report.set(name, required=entry["required"])
-        shown["state"] = "mounted"
-        shown["mount_path"] = entry["mount_path"]
-        shown["filesystem"] = entry["filesystem"]
-        shown["array"] = entry["array"]
-        shown["volumes"] = [
-            {
-                "id": volume,
-                "device": None,
-                "size": entry["sizes"].get(volume),
-                "state": "in-use",
-            }
-            for volume in entry["volumes"]
-        ]
+        sizes = {volume: entry["sizes"].get(volume) for volume in entry["volumes"]}
+        run_report.set(name, required=entry["required"]).update(
+            state="mounted",
+            mount_path=entry["mount_path"],
+            filesystem=entry["filesystem"],
+            array=entry["array"],
+            volumes=[
+                {"id": volume, "device": None, "size": size, "state": "in-use"}
+                for volume, size in sizes.items()
+            ],
+        )
         text = "%s is mounted at %s (as before)"
         LOG.info(text, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
@@ -427,7 +418,8 @@ def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
 
 def _too_late(cfg: Mapping[str, Any]) -> str:
     """Why the network stage was silent though there is a section."""
-    if cloud_init.early_entry(cfg):
+    early = (cfg.get("cloud_init_modules"), cfg.get("cloud_config_modules"))
+    if any(map(cloud_init.has_module, early)):
         return (
             "The kraken section came after the module's turn in the network stage. "
             "Put it into user-data or into the image, or have write_files make the "
