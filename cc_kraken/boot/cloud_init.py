@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -203,9 +202,9 @@ class Events:
     """The phases of a run, as sub-events of the module's own event.
 
     ``config-<name>/<phase>`` nests under the module in ``cloud-init analyze
-    show``.  There is one at a time, and only the main thread reports, because
-    overlapping events break ``analyze``.  Without cloud-init (or its
-    reporter) nothing is reported.  An event never costs a run.
+    show``.  There is one at a time, because overlapping events break ``analyze``.
+    Without cloud-init (or its reporter) nothing is reported.  An event never costs
+    a run.
     """
 
     def __init__(self, cloud: object, name: str = "kraken") -> None:
@@ -215,12 +214,7 @@ class Events:
         self._event = contextlib.ExitStack()
 
     def enter(self, phase: Optional[str]) -> None:
-        """End the phase that runs, begin ``phase`` (None: no other).
-
-        The phase that runs already goes on.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return
+        """End the phase that runs, begin ``phase`` (None: no other)."""
         if self._parent is None or phase == self._phase:
             return
         self._phase = phase

@@ -4,7 +4,6 @@ thing: tests/chroot/inside."""
 from __future__ import annotations
 
 import sys
-import threading
 import types
 from pathlib import Path
 from typing import Any, Optional
@@ -247,15 +246,6 @@ def test_phases_are_events_one_after_another(told: list[str]) -> None:
         f"start {below}/mount",
         f"finish {below}/mount",
     ]
-
-
-def test_other_threads_tell_nothing(told: list[str]) -> None:
-    events = cloud_init.Events(cloud_of("init-network"), "kraken")
-    events.enter("attach")
-    thread = threading.Thread(target=events.enter, args=("mount",))
-    thread.start()
-    thread.join()
-    assert told == ["start init-network/config-kraken/attach"]
 
 
 def test_events_that_fail_cost_nothing(told: list[str], mocker: MockerFixture) -> None:
