@@ -773,9 +773,8 @@ MUTATIONS = (
     change(
         "a run that hangs is killed",
         "boot/launch",
-        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
-        "        process.kill()\n"
-        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
+        "    except TimeoutError:\n",
+        "    except TimeoutError:\n        process.kill()\n",
         LAUNCH,
     ),
     change(
