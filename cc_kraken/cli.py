@@ -207,7 +207,7 @@ def _run(name: str, wait: Optional[float] = None) -> Optional[dict[str, Any]]:
             section,
             cloud_init.identity(datasource),
             paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             name,
             seconds=wait,
             final=True,

@@ -24,7 +24,7 @@ from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.config import creation
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
+from cc_kraken.decide.claiming import GiveBack, Lock, Look, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach, Step
 from cc_kraken.decide.world import World
@@ -155,8 +155,8 @@ class Claiming:
         answer = claiming.next_step(look)
         if isinstance(answer, Lock):
             return self._locked(look, answer.node_id)
-        if isinstance(answer, Stay):
-            return self._stay(look, answer.trouble)
+        if isinstance(answer, Trouble):
+            return self._stay(look, answer)
         if self.dry_run and isinstance(answer, (Take, GiveBack)):
             return self._planned(answer)
         if isinstance(answer, Take):

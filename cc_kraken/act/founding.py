@@ -14,7 +14,7 @@ from cc_kraken.act.creating import Creating, wants
 from cc_kraken.config import creation, sets
 from cc_kraken.decide import claiming
 from cc_kraken.decide.claiming import Look
-from cc_kraken.decide.creating import Refuse, Wait
+from cc_kraken.decide.creating import Wait
 from cc_kraken.decide.steps import CreateVolumes
 from cc_kraken.model import Node, Trouble
 
@@ -80,7 +80,7 @@ def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Trouble, 
         elif isinstance(answer, Wait):
             awaited.append(answer.trouble)
         else:
-            return answer.trouble if isinstance(answer, Refuse) else None
+            return answer
     if steps:
         return Found(node, tuple(steps))
     return awaited[0] if awaited else None

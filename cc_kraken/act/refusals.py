@@ -100,7 +100,7 @@ def lost(target: Layer, start: int) -> KrakenError:
 
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
     if isinstance(shown, Unknown) and shown.unread:
-        return KrakenError(unread(shown))
+        return unread(shown)
     return failure(
         "content-refused",
         f"{target.title} holds {describe(shown)}.",

@@ -82,7 +82,7 @@ def _carry_out(order: Mapping[str, Any], wire: _Wire) -> Any:
             section,
             Identity(**order["identity"]),
             Paths(**order["paths"]),
-            wire,
+            wire.enter,
             order["stage"],
             seconds=section.boot_wait,
             final=order["stage"] != "network",

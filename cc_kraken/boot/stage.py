@@ -38,7 +38,6 @@ from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
 
 if TYPE_CHECKING:
-    from cc_kraken.act.run import Events
     from cc_kraken.boot.launch import Enter
 
 LOG = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ def carry_out(
     section: Section,
     identity: Identity,
     paths: Paths,
-    events: Events,
+    enter: Enter,
     stage: str,
     *,
     seconds: float,
@@ -139,7 +138,7 @@ def carry_out(
 ) -> dict[str, Any]:
     """One run under the machine's lock; returns its status.
 
-    ``seconds``: how long it may wait.  ``final``: what is pending then has
+    ``enter`` hears of each phase.  ``seconds``: how long it may wait.  ``final``: what is pending then has
     failed.  ``clock`` can stop the run; ``notes`` are warnings to report.
     Saves the layout after a complete run.
     """
@@ -159,7 +158,7 @@ def carry_out(
             paths,
             run_report,
             limits,
-            events.enter,
+            enter,
             Ec2(identity, section, clock.sleep),
             ask_tags=stage != "network",
             dry_run=dry_run,

@@ -197,7 +197,7 @@ class Machine:
             self.section(**section),
             self.identity,
             self.paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             name,
             seconds=self.wait if wait is None else wait,
             final=final,

@@ -600,7 +600,7 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
             section,
             cloud_init.identity(SOURCE),
             tree.paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             "background",
             seconds=0.1,
             final=True,
@@ -634,7 +634,7 @@ def test_a_plan_works_while_another_run_does_nothing_but_wait(
             section,
             cloud_init.identity(SOURCE),
             tree.paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             "plan",
             seconds=0,
             final=True,
@@ -662,12 +662,12 @@ def test_what_a_run_could_not_make_systemd_read_the_next_one_does(
     section = stage.loading.load(ON, tree.paths)
     assert section is not None
     identity = cloud_init.identity(SOURCE)
-    events = cloud_init.Events(None)
+    enter = cloud_init.Events(None).enter
     Path(tree.paths.run).mkdir()
     Path(tree.paths.unread).touch()
     for _ in range(2):
         status = stage.carry_out(
-            section, identity, tree.paths, events, name, seconds=1, final=True
+            section, identity, tree.paths, enter, name, seconds=1, final=True
         )
     if fails:
         # it is no reason not to look after the volumes, and is tried again
