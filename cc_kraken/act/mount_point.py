@@ -85,13 +85,9 @@ class _Directory:
         inside = mountinfo.mount_number(self.paths, self.descriptor)
         tree = mountinfo.tree(self.paths)
         # Its own root, where something was mounted before it was opened.
-        upon: list[Mount] = [
-            line.mount
-            for line in tree.lines
-            if line.id == inside and line.mount.path == place
-        ]
-        upon += [line.mount for line in tree.stack(inside, place)]
-        return _Look(place, tuple(upon), tree.below(inside, place))
+        own = [one for one in tree.mounts if one.id == inside and one.path == place]
+        upon = (*own, *tree.stack(inside, place))
+        return _Look(place, upon, tree.below(inside, place))
 
 
 def _check_files(names: Sequence[str], step: MountFilesystem) -> None:

@@ -144,13 +144,11 @@ def volumes_behind(paths: Paths, devno: str) -> Optional[frozenset[str]]:
 
 def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[frozenset[str]]:
     """Like :func:`volumes_behind`, for all devices of a mounted filesystem."""
-    found: set[str] = set()
-    for number in _numbers_behind(paths, mount):
-        volumes = volumes_behind(paths, number)
-        if volumes is None:
-            return None
-        found |= volumes
-    return frozenset(found) or None
+    behind = [volumes_behind(paths, one) for one in _numbers_behind(paths, mount)]
+    known = [volumes for volumes in behind if volumes]
+    if len(known) < len(behind):
+        return None
+    return frozenset[str]().union(*known) or None
 
 
 def mounts_now(
@@ -163,11 +161,9 @@ def mounts_now(
     """
     tree = mountinfo.tree(paths)
     return tuple(
-        Mounted(
-            line.mount, volumes_behind_mount(paths, line.mount), seen=tree.seen(line)
-        )
-        for line in tree.lines
-        if places is None or line.mount.path in places
+        Mounted(mount, volumes_behind_mount(paths, mount), seen=tree.seen(mount))
+        for mount in tree.mounts
+        if places is None or mount.path in places
     )
 
 
@@ -176,16 +172,14 @@ def root_volumes(paths: Paths) -> frozenset[str]:
 
     Every mount on such a path counts, hidden ones too.
     """
-    found = set()
-    for mount in mountinfo.scan(paths):
-        if mount.path not in SYSTEM_PATHS:
-            continue
-        for number in _numbers_behind(paths, mount):
-            for name in leaves(paths, number):
-                volume = serial_of(paths, name)
-                if volume is not None:
-                    found.add(volume)
-    return frozenset(found)
+    serials = (
+        serial_of(paths, name)
+        for mount in mountinfo.tree(paths).mounts
+        if mount.path in SYSTEM_PATHS
+        for number in _numbers_behind(paths, mount)
+        for name in leaves(paths, number)
+    )
+    return frozenset(volume for volume in serials if volume is not None)
 
 
 def _numbers_behind(paths: Paths, mount: Mount) -> frozenset[str]:
@@ -202,7 +196,7 @@ def _numbers_behind(paths: Paths, mount: Mount) -> frozenset[str]:
         for group in groups:
             if number in group:
                 return group
-    return frozenset() if number is None else frozenset({number})
+    return frozenset({number} if number is not None else ())
 
 
 def _device(
