@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import mmap
 import os
 import stat
@@ -177,27 +178,23 @@ class Reader:
             raise self._narrowed(start, length, error, into) from error
 
     def survey(
-        self, extents: Iterable[Extent], exempt: Sequence[Extent] = ()
+        self, extents: Sequence[Extent], exempt: Sequence[Extent] = ()
     ) -> tuple[Piece, ...]:
         """What is not zero within ``extents``, or cannot be read, in its order.
 
         Some threads read side by side: a disk answers several reads at a time.
         """
-        left = spans(extents)
 
-        def work() -> list[Piece]:
-            found: list[Piece] = []
+        def share(first: int) -> list[Piece]:
             buffer = _buffer()
-            while True:
-                with self._lock:
-                    span = next(left, None)
-                if span is None:
-                    return found
+            found: list[Piece] = []
+            for span in itertools.islice(spans(extents), first, None, THREADS):
                 found += self._judged(*span, buffer, exempt)
+            return found
 
         with ThreadPoolExecutor(THREADS, thread_name_prefix="kraken-read") as pool:
-            jobs = [pool.submit(work) for _ in range(THREADS)]
-        found = [piece for job in jobs for piece in job.result()]
+            shares = list(pool.map(share, range(THREADS)))
+        found = [piece for pieces in shares for piece in pieces]
         return tuple(sorted(found, key=lambda piece: piece.start))
 
     def _judged(
