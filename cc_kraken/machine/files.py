@@ -51,8 +51,7 @@ def read_text(path: str) -> Optional[str]:
     Raises :class:`KrakenError` ``cannot-read``.
     """
     try:
-        with open(path, "rb") as stream:
-            return decode(stream.read())
+        return decode(sysfs.read(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -132,7 +131,7 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
     directory, base = os.path.split(path)
     prefix = f".{base}.kraken-"
     _remove_leftovers(directory, prefix)
-    if old is not None and _same_content(path, old, data):
+    if old is not None and sysfs.read(path) == data:
         if mode is None or stat.S_IMODE(old.st_mode) == mode:
             return False
         os.chmod(path, mode)
@@ -154,13 +153,6 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
         raise
     sync_directory(directory)
     return True
-
-
-def _same_content(path: str, status: os.stat_result, data: bytes) -> bool:
-    if status.st_size != len(data):
-        return False
-    with open(path, "rb") as stream:
-        return stream.read() == data
 
 
 def _keep_attributes(
