@@ -79,8 +79,6 @@ def first_byte(data: bytes, start: int, exempt: Sequence[Extent] = ()) -> Option
     return start + len(rest) - len(bare) if bare else None
 
 
-# --------------------------------------------------- disks that do not answer
-
 _under_way: dict[int, tuple[str, float]] = {}
 """By thread: the device that it reads right now, and since when."""
 
@@ -100,9 +98,6 @@ def waiting(path: str) -> float:
     """Seconds that the oldest read of this device has been waiting; 0 for none."""
     begun = [since for of, since in list(_under_way.values()) if of == path]
     return time.monotonic() - min(begun) if begun else 0.0
-
-
-# ------------------------------------------------------------------ one device
 
 
 class ReadError(Exception):
@@ -215,21 +210,11 @@ class Reader:
     ) -> ReadError:
         """The error of the first page of these that cannot be read; ``error``
         itself where by now all of them can."""
-        good = 0
-        bad = -(-length // PAGE)
-        while bad - good > 1:
-            middle = (good + bad) // 2
+        for page in range(start, start + length, PAGE):
             try:
-                self._direct(start + good * PAGE, (middle - good) * PAGE, into)
-            except ReadError:
-                bad = middle
-            else:
-                good = middle
-        left = min(PAGE, length - good * PAGE)
-        try:
-            self._direct(start + good * PAGE, left, into)
-        except ReadError as nearer:
-            return nearer
+                self._direct(page, min(PAGE, start + length - page), into)
+            except ReadError as nearer:
+                return nearer
         return error
 
     def _direct(self, start: int, length: int, into: memoryview) -> memoryview:
