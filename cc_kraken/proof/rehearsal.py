@@ -137,20 +137,17 @@ def _written(path: str) -> tuple[Extent, ...]:
 def data_extents(path: str) -> tuple[Extent, ...]:
     """The parts of a sparse file that hold data (lseek(2) SEEK_DATA)."""
     found: list[Extent] = []
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        end = 0
+    end = 0
+    with open(path, "rb", buffering=0) as file:
         while True:
             try:
-                start = os.lseek(fd, end, os.SEEK_DATA)
+                start = file.seek(end, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     return tuple(found)
                 raise
-            end = os.lseek(fd, start, os.SEEK_HOLE)
+            end = file.seek(start, os.SEEK_HOLE)
             found.append(Extent(start, end))
-    finally:
-        os.close(fd)
 
 
 @contextmanager
