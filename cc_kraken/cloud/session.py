@@ -198,9 +198,6 @@ def _no_proxy_in_environment() -> Iterator[None]:
         os.environ.update(taken)
 
 
-# --------------------------------------------------------------- credentials
-
-
 class _Recorder:
     """Stands before the metadata client's HTTP session and notes the status.
 

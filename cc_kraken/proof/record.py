@@ -151,9 +151,6 @@ def _parse(block: bytes) -> Optional[Record]:
     )
 
 
-# ------------------------------------------------------------- room on a member
-
-
 def md_extents(head: bytes) -> tuple[Extent, ...]:
     """Where md 1.2 says that superblock, bitmap, bad-block log and data lie.
 
