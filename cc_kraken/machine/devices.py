@@ -121,10 +121,23 @@ def partitions(paths: Paths, name: str) -> tuple[str, ...]:
 
 def leaves(paths: Paths, devno: str) -> frozenset[str]:
     """Kernel names of the whole disks below a device (md, dm, partitions)."""
-    name = _name_of(paths, devno)
+    top = _name_of(paths, devno)
+    left = [] if top is None else [top]
     found: set[str] = set()
-    if name is not None:
-        _add_leaves(paths, name, found, set())
+    seen: set[str] = set()
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if not os.path.isdir(_block(paths, name)):
+            # A partition's directory lies in that of its disk.
+            path = os.path.realpath(os.path.join(paths.sys, "class", "block", name))
+            name = os.path.basename(os.path.dirname(path))
+        below = sysfs.names(_block(paths, name, "slaves"))
+        left += below
+        if not below:
+            found.add(name)
     return frozenset(found)
 
 
@@ -239,21 +252,6 @@ def _name_of(paths: Paths, devno: str) -> Optional[str]:
     except OSError:
         return None  # a number of no block device
     return os.path.basename(link)
-
-
-def _add_leaves(paths: Paths, name: str, found: set[str], seen: set[str]) -> None:
-    if name in seen:
-        return
-    seen.add(name)
-    if not os.path.isdir(_block(paths, name)):
-        # A partition's directory lies in that of its disk.
-        path = os.path.realpath(os.path.join(paths.sys, "class", "block", name))
-        name = os.path.basename(os.path.dirname(path))
-    below = sysfs.names(_block(paths, name, "slaves"))
-    for slave in below:
-        _add_leaves(paths, slave, found, seen)
-    if not below:
-        found.add(name)
 
 
 def _block(paths: Paths, *parts: str) -> str:
