@@ -15,7 +15,6 @@ import re
 import time
 import uuid as uuids
 from collections.abc import Iterable, Sequence
-from typing import Optional
 
 from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
@@ -273,21 +272,16 @@ def _array(
         uuid="" if not md_uuid.strip("0-") else md_uuid,
         level="" if level == "clear" else level,
         # While it is reshaped both counts are shown: "4 (3)".
-        raid_disks=_number(sysfs.disk(paths, name, "md", "raid_disks")),
+        raid_disks=sysfs.count(paths, name, "md", "raid_disks"),
         members=tuple(one[len("dev-") :] for one in entries if one.startswith("dev-")),
         state=state,
-        degraded=_number(sysfs.disk(paths, name, "md", "degraded")),
-        size=_number(sysfs.disk(paths, name, "size")) * SECTOR,
+        degraded=sysfs.count(paths, name, "md", "degraded"),
+        size=sysfs.count(paths, name, "size") * SECTOR,
         read_only=sysfs.disk(paths, name, "ro") != "0",
         mounted=mounted,
-        component=_number(sysfs.disk(paths, name, "md", "component_size")) * 1024,
+        component=sysfs.count(paths, name, "md", "component_size") * 1024,
         action=sysfs.disk(paths, name, "md", "sync_action") or "",
     )
-
-
-def _number(text: Optional[str]) -> int:
-    match = re.match(r"\d+", text or "")
-    return int(match.group()) if match else 0
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
