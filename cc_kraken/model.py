@@ -548,13 +548,18 @@ class Look:
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo."""
+    """One line of mountinfo.
+
+    ``id``: the number of the mount; ``parent``: that of the one it is in.
+    """
 
     path: str
     devno: str
     type: str
     source: str
     root: str = "/"
+    id: int = 0
+    parent: int = 0
 
 
 @dataclass(frozen=True)

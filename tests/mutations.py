@@ -108,8 +108,8 @@ MUTATIONS = (
     change(
         "what most of the reading threads found is forgotten",
         "proof/directio",
-        "for job in jobs for piece in job.result()",
-        "for job in jobs[:1] for piece in job.result()",
+        "for pieces in shares for piece in pieces",
+        "for pieces in shares[:1] for piece in pieces",
         PROBE,
     ),
     change(

@@ -78,13 +78,9 @@ def _look(paths: Paths, descriptor: int) -> _Look:
     inside = mountinfo.mount_number(paths, descriptor)
     tree = mountinfo.tree(paths)
     # Its own root, where something was mounted before it was opened.
-    own = [
-        line.mount
-        for line in tree.lines
-        if line.id == inside and line.mount.path == place
-    ]
-    upon = [line.mount for line in tree.stack(inside, place)]
-    return _Look(place, (*own, *upon), tree.below(inside, place))
+    own = [one for one in tree.mounts if one.id == inside and one.path == place]
+    upon = (*own, *tree.stack(inside, place))
+    return _Look(place, upon, tree.below(inside, place))
 
 
 def _check_files(names: Sequence[str], step: MountFilesystem) -> None:

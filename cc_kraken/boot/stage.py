@@ -138,8 +138,9 @@ def carry_out(
 ) -> dict[str, Any]:
     """One run under the machine's lock; returns its status.
 
-    ``enter`` hears of each phase.  ``seconds``: how long it may wait.  ``final``: what is pending then has
-    failed.  ``clock`` can stop the run; ``notes`` are warnings to report.
+    ``enter`` hears of each phase.  ``seconds``: how long it may wait.  ``final``:
+    what is pending then has failed.  ``clock`` can stop the run; ``notes`` are
+    warnings to report.
     Saves the layout after a complete run.
     """
     # Here, so that a reboot with everything in place imports none of it.

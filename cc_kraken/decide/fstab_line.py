@@ -80,8 +80,7 @@ def _to_replace(
     found = [
         one
         for one in foreign
-        if one in there
-        and fstab.names(one, known, devno, resolved, by_id, registry.cut)
+        if one in there and fstab.names(one, known, devno, resolved, by_id)
     ]
     renamed = [
         one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import mmap
 import os
 import stat
@@ -78,8 +79,6 @@ def first_byte(data: bytes, start: int, exempt: Sequence[Extent] = ()) -> Option
     return start + len(rest) - len(bare) if bare else None
 
 
-# --------------------------------------------------- disks that do not answer
-
 _under_way: dict[int, tuple[str, float]] = {}
 """By thread: the device that it reads right now, and since when."""
 
@@ -99,9 +98,6 @@ def waiting(path: str) -> float:
     """Seconds that the oldest read of this device has been waiting; 0 for none."""
     begun = [since for of, since in list(_under_way.values()) if of == path]
     return time.monotonic() - min(begun) if begun else 0.0
-
-
-# ------------------------------------------------------------------ one device
 
 
 class ReadError(Exception):
@@ -177,27 +173,23 @@ class Reader:
             raise self._narrowed(start, length, error, into) from error
 
     def survey(
-        self, extents: Iterable[Extent], exempt: Sequence[Extent] = ()
+        self, extents: Sequence[Extent], exempt: Sequence[Extent] = ()
     ) -> tuple[Piece, ...]:
         """What is not zero within ``extents``, or cannot be read, in its order.
 
         Some threads read side by side: a disk answers several reads at a time.
         """
-        left = spans(extents)
 
-        def work() -> list[Piece]:
-            found: list[Piece] = []
+        def share(first: int) -> list[Piece]:
             buffer = _buffer()
-            while True:
-                with self._lock:
-                    span = next(left, None)
-                if span is None:
-                    return found
+            found: list[Piece] = []
+            for span in itertools.islice(spans(extents), first, None, THREADS):
                 found += self._judged(*span, buffer, exempt)
+            return found
 
         with ThreadPoolExecutor(THREADS, thread_name_prefix="kraken-read") as pool:
-            jobs = [pool.submit(work) for _ in range(THREADS)]
-        found = [piece for job in jobs for piece in job.result()]
+            shares = list(pool.map(share, range(THREADS)))
+        found = [piece for pieces in shares for piece in pieces]
         return tuple(sorted(found, key=lambda piece: piece.start))
 
     def _judged(
@@ -218,21 +210,11 @@ class Reader:
     ) -> ReadError:
         """The error of the first page of these that cannot be read; ``error``
         itself where by now all of them can."""
-        good = 0
-        bad = -(-length // PAGE)
-        while bad - good > 1:
-            middle = (good + bad) // 2
+        for page in range(start, start + length, PAGE):
             try:
-                self._direct(start + good * PAGE, (middle - good) * PAGE, into)
-            except ReadError:
-                bad = middle
-            else:
-                good = middle
-        left = min(PAGE, length - good * PAGE)
-        try:
-            self._direct(start + good * PAGE, left, into)
-        except ReadError as nearer:
-            return nearer
+                self._direct(page, min(PAGE, start + length - page), into)
+            except ReadError as nearer:
+                return nearer
         return error
 
     def _direct(self, start: int, length: int, into: memoryview) -> memoryview:
