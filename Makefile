@@ -40,7 +40,10 @@ export PATH := /usr/sbin:/usr/bin:/sbin:/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE = 1
 
 PYTHON = .venv/bin/python
-PYTEST = $(PYTHON) -m pytest
+# What Python has compiled is kept beside what is built: a test that starts a program
+# would compile all of it anew.
+PYTEST = PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/build/pycache \
+	$(PYTHON) -m pytest
 READY = .venv/ready
 
 SOURCES := $(shell find cc_kraken -name '*.py') $(shell find schema -type f) setup.cfg pyproject.toml \
