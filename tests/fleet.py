@@ -39,7 +39,7 @@ from typing import (
 
 from botocore.parsers import EC2QueryParser
 
-from cc_kraken.act import last_resort, node_env, step_actions
+from cc_kraken.act import last_resort, node_env, step_actions, udev_rules
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
@@ -281,16 +281,19 @@ def in_turn(seed: int) -> Iterator[None]:
     state = random.getstate()
     random.seed(seed)
     inside, disk = vars(step_actions), vars(last_resort)
-    before = inside["ThreadPoolExecutor"], disk["write"], node_env.keep
+    rules = vars(udev_rules)
+    before = inside["ThreadPoolExecutor"], disk["write"], node_env.keep, rules["keep"]
     inside["ThreadPoolExecutor"] = InTurn
     disk["write"] = lambda *_: True  # a file for udev
+    rules["keep"] = lambda *_: None  # and another one
     vars(node_env)["keep"] = lambda *_: None  # and one for services
     size = threading.stack_size(STACK)
     try:
         yield
     finally:
         threading.stack_size(size)
-        inside["ThreadPoolExecutor"], disk["write"], vars(node_env)["keep"] = before
+        inside["ThreadPoolExecutor"], disk["write"] = before[:2]
+        vars(node_env)["keep"], rules["keep"] = before[2:]
         random.setstate(state)
 
 
