@@ -14,15 +14,14 @@ from cc_kraken.decide import (
     new_array,
     refusal,
 )
-from cc_kraken.decide.case import Base, Case, Noticed, Target
+from cc_kraken.decide.case import Base, Case, Target
 from cc_kraken.decide.members import ArrayState
-from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import AddMember, AssembleArray, Step
 from cc_kraken.machine.md import array_name
-from cc_kraken.model import Blank, Look, MdSuperblock, Trouble
+from cc_kraken.model import Blank, KrakenError, Look, MdSuperblock, Trouble
 
 
-def base(case: Case, noticed: Noticed) -> Optional[Base]:
+def base(case: Case) -> Optional[Base]:
     """The array of the set, found or to be made.  None: no array is wanted."""
     looks = {volume: disks.look(case, volume) for volume in case.volume_ids}
     blocks = members.superblocks(looks, looks)
@@ -30,14 +29,13 @@ def base(case: Case, noticed: Noticed) -> Optional[Base]:
         return new_array.base(case, looks)
     state = members.read(blocks)
     if isinstance(state, Trouble):
-        raise Stop(state)
+        raise KrakenError(state)
     new_array.take_back(case, looks, blocks, state.uuid)
-    return _existing(case, noticed, state, blocks, looks)
+    return _existing(case, state, blocks, looks)
 
 
 def _existing(
     case: Case,
-    noticed: Noticed,
     state: ArrayState,
     blocks: Mapping[str, MdSuperblock],
     looks: Mapping[str, Look],
@@ -48,13 +46,13 @@ def _existing(
     array_members.check_no_strangers(case, state.uuid)
     outdated = members.outdated(state, case.world.arrays_seen.get(state.uuid))
     if outdated is not None:
-        raise Stop(outdated)
+        raise KrakenError(outdated)
     steps: list[Step] = []
     if running is not None:
-        array_members.check_running(case, noticed, state, running)
+        array_members.check_running(case, state, running)
     else:
         copies.check(case, state.uuid)
-        array_members.check_startable(case, noticed, state)
+        array_members.check_startable(case, state)
         steps.append(
             AssembleArray(
                 case.name,
@@ -69,17 +67,17 @@ def _existing(
         if not isinstance(looks[volume].content, Blank) or looks[volume].record:
             target = Target(case.device(volume))
             raise refusal.of_content(case, looks[volume], target)
-    _notice_wishes(case, noticed, state)
-    spares = _spares(case, noticed, state, others)
+    _notice_wishes(case, state)
+    spares = _spares(case, state, others)
     steps += spares
     try:
         name = next(iter(blocks.values())).name
         steps += array_line.steps(case, state.uuid, name)
-    except Stop as stop:
+    except KrakenError as error:
         # No reason to give up an array that is in use.
         if case.mounted() is None and not (running and case.wanted.fs_type is None):
             raise
-        noticed.warnings.append(str(stop.trouble))
+        case.warn(str(error))
     inside = {*blocks, *(step.volume_id for step in spares)}
     return Base(
         Target(array_uuid=state.uuid, array=array),
@@ -90,31 +88,29 @@ def _existing(
     )
 
 
-def _notice_wishes(case: Case, noticed: Noticed, state: ArrayState) -> None:
+def _notice_wishes(case: Case, state: ArrayState) -> None:
     """An existing array is used as its superblocks say, whatever is wished."""
     wanted = case.wanted
     whose = f"the array on the volumes of {case.name}"
     if wanted.raid_level is not None and wanted.raid_level != state.level:
-        noticed.warnings.append(
+        case.warn(
             f"RaidLevel says {wanted.raid_level}, {whose} is RAID {state.level}: "
             "it is used as it is."
         )
     if wanted.members != state.raid_disks:
-        noticed.warnings.append(
+        case.warn(
             f"Members says {wanted.members}, {whose} has {state.raid_disks} "
             "members: it is used as it is."
         )
     if wanted.allow_degraded and not (state.missing or state.failed):
-        noticed.notes.append(
+        case.note(
             f"allow_degraded is on, and array {state.uuid} is whole: take it out "
             "again. While it is on, an older half may be started where the newer "
             "one is missing."
         )
 
 
-def _spares(
-    case: Case, noticed: Noticed, state: ArrayState, blank: list[str]
-) -> list[AddMember]:
+def _spares(case: Case, state: ArrayState, blank: list[str]) -> list[AddMember]:
     """Blank volumes take the places of members that are recorded as lost."""
     steps: list[AddMember] = []
     slots = len(state.failed)
@@ -125,12 +121,12 @@ def _spares(
     for volume_id in sorted(blank):
         disks.check_not_held(case, volume_id)
         if volume_id in copied:
-            noticed.warnings.append(
+            case.warn(
                 f"{volume_id} is a copy of another volume: it is not added to "
                 f"array {state.uuid}."
             )
         elif len(steps) >= slots or not state.redundant:
-            noticed.warnings.append(
+            case.warn(
                 f"{volume_id} is blank and array {state.uuid} has no free "
                 "slot for it: it is left alone."
             )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from cc_kraken.decide import members
-from cc_kraken.decide.case import Case, Noticed
+from cc_kraken.decide.case import Case
 from cc_kraken.decide.members import ArrayState
-from cc_kraken.decide.plan import Stop, stopped
-from cc_kraken.model import Array
+from cc_kraken.model import Array, KrakenError, failure
 
 ALL = "All members that the newest superblock names must be in it."
 
@@ -28,12 +27,10 @@ def check_no_strangers(case: Case, uuid: str) -> None:
             continue
         trouble = members.wrong_members(array, volumes, case.name, case.volume_ids)
         if trouble is not None:
-            raise Stop(trouble)
+            raise KrakenError(trouble)
 
 
-def check_running(
-    case: Case, noticed: Noticed, state: ArrayState, array: Array
-) -> None:
+def check_running(case: Case, state: ArrayState, array: Array) -> None:
     """Whether what runs is the array with its newest content.
 
     Who is in it is the kernel's to say: the superblocks of an array in use
@@ -46,7 +43,7 @@ def check_running(
     outside = [volume for volume in state.fresh if not inside(volume)]
     older = [volume for volume in state.stale if inside(volume)]
     if outside and older:
-        raise stopped(
+        raise failure(
             "array-stale",
             f"Array {array.name} ({state.uuid}) runs with {', '.join(older)}, "
             f"whose content is older than that of {', '.join(outside)}.",
@@ -56,32 +53,32 @@ def check_running(
         )
     for volume in state.stale:
         if volume not in older:
-            noticed.warnings.append(
+            case.warn(
                 f"{volume} is stale and not in array {state.uuid}: add it back "
                 "by hand (mdadm --re-add), or replace it."
             )
     absent = bool(array.degraded and state.missing and not older)
     if not outside and not absent:
-        _warn_of_lost(noticed, state)
+        _warn_of_lost(case, state)
         return
     missing = ", ".join(outside) or f"{len(state.missing)} of its members"
     if not array.mounted and not case.wanted.allow_degraded:
-        raise stopped(
+        raise failure(
             "array-members-missing",
             f"Array {array.name} ({state.uuid}) was started without {missing}.",
             ALL,
             "Bring it back, or add it by hand (mdadm --re-add). To use the array as "
             "it is, set allow_degraded: true.",
         )
-    noticed.warnings.append(f"Array {state.uuid} runs without {missing}.")
+    case.warn(f"Array {state.uuid} runs without {missing}.")
 
 
-def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
+def check_startable(case: Case, state: ArrayState) -> None:
     """Whether an array that does not run may be started from what is here."""
     array = f"Array {state.uuid} (RAID {state.level})"
     here = ", ".join(state.fresh)
     if state.stale:
-        raise stopped(
+        raise failure(
             "array-stale",
             f"{', '.join(state.stale)} fell out of array {state.uuid} "
             "earlier than the other members: its content is older.",
@@ -93,7 +90,7 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
         state.redundant and case.wanted.allow_degraded and state.enough_when_degraded
     ):
         or_else = ", or start it without them with allow_degraded: true"
-        raise stopped(
+        raise failure(
             "array-members-missing",
             f"{array} expects {len(state.expected)} members, and "
             f"{len(state.fresh)} of them are here ({here}).",
@@ -101,16 +98,16 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
             f"Bring the missing volumes back{or_else if state.redundant else ''}.",
         )
     if not state.may_run:
-        raise stopped(
+        raise failure(
             "array-members-missing",
             f"{array} has lost more than it can do without: {len(state.fresh)} of "
             f"{state.raid_disks} members are whole ({here or 'none'}).",
             "Enough members must be here to carry the data.",
             "Bring the lost volumes back, or restore the set from a backup.",
         )
-    _warn_of_lost(noticed, state)
+    _warn_of_lost(case, state)
     if state.missing:
-        noticed.warnings.append(
+        case.warn(
             f"Array {state.uuid} is started without {len(state.missing)} of its "
             "members, as allow_degraded permits. Its content is that of "
             f"{members.when(state.written)}: were the missing members used "
@@ -118,9 +115,9 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
         )
 
 
-def _warn_of_lost(noticed: Noticed, state: ArrayState) -> None:
+def _warn_of_lost(case: Case, state: ArrayState) -> None:
     if state.failed:
-        noticed.warnings.append(
+        case.warn(
             f"Array {state.uuid} (RAID {state.level}) has already lost "
             f"{len(state.failed)} of {state.raid_disks} members and runs "
             "degraded: give the set a new, empty volume."

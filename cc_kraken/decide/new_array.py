@@ -9,7 +9,7 @@ from cc_kraken.decide import array_line, disks, records, refusal
 from cc_kraken.decide.array_members import check_no_strangers
 from cc_kraken.decide.case import Base, Case, Target
 from cc_kraken.decide.filesystem import OLDER
-from cc_kraken.decide.plan import Again, Stop
+from cc_kraken.decide.plan import Again
 from cc_kraken.decide.steps import (
     CreateArray,
     EraseRecords,
@@ -20,14 +20,14 @@ from cc_kraken.decide.steps import (
     ZeroSuperblocks,
 )
 from cc_kraken.machine.md import array_name
-from cc_kraken.model import Blank, HalfMade, Look, MdSuperblock
+from cc_kraken.model import Blank, HalfMade, KrakenError, Look, MdSuperblock
 
 
 def base(case: Case, looks: Mapping[str, Look]) -> Optional[Base]:
     """From volumes none of which has a superblock.  None: no array is wanted."""
     if case.claim.trouble is not None:
         # Only an array that exists may do with fewer or unequal volumes.
-        raise Stop(case.claim.trouble)
+        raise KrakenError(case.claim.trouble)
     level = case.wanted.raid_level
     if level is None:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cc_kraken.decide.case import Case, Target
-from cc_kraken.decide.plan import Stop, stopped
 from cc_kraken.filesystems import registry
 from cc_kraken.machine.partitions import TABLES
 from cc_kraken.model import (
@@ -13,15 +12,17 @@ from cc_kraken.model import (
     Content,
     HalfMade,
     Known,
+    KrakenError,
     Look,
     Record,
     Trouble,
     Unknown,
+    failure,
 )
 from cc_kraken.proof.superblock import MD_MEMBER
 
 
-def of_content(case: Case, look: Look, target: Target) -> Stop:
+def of_content(case: Case, look: Look, target: Target) -> KrakenError:
     content = look.content
     volume_id = target.volume_id
     where = volume_id or f"Array {target.array_uuid}"
@@ -41,7 +42,7 @@ def of_content(case: Case, look: Look, target: Target) -> Stop:
     wanted = case.wanted.fs_type
     if case.is_array and volume_id:
         wanted = "a member of its array"
-    return stopped(
+    return failure(
         "content-other" if isinstance(content, Known) else "content-unknown",
         f"{where} ({path}) {'has' if partitioned else 'holds'} {describe(content)}.",
         f"The set {case.name} takes {wanted}, or a blank volume.",
@@ -61,8 +62,8 @@ def unread(content: Unknown) -> Trouble:
     )
 
 
-def of_record(content: Content, record: Record) -> Stop:
-    return stopped(
+def of_record(content: Content, record: Record) -> KrakenError:
+    return failure(
         "record-unusable",
         f"{record.volume_id} carries the intent record of making "
         f"{record.fs_type or 'an array'}, but holds {describe(content)}.",
@@ -72,15 +73,16 @@ def of_record(content: Content, record: Record) -> Stop:
     )
 
 
-def naming(stop: Stop, look: Look, target: Target) -> Stop:
+def naming(error: KrakenError, look: Look, target: Target) -> KrakenError:
     """The refusal of a record, with what overwrite would have to name."""
     if not target.volume_id:
-        return stop
+        return error
     how = "set blank_proof: full, and run again for a fingerprint."
     if look.fingerprint:
         how = f"set overwrite: {{{target.volume_id}: {look.fingerprint}}}."
     how = f"To give its content up, {how}"
-    return Stop(replace(stop.trouble, remedy=f"{stop.trouble.remedy} {how}"))
+    remedy = f"{error.trouble.remedy} {how}"
+    return KrakenError(replace(error.trouble, remedy=remedy))
 
 
 def describe(content: Content) -> str:
