@@ -23,7 +23,7 @@ from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.config import creation
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
+from cc_kraken.decide.claiming import GiveBack, Lock, Look, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach, Step
 from cc_kraken.decide.world import World
@@ -119,8 +119,8 @@ class Claiming:
                 self._take(look, answer)
             elif isinstance(answer, GiveBack):
                 self._give_back(look, answer)
-            elif isinstance(answer, Stay):
-                founded = self._stay(look, answer.trouble)
+            elif isinstance(answer, Trouble):
+                founded = self._stay(look, answer)
                 if founded is not None:
                     return founded
             else:
@@ -133,7 +133,7 @@ class Claiming:
                 answer = founding.next_node(self.creating, look)
                 if isinstance(answer, founding.Found):
                     return self._found(answer)
-                trouble = answer.trouble if answer is not None else trouble
+                trouble = answer or trouble
         except KrakenError as error:
             trouble = error.trouble
         self.hold_up(trouble)

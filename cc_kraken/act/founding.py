@@ -13,8 +13,8 @@ from typing import Optional, Union
 from cc_kraken.act.creating import Creating, wants
 from cc_kraken.config import creation, sets
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import Look, Stay
-from cc_kraken.decide.creating import Refuse, Wait
+from cc_kraken.decide.claiming import Look
+from cc_kraken.decide.creating import Wait
 from cc_kraken.decide.steps import CreateVolumes
 from cc_kraken.model import Claim, Node, Trouble
 
@@ -37,7 +37,7 @@ class _Skip:
     trouble: Optional[Trouble] = None
 
 
-def next_node(creating: Creating, look: Look) -> Union[Found, Stay, None]:
+def next_node(creating: Creating, look: Look) -> Union[Found, Trouble, None]:
     """The first listed node that can be founded, or that is about to be there.
 
     None: there is none.  Raises KrakenError where EC2 cannot be asked.
@@ -57,10 +57,10 @@ def next_node(creating: Creating, look: Look) -> Union[Found, Stay, None]:
             return answer
         refused = refused or answer.trouble
     # Another node may become free in the meantime.
-    return None if refused is None else Stay(replace(refused, waits=True))
+    return None if refused is None else replace(refused, waits=True)
 
 
-def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Stay, _Skip]:
+def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Trouble, _Skip]:
     here = {volume.id: volume for volume in look.nodes.get(node.node_id, ())}
     every = {**{volume.id: volume for volume in creating.shown(node)}, **here}
     if any(volume.zone != look.zone for volume in every.values()):
@@ -76,26 +76,26 @@ def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Stay, _Sk
         answer = _of_set(creating, node, claim, claims)
         if isinstance(answer, _Skip):
             return answer
-        if isinstance(answer, Stay):
-            awaited.append(answer.trouble)
+        if isinstance(answer, Trouble):
+            awaited.append(answer)
         else:
             steps.append(answer)
     if steps:
         return Found(node, tuple(steps))
-    return Stay(awaited[0]) if awaited else _Skip()
+    return awaited[0] if awaited else _Skip()
 
 
 def _of_set(
     creating: Creating, node: Node, claim: Claim, claims: tuple[Claim, ...]
-) -> Union[CreateVolumes, Stay, _Skip]:
+) -> Union[CreateVolumes, Trouble, _Skip]:
     assert claim.trouble is not None
     if claim.trouble.kind == "volume-creating":
-        return Stay(claim.trouble)
+        return claim.trouble
     if not wants(claim):
         return _Skip()
     answer = creating.next_step(node, claim, claims)
     if isinstance(answer, CreateVolumes):
         return answer
     if isinstance(answer, Wait):
-        return Stay(answer.trouble)
-    return _Skip(answer.trouble if isinstance(answer, Refuse) else None)
+        return answer.trouble
+    return _Skip(answer)
