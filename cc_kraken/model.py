@@ -165,8 +165,7 @@ class Section:
 
     ``defaults`` and ``volumes`` keep the validated keys as written (snake
     case), so that tags can be merged between them.  Times are seconds.
-    ``digest`` identifies the content (sha256, hex), ``sources`` what it was
-    merged from and checked against.
+    ``digest`` identifies the content (sha256, hex).
     """
 
     enabled: bool = True
@@ -185,7 +184,6 @@ class Section:
     defaults: Mapping[str, object] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     digest: str = ""
-    sources: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

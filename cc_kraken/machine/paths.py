@@ -64,8 +64,3 @@ class Paths:
     def boot_id(self) -> str:
         """Another value at each boot (random(4))."""
         return os.path.join(self.proc, "sys/kernel/random/boot_id")
-
-    @property
-    def checked(self) -> str:
-        """Says which configuration the schema was held against already."""
-        return os.path.join(self.state, "checked")
