@@ -242,7 +242,7 @@ MUTATIONS = (
     change(
         "a set that would not be mounted comes up",
         "config/sets",
-        "            or self._wish.unmountable()\n",
+        "            or self.unmountable()\n",
         "",
         WANTED,
     ),
@@ -264,8 +264,8 @@ MUTATIONS = (
     change(
         "a volume that its holder's system has not let go is called held",
         "decide/attach",
-        'and attachment.state in DETACHING',
-        'and attachment.state in ("detaching",)',
+        'elif states & set(DETACHING):',
+        'elif states & {"detaching"}:',
         DECISION,
     ),
     change(

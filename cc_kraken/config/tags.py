@@ -64,10 +64,7 @@ def name(namespace: str, tag: str) -> str:
 
 def tag_of(key: str) -> str:
     """The tag that a key of a set is read from (``members``: Members)."""
-    for tag, known in NAMES.items():
-        if known == key:
-            return tag
-    raise KeyError(key)
+    return next(tag for tag, known in NAMES.items() if known == key)
 
 
 def text(value: object) -> str:
@@ -193,10 +190,9 @@ def in_words(meant: Mapping[str, str], namespace: str) -> str:
     )
 
 
-def names_of_sets(value: str) -> tuple[str, ...]:
-    """The names in an instance's ``Volumes`` tag: ``log, data``."""
-    words = (word for word in re.split(r"[,\s]+", value) if word)
-    return tuple(dict.fromkeys(words))
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list such as ``log, data``, each once."""
+    return tuple(dict.fromkeys(word for word in re.split(r"[,\s]+", text) if word))
 
 
 def node(
@@ -215,11 +211,8 @@ def node(
     own = read(instance_tags or {}, namespace)
     prefix = section.prefix or own.get("prefix", "")
     node_id = section.node_id or own.get("node_id", "")
-    missing = [
-        name(namespace, tag)
-        for tag, value in ((PREFIX, prefix), (NODE_ID, node_id))
-        if not value
-    ]
+    said = {PREFIX: prefix, NODE_ID: node_id}
+    missing = [tag for tag, value in said.items() if not value]
     odd_tags = {
         whole: tag
         for whole, tag in misspelt(instance_tags or {}, namespace).items()
@@ -227,11 +220,11 @@ def node(
     }
     also = f", but {in_words(odd_tags, namespace)}" if odd_tags else ""
     if missing:
-        keys = {name(namespace, PREFIX): "prefix", name(namespace, NODE_ID): "node_id"}
-        settings = " and ".join(f"kraken.{keys[one]}" for one in missing)
+        absent = " and no tag ".join(name(namespace, tag) for tag in missing)
+        settings = " and ".join(f"kraken.{NAMES[tag]}" for tag in missing)
         return Trouble(
             "identity-missing",
-            f"{instance_id} has no tag {' and no tag '.join(missing)}{also}",
+            f"{instance_id} has no tag {absent}{also}",
             "tags that say which node this instance is",
             f"Tag the instance, or set {settings} in the configuration.",
             waits=True,
@@ -243,7 +236,7 @@ def node(
             "The tag must have the name in parentheses.",
             "Correct the tag's name.",
         )
-    for tag, value in ((PREFIX, prefix), (NODE_ID, node_id)):
+    for tag, value in said.items():
         odd = odd_character(value)
         if odd or len(value) > LONGEST:
             what = f"the character {odd}" if odd else f"{len(value)} characters"
@@ -262,5 +255,5 @@ def declared(
     """The sets that must exist: those named under ``volumes:`` and those in
     the instance's ``Volumes`` tag, each once."""
     own = read(instance_tags or {}, section.tag_namespace)
-    names = (*section.volumes, *names_of_sets(own.get("volumes", "")))
+    names = (*section.volumes, *words(own.get("volumes", "")))
     return tuple(dict.fromkeys(names))

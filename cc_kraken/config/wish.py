@@ -69,7 +69,11 @@ class Wish:
         old = tags.name(section.tag_namespace, tags.VOLUME_SIZE)
         self._old = any(old in volume.tags for volume in volumes)
         self._pins = pins(section, name)
-        shown = name if _fits(name) else ascii(name)
+        self.unfit_name: Optional[Unfit] = None
+        try:
+            shown = values.set_name(name)
+        except Unfit as unfit:
+            self.unfit_name, shown = unfit, ascii(name)
         self.wanted = WantedSet(name=shown, declared=declared)
         self.warnings: list[str] = []
         self.troubles: list[Trouble] = []
@@ -154,14 +158,11 @@ class Wish:
             chosen["overwrite"] = dict(overwrite)
         create = self._settings.get("create")
         if isinstance(create, Mapping):
+            namespace, members = self._section.tag_namespace, chosen["members"]
             try:
-                chosen["create"] = creation.read(create, self._section.tag_namespace)
+                chosen["create"] = creation.read(create, namespace, members)
             except creation.Wrong as wrong:
                 self.troubles.append(creation.unfit(self._name, wrong))
-            else:
-                copied = creation.of_one_snapshot(chosen["create"], chosen["members"])
-                if copied is not None:
-                    self.troubles.append(creation.unfit(self._name, copied))
         self.wanted = replace(self.wanted, volume_ids=self._pins, **chosen)
 
     def _options(self) -> None:
@@ -186,7 +187,7 @@ class Wish:
 
     def _disagree(self, key: str, by_volume: Mapping[str, Optional[str]]) -> None:
         words = [
-            f"{one} has {quoted(value)}" if value is not None else f"{one} has none"
+            f"{one} has {'none' if value is None else quoted(value)}"
             for one, value in by_volume.items()
         ]
         self._wrong(
@@ -290,7 +291,8 @@ def wrong(section: Section) -> list[tuple[str, Trouble]]:
     """What no tag can put right in a section, each with the key that it is about."""
     found: list[tuple[str, Trouble]] = []
     nodes = creation.nodes_trouble(section)
-    found += [("kraken.node_ids", nodes)] if nodes is not None else []
+    if nodes is not None:
+        found.append(("kraken.node_ids", nodes))
     paths: dict[str, str] = {}
     for name in section.volumes or ("",):
         place = f"kraken.volumes.{name}" if name else "kraken.defaults"
@@ -301,25 +303,21 @@ def wrong(section: Section) -> list[tuple[str, Trouble]]:
                 key=lambda one: len(one.troubles),
             )
         troubles = [*wish.troubles, wish.pin_count(), wish.levels()]
-        if not {"fs_type", "mount_path"} & set(section.volumes.get(name, {})):
-            # The level may be in the tags, as the filesystem and the path are.
-            troubles = [one for one in troubles if not _level_may_come(one)]
+        # The level may be in the tags, where the filesystem and the path are.
+        tagged = not {"fs_type", "mount_path"} & set(section.volumes.get(name, {}))
         path = wish.wanted.mount_path
         other = paths.setdefault(path, name) if path is not None else name
         if other != name:
             troubles.append(mount_path_shared((other, name), str(path)))
-        found += [(place, one) for one in troubles if one is not None]
+        for one in troubles:
+            if one and not (tagged and one.kind == "raid-level-missing"):
+                found.append((place, one))
     return found
 
 
 def _with_type(section: Section, name: str, fs_type: str) -> Wish:
     settings = {**section.volumes.get(name, {}), "fs_type": fs_type}
-    sets = {**section.volumes, name: settings}
-    return Wish(replace(section, volumes=sets), name, (), True)
-
-
-def _level_may_come(trouble: Optional[Trouble]) -> bool:
-    return trouble is not None and trouble.kind == "raid-level-missing"
+    return Wish(replace(section, volumes={name: settings}), name, (), True)
 
 
 def mount_path_shared(names: Sequence[str], path: str) -> Trouble:
@@ -329,10 +327,3 @@ def mount_path_shared(names: Sequence[str], path: str) -> Trouble:
         "a mount path of its own for each set",
         "Give all but one of them another path.",
     )
-
-
-def _fits(name: str) -> bool:
-    try:
-        return bool(values.set_name(name))
-    except Unfit:
-        return False
