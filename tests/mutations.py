@@ -383,7 +383,7 @@ MUTATIONS = (
     ),
     change(
         "an array starts without members, unasked",
-        "decide/array_members",
+        "decide/array",
         "state.redundant and case.wanted.allow_degraded and",
         "state.redundant and",
         DECISION,
@@ -440,7 +440,7 @@ MUTATIONS = (
     ),
     change(
         "a mirror with an empty member is created anew",
-        "decide/new_array",
+        "decide/array",
         "if len(blocks) == len(looks) or len(intent) != len(looks):",
         "if len(blocks) == len(looks):",
         DECISION,
@@ -642,7 +642,7 @@ MUTATIONS = (
     ),
     change(
         "an array is made of copies with records of their own",
-        "decide/new_array",
+        "decide/array",
         "    records.check_no_copy(case)\n    if any(",
         "    if any(",
         f"{PROPERTIES}::test_a_record_does_not_permit_to_format_a_copy",
@@ -698,7 +698,7 @@ MUTATIONS = (
     ),
     change(
         "a stranger in a second array of the set is overlooked",
-        "decide/array_members",
+        "decide/array",
         "        if not mine and (array.uuid != uuid or apart):\n",
         "        if array is not world.array(uuid):\n",
         DECISION,
