@@ -22,7 +22,8 @@ MOST_TAGS = 40
 class VolumeType:
     """What EC2 allows for a type: GiB, IOPS, IOPS for each GiB, MiB/s (least, most).
 
-    ``included``: IOPS that no ratio forbids.
+    ``included``: IOPS that no ratio forbids and that cost nothing, as the least MiB/s
+    do.
     """
 
     sizes: tuple[int, int]

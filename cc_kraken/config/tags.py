@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Optional, Union
 
 from cc_kraken.config.values import odd_character, quoted
@@ -133,17 +133,23 @@ def with_blanks(tags: Mapping[str, object], namespace: str) -> list[str]:
 def misspelt(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     """Tags that are none of ours but look like one (``KRKN-IN:Mountpath``), each
     with the name that was probably meant (``MountPath``)."""
-    plain = {known.lower(): known for known in NAMES}
     found = {}
     numbered = name(namespace, MEMBER)
     if text(tags.get(numbered)).strip() and "members" not in read(tags, namespace):
         found[numbered] = MEMBERS
     for whole in unknown(tags, namespace):
-        tag = whole.rpartition(":")[2].lower()
-        near = difflib.get_close_matches(tag, list(plain), n=1, cutoff=0.8)
-        if near:
-            found[whole] = plain[near[0]]
+        near = _nearest(whole, NAMES)
+        if near is not None:
+            found[whole] = near
     return found
+
+
+def _nearest(whole: str, names: Iterable[str]) -> Optional[str]:
+    """The name for which a tag was probably meant."""
+    plain = {known.lower(): known for known in names}
+    tag = whole.rpartition(":")[2].lower()
+    near = difflib.get_close_matches(tag, list(plain), n=1, cutoff=0.8)
+    return plain[near[0]] if near else None
 
 
 def meant(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
@@ -153,13 +159,11 @@ def meant(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     found = read(tags, namespace)
     for whole, tag in misspelt(tags, namespace).items():
         found.setdefault(NAMES[tag], text(tags[whole]).strip())
+    others = {known.lower() for known in NAMES if known not in _OF_A_VOLUME}
     for whole in sorted(map(str, tags)):
-        local = whole.rpartition(":")[2].lower()
-        if any(local == known.lower() for known in set(NAMES) - set(_OF_A_VOLUME)):
-            continue
-        plain = {known.lower(): known for known in _OF_A_VOLUME}
-        for near in difflib.get_close_matches(local, list(plain), n=1, cutoff=0.8):
-            found.setdefault(NAMES[plain[near]], text(tags[whole]).strip())
+        near = _nearest(whole, _OF_A_VOLUME)
+        if near is not None and whole.rpartition(":")[2].lower() not in others:
+            found.setdefault(NAMES[near], text(tags[whole]).strip())
     return found
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional, Union
 
-from cc_kraken.config import sets, tags
+from cc_kraken.config import creation, sets, tags
 from cc_kraken.config.values import quoted
 from cc_kraken.model import Creation, NewVolume, Node, Trouble, Volume, WantedSet
 
@@ -32,8 +32,6 @@ FRESH = 10.0
 """Seconds for which an answer can be acted upon."""
 MOST = 5
 """Volumes, or tags of one, in a message."""
-INCLUDED: Mapping[str, tuple[int, int]] = {"gp3": (3000, 125)}
-"""IOPS and MiB/s that a volume has without a charge of their own, by type."""
 
 
 @dataclass(frozen=True)
@@ -307,25 +305,15 @@ def _may_be_meant(wished: Wished, volume: Volume) -> bool:
         if not any(_same(value, wanted) for value in values):
             return False
     meant = tags.meant(volume.tags, wished.namespace)
+    name, node = meant.get("volume_name", ""), wished.node
+    if name in wished.others or (name and not _near(name, wished.wanted.name)):
+        return False
     if _is_of_node(wished, volume):
-        name = _name(wished, volume)
-        if name:
-            other = name == wished.wanted.name or name in wished.others
-            return not other and _near(name, wished.wanted.name)
+        own = _name(wished, volume)
         # Without any tag of a set it is attached and left alone.
-        return len(meant) > 2 and _near_or_none(wished, meant)
-    node = wished.node
-    return (
-        _same(meant.get("prefix", ""), node.prefix)
-        and _same(meant.get("node_id", ""), node.node_id)
-        and _near_or_none(wished, meant)
-    )
-
-
-def _near_or_none(wished: Wished, meant: Mapping[str, str]) -> bool:
-    name = meant.get("volume_name", "")
-    near = not name or _near(name, wished.wanted.name)
-    return near and name not in wished.others
+        return own != wished.wanted.name if own else len(meant) > 2
+    near = _same(meant.get("prefix", ""), node.prefix)
+    return near and _same(meant.get("node_id", ""), node.node_id)
 
 
 def _same(one: str, other: str) -> bool:
@@ -448,9 +436,10 @@ def monthly(wish: Creation, members: int) -> str:
         size = f"{members} times the size of {wish.snapshot}"
     else:
         size = f"{wish.size_gib * members} GiB"
-    free_iops, free_throughput = INCLUDED.get(wish.type, (0, 0))
-    iops = max(0, wish.iops - free_iops) * members
-    throughput = max(0, wish.throughput - free_throughput) * members
+    kind = creation.TYPES[wish.type]
+    least, _ = kind.throughput or (0, 0)
+    iops = max(0, wish.iops - kind.included) * members
+    throughput = max(0, wish.throughput - least) * members
     more = [f"{iops} provisioned IOPS"] * bool(iops)
     more += [f"{throughput} MiB/s of throughput"] * bool(throughput)
     beyond = f" (and {' and '.join(more)} beyond what is included)" if more else ""
