@@ -282,17 +282,12 @@ def _remedy(mistake: Mistake) -> str:
             'Write the octal digits in quotes, as in "0750": without them '
             "YAML makes another number of it."
         )
-    if re.match(r"the string '(true|false|\d+)'$", mistake.found, re.I) and _unquoted(
-        mistake.expected
-    ):
+    plain = re.match(r"(true or false|a whole number|one of \d)", mistake.expected)
+    if plain and re.match(r"the string '(true|false|\d+)'$", mistake.found, re.I):
         return "Write it without quotes."
     if mistake.found.startswith("the number") and "a string" in mistake.expected:
         return "Write it in quotes."
     return "Correct the value."
-
-
-def _unquoted(expected: str) -> bool:
-    return bool(re.match(r"(true or false|a whole number|one of \d)", expected))
 
 
 # ---------------------------------------------------------------- the value

@@ -104,12 +104,10 @@ class Wish:
                 one: tag for one, tag in meant.items() if tags.NAMES[tag] not in known
             }
             if lost:
-                self._wrong(
-                    "tag-misspelt",
-                    f"{volume.id} has the tag {tags.in_words(lost, namespace)}.",
-                    "The tag must have the name in parentheses.",
-                    "Correct the tag's name, or take it off.",
-                )
+                found = f"{volume.id} has the tag {tags.in_words(lost, namespace)}."
+                expected = "The tag must have the name in parentheses."
+                remedy = "Correct the tag's name, or take it off."
+                self.troubles.append(Trouble("tag-misspelt", found, expected, remedy))
             elif meant:
                 words = tags.in_words(meant, namespace)
                 self.warnings.append(f"The tag {words} of {volume.id} is ignored.")
@@ -190,7 +188,7 @@ class Wish:
             f"{one} has {'none' if value is None else quoted(value)}"
             for one, value in by_volume.items()
         ]
-        self._wrong(
+        trouble = Trouble(
             "tags-disagree",
             f"the volumes of the set {self.wanted.name} disagree about "
             f"{self.tag(key)}: {', '.join(words)}",
@@ -199,21 +197,17 @@ class Wish:
             f"right ones with kraken.volumes.{self._name}.volume_ids.",
             waits=True,
         )
+        self.troubles.append(trouble)
 
     def _unfit(self, key: str, unfit: Unfit) -> None:
         said = self._said[key]
-        self._wrong(
-            "tag-value" if said.by_tag else "config-value",
-            f"{said.where}, {quoted(said.value)}, {unfit}",
-            unfit.expected,
-            ("Correct the tag." if said.by_tag else "Correct the configuration.")
-            + (self.no_size if key == "members" else ""),
-        )
-
-    def _wrong(
-        self, kind: str, found: str, expected: str, remedy: str, waits: bool = False
-    ) -> None:
-        self.troubles.append(Trouble(kind, found, expected, remedy, waits))
+        kind, remedy = "config-value", "Correct the configuration."
+        if said.by_tag:
+            kind, remedy = "tag-value", "Correct the tag."
+        if key == "members":
+            remedy += self.no_size
+        found = f"{said.where}, {quoted(said.value)}, {unfit}"
+        self.troubles.append(Trouble(kind, found, unfit.expected, remedy))
 
     # ---------------------------------------------- rules on several of them
 

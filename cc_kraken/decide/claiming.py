@@ -51,10 +51,9 @@ class Noted:
 class Look:
     """Everything that a claim rests on.
 
-    ``volumes``: of the prefix in this zone (or in all: zone ""), as EC2 has just shown
-    them.  ``here``:
-    volumes whose disks are in this machine; ``used``: those that something uses.
-    ``system``: the volumes behind / and /boot.  ``avoided``: nodes that another
+    ``volumes``: of the prefix, as EC2 has just shown them.  ``zone``: "" is all.
+    ``here``: volumes whose disks are in this machine; ``used``: those that something
+    uses; ``system``: those behind / and /boot.  ``avoided``: nodes that another
     instance was faster to get, or that were just given back.  ``late``: volumes that
     are made beside the instance should be there by now.  ``throttled``: how many calls
     of this run EC2 has throttled.

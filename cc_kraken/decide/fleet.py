@@ -181,11 +181,8 @@ class _Account:
         return answer if isinstance(answer, Trouble) else None
 
     def roots_of(self, one: Instance) -> frozenset[str]:
-        return frozenset(
-            key
-            for key, root in self.roots.items()
-            if root.instance_id == one.instance_id
-        )
+        here = one.instance_id
+        return frozenset(k for k, at in self.roots.items() if at.instance_id == here)
 
     # --------------------------------------------------------------- volumes
 

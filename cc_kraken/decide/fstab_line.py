@@ -74,11 +74,9 @@ def _to_replace(
     live = {claim.name for claim in case.claims}
     devno = target.layer.devno if target.layer else ""
     foreign, resolved = case.world.fstab_foreign, case.world.fstab_devnos
-    there = [
-        *fstab.on_path(foreign, line.path),
-        *(fstab.on_path(foreign, place) if place else ()),
-    ]
-    by_id = _by_id(target) if there else ""
+    there = fstab.on_path(foreign, line.path)
+    there += fstab.on_path(foreign, place or line.path)
+    by_id = _by_id(target)
     found = [
         one
         for one in foreign
