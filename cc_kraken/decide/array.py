@@ -170,7 +170,7 @@ def _check_running(case: Case, state: ArrayState, array: Array) -> None:
 
 def _check_startable(case: Case, state: ArrayState) -> None:
     """Whether an array that does not run may be started from what is here."""
-    array = f"Array {state.uuid} (RAID {state.level})"
+    array = f"Array {state.uuid} (RAID {state.freshest.level})"
     here = ", ".join(state.fresh)
     if state.stale:
         raise failure(
@@ -196,25 +196,26 @@ def _check_startable(case: Case, state: ArrayState) -> None:
         raise failure(
             "array-members-missing",
             f"{array} has lost more than it can do without: {len(state.fresh)} of "
-            f"{state.raid_disks} members are whole ({here or 'none'}).",
+            f"{state.freshest.raid_disks} members are whole ({here or 'none'}).",
             "Enough members must be here to carry the data.",
             "Bring the lost volumes back, or restore the set from a backup.",
         )
     _warn_of_lost(case, state)
     if state.missing:
+        written = members.when(state.freshest.update_time)
         case.warn(
             f"Array {state.uuid} is started without {len(state.missing)} of its "
             "members, as allow_degraded permits. Its content is that of "
-            f"{members.when(state.written)}: were the missing members used "
-            "after that, stop what uses it and bring them back."
+            f"{written}: were the missing members used after that, stop what uses it "
+            "and bring them back."
         )
 
 
 def _warn_of_lost(case: Case, state: ArrayState) -> None:
     if state.failed:
         case.warn(
-            f"Array {state.uuid} (RAID {state.level}) has already lost "
-            f"{len(state.failed)} of {state.raid_disks} members and runs "
+            f"Array {state.uuid} (RAID {state.freshest.level}) has already lost "
+            f"{len(state.failed)} of {state.freshest.raid_disks} members and runs "
             "degraded: give the set a new, empty volume."
         )
 
@@ -223,15 +224,16 @@ def _notice_wishes(case: Case, state: ArrayState) -> None:
     """An existing array is used as its superblocks say, whatever is wished."""
     wanted = case.wanted
     whose = f"the array on the volumes of {case.name}"
-    if wanted.raid_level is not None and wanted.raid_level != state.level:
+    level, count = state.freshest.level, state.freshest.raid_disks
+    if wanted.raid_level not in (None, level):
         case.warn(
-            f"RaidLevel says {wanted.raid_level}, {whose} is RAID {state.level}: "
-            "it is used as it is."
+            f"RaidLevel says {wanted.raid_level}, {whose} is RAID {level}: it is used "
+            "as it is."
         )
-    if wanted.members != state.raid_disks:
+    if wanted.members != count:
         case.warn(
-            f"Members says {wanted.members}, {whose} has {state.raid_disks} "
-            "members: it is used as it is."
+            f"Members says {wanted.members}, {whose} has {count} members: it is used "
+            "as it is."
         )
     if wanted.allow_degraded and not (state.missing or state.failed):
         case.note(
