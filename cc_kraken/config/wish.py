@@ -201,9 +201,8 @@ class Wish:
 
     def _unfit(self, key: str, unfit: Unfit) -> None:
         said = self._said[key]
-        kind, remedy = "config-value", "Correct the configuration."
-        if said.by_tag:
-            kind, remedy = "tag-value", "Correct the tag."
+        kind = "tag-value" if said.by_tag else "config-value"
+        remedy = f"Correct the {'tag' if said.by_tag else 'configuration'}."
         if key == "members":
             remedy += self.no_size
         found = f"{said.where}, {quoted(said.value)}, {unfit}"

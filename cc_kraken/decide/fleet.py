@@ -162,11 +162,11 @@ class _Account:
         for key, who in self.tagged.items():
             own = tags.read(self.instances[key].tags, self.namespace)
             if isinstance(who, Trouble):
-                yield Finding(_abroad(who, key), own.get("prefix", ""))
+                yield Finding(abroad(who, key), own.get("prefix", ""))
             elif isinstance(who, Claimant):
                 trouble = self._claim(self.instances[key], who.prefix)
                 if trouble is not None and trouble.kind != "claim-none-free":
-                    yield Finding(_abroad(trouble, key), who.prefix)
+                    yield Finding(abroad(trouble, key), who.prefix)
 
     def _claim(self, one: Instance, prefix: str) -> Optional[Trouble]:
         """What keeps an instance that may be any node from being one."""
@@ -509,11 +509,11 @@ class _Look:
 
     def _finding(self, trouble: Trouble, name: str = "") -> Finding:
         who = self.view.instance_id if self.view else f"an instance of {self.node}"
-        abroad = _abroad(trouble, who)
-        return Finding(abroad, self.node.prefix, self.node.node_id, name)
+        node = self.node
+        return Finding(abroad(trouble, who), node.prefix, node.node_id, name)
 
 
-def _abroad(trouble: Trouble, who: str) -> Trouble:
+def abroad(trouble: Trouble, who: str) -> Trouble:
     """The same for somebody who is not on the instance."""
     return replace(
         trouble,
