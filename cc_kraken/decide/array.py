@@ -72,6 +72,8 @@ def _existing(
     _notice_wishes(case, noticed, state)
     spares = _spares(case, noticed, state, others)
     steps += spares
+    added = [step.volume_id for step in spares]
+    array_members.warn_of_lost(noticed, state, added)
     try:
         name = next(iter(blocks.values())).name
         steps += array_line.steps(case, state.uuid, name)
@@ -80,7 +82,7 @@ def _existing(
         if case.mounted() is None and not (running and case.wanted.fs_type is None):
             raise
         noticed.warnings.append(str(stop.trouble))
-    inside = {*blocks, *(step.volume_id for step in spares)}
+    inside = {*blocks, *added}
     return Base(
         Target(array_uuid=state.uuid, array=array),
         tuple(steps),

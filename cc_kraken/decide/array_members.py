@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cc_kraken.decide import members
 from cc_kraken.decide.case import Case, Noticed
 from cc_kraken.decide.members import ArrayState
@@ -62,7 +64,6 @@ def check_running(
             )
     absent = bool(array.degraded and state.missing and not older)
     if not outside and not absent:
-        _warn_of_lost(noticed, state)
         return
     missing = ", ".join(outside) or f"{len(state.missing)} of its members"
     if not array.mounted and not case.wanted.allow_degraded:
@@ -108,7 +109,6 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
             "Enough members must be here to carry the data.",
             "Bring the lost volumes back, or restore the set from a backup.",
         )
-    _warn_of_lost(noticed, state)
     if state.missing:
         noticed.warnings.append(
             f"Array {state.uuid} is started without {len(state.missing)} of its "
@@ -118,10 +118,17 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
         )
 
 
-def _warn_of_lost(noticed: Noticed, state: ArrayState) -> None:
-    if state.failed:
+def warn_of_lost(noticed: Noticed, state: ArrayState, added: Sequence[str]) -> None:
+    """``added``: the volumes that take the places of lost members."""
+    array = f"Array {state.uuid} (RAID {state.level})"
+    if added:
         noticed.warnings.append(
-            f"Array {state.uuid} (RAID {state.level}) has already lost "
+            f"{array} has lost members: it runs degraded until md has copied to "
+            f"{', '.join(added)}. See /proc/mdstat."
+        )
+    if len(added) < len(state.failed):
+        noticed.warnings.append(
+            f"{array} has already lost "
             f"{len(state.failed)} of {state.raid_disks} members and runs "
             "degraded: give the set a new, empty volume."
         )
