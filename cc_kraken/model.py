@@ -165,7 +165,8 @@ class Section:
 
     ``defaults`` and ``volumes`` keep the validated keys as written (snake
     case), so that tags can be merged between them.  Times are seconds.
-    ``digest`` identifies the content (sha256, hex).
+    ``digest`` identifies the content (sha256, hex), ``sources`` what it was
+    merged from and checked against.
     """
 
     enabled: bool = True
@@ -184,6 +185,7 @@ class Section:
     defaults: Mapping[str, object] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     digest: str = ""
+    sources: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

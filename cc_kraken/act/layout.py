@@ -62,6 +62,8 @@ def save(
         "claim": status.get("claim"),
         "sets": kept,
     }
+    files.make_directories(paths.state)
+    files.write_atomic(paths.checked, section.sources.encode(), 0o644)
     return files.write_json(paths.layout, content)
 
 

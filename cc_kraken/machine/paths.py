@@ -44,5 +44,7 @@ class Paths:
     arrays = _In("state", "arrays.json")
     #: Which node this instance has asked for, where it may be any.
     claim = _In("state", "claim.json")
+    #: Says which configuration the schema was held against already.
+    checked = _In("state", "checked")
     #: Another value at each boot (random(4)).
     boot_id = _In("proc", "sys/kernel/random/boot_id")
