@@ -51,8 +51,8 @@ def check_running(
             f"Array {array.name} ({state.uuid}) runs with {', '.join(older)}, "
             f"whose content is older than that of {', '.join(outside)}.",
             "It must run with the newest content.",
-            "Stop the array and whatever uses it, detach the older volume, and "
-            "run again.",
+            "Stop the array and whatever uses it, detach the older volume, "
+            "then: cc-kraken apply.",
         )
     for volume in state.stale:
         if volume not in older:

@@ -295,7 +295,7 @@ def _unfree(look: Look, node_id: str) -> str:
             return f"{volume.id} is {volume.state}"
     for claim in declared_sets(look, node_id):
         if claim.trouble is not None:
-            return str(claim.trouble).partition("] ")[2].partition(";")[0].rstrip(".")
+            return claim.trouble.found.partition(";")[0].rstrip(".")
     return ""
 
 

@@ -101,7 +101,8 @@ def look(case: Case, volume_id: str) -> Look:
             "device-unseen",
             f"{volume_id} could not be looked at yet.",
             "What it holds must be known first.",
-            "Run again. If it stays so, see the kernel's log for its disk (dmesg).",
+            "Nothing to do: the run looks again. If it stays so, see the kernel's log "
+            "for its disk (dmesg).",
             waits=True,
         )
     return answered(found)
