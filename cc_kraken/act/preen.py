@@ -28,8 +28,8 @@ def preen(path: str, kind: str) -> str:
     raise failure(
         "filesystem-errors",
         f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
-        f"repair by itself (exit status {finished.code}): {said}",
-        "a filesystem that can be mounted",
-        f"Take a snapshot of the volume, run {filesystem.repair} {path} by hand, "
-        "and run again.",
+        f"repair by itself (exit status {finished.code}): {said.rstrip('.')}.",
+        "It must be without errors before it is mounted.",
+        "Take a snapshot of the volume. Repair it by hand: "
+        f"{filesystem.repair} {path}. Then: cc-kraken apply.",
     )

@@ -51,9 +51,9 @@ def unused(
 def not_detached(name: str, volume_id: str, why: Trouble) -> str:
     """A volume of the set ``name`` that was not detached, for a person."""
     return (
-        f"{name} is incomplete, but {volume_id} is not given back: {why.found}. Stop "
-        "what uses it, and detach it in EC2: until then no other instance can have "
-        f"all of {name}."
+        f"{name} is incomplete, but {volume_id} is not given back: "
+        f"{why.found.rstrip('.')}. Stop what uses it, and detach it in EC2: until then "
+        f"no other instance can have all of {name}."
     )
 
 

@@ -293,9 +293,9 @@ class StepActions:
                 return array
         raise failure(
             "array-absent",
-            f"Array {uuid} is not there after it was put together",
-            "an md device",
-            "See the kernel's log and /proc/mdstat for the reason.",
+            f"Array {uuid} is not there after it was put together.",
+            "The kernel must show it as an md device.",
+            "See the kernel's log (dmesg) and /proc/mdstat for the reason.",
         )
 
     def _member_uuid(self, array: Array) -> str:

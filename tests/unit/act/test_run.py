@@ -326,7 +326,7 @@ CODES: dict[str, tuple[Prepare, str, Optional[int], tuple[str, ...]]] = {
         (
             "You may attach up to 1 devices for this instance type",
             "1 volumes are attached",
-            "a m5.large can have 1",
+            "The type m5.large can have 1",
         ),
     ),
     "CustomerKeyHasBeenRevoked": (
