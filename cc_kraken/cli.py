@@ -211,8 +211,8 @@ def _need_root() -> None:
     if os.geteuid() != 0:
         raise failure(
             "not-root",
-            f"This is run by user {os.geteuid()}",
-            "root",
+            f"This is run by user {os.geteuid()}.",
+            "Only root may run it.",
             "Run it with sudo.",
         )
 
@@ -394,8 +394,8 @@ def _check_file(name: str) -> int:
     except OSError as error:
         raise failure(
             "cannot-read",
-            f"{name} cannot be read: {error.strerror}",
-            "a cloud-config file",
+            f"{name} cannot be read: {error.strerror}.",
+            "It must be a cloud-config file.",
             "Name another file.",
         ) from None
     except KrakenError as error:

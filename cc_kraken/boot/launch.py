@@ -143,11 +143,11 @@ def _log(fields: Mapping[str, Any]) -> None:
 def _hangs(pid: int, seconds: float) -> Trouble:
     return Trouble(
         "run-hangs",
-        f"The run (process {pid}) is still going after {seconds:.0f} s",
-        "",
-        "The boot continues without it. Look for a disk that answers no read "
-        "(dmesg, and the volume's status in EC2), and detach it or wait for it: "
-        "then the run ends, and cc-kraken.service carries on.",
+        f"The run (process {pid}) is still going after {seconds:.0f} s.",
+        "The boot continues without it.",
+        "Look for a disk that answers no read (dmesg, and the volume's status in "
+        "EC2). Detach it, or wait for it: then the run ends, and cc-kraken.service "
+        "carries on.",
     )
 
 

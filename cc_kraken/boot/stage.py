@@ -530,9 +530,9 @@ def at_work(paths: Paths) -> bool:
 def _ended_early() -> Trouble:
     return Trouble(
         "background-ended",
-        f"{UNIT} is not running and has left no result",
-        "a result in /run/cc-kraken/status.json",
-        f"See journalctl -u {UNIT}, then run cc-kraken apply.",
+        f"{UNIT} is not running and has left no result.",
+        "Its result must be in /run/cc-kraken/status.json.",
+        f"See journalctl -u {UNIT}, then: cc-kraken apply.",
     )
 
 

@@ -93,14 +93,14 @@ def _decoded(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        _refuse(f"{name} is not UTF-8 (byte {error.start})")
+        _refuse(f"{name} is not UTF-8 (byte {error.start})", "Save it as UTF-8.")
 
 
 def _refuse(
     found: str, remedy: str = "Begin it with the line #cloud-config."
 ) -> NoReturn:
-    expected = "cloud-config, alone or as a part of MIME multi-part"
-    raise failure("user-data-form", found, expected, remedy)
+    expected = "It must be cloud-config, alone or as a part of MIME multi-part."
+    raise failure("user-data-form", f"{found}.", expected, remedy)
 
 
 class _Check:
@@ -136,7 +136,8 @@ class _Check:
         try:
             parts = userparts.parts(data)
         except UnicodeDecodeError as error:
-            _refuse(f"{self.name} is not UTF-8 (byte {error.start})")
+            found = f"{self.name} is not UTF-8 (byte {error.start})"
+            _refuse(found, "Save it as UTF-8.")
         except Exception as error:
             _refuse(
                 f"cloud-init fails on {self.name}, and takes nothing of it ({error})",
