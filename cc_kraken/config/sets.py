@@ -403,7 +403,7 @@ def _no_name(volume: Volume, namespace: str) -> Optional[Trouble]:
     return Trouble(
         "volume-name-missing",
         f"{volume.id} has {', '.join(words)}, and no {wanted}.",
-        f"{wanted} must say which set it is of.",
+        f"{wanted} must name its set.",
         f"Tag the volume with {wanted}, or take the other tags of a set off.",
     )
 
