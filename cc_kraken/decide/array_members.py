@@ -95,8 +95,8 @@ def check_startable(case: Case, noticed: Noticed, state: ArrayState) -> None:
         or_else = ", or start it without them with allow_degraded: true"
         raise stopped(
             "array-members-missing",
-            f"{array} expects {len(state.expected)} members, and "
-            f"{len(state.fresh)} of them are here ({here}).",
+            f"{array} has {len(state.fresh)} of its {len(state.expected)} members here "
+            f"({here}).",
             ALL,
             f"Bring the missing volumes back{or_else if state.redundant else ''}.",
         )

@@ -39,7 +39,7 @@ def check(case: Case, *uuids: str) -> None:
         raise stopped(
             "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
             f"{_describe(world, case.name, case.volume_ids, found)}.",
-            "Only one disk of this machine may show a UUID.",
+            "No two disks of this machine may have the same UUID.",
             f"{_detach(world, found)}, then: cc-kraken apply.{_keep(world, found)}",
         )
 
