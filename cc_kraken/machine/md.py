@@ -303,7 +303,7 @@ def _number(text: Optional[str]) -> int:
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
-    remedy = f"Compare the members: mdadm --examine {' '.join(members)}."
+    remedy = f"Compare what mdadm --examine {' '.join(members)} shows."
     if os.strerror(errno.EINVAL) in said:  # in English: LC_ALL=C
         remedy += (
             " If the kernel's log says that a member has no valid superblock, an"

@@ -141,7 +141,7 @@ def verify(paths: Paths, path: str, devno: str) -> Mount:
         kind="mount-differs",
         found=f"After mounting, {what} is mounted at {path!r}.",
         expected=f"It must be the device {devno}.",
-        remedy="Take out the other fstab line or systemd unit that has this path, "
+        remedy="Look for another fstab line or systemd unit with this path, "
         "then: cc-kraken apply.",
     )
 
