@@ -108,7 +108,9 @@ def filesystem(
     finished = command.run(argv, timeout=None)
     if finished.code != 0:
         said = " ".join((finished.err or finished.out).split())[-400:]
-        raise _failed(path, f"did not grow: {finished.argv[0]}: {said.rstrip('.')}")
+        raise _failed(
+            path, f"did not grow, {finished.argv[0]} says: {said.rstrip('.')}"
+        )
     after = state(mount, target.path)
     with opened(target.path) as fd:
         size = os.lseek(fd, 0, os.SEEK_END)

@@ -66,4 +66,6 @@ def _locked(paths: Paths) -> Trouble:
         found += ")"
         if status["stage"] == "background":
             remedy += " To run now, first: systemctl stop cc-kraken.service."
-    return Trouble("run-locked", f"{found}.", "One run works at a time.", remedy)
+    return Trouble(
+        "run-locked", f"{found}.", "Only one run may work at a time.", remedy
+    )

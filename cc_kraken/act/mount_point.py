@@ -139,10 +139,10 @@ def _mount(source: str, directory: _Directory, step: MountFilesystem) -> None:
         kind="mount-failed",
         found=f"{source} of the set {step.set} cannot be mounted at {step.path}: "
         f"{said.rstrip('.')}.",
-        expected=f"It must be a {step.type} that this kernel can mount.",
+        expected=f"This kernel must be able to mount its {step.type}.",
         remedy="See the kernel's log for the reason (dmesg). A filesystem that a newer "
-        "release made may need a newer kernel. If it is damaged, take a snapshot of "
-        f"the volume, then: {repair}.",
+        f"release made may need a newer kernel. If {source} is damaged, take a "
+        f"snapshot of the volume, then: {repair}.",
     )
 
 

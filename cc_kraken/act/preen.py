@@ -30,6 +30,6 @@ def preen(path: str, kind: str) -> str:
         f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
         f"repair by itself (exit status {finished.code}): {said.rstrip('.')}.",
         "It must be without errors before it is mounted.",
-        "Take a snapshot of the volume. Repair it by hand: "
-        f"{filesystem.repair} {path}. Then: cc-kraken apply.",
+        "Take a snapshot of the volume. Repair it by hand "
+        f"({filesystem.repair} {path}), then: cc-kraken apply.",
     )

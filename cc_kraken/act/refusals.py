@@ -67,7 +67,7 @@ def read_only(device: Layer) -> KrakenError:
         "device-read-only",
         f"{device.title} is read-only.",
         "The run has to write to it.",
-        "The kernel's log says why (dmesg).",
+        "See in the kernel's log why (dmesg), then: cc-kraken apply.",
     )
 
 

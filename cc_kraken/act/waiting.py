@@ -224,9 +224,9 @@ def out_of_time(to_do: str) -> Trouble:
 def stopped(step: Step) -> Trouble:
     return Trouble(
         "stopped",
-        f"The run was told to end before it was to {step}",
+        f"The run was told to end before it could {step}.",
         "",
-        "The next run goes on from here.",
+        "Nothing to do: the next run goes on from here.",
         waits=True,
     )
 

@@ -29,4 +29,4 @@ def test_errors_that_it_does_not_repair(mocker: MockerFixture) -> None:
     assert trouble.kind == "filesystem-errors"
     assert "/dev/nvme1n1" in trouble.found and "Unattached inode" in trouble.found
     assert "snapshot" in trouble.remedy
-    assert "e2fsck -f /dev/nvme1n1." in trouble.remedy
+    assert "e2fsck -f /dev/nvme1n1)" in trouble.remedy
