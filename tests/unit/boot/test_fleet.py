@@ -223,7 +223,7 @@ def _surplus(a: Account) -> str:
     snapshot = a.lab.create_snapshot(data)
     own = a.lab.volume(data).tags
     copy = a.lab.create_volume(8, ZONES[0], own, snapshot_id=snapshot)
-    return f"of these {copy} are copies"
+    return f"copies: {copy}."
 
 
 def _zones(a: Account) -> str:
@@ -641,7 +641,7 @@ def test_the_table(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
                                 "data", "(3),", "log"]  # fmt: skip
     assert lines[2].split() == ["kafka/1", "us-east-1b", "free", "no", "-",
                                 "data", "(2),", "log"]  # fmt: skip
-    assert lines[4].startswith("finding: kafka/1/data: [members-missing] the set data")
+    assert lines[4].startswith("finding: kafka/1/data: [members-missing] The set data")
     assert lines[-2] == "2 nodes, 1 finding."
     assert lines[-1] == "More: cc-kraken explain members-missing"
     assert "\033[" not in out
