@@ -252,7 +252,7 @@ def _cached(path: str) -> object:
             "cloud-init-unusable",
             f"{path} of cloud-init is not readable.",
             "Only root may read it.",
-            "Run the command with sudo.",
+            "Run the command as root (sudo).",
         ) from error
     except Exception as error:
         raise failure(
