@@ -10,7 +10,7 @@ meta = {"id": "cc_kraken", "distros": ["all"], "frequency": "always"}
 
 
 def handle(*args, **kwargs):  # type: ignore[no-untyped-def]
-    """Run the module for cloud-init (any calling convention, 20.4 to 26.2).
+    """Run the module for cloud-init (any calling convention, 22.2 to 26.2).
 
     Two parameters on purpose: cloud-init counts the parameters of the
     signature, and five of them make every boot "degraded" since 23.4.
@@ -18,10 +18,13 @@ def handle(*args, **kwargs):  # type: ignore[no-untyped-def]
     try:
         from cc_kraken.boot.configured import is_configured
 
-        if is_configured(*args, **kwargs):
+        names = ("name", "cfg", "cloud")
+        given = {**dict(zip(names, args)), **kwargs}
+        name, cfg, cloud = map(given.get, names)
+        if is_configured(cfg, cloud):
             from cc_kraken.boot.stage import run_stage
 
-            run_stage(*args, **kwargs)
+            run_stage(name, cfg, cloud)
     except Exception:
         raise
     except BaseException as error:  # cloud-init would let it through

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from cc_kraken.act import report
@@ -62,8 +63,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             _complain(text, getattr(options, "set", ""))
             return 1
         except KeyboardInterrupt:
-            words = "interrupted; the next run goes on from here"
-            print(f"cc-kraken: {words}", file=sys.stderr)
+            _say("interrupted; the next run goes on from here")
             return 1
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -75,7 +75,11 @@ def _complain(text: str, name: str = "") -> None:
     if journal.gets_standard_error():
         LOG.error("%s", text, extra=of_set(name))
     else:
-        print(f"cc-kraken: {text}", file=sys.stderr)
+        _say(text)
+
+
+def _say(text: str) -> None:
+    print(f"cc-kraken: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -112,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--debug", action="store_true", help="say every detail")
+    _flag(parser, "--debug", "say every detail")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.set_defaults(level=logging.INFO)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -126,78 +130,42 @@ def _parser() -> argparse.ArgumentParser:
 
     status = add("status", _status, "show each set as the last run left it")
     form = status.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument(
-        "--prometheus", action="store_true", help="as metrics for Prometheus"
-    )
+    _flag(form, "--json", "as JSON")
+    _flag(form, "--prometheus", "as metrics for Prometheus")
     plan = add("plan", _plan, "say what a run would do now, and change nothing")
-    plan.add_argument("--json", action="store_true", help="the status as JSON")
+    _flag(plan, "--json", "the status as JSON")
     plan.set_defaults(level=logging.CRITICAL)  # the plan says all of it, once
     apply = add("apply", _apply, "bring up what is not up")
-    apply.add_argument(
-        "--background", action="store_true", help="as cc-kraken.service does"
-    )
-    apply.add_argument(
-        "--wait",
-        type=_seconds,
-        metavar="SECONDS",
-        help="for what is late (default: boot_wait of the section, 90)",
-    )
+    _flag(apply, "--background", "as cc-kraken.service does")
+    text = "for what is late (default: boot_wait of the section, 90)"
+    apply.add_argument("--wait", type=_seconds, metavar="SECONDS", help=text)
     waits = add("wait", _wait, "wait until a set is mounted, or fail")
-    _wait_options(waits)
+    awaited = waits.add_mutually_exclusive_group(required=True)
+    awaited.add_argument("set", metavar="SET", nargs="?", help="its VolumeName")
+    _flag(awaited, "--node", "wait until it is known which node this instance is")
+    _flag(waits, "--attached", "a set that has nothing to mount is enough")
     peers.add_options(add("peers", _peers, "say which instance is which node"))
     text = "check the volumes of an account, on your own machine"
     fleet.add_options(add("fleet", _fleet, text))
-    explain = add(
-        "explain",
-        _explain,
-        "say what an error means and what to do, or list all errors",
-    )
-    explain.add_argument(
-        "kind", metavar="KIND", nargs="*", help="as in brackets: zone-other"
-    )
+    text = "say what an error means and what to do, or list all errors"
+    explain = add("explain", _explain, text)
+    text = "as in brackets: zone-other"
+    explain.add_argument("kind", metavar="KIND", nargs="*", help=text)
     check = add("check", _check, "check user-data, or a file of conf.d, before a boot")
     check.add_argument("file", metavar="FILE", nargs="+", help="- is standard input")
     enable = add("enable", _enable, "put the module into cloud-init's lists")
-    _enable_options(enable)
+    how = enable.add_mutually_exclusive_group()
+    text = "put the key kraken into cloud-init's schema, on RPM systems too"
+    _flag(how, "--schema", text, default=None)
+    text = "leave cloud-init's schema alone"
+    how.add_argument("--no-schema", dest="schema", action="store_false", help=text)
+    _flag(how, "--check", "change nothing; fail unless cloud-init will run the module")
     add("disable", _disable, "take the module out of those lists")
     return parser
 
 
-def _wait_options(waits: argparse.ArgumentParser) -> None:
-    awaited = waits.add_mutually_exclusive_group(required=True)
-    awaited.add_argument("set", metavar="SET", nargs="?", help="its VolumeName")
-    awaited.add_argument(
-        "--node",
-        action="store_true",
-        help="wait until it is known which node this instance is",
-    )
-    waits.add_argument(
-        "--attached",
-        action="store_true",
-        help="a set that has nothing to mount is enough",
-    )
-
-
-def _enable_options(enable: argparse.ArgumentParser) -> None:
-    how = enable.add_mutually_exclusive_group()
-    how.add_argument(
-        "--schema",
-        action="store_true",
-        default=None,
-        help="put the key kraken into cloud-init's schema, on RPM systems too",
-    )
-    how.add_argument(
-        "--no-schema",
-        dest="schema",
-        action="store_false",
-        help="leave cloud-init's schema alone",
-    )
-    how.add_argument(
-        "--check",
-        action="store_true",
-        help="change nothing; fail unless cloud-init will run the module",
-    )
+def _flag(parser: Any, name: str, text: str, **more: object) -> None:
+    parser.add_argument(name, action="store_true", help=text, **more)
 
 
 def _seconds(text: str) -> float:
@@ -209,55 +177,41 @@ def _seconds(text: str) -> float:
 
 def _need_root() -> None:
     if os.geteuid() != 0:
-        raise failure(
-            "not-root",
-            f"This is run by user {os.geteuid()}.",
-            "Only root may run it.",
-            "Run it with sudo.",
-        )
+        found = f"This is run by user {os.geteuid()}."
+        raise failure("not-root", found, "Only root may run it.", "Run it with sudo.")
 
 
-# ------------------------------------------------------------------ the runs
-
-
-def _run(
-    name: str, *, wait: Optional[float], dry_run: bool
-) -> Optional[dict[str, Any]]:
+def _run(name: str, wait: Optional[float] = None) -> Optional[dict[str, Any]]:
     """A run by hand or of the unit; None when there is nothing to do here."""
     _need_root()
     os.umask(0o022)  # what is written here is for everybody to read
     paths = Paths()
     section, datasource = stage.load_by_hand(paths)
     if not is_ec2(datasource):
-        print("cc-kraken: this is no EC2 instance: nothing to do", file=sys.stderr)
+        _say("this is no EC2 instance: nothing to do")
         return None
     if section is None:
-        print(
-            "cc-kraken: there is no kraken section and no file of ours: nothing to do",
-            file=sys.stderr,
-        )
+        _say("there is no kraken section and no file of ours: nothing to do")
         return None
     if not section.enabled:
-        words = (
+        _say(
             "switched off by enabled: false. User-data and /etc/cloud/cloud.cfg.d are "
             "stronger than /etc/cc-kraken/conf.d."
         )
-        print(f"cc-kraken: {words}", file=sys.stderr)
         return None
     background = name == "background"
-    seconds = wait if wait is not None else float(section.boot_wait)
-    if background:
-        seconds = float(section.wait)
+    if wait is None:
+        wait = float(section.wait if background else section.boot_wait)
     with ended_by_signals() as clock:
         return stage.carry_out(
             section,
             cloud_init.identity(datasource),
             paths,
-            cloud_init.Events(None, "kraken"),
+            cloud_init.Events(None).enter,
             name,
-            seconds=seconds,
+            seconds=wait,
             final=True,
-            dry_run=dry_run or section.dry_run,
+            dry_run=section.dry_run or name == "plan",
             clock=clock,
             notes=_notes() if background else (),
         )
@@ -268,14 +222,14 @@ def _notes() -> Sequence[str]:
     from cc_kraken.boot import enable
 
     try:
-        text = enable.stale()
+        text = enable.stale(Paths())
     except KrakenError as error:
         text = str(error)
     return (text,) if text else ()
 
 
 def _plan(options: argparse.Namespace) -> int:
-    status = _run("plan", wait=0.0, dry_run=True)
+    status = _run("plan", wait=0.0)
     if status is None:
         return 0
     print(json.dumps(status, indent=2) if options.json else plan_text(status))
@@ -283,18 +237,34 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _apply(options: argparse.Namespace) -> int:
-    name = "background" if options.background else "apply"
-    status = _run(name, wait=options.wait, dry_run=False)
+    status = _run("background") if options.background else _run("apply", options.wait)
     if status is None:
         return 0
     if status["dry_run"]:
         print(plan_text(status))
     text = stage.failures(status, pending=True)
     if text:
-        _complain(text)
+        _complain(text if options.background else _in_short(status) or text)
         return 1
     print(f"cc-kraken: {_summary(status)}")
     return 0
+
+
+def _in_short(status: Mapping[str, Any]) -> Optional[str]:
+    """What failed in a run that has said each reason as it came; None: one is not
+    said yet."""
+    kinds = [entry["kind"] for entry in status["errors"]]
+    failed = [f"[{kind}]" for kind in kinds]
+    for name, entry in status["sets"].items():
+        if entry["error"]:
+            kinds.append(entry["error"]["kind"])
+            failed.append(f"{name} [{kinds[-1]}]")
+        elif entry["required"] and entry["state"] not in report.UP:
+            return None
+    if not failed:
+        return None
+    more = f"More: cc-kraken explain {' '.join(dict.fromkeys(kinds))}"
+    return f"failed: {', '.join(failed)}. The reasons stand above. {more}"
 
 
 def _summary(status: Mapping[str, Any]) -> str:
@@ -307,9 +277,6 @@ def _summary(status: Mapping[str, Any]) -> str:
         for name, entry in status["sets"].items()
     ]
     return f"{status['state']}: {', '.join(places)}"
-
-
-# -------------------------------------------------------------------- status
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -339,7 +306,7 @@ def _status(options: argparse.Namespace) -> int:
         if entry["state"] == MOUNTED and not report.is_up(entry, paths)
     ]
     for text in lost:
-        print(f"cc-kraken: {text}", file=sys.stderr)
+        _say(text)
     if lost or status["state"] == report.FAILED:
         return 1
     finished = status["state"] == report.DONE and not status["dry_run"]
@@ -351,18 +318,12 @@ def _has_colour() -> bool:
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-# ---------------------------------------------------------------------- wait
-
-
 def _wait(options: argparse.Namespace) -> int:
     if options.node:
         wait.for_node(Paths())
     else:
         wait.for_set(options.set, Paths(), attached=options.attached)
     return 0
-
-
-# ------------------------------------------------------------------ the rest
 
 
 def _peers(options: argparse.Namespace) -> int:
@@ -386,11 +347,8 @@ def _check_file(name: str) -> int:
 
     shown = "standard input" if name == "-" else name
     try:
-        with contextlib.ExitStack() as stack:
-            stream = sys.stdin.buffer
-            if name != "-":
-                stream = stack.enter_context(open(name, "rb"))
-            checked = userdata.check(stream.read(), shown)
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        checked = userdata.check(data, shown)
     except OSError as error:
         raise failure(
             "cannot-read",
@@ -399,13 +357,13 @@ def _check_file(name: str) -> int:
             "Name another file.",
         ) from None
     except KrakenError as error:
-        print(f"cc-kraken: {error}", file=sys.stderr)
+        _say(str(error))
         return 1
     for finding in sorted(checked.findings, key=lambda one: one.line):
         print(finding, file=sys.stderr)
     if not checked.findings:
-        right = "the kraken section is right" if checked.sections else ""
-        print(f"{shown}: {right or 'no kraken section'}")
+        right = "the kraken section is right"
+        print(f"{shown}: {right if checked.sections else 'no kraken section'}")
     for note in checked.notes:
         print(f"{shown}: {note}")
     return 1 if checked.findings else 0
@@ -422,14 +380,14 @@ def _enable(options: argparse.Namespace) -> int:
     from cc_kraken.boot import enable
 
     if options.check:
-        found = enable.faults()
+        found = enable.faults(Paths())
         for text in found:
-            print(f"cc-kraken: {text}", file=sys.stderr)
+            _say(text)
         if not found:
             print("cloud-init will run the module at the next boot.")
         return 1 if found else 0
     _need_root()
-    for text in enable.enable(schema=options.schema):
+    for text in enable.enable(Paths(), options.schema):
         print(text)
     return 0
 
@@ -438,6 +396,6 @@ def _disable(options: argparse.Namespace) -> int:
     from cc_kraken.boot import enable
 
     _need_root()
-    for text in enable.disable():
+    for text in enable.disable(Paths()):
         print(text)
     return 0

@@ -165,8 +165,7 @@ class Section:
 
     ``defaults`` and ``volumes`` keep the validated keys as written (snake
     case), so that tags can be merged between them.  Times are seconds.
-    ``digest`` identifies the content (sha256, hex), ``sources`` what it was
-    merged from and checked against.
+    ``digest`` identifies the content (sha256, hex).
     """
 
     enabled: bool = True
@@ -185,7 +184,6 @@ class Section:
     defaults: Mapping[str, object] = field(default_factory=dict)
     volumes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     digest: str = ""
-    sources: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -482,12 +480,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Unknown:
-    """Anything else, read errors included.  ``offset`` is the first byte in
-    the way, where one is known; ``silent``: nothing was answered yet."""
+    """Anything else.  ``offset``: the first byte in the way, where one is known.
+
+    ``unread``: a read failed or has no answer yet, so nobody knows what it holds.
+    """
 
     reason: str
     offset: Optional[int] = None
-    silent: bool = False
+    unread: bool = False
 
 
 Content = Union[Blank, HalfMade, Known, Unknown]
@@ -548,13 +548,18 @@ class Look:
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo."""
+    """One line of mountinfo.
+
+    ``id``: the number of the mount; ``parent``: that of the one it is in.
+    """
 
     path: str
     devno: str
     type: str
     source: str
     root: str = "/"
+    id: int = 0
+    parent: int = 0
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,9 @@ COLOURS: Mapping[str, str] = {
 GIB = 1 << 30
 
 
-def painted(text: str, *codes: str, on: bool) -> str:
-    """A text in these colours, where colours are ``on``."""
-    if not on or not any(codes):
-        return text
-    return f"\033[{';'.join(code for code in codes if code)}m{text}\033[0m"
+def painted(text: str, code: str, *, on: bool) -> str:
+    """A text in a colour ("" for none), where colours are ``on``."""
+    return f"\033[{code}m{text}\033[0m" if on and code else text
 
 
 def plan_text(status: Mapping[str, Any]) -> str:
@@ -51,8 +49,7 @@ def plan_text(status: Mapping[str, Any]) -> str:
     lines += [f"note: {text}" for text in status.get("notes", ())]
     lines += [f"warning: {text}" for text in status["warnings"]]
     lines += [f"error: {entry['message']}" for entry in status["errors"]]
-    hint = _hint(lines)
-    return "\n".join([*lines, hint] if hint else lines)
+    return _page(lines, lines)
 
 
 def status_text(status: Mapping[str, Any]) -> str:
@@ -69,31 +66,26 @@ def status_text(status: Mapping[str, Any]) -> str:
     if len(rows) > 1:
         lines += report.columns(rows)
     lines += [f"{kind}: {text}" if kind else text for kind, text in _remarks(status)]
-    hint = _hint(lines)
-    return "\n".join([*lines, hint] if hint else lines)
+    return _page(lines, lines)
 
 
 def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> str:
     """The status for a terminal that is ``columns`` wide: a volume a line, with its
     size, and what there is to say below the table, wrapped."""
 
-    def paint(text: str, *codes: str) -> str:
-        return painted(text, *codes, on=colour)
-
     state = status["state"]
-    lines = [f"{paint(state, BOLD, _colour(state))}  {_who(status)}"]
+    shown = painted(state, f"{BOLD};{_colour(state)}", on=colour)
+    lines = [f"{shown}  {_who(status)}"]
     for text in _about(status):
         lines += textwrap.wrap(text, columns)
     table = report.columns([HEADER, *_volume_rows(status)])
     if len(table) > 1:
-        lines += ["", paint(table[0], DIM)]
-        names, start = iter(status["sets"].values()), table[0].index("STATE")
+        lines += ["", painted(table[0], DIM, on=colour)]
+        sets, start = iter(status["sets"].values()), table[0].index("STATE")
         for line in table[1:]:
-            if line[:1].strip():  # the first volume of a set
-                own = next(names)["state"]
-                line = (
-                    line[:start] + paint(own, _colour(own)) + line[start + len(own) :]
-                )
+            if colour and line[:1].strip():  # the first volume of a set
+                state = next(sets)["state"]
+                line = _with_cell(line, start, state, _colour(state))
             lines.append(line)
     remarks = _remarks(status)
     if remarks:
@@ -101,10 +93,21 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
     for kind, text in remarks:
         label = f"{kind}: " if kind else ""
         wrapped = textwrap.wrap(label + text, columns, subsequent_indent="  ")
-        wrapped[0] = wrapped[0].replace(label, paint(label, COLOURS.get(kind, "")), 1)
+        shown = painted(label, COLOURS.get(kind, ""), on=colour)
+        wrapped[0] = wrapped[0].replace(label, shown, 1)
         lines += wrapped
-    hint = _hint([text for _, text in remarks])
-    return "\n".join([*lines, paint(hint, BOLD)] if hint else lines)
+    return _page(lines, [text for _, text in remarks], colour)
+
+
+def _with_cell(line: str, start: int, cell: str, code: str) -> str:
+    """A line of a table whose cell at ``start`` is coloured."""
+    return line[:start] + painted(cell, code, on=True) + line[start + len(cell) :]
+
+
+def _page(lines: Sequence[str], said: Sequence[str], colour: bool = False) -> str:
+    """The lines, and below them where to read more about the errors ``said``."""
+    hint = report.more(" ".join(said).replace("\n", " ")).strip()
+    return "\n".join([*lines, painted(hint, BOLD, on=colour)] if hint else lines)
 
 
 HEADER = ("SET", "STATE", "MOUNT PATH", "TYPE", "SIZE", "DEVICE", "VOLUME")
@@ -190,8 +193,6 @@ def _remarks(status: Mapping[str, Any]) -> list[Remark]:
     return found
 
 
-# ------------------------------------------------------------------------ fleet
-
 FLEET_HEADER = ("NODE", "ZONE", "STATE", "COMES UP", "HOLDER", "SETS")
 FLEET_COLOURS: Mapping[str, str] = {
     **dict.fromkeys((fleet.HELD, fleet.CLAIMED, fleet.FREE), GREEN),
@@ -218,10 +219,10 @@ def fleet_text(judged: fleet.Fleet, columns: int = 0, *, colour: bool = False) -
         table = report.columns(rows)
         lines.append(painted(table[0], DIM, on=colour))
         for row, line in zip(rows[1:], table[1:]):
-            start = table[0].index("STATE")
-            for cell, place in ((row[3], table[0].index("COMES UP")), (row[2], start)):
-                shown = painted(cell, FLEET_COLOURS.get(cell, ""), on=colour)
-                line = line[:place] + shown + line[place + len(cell) :]
+            for column in (3, 2) if colour else ():  # from the right: codes take room
+                start = table[0].index(FLEET_HEADER[column])
+                code = FLEET_COLOURS.get(row[column], "")
+                line = _with_cell(line, start, row[column], code)
             lines.append(line)
         lines.append("")
     texts = [str(one.trouble) for one in judged.findings]
@@ -232,8 +233,7 @@ def fleet_text(judged: fleet.Fleet, columns: int = 0, *, colour: bool = False) -
     lines.append(
         f"{_count(len(judged.nodes), 'node')}, {_count(len(texts), 'finding')}."
     )
-    hint = report.more(" ".join(texts)).strip()
-    return "\n".join([*lines, painted(hint, BOLD, on=colour)] if hint else lines)
+    return _page(lines, texts, colour)
 
 
 def _place_of(one: fleet.Finding) -> str:
@@ -255,8 +255,3 @@ def _remark(word: str, code: str, text: str, columns: int, colour: bool) -> list
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _hint(lines: Sequence[str]) -> str:
-    """Where to read more about the errors in these lines."""
-    return report.more("\n".join(lines).replace("\n", " ")).strip()

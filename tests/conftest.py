@@ -9,9 +9,9 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import hypothesis
 import pytest
@@ -40,6 +40,39 @@ hypothesis.settings.load_profile("default")
 for module in pkgutil.walk_packages(cc_kraken.__path__, "cc_kraken."):
     if module.name != "cc_kraken.__main__":  # which would run
         importlib.import_module(module.name)
+
+
+def read_models_once() -> None:
+    """Let botocore read each of its models once in this process, not once a session.
+
+    The model of EC2 alone takes a fifth of a second.  What a loader is told to search
+    and to merge is part of the key.  A place of a test's own is read each time.
+    """
+    from botocore.loaders import Loader
+
+    kept: dict[object, object] = {}
+
+    def once(name: str) -> None:
+        read = getattr(Loader, name)
+
+        def from_memory(self: Any, *words: str, **named: str) -> object:
+            if "AWS_DATA_PATH" in os.environ:
+                return read(self, *words, **named)
+            merged = (tuple(self.search_paths), tuple(self.extras_types))
+            key = (name, merged, words, tuple(sorted(named.items())))
+            if key not in kept:
+                kept[key] = read(self, *words, **named)
+            return kept[key]
+
+        setattr(Loader, name, from_memory)
+
+    once("list_available_services")
+    once("load_service_model")
+    once("load_data_with_path")
+
+
+with suppress(ImportError):
+    read_models_once()
 
 #: As the module's own commands have it: without libblkid's cache mkfs.btrfs does not
 #: refuse a UUID that was on another test's device a second ago.

@@ -254,7 +254,7 @@ def _job(job: Mapping[str, Any]) -> Callable[[], object]:
             section,
             cloud_init.identity(source),
             paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             job["stage"],
             seconds=section.boot_wait,
             final=True,

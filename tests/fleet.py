@@ -39,7 +39,7 @@ from typing import (
 
 from botocore.parsers import EC2QueryParser
 
-from cc_kraken.act import last_resort, node_env, step_actions
+from cc_kraken.act import last_resort, node_env, step_actions, udev_rules
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
@@ -68,7 +68,6 @@ from cc_kraken.model import (
     Claim,
     Device,
     FstabLine,
-    Holder,
     Identity,
     Known,
     Look,
@@ -282,16 +281,19 @@ def in_turn(seed: int) -> Iterator[None]:
     state = random.getstate()
     random.seed(seed)
     inside, disk = vars(step_actions), vars(last_resort)
-    before = inside["ThreadPoolExecutor"], disk["write"], node_env.keep
+    rules = vars(udev_rules)
+    before = inside["ThreadPoolExecutor"], disk["write"], node_env.keep, rules["keep"]
     inside["ThreadPoolExecutor"] = InTurn
     disk["write"] = lambda *_: True  # a file for udev
+    rules["keep"] = lambda *_: None  # and another one
     vars(node_env)["keep"] = lambda *_: None  # and one for services
     size = threading.stack_size(STACK)
     try:
         yield
     finally:
         threading.stack_size(size)
-        inside["ThreadPoolExecutor"], disk["write"], vars(node_env)["keep"] = before
+        inside["ThreadPoolExecutor"], disk["write"] = before[:2]
+        vars(node_env)["keep"], rules["keep"] = before[2:]
         random.setstate(state)
 
 
@@ -475,26 +477,13 @@ class MachineObserver:
             (name, volume, "") for volume, name in self.machine.disks.items()
         )
 
-    def close(self) -> None:
-        pass
-
     def volumes_here(self) -> frozenset[str]:
         return frozenset(self.machine.disks)
 
     def volumes_in_use(self) -> frozenset[str]:
         return self.machine.in_use()
 
-    def system_volumes(self) -> frozenset[str]:
-        return frozenset()
-
-    def look(
-        self,
-        instance_id: str,
-        claims: Sequence[Claim],
-        holders: Mapping[str, Holder],
-        *,
-        attached_now: frozenset[str] = frozenset(),
-    ) -> World:
+    def look(self, instance_id: str, claims: Sequence[Claim]) -> World:
         machine, storage = self.machine, self.machine.storage
         devices = {volume: machine.device(volume) for volume in machine.disks}
         looks = {
@@ -513,7 +502,6 @@ class MachineObserver:
         return World(
             instance_id,
             devices=devices,
-            holders=holders,
             looks=looks,
             arrays=arrays,
             array_looks={
@@ -527,7 +515,6 @@ class MachineObserver:
             paths={path: PathState("directory") for path in machine.directories},
             fstab=dict(machine.fstab),
             array_lines=dict(machine.array_lines),
-            attached_now=attached_now,
         )
 
     def _look(self, content: Content) -> Look:
@@ -814,7 +801,7 @@ class Fleet:
             paths,
             told,
             limits,
-            Events(None),
+            Events(None).enter,
             edge,
             ask_tags=stage != "network",
             clock=boot.machine.clock,

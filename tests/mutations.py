@@ -108,8 +108,8 @@ MUTATIONS = (
     change(
         "what most of the reading threads found is forgotten",
         "proof/directio",
-        "for job in jobs for piece in job.result()",
-        "for job in jobs[:1] for piece in job.result()",
+        "for pieces in shares for piece in pieces",
+        "for pieces in shares[:1] for piece in pieces",
         PROBE,
     ),
     change(
@@ -242,7 +242,7 @@ MUTATIONS = (
     change(
         "a set that would not be mounted comes up",
         "config/sets",
-        "            or self._wish.unmountable()\n",
+        "            or self.unmountable()\n",
         "",
         WANTED,
     ),
@@ -264,8 +264,8 @@ MUTATIONS = (
     change(
         "a volume that its holder's system has not let go is called held",
         "decide/attach",
-        'and attachment.state in DETACHING',
-        'and attachment.state in ("detaching",)',
+        'elif states & set(DETACHING):',
+        'elif states & {"detaching"}:',
         DECISION,
     ),
     change(
@@ -383,7 +383,7 @@ MUTATIONS = (
     ),
     change(
         "an array starts without members, unasked",
-        "decide/array_members",
+        "decide/array",
         "state.redundant and case.wanted.allow_degraded and",
         "state.redundant and",
         DECISION,
@@ -440,7 +440,7 @@ MUTATIONS = (
     ),
     change(
         "a mirror with an empty member is created anew",
-        "decide/new_array",
+        "decide/array",
         "if len(blocks) == len(looks) or len(intent) != len(looks):",
         "if len(blocks) == len(looks):",
         DECISION,
@@ -642,7 +642,7 @@ MUTATIONS = (
     ),
     change(
         "an array is made of copies with records of their own",
-        "decide/new_array",
+        "decide/array",
         "    records.check_no_copy(case)\n    if any(",
         "    if any(",
         f"{PROPERTIES}::test_a_record_does_not_permit_to_format_a_copy",
@@ -698,7 +698,7 @@ MUTATIONS = (
     ),
     change(
         "a stranger in a second array of the set is overlooked",
-        "decide/array_members",
+        "decide/array",
         "        if not mine and (array.uuid != uuid or apart):\n",
         "        if array is not world.array(uuid):\n",
         DECISION,
@@ -773,9 +773,8 @@ MUTATIONS = (
     change(
         "a run that hangs is killed",
         "boot/launch",
-        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
-        "        process.kill()\n"
-        "        raise KrakenError(_hangs(process.pid, seconds)) from None",
+        "    except TimeoutError:\n",
+        "    except TimeoutError:\n        process.kill()\n",
         LAUNCH,
     ),
     change(

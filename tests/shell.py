@@ -22,9 +22,9 @@ from pathlib import Path
 import yaml
 
 from tests.chroot import base
-from tests.chroot.ec2 import Machine
+from tests.chroot.ec2 import Machine, api
 from tests.chroot.node import ENVIRONMENT
-from tests.chroot.reader import SECTION, Reader
+from tests.chroot.reader import Reader
 from tests.lab import image
 from tests.lab.image import LabError, ended_by_signals
 from tests.pages import ROOT
@@ -48,6 +48,11 @@ node() {
     local entry
     if [ -n "${1-}" ]; then
         entry=$NODES/$1
+        until [ -f "$entry" ]; do
+            command aws ec2 describe-instances --instance-ids "$1" 2>/dev/null |
+                grep -qE '"Name": "(pending|running)"' || break
+            sleep 1
+        done
     else
         entry=$(ls -t "$NODES"/i-* 2>/dev/null | head -n 1)
     fi
@@ -65,8 +70,8 @@ aws() {
 
 
 class Playground(Reader):
-    """Boots what is launched, at once. ``directory``: an empty one; it gets a script
-    for each instance that runs, which opens a shell on it."""
+    """Boots what is launched, at once, and many at a time. ``directory``: an empty
+    one; it gets a script for each instance that runs, which opens a shell on it."""
 
     #: The package of this tree: the file's name and content.
     package, content = "", b""
@@ -74,7 +79,7 @@ class Playground(Reader):
     def appeared(self, machine: Machine) -> None:
         machine.node.write(f"/root/{self.package}", self.content)
         # Weaker than any file that a guide writes.
-        section = {"kraken": {**SECTION, "enabled": False}}
+        section = {"kraken": {**api(), "enabled": False}}
         machine.node.write("/etc/cc-kraken/conf.d/api.yaml", yaml.safe_dump(section))
         # There is no DNS: sudo asks for the name of its own host.
         name = machine.metadata.facts.hostname
@@ -87,6 +92,8 @@ class Playground(Reader):
         if sys.stdin.isatty():
             argv.append("-i")
         (self.directory / machine.id).write_text(f"exec {shlex.join(argv)}\n")
+        # The end of the shell ends the boot, too.
+        threading.Thread(target=machine.boot, daemon=True).start()
 
     def boot_all(self, ended: threading.Event) -> None:
         while not ended.wait(0.5):

@@ -21,9 +21,6 @@ OPEN_FOR = 30.0
 """Seconds after which a call that nobody sees any trace of has done nothing."""
 
 
-SHOWN = ("prefix", "node_id", "state", "since")
-
-
 @dataclass(frozen=True)
 class Call:
     """One AttachVolume: when it was sent (the run's clock), and whether EC2 has
@@ -73,10 +70,11 @@ class ClaimFile:
 
     def as_status(self) -> Optional[dict[str, str]]:
         """The claim as ``status.json`` shows it."""
-        note = self.note
-        if note is None:
+        if self.note is None:
             return None
-        return {key: getattr(note, key) for key in SHOWN}
+        shown = asdict(self.note)
+        del shown["calls"]
+        return shown
 
     def claim(self, prefix: str, node_id: str) -> None:
         """The node is asked for from now on; of the same node, calls are kept."""
@@ -120,8 +118,6 @@ class ClaimFile:
         self.note = None
         files.remove(self._paths.claim)
 
-    # ---------------------------------------------------------------- on disk
-
     def _save(self) -> None:
         assert self.note is not None
         content = {
@@ -133,8 +129,12 @@ class ClaimFile:
         files.write_json(self._paths.claim, content)
 
     def _load(self) -> Optional[Note]:
-        content = read(self._paths)
-        if content is None or content["instance_id"] != self._instance_id:
+        """The note that this instance has left; None where none can be read."""
+        content = files.read_json(self._paths.claim)
+        try:
+            if not _well_formed(content) or content["instance_id"] != self._instance_id:
+                return None
+        except (AttributeError, KeyError, TypeError, ValueError):
             return None
         moment = self._clock.now()
         same = bool(self._boot) and content["boot"] == self._boot
@@ -142,33 +142,17 @@ class ClaimFile:
             volume: Call(min(call["at"], moment) if same else moment, call["accepted"])
             for volume, call in content["calls"].items()
         }
-        return Note(
-            content["prefix"],
-            content["node_id"],
-            content["state"],
-            content["since"],
-            calls,
-        )
-
-
-def read(paths: Paths) -> Optional[dict[str, Any]]:
-    """The file's content; None where there is none that can be read."""
-    content = files.read_json(paths.claim)
-    try:
-        return content if _well_formed(content) else None
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
+        words = {key: content[key] for key in ("prefix", "node_id", "state", "since")}
+        return Note(**words, calls=calls)
 
 
 def _well_formed(content: Any) -> bool:
-    words: tuple[Any, ...] = tuple(
-        content[key] for key in ("instance_id", "boot", "prefix", "node_id", "since")
-    )
+    words = ("instance_id", "boot", "prefix", "node_id", "since")
     calls = content["calls"].values()
     return (
         content["version"] == 1
         and content["state"] in (CLAIMING, LOCKED, SETTLED, GIVING_BACK)
-        and all(isinstance(word, str) for word in words)
+        and all(isinstance(content[word], str) for word in words)
         and all(isinstance(call["at"], (int, float)) for call in calls)
         and all(isinstance(call["accepted"], bool) for call in calls)
     )

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Callable, Optional, Union
 
-from cc_kraken.act import former_prefix, founding, last_resort, warm_pool
+from cc_kraken.act import founding, last_resort
 from cc_kraken.act.claim_file import ClaimFile
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
+from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import Report
 from cc_kraken.act.step_actions import Carried
@@ -23,14 +24,22 @@ from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.config import creation
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import GiveBack, Lock, Look, Stay, Take
+from cc_kraken.decide.claiming import GiveBack, Lock, Look, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach, Step
 from cc_kraken.decide.world import World
-from cc_kraken.machine import files
+from cc_kraken.machine import devices, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Claim, Identity, KrakenError, Node, Section, Trouble, Volume
+from cc_kraken.model import (
+    Claim,
+    Identity,
+    KrakenError,
+    Node,
+    Section,
+    Trouble,
+    failure,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -40,6 +49,12 @@ AVOIDED = (5.0, 20.0)
 """Seconds, drawn by chance, for which a node that was given back is left alone."""
 UNSURE = ("ec2-unavailable", "ec2-unreachable", "ec2-answer")
 """After these an AttachVolume may have been carried out all the same."""
+STANDBY_EVERY = 10.0
+"""Seconds: has the group taken this instance out of its warm pool?"""
+
+
+class Standby(Exception):
+    """The instance is in a warm pool, and nobody is to wait for it."""
 
 
 class Lost(Exception):
@@ -51,16 +66,6 @@ class Lost(Exception):
     def __init__(self, trouble: Trouble) -> None:
         super().__init__(str(trouble))
         self.trouble = replace(trouble, waits=True)
-
-
-@dataclass(frozen=True)
-class Locked:
-    """The node whose anchor is ours, its volumes as EC2 has just shown them, and the
-    device names of those that this run has attached."""
-
-    node: Node
-    volumes: tuple[Volume, ...]
-    attached: Mapping[str, str]
 
 
 @dataclass
@@ -95,54 +100,90 @@ class Claiming:
         self._strangers: Optional[frozenset[str]] = None
         """Disks here that are of no node of the prefix; None: not looked yet."""
 
-    # ----------------------------------------------------------- to be a node
-
-    def lock(self) -> Locked:
-        """Get the anchor of a node; ``hold_up`` ends this when the time is over."""
+    def lock(self, known: Known) -> Node:
+        """Get the anchor of a node, whose volumes are ``known`` then; ``hold_up`` ends
+        this when the time is over."""
         contradiction = creation.nodes_trouble(self.section)
         if contradiction is not None:
             raise KrakenError(contradiction)
-        warm_pool.stand_by(self.cloud, self.waiting, self.hold_up)
-        me = self.identity.instance_id
-        if former_prefix.given_up(
-            self._file, self.prefix, me, self.cloud, self.observer, self.hold_up
-        ):
-            self._forget()
+        stand_by(self.cloud, self.waiting, self.hold_up)
+        self._give_up_former()
         while True:
             look = until_answered(self._look, self.hold_up)
-            answer = claiming.next_step(look)
-            if isinstance(answer, Lock):
-                return self._locked(look, answer.node_id)
-            if self.dry_run and isinstance(answer, (Take, GiveBack)):
-                return self._planned(look, answer)
-            if isinstance(answer, Take):
-                self._take(look, answer)
-            elif isinstance(answer, GiveBack):
-                self._give_back(look, answer)
-            elif isinstance(answer, Stay):
-                founded = self._stay(look, answer.trouble)
-                if founded is not None:
-                    return founded
-            else:
-                self._forget()
+            node = self._next(look)
+            if node is not None:
+                known.volumes = look.nodes.get(node.node_id, ())
+                for volume_id, device in self._attached.items():
+                    known.attached(volume_id, device)
+                return node
 
-    def _stay(self, look: Look, trouble: Trouble) -> Optional[Locked]:
-        """Found a node where none is free, or wait; what a dry run would found."""
+    def _give_up_former(self) -> None:
+        """Forget the claim to a node of another prefix, when nothing of it is here and
+        no call can bring anything any more.  Raises KrakenError ``claim-two-nodes``."""
+        note = self._file.note
+        if note is None or note.prefix == self.prefix:
+            return
+        me, former = self.identity.instance_id, Node(note.prefix, note.node_id)
+        volumes = until_answered(lambda: self.cloud.volumes(former), self.hold_up)
+        # Not its anchor alone.
+        here = self.observer.volumes_here() & {
+            *note.calls,
+            *(one.id for one in volumes),
+        }
+        here |= {one.id for one in volumes if one.attached_to(me)}
+        if here:
+            raise failure(
+                "claim-two-nodes",
+                f"{me} is {former} ({', '.join(sorted(here))} is attached), and "
+                f"is told to claim a node of {self.prefix}.",
+                "An instance can be one node.",
+                f"Correct the prefix, or detach the volumes of {former} in EC2, then: "
+                "cc-kraken apply.",
+            )
+        while self._is_open():
+            self.hold_up(claiming.unsure(former, me))
+        self._forget()
+
+    def _is_open(self) -> bool:
+        """Whether a call that is noted can still come true."""
+        noted = self._file.noted()
+        return noted is not None and bool(noted.open)
+
+    def _next(self, look: Look) -> Optional[Node]:
+        """One step of a claim; the node when its anchor is ours, or a dry run has said
+        what it would do."""
+        answer = claiming.next_step(look)
+        if isinstance(answer, Lock):
+            return self._locked(look, answer.node_id)
+        if isinstance(answer, Trouble):
+            return self._stay(look, answer)
+        if self.dry_run and isinstance(answer, (Take, GiveBack)):
+            return self._planned(answer)
+        if isinstance(answer, Take):
+            self._take(look, answer)
+        elif isinstance(answer, GiveBack):
+            self._give_back(look, answer)
+        else:
+            self._forget()
+        return None
+
+    def _stay(self, look: Look, trouble: Trouble) -> Optional[Node]:
+        """Found a node where none is free, or wait."""
+        answer: Union[founding.Found, Trouble, None] = None
         try:
             if trouble.kind in claiming.NONE_FREE:
                 answer = founding.next_node(self.creating, look)
-                if isinstance(answer, founding.Found):
-                    return self._found(answer)
-                trouble = answer.trouble if answer is not None else trouble
         except KrakenError as error:
-            trouble = error.trouble
-        self.hold_up(trouble)
+            answer = error.trouble
+        if isinstance(answer, founding.Found):
+            return self._found(answer)
+        self.hold_up(answer or trouble)
         return None
 
-    def _found(self, found: founding.Found) -> Optional[Locked]:
+    def _found(self, found: founding.Found) -> Optional[Node]:
         if self.dry_run:
             self.notes = (f"would found {found.node}, and claim it",)
-            return Locked(found.node, self.creating.shown(found.node), {})
+            return found.node
         LOG.info("founding %s: its volumes are created", found.node)
         self._check_time(found.node)
         for trouble in self._carry_out(*found.steps).troubles.values():
@@ -172,7 +213,7 @@ class Claiming:
             tuple(volumes),
             here=here,
             used=self.observer.volumes_in_use(),
-            system=self.observer.system_volumes(),
+            system=devices.root_volumes(self.paths),
             avoided=frozenset(avoided),
             noted=self._file.noted(),
             late=self.waiting.elapsed() >= self.section.boot_wait,
@@ -203,8 +244,7 @@ class Claiming:
             self.hold_up(trouble)
             return
         # An earlier call may have brought it here: the next look tells.
-        noted = self._file.noted()
-        if noted is None or not noted.open:
+        if not self._is_open():
             self._forget()
             self._avoided[answer.node_id] = self.clock.now() + STRUCK_OUT
             return
@@ -263,7 +303,7 @@ class Claiming:
         self._strangers = None
         self.report.claim(None)
 
-    def _locked(self, look: Look, node_id: str) -> Locked:
+    def _locked(self, look: Look, node_id: str) -> Node:
         note = self._file.note
         if note is None or note.node_id != node_id:
             self._file.claim(self.prefix, node_id)
@@ -271,10 +311,9 @@ class Claiming:
             used = any(volume.id in look.used for volume in look.ours(node_id))
             self._file.enter(claiming.SETTLED if used else claiming.LOCKED)
         self.report.claim(self._file.as_status())
-        node = Node(self.prefix, node_id)
-        return Locked(node, look.nodes.get(node_id, ()), dict(self._attached))
+        return Node(self.prefix, node_id)
 
-    def _planned(self, look: Look, answer: Union[Take, GiveBack]) -> Locked:
+    def _planned(self, answer: Union[Take, GiveBack]) -> Node:
         """What a dry run says instead of doing it."""
         node = Node(self.prefix, answer.node_id)
         if isinstance(answer, Take):
@@ -282,9 +321,7 @@ class Claiming:
         else:
             text = f"would give {node} back ({', '.join(answer.volume_ids) or 'noted'})"
         self.notes = (text,)
-        return Locked(node, look.nodes.get(answer.node_id, ()), {})
-
-    # ---------------------------------------------------- to keep it, or not
+        return node
 
     @property
     def settled(self) -> bool:
@@ -321,6 +358,23 @@ class Claiming:
             return [_without_use(plan, missing) for plan in plans]
         self._enter(claiming.SETTLED)
         return list(plans)
+
+
+def stand_by(
+    cloud: Cloud, waiting: Waiting, hold_up: Callable[[Trouble], None]
+) -> None:
+    """Claim nothing in the warm pool of an Auto Scaling group: the instance may be
+    stopped there for days.  Raises :class:`Standby`."""
+    stood = False
+    while until_answered(cloud.lifecycle, hold_up).startswith("Warmed:"):
+        if not waiting.limits.background or waiting.clock.stopped:
+            raise Standby
+        stood = True
+        waiting.report.standby(True)
+        waiting.clock.sleep(STANDBY_EVERY)
+    if stood:
+        waiting.report.standby(False)
+        waiting.begun = waiting.clock.now()
 
 
 def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:

@@ -16,7 +16,7 @@ from cc_kraken.act.waiting import stopped
 from cc_kraken.cloud.protocol import LIMIT, TOKEN_BURNED, Cloud
 from cc_kraken.config import sets, tags
 from cc_kraken.decide import creating
-from cc_kraken.decide.creating import Answer, Begun, Create, Nothing, Refuse, Wait
+from cc_kraken.decide.creating import Answer, Begun, Create, Wait
 from cc_kraken.decide.plan import FAILED, PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import CreateVolumes
 from cc_kraken.machine.clock import Clock
@@ -58,7 +58,7 @@ class _Progress:
         return {member: one.id for member, one in self.made.items()}
 
 
-Todo = Union[CreateVolumes, Wait, Refuse, Nothing]
+Todo = Union[CreateVolumes, Wait, Trouble, None]
 
 
 @dataclass
@@ -105,10 +105,11 @@ class Creating:
                 trouble=None,
                 outcomes=(f"this adds {answer.monthly}", _afterwards(answer)),
             )
-        if isinstance(answer, Nothing) or plan.steps:
+        if answer is None or plan.steps:
             return plan
-        state = PENDING if answer.trouble.waits else FAILED
-        return replace(plan, state=state, trouble=answer.trouble)
+        trouble = answer.trouble if isinstance(answer, Wait) else answer
+        state = PENDING if trouble.waits else FAILED
+        return replace(plan, state=state, trouble=trouble)
 
     def next_step(self, node: Node, claim: Claim, claims: Sequence[Claim]) -> Todo:
         """What is to be done for one set; asks EC2 where an answer is due."""
@@ -181,8 +182,6 @@ class Creating:
         volumes = self.cloud.marked_volumes()
         self._answers.append(Answer(asked, self.clock.now(), volumes))
         del self._answers[:-MOST_ANSWERS]
-
-    # ------------------------------------------------------- what EC2 is asked for
 
     def create(self, step: CreateVolumes) -> None:
         """Carry out the step, one member after the other, and note each."""

@@ -122,19 +122,17 @@ class Executor(StepActions):
                 return
             try:
                 self._one(step)
+                continue
             except KrakenError as error:
-                self._note(name, step, error.trouble)
-                return
+                trouble = error.trouble
             except Exception as error:
                 LOG.exception("%s: cannot %s", name, step, extra=of_set(name))
-                self._note(name, step, _fault(str(step), error))
-                return
-
-    def _note(self, name: str, step: Step, trouble: Trouble) -> None:
-        # What cannot be grown is mounted and serves as it is.
-        growing = step.phase == GROW
-        troubles = self._carried.not_grown if growing else self._carried.troubles
-        troubles[name] = trouble
+                trouble = _fault(str(step), error)
+            # What cannot be grown is mounted and serves as it is.
+            growing = step.phase == GROW
+            troubles = self._carried.not_grown if growing else self._carried.troubles
+            troubles[name] = trouble
+            return
 
     def _one(self, step: Step) -> None:
         if step.phase not in OF_CLOUD:

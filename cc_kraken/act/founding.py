@@ -13,10 +13,10 @@ from typing import Optional, Union
 from cc_kraken.act.creating import Creating, wants
 from cc_kraken.config import creation, sets
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import Look, Stay
-from cc_kraken.decide.creating import Refuse, Wait
+from cc_kraken.decide.claiming import Look
+from cc_kraken.decide.creating import Wait
 from cc_kraken.decide.steps import CreateVolumes
-from cc_kraken.model import Claim, Node, Trouble
+from cc_kraken.model import Node, Trouble
 
 OLDEST = 120.0
 """Seconds for which it is believed that a node is in another zone."""
@@ -30,17 +30,11 @@ class Found:
     steps: tuple[CreateVolumes, ...]
 
 
-@dataclass(frozen=True)
-class _Skip:
-    """Nothing can be founded here; the trouble is told if there is no other node."""
+def next_node(creating: Creating, look: Look) -> Union[Found, Trouble, None]:
+    """The first listed node that can be founded, or why it is awaited; where there is
+    none, why.
 
-    trouble: Optional[Trouble] = None
-
-
-def next_node(creating: Creating, look: Look) -> Union[Found, Stay, None]:
-    """The first listed node that can be founded, or that is about to be there.
-
-    None: there is none.  Raises KrakenError where EC2 cannot be asked.
+    None: nothing more is to be said.  Raises KrakenError where EC2 cannot be asked.
     """
     listed = [
         node_id
@@ -53,18 +47,20 @@ def next_node(creating: Creating, look: Look) -> Union[Found, Stay, None]:
     refused: Optional[Trouble] = None
     for node_id in listed:
         answer = _judge(creating, look, Node(look.prefix, node_id))
-        if not isinstance(answer, _Skip):
+        if isinstance(answer, Found) or (answer is not None and answer.waits):
             return answer
-        refused = refused or answer.trouble
+        refused = refused or answer
     # Another node may become free in the meantime.
-    return None if refused is None else Stay(replace(refused, waits=True))
+    return refused and replace(refused, waits=True)
 
 
-def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Stay, _Skip]:
+def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Trouble, None]:
+    """One node: found it, wait for what the trouble says, or (None, or a trouble
+    that time does not cure) try the next."""
     here = {volume.id: volume for volume in look.nodes.get(node.node_id, ())}
     every = {**{volume.id: volume for volume in creating.shown(node)}, **here}
     if any(volume.zone != look.zone for volume in every.values()):
-        return _Skip()
+        return None
     claims = sets.claims(
         look.section, node, look.zone, tuple(every.values()), look.declared, look.system
     ).claims
@@ -73,29 +69,18 @@ def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Stay, _Sk
     for claim in claims:
         if not claim.wanted.declared or claim.trouble is None:
             continue
-        answer = _of_set(creating, node, claim, claims)
-        if isinstance(answer, _Skip):
-            return answer
-        if isinstance(answer, Stay):
+        if claim.trouble.kind == "volume-creating":
+            awaited.append(claim.trouble)
+            continue
+        if not wants(claim):
+            return None
+        answer = creating.next_step(node, claim, claims)
+        if isinstance(answer, CreateVolumes):
+            steps.append(answer)
+        elif isinstance(answer, Wait):
             awaited.append(answer.trouble)
         else:
-            steps.append(answer)
+            return answer
     if steps:
         return Found(node, tuple(steps))
-    return Stay(awaited[0]) if awaited else _Skip()
-
-
-def _of_set(
-    creating: Creating, node: Node, claim: Claim, claims: tuple[Claim, ...]
-) -> Union[CreateVolumes, Stay, _Skip]:
-    assert claim.trouble is not None
-    if claim.trouble.kind == "volume-creating":
-        return Stay(claim.trouble)
-    if not wants(claim):
-        return _Skip()
-    answer = creating.next_step(node, claim, claims)
-    if isinstance(answer, CreateVolumes):
-        return answer
-    if isinstance(answer, Wait):
-        return Stay(answer.trouble)
-    return _Skip(answer.trouble if isinstance(answer, Refuse) else None)
+    return awaited[0] if awaited else None

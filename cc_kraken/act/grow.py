@@ -42,9 +42,6 @@ def read_only(mount: Mount) -> bool:
         return False
 
 
-# ----------------------------------------------------------------- enlarging
-
-
 def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> None:
     """Let an array use ``room`` bytes of each of ``members``, all of its own.
 
@@ -52,9 +49,14 @@ def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> N
     """
     _check_members(paths, found, members)
     if found.state == UNWRITTEN:
-        # md changes no size before the first write; what is mounted on it is
-        # about to do one.
-        found = _written(paths, found)
+        # md changes no size before the first write, which may come meanwhile from
+        # what is mounted on it.
+        try:
+            md.read_write(found)
+        except KrakenError:
+            if _now(paths, found).state == UNWRITTEN:
+                raise
+        found = _now(paths, found)
     if found.degraded or found.action != "idle" or found.state not in WORKING:
         raise _refused(
             found.path,
@@ -63,29 +65,13 @@ def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> N
             "It must be whole and in step before it grows.",
         )
     md.grow(found)
-    now = _again(paths, found)
-    if room - now.component >= LEAST:
-        raise _failed(found.path, f"still uses {gib(now.component)} of each member")
+    used = _now(paths, found).component
+    if room - used >= LEAST:
+        raise _failed(found.path, f"still uses {gib(used)} of each member")
 
 
-def _written(paths: Paths, found: Array) -> Array:
-    """The array, once it may be written to; the first write may come first."""
-    try:
-        md.read_write(found)
-    except KrakenError:
-        now = _again(paths, found)
-        if now.state == UNWRITTEN:
-            raise
-        return now
-    return _again(paths, found)
-
-
-def _again(paths: Paths, found: Array) -> Array:
-    """The array as it is now."""
-    for one in md.scan(paths):
-        if one.name == found.name:
-            return one
-    return found
+def _now(paths: Paths, found: Array) -> Array:
+    return preconditions.array_now(paths, found, used=True)
 
 
 def filesystem(

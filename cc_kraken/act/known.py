@@ -94,12 +94,7 @@ class Known:
         attachment = Attachment(self.instance_id, device, "attaching")
         self.attached_now.add(volume_id)
         self._accepted[volume_id] = (self.clock.now(), attachment)
-        self.volumes = tuple(
-            replace(volume, state="in-use", attachments=(attachment,))
-            if volume.id == volume_id
-            else volume
-            for volume in self.volumes
-        )
+        self.volumes = tuple(self._believed(volume) for volume in self.volumes)
 
     def detached(self, volume_ids: Iterable[str]) -> None:
         self.attached_now.difference_update(volume_ids)

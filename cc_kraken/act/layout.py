@@ -62,8 +62,6 @@ def save(
         "claim": status.get("claim"),
         "sets": kept,
     }
-    files.make_directories(paths.state)
-    files.write_atomic(paths.checked, section.sources.encode(), 0o644)
     return files.write_json(paths.layout, content)
 
 
@@ -155,13 +153,12 @@ def present(paths: Paths, layout: Mapping[str, Any]) -> bool:
 def copies(paths: Paths, layout: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A set and a warning for each copy of its volumes that udev has seen here."""
     own = {volume for entry in layout["sets"].values() for volume in entry["volumes"]}
+    own |= devices.root_volumes(paths)
     others = {
         name: volume
         for name, volume in devices.claimed(paths).items()
         if volume not in own
     }
-    system = devices.root_volumes(paths) if others else frozenset()
-    others = {name: one for name, one in others.items() if one not in system}
     if not others:
         return []
     # Here, so that a boot without any other disk imports none of it.

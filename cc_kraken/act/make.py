@@ -24,7 +24,7 @@ import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -172,7 +172,7 @@ class Held:
     def check_record(self, record: Record) -> None:
         """This very record lies at its place."""
         present = self.read(preconditions.place_of(self.target, record), BLOCK)
-        if present != preconditions.encode(record):
+        if present != records_module.encode(record):
             there = refusals.describe_block(present)
             raise refusals.record(self.target, there, "its own intent record")
 
@@ -303,7 +303,7 @@ def _at_place(
 ) -> Iterator[tuple[Held, bytes, bytes]]:
     """The volume, open to be written; the block of its record; and what lies at its
     place.  A member may be held by md: that place lies before the data."""
-    block = preconditions.encode(record)
+    block = records_module.encode(record)
     preconditions.check_place(device, record, place)
     used = place == MEMBER_PLACE
     with held(paths, device) as disk:
@@ -443,7 +443,7 @@ def stop_array(paths: Paths, array: Array, volumes: Pairs) -> None:
             disk.check_record(record)
             _check_half_made(disk)
         members = [device for device, _ in volumes]
-        now = preconditions.check_array_unused(paths, array, members)
+        now = preconditions.array_now(paths, array, members)
         if now.running:
             with held(paths, array) as whole:
                 look = whole.look()
@@ -652,18 +652,10 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
             # Each write is synchronous: what shows a filesystem goes first.
             disk.zero(superblock.FILESYSTEMS)
             disk.zero((*places.places(device.size), *own))
-            _forget_partitions(disk)
+            with suppress(OSError):  # of a device that takes no partitions
+                disk.ioctl(_BLKRRPART, 0)
             look = disk.look()
             if isinstance(look.content, Known):
                 raise refusals.made_otherwise(
                     device.path, look.content, "nothing that is known"
                 )
-
-
-def _forget_partitions(disk: Held) -> None:
-    try:
-        disk.ioctl(_BLKRRPART, 0)
-    except OSError as error:
-        # EINVAL: a device that takes no partitions.
-        if error.errno != errno.EINVAL:
-            LOG.debug("BLKRRPART: %s", error)

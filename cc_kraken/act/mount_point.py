@@ -33,15 +33,14 @@ def mount(
     is not mounted then, unless the text says so.
     """
     with mount_points.opened(step.path) as descriptor:
-        directory = _Directory(paths, descriptor)
         _check_files(mount_points.entries(descriptor), step)
-        _check_place(directory.look(), step)
-        _mount(target.path, directory, step)
+        _check_place(_look(paths, descriptor), step)
+        _mount(target.path, descriptor, step)
         try:
-            _check_place(directory.look(), step, target.path)
+            _check_place(_look(paths, descriptor), step, target.path)
             verify(paths, target, volumes, step.path)
         except KrakenError as error:
-            left = _take_back(target.path, directory, step)
+            left = _take_back(paths, target.path, descriptor, step)
             found = f"{error.trouble.found}{left}"
             raise KrakenError(replace(error.trouble, found=found)) from error
 
@@ -74,24 +73,14 @@ class _Look:
     below: tuple[Mount, ...]
 
 
-@dataclass(frozen=True)
-class _Directory:
-    paths: Paths
-    descriptor: int
-
-    def look(self) -> _Look:
-        link = os.path.join(self.paths.proc, "self/fd", str(self.descriptor))
-        place = os.readlink(link)
-        inside = mountinfo.mount_number(self.paths, self.descriptor)
-        tree = mountinfo.tree(self.paths)
-        # Its own root, where something was mounted before it was opened.
-        upon: list[Mount] = [
-            line.mount
-            for line in tree.lines
-            if line.id == inside and line.mount.path == place
-        ]
-        upon += [line.mount for line in tree.stack(inside, place)]
-        return _Look(place, tuple(upon), tree.below(inside, place))
+def _look(paths: Paths, descriptor: int) -> _Look:
+    place = os.readlink(os.path.join(paths.proc, "self/fd", str(descriptor)))
+    inside = mountinfo.mount_number(paths, descriptor)
+    tree = mountinfo.tree(paths)
+    # Its own root, where something was mounted before it was opened.
+    own = [one for one in tree.mounts if one.id == inside and one.path == place]
+    upon = (*own, *tree.stack(inside, place))
+    return _Look(place, upon, tree.below(inside, place))
 
 
 def _check_files(names: Sequence[str], step: MountFilesystem) -> None:
@@ -125,12 +114,12 @@ def _check_place(here: _Look, step: MountFilesystem, source: str = "") -> None:
         raise KrakenError(seen.hides(step.path, step.set, here.below))
 
 
-def _mount(source: str, directory: _Directory, step: MountFilesystem) -> None:
+def _mount(source: str, descriptor: int, step: MountFilesystem) -> None:
     chosen = ["-o", ",".join(step.options)] if step.options else []
-    there = f"/proc/self/fd/{directory.descriptor}/."
+    there = f"/proc/self/fd/{descriptor}/."
     argv = ["mount", "--no-canonicalize", "-t", step.type, *chosen, source, there]
     # No timeout: a mount can replay a long journal.
-    finished = command.run(argv, timeout=None, pass_fds=(directory.descriptor,))
+    finished = command.run(argv, timeout=None, pass_fds=(descriptor,))
     if finished.code == 0:
         return
     repair = registry.of(step.type).repair
@@ -146,10 +135,12 @@ def _mount(source: str, directory: _Directory, step: MountFilesystem) -> None:
     )
 
 
-def _take_back(source: str, directory: _Directory, step: MountFilesystem) -> str:
+def _take_back(
+    paths: Paths, source: str, descriptor: int, step: MountFilesystem
+) -> str:
     """Unmount what was mounted a moment ago, and nothing else; what is to be said
     where it stays."""
-    here = directory.look()
+    here = _look(paths, descriptor)
     if not here.upon:
         return ""
     top = here.upon[-1]
@@ -159,10 +150,9 @@ def _take_back(source: str, directory: _Directory, step: MountFilesystem) -> str
         return f" {source} stays mounted at {here.place}, below {seen.brief(top)}."
     # By its parent, which no umount(8) can mistake: a mount point is not renamed.
     name = os.path.basename(here.place)
-    there = f"/proc/self/fd/{directory.descriptor}/../{name}"
-    finished = command.run(
-        ["umount", "--no-canonicalize", there], pass_fds=(directory.descriptor,)
-    )
+    there = f"/proc/self/fd/{descriptor}/../{name}"
+    argv = ["umount", "--no-canonicalize", there]
+    finished = command.run(argv, pass_fds=(descriptor,))
     if finished.code == 0:
         return ""
     said = finished.said.replace(there, here.place)

@@ -60,8 +60,11 @@ def content(status: Mapping[str, Any]) -> tuple[str, list[str]]:
         if odd:
             what = f"{quoted(value)} has the character {odd}"
             notes.append(f"node.env has no {name}: {what}.")
+        elif PLAIN.fullmatch(value):
+            lines.append(f"{name}={value}\n")
         else:
-            lines.append(f"{name}={_written(value)}\n")
+            escaped = SPECIAL.sub(r"\\\1", value)
+            lines.append(f'{name}="{escaped}"\n')
     return "".join(lines), notes
 
 
@@ -95,9 +98,3 @@ def _paths(
         elif sets[alike[0]]["mount_path"]:
             found[variable] = sets[alike[0]]["mount_path"]
     return found
-
-
-def _written(value: str) -> str:
-    if PLAIN.fullmatch(value):
-        return value
-    return '"' + SPECIAL.sub(r"\\\1", value) + '"'

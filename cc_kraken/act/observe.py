@@ -37,7 +37,6 @@ from cc_kraken.model import (
     Content,
     Device,
     FstabLine,
-    Holder,
     Known,
     KrakenError,
     Layer,
@@ -60,8 +59,6 @@ NO_ANSWER = 60.0
 WATCH_EVERY = 1.0
 ACCOUNTS_EVERY = 1.0
 """Seconds: is the user there that a set waits for?"""
-Job = tuple[str, Callable[[], Look]]
-"""The path of a device, and what looks at it."""
 
 
 class Observer:
@@ -92,18 +89,8 @@ class Observer:
             if device.mounted or device.swap or set(device.holders) - idle
         )
 
-    def system_volumes(self) -> frozenset[str]:
-        return devices.root_volumes(self.paths)
-
-    def look(
-        self,
-        instance_id: str,
-        claims: Sequence[Claim],
-        holders: Mapping[str, Holder],
-        *,
-        attached_now: frozenset[str] = frozenset(),
-    ) -> World:
-        """Everything that a decision on ``claims`` may rest on."""
+    def look(self, instance_id: str, claims: Sequence[Claim]) -> World:
+        """Everything on this machine that a decision on ``claims`` may rest on."""
         scanned = devices.scan(self.paths)
         lines = fstab.parse(fstab.read(self.paths))
         ours = frozenset(volume.id for claim in claims for volume in claim.volumes)
@@ -117,7 +104,6 @@ class Observer:
                 for volume, group in scanned.duplicates.items()
             },
             system_volumes=devices.root_volumes(self.paths),
-            holders=holders,
             mounts=mounted,
             former=self._former_paths(instance_id, lines),
             fstab={line.set: line for line in reversed(lines) if line.set},
@@ -131,9 +117,8 @@ class Observer:
             arrays_seen=array_history.load(self.paths, instance_id),
             accounts=_accounts(claims),
             missing_programs=_missing_programs(claims),
-            attached_now=attached_now,
+            paths=_paths(claims),
         )
-        world = replace(world, paths=_paths(claims))
         twins = [disk for group in scanned.duplicates.values() for disk in group]
         return self._contents(world, claims, [*scanned.by_volume.values(), *twins])
 
@@ -165,8 +150,6 @@ class Observer:
             read_only=grow.read_only(mount),
         )
 
-    # ---- contents
-
     def _contents(
         self, world: World, claims: Sequence[Claim], disks: Sequence[Device]
     ) -> World:
@@ -180,16 +163,22 @@ class Observer:
         in_use = {
             volume for mounted in world.mounts for volume in mounted.volumes or ()
         }
-        jobs = {
-            volume.id: self._job(
-                world.devices[volume.id], claim, volume.id in in_use, {}
-            )
+        asked = [
+            (world.devices[volume.id], claim)
             for claim in there
             # A bare attachment of a volume that nobody asks to use is not read.
             if claim.wanted.members > 1 or claim.wanted.fs_type is not None
             for volume in claim.volumes
-        }
-        looks = self._side_by_side(jobs)
+        ]
+        found = self._side_by_side(
+            {
+                disk.path: partial(
+                    self._look_at, disk, claim, disk.volume_id in in_use, {}
+                )
+                for disk, claim in asked
+            }
+        )
+        looks = {disk.volume_id: found[disk.path] for disk, _ in asked}
         known = _with_uuids(md.scan(self.paths), looks, world.devices)
         return self._arrays(replace(world, looks=looks, arrays=known), there, disks)
 
@@ -211,39 +200,37 @@ class Observer:
                     if head is not None:
                         heads[uuid] = head
         array_jobs = {
-            uuid: self._job(array, claim, bool(array.mounted), looks)
-            for uuid, (array, claim) in running.items()
+            array.path: partial(self._look_at, array, claim, bool(array.mounted), looks)
+            for array, claim in running.values()
         }
         places = signatures.places(self.paths, disks, world.arrays)
-        own = {array.path for array, _ in running.values()}
         jobs = {
-            path: (path, partial(signatures.ask, path))
+            path: partial(signatures.ask, path)
             for path, volumes in places.items()
-            if path not in own and not set(volumes) <= set(looks)
+            if path not in array_jobs and not set(volumes) <= set(looks)
         }
         found = self._side_by_side({**array_jobs, **jobs})
-        by_path = {world.devices[volume].path: look for volume, look in looks.items()}
-        by_path.update((running[key][0].path, found[key]) for key in running)
-        by_path.update((path, found[path]) for path in jobs)
-        array_looks = {uuid: found[uuid] for uuid in running}
+        array_looks = {uuid: found[array.path] for uuid, (array, _) in running.items()}
         self._seen = {**looks, **array_looks}
-        return replace(
-            world,
-            array_looks=array_looks,
-            heads=heads,
-            signatures=_signatures(places, by_path),
+        found.update((world.devices[one].path, look) for one, look in looks.items())
+        shown = {path: found[path].content for path in places if path in found}
+        uuids = tuple(
+            Signature(places[path], path, content.type, content.uuid)
+            for path, content in shown.items()
+            if isinstance(content, Known) and content.uuid
         )
+        return replace(world, array_looks=array_looks, heads=heads, signatures=uuids)
 
-    def _side_by_side(self, jobs: Mapping[str, Job]) -> dict[str, Look]:
-        """What each finds on its device.  One that answers no read is given
+    def _side_by_side(self, jobs: Mapping[str, Callable[[], Look]]) -> dict[str, Look]:
+        """What each finds on its device, by path.  One that answers no read is given
         up, its thread left behind: the other sets do not wait for it, and it
         is not looked at again before that thread has ended."""
         found = {
-            key: _no_answer(path)
-            for key, (path, _) in jobs.items()
-            if key in self._hung and not self._hung[key].done()
+            path: _no_answer(path)
+            for path in jobs
+            if path in self._hung and not self._hung[path].done()
         }
-        todo = [key for key in jobs if key not in found]
+        todo = [path for path in jobs if path not in found]
         if not todo:
             return found
         slots = threading.Semaphore(WORKERS)
@@ -253,40 +240,31 @@ class Observer:
                 return look()
 
         pool = ThreadPoolExecutor(len(todo), thread_name_prefix="kraken-look")
-        at_work = {key: pool.submit(in_turn, jobs[key][1]) for key in todo}
+        at_work = {path: pool.submit(in_turn, jobs[path]) for path in todo}
         while at_work:
             wait(at_work.values(), WATCH_EVERY, FIRST_COMPLETED)
-            for key, job in list(at_work.items()):
-                path = jobs[key][0]
+            for path, job in list(at_work.items()):
                 if job.done():
-                    found[key] = job.result()
+                    found[path] = job.result()
                 elif directio.waiting(path) >= NO_ANSWER:
-                    found[key] = _no_answer(path)
-                    self._hung[key] = job
+                    found[path] = _no_answer(path)
+                    self._hung[path] = job
                     slots.release()  # the next one takes its place
                 else:
                     continue
-                del at_work[key]
+                del at_work[path]
         pool.shutdown(wait=False)
-        return {key: found[key] for key in jobs}
-
-    def _job(
-        self, target: Layer, claim: Claim, in_use: bool, members: Mapping[str, Look]
-    ) -> Job:
-        return target.path, partial(self._look_at, target, claim, in_use, members)
+        return found
 
     def _look_at(
         self, target: Layer, claim: Claim, in_use: bool, members: Mapping[str, Look]
     ) -> Look:
         """``members``: what was found on those of an array, where its record lies."""
+        ask = partial(
+            probe.look, target.path, volume_id=target.volume_id, full=self.full
+        )
         try:
-            look = probe.look(
-                target.path,
-                volume_id=target.volume_id,
-                full=self.full,
-                in_use=in_use,
-                seen=self._seen.get(target.key),
-            )
+            look = ask(in_use=in_use, seen=self._seen.get(target.key))
             records = [members[volume.id].record for volume in claim.volumes if members]
             record = next((one for one in [look.record, *records] if one), None)
             if record is not None:
@@ -294,31 +272,17 @@ class Observer:
                 look = half_made.look(
                     self.paths, target, record, options, look, full=self.full
                 )
-            refused = target.volume_id and self._refused(look, claim)
-            if refused and not look.fingerprint:
-                look = probe.look(
-                    target.path,
-                    volume_id=target.volume_id,
-                    full=self.full,
-                    fingerprint=True,
-                )
-            return self._with_partitions(look, target)
-        except (KrakenError, OSError) as error:
-            return Look(Unknown(str(error)))
-
-    def _with_partitions(self, look: Look, whole: Layer) -> Look:
-        found = look.content
-        if not isinstance(found, Known) or found.type not in partitions.TABLES:
+            if target.volume_id and not look.fingerprint and _refused(look, claim):
+                look = ask(fingerprint=True)
+            shown = look.content
+            if isinstance(shown, Known) and shown.type in partitions.TABLES:
+                inside = partitions.inside(self.paths, target)
+                look = replace(look, content=replace(shown, inside=inside))
             return look
-        inside = partitions.inside(self.paths, whole)
-        return replace(look, content=replace(found, inside=inside))
-
-    def _refused(self, look: Look, claim: Claim) -> bool:
-        """Whether a person may want to name this content in ``overwrite``."""
-        if not isinstance(look.content, Known):
-            return False
-        wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
-        return look.content.type != wanted
+        except KrakenError as error:
+            return Look(Unknown(str(error)))
+        except OSError as error:
+            return Look(Unknown(f"{target.path}: {error.strerror}", unread=True))
 
     def _head(
         self, uuid: str, blocks: Mapping[str, MdSuperblock], found: Mapping[str, Device]
@@ -332,20 +296,15 @@ class Observer:
         return None
 
 
-def _signatures(
-    places: Mapping[str, tuple[str, ...]], found: Mapping[str, Look]
-) -> tuple[Signature, ...]:
-    contents = [(path, found[path].content) for path in places if path in found]
-    return tuple(
-        Signature(places[path], path, content.type, content.uuid)
-        for path, content in contents
-        if isinstance(content, Known) and content.uuid
-    )
+def _refused(look: Look, claim: Claim) -> bool:
+    """Whether a person may want to name this content in ``overwrite``."""
+    wanted = MD_MEMBER if claim.wanted.members > 1 else claim.wanted.fs_type
+    return isinstance(look.content, Known) and look.content.type != wanted
 
 
 def _no_answer(path: str) -> Look:
     reason = f"{path} has not answered a read for {NO_ANSWER:.0f} s"
-    return Look(Unknown(reason, silent=True))
+    return Look(Unknown(reason, unread=True))
 
 
 def _with_uuids(

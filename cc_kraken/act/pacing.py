@@ -26,9 +26,9 @@ class Backoff:
     """Intervals in seconds: ``first``, then longer by ``growth`` each time up
     to ``longest``; each drawn between half of that and all of it."""
 
-    first: float
-    growth: float
-    longest: float
+    first: float = FIRST_RETRY
+    growth: float = RETRY_GROWTH
+    longest: float = LONGEST_RETRY
 
     def __post_init__(self) -> None:
         self._next = self.first
@@ -44,8 +44,8 @@ class Backoff:
 
 
 @dataclass(frozen=True)
-class Held:
-    """Something that has to wait for ``until`` (the clock's seconds)."""
+class Delay:
+    """What a set has to wait for, and ``until`` when (the clock's seconds)."""
 
     until: float
     trouble: Trouble
@@ -60,20 +60,20 @@ class PutOff:
 
     def __init__(self) -> None:
         self._backoffs: dict[str, Backoff] = {}
-        self._held: dict[str, Held] = {}
-        self._throttle = _backoff()
-        self._throttled: Optional[Held] = None
+        self._held: dict[str, Delay] = {}
+        self._throttle = Backoff()
+        self._throttled: Optional[Delay] = None
 
     def hold(self, name: str, trouble: Trouble, now: float) -> None:
         """This set not before its next interval is over."""
-        backoff = self._backoffs.setdefault(name, _backoff())
-        self._held[name] = Held(now + backoff.interval(), trouble)
+        backoff = self._backoffs.setdefault(name, Backoff())
+        self._held[name] = Delay(now + backoff.interval(), trouble)
 
     def throttle(self, trouble: Trouble, now: float, *, begun: bool) -> None:
         """No set before the next interval is over.  ``begun``: this instance has some
         of its volumes."""
         self._throttle.longest = LONGEST_BEGUN if begun else LONGEST_RETRY
-        self._throttled = Held(now + self._throttle.interval(), trouble)
+        self._throttled = Delay(now + self._throttle.interval(), trouble)
 
     def progress(self, name: str) -> None:
         """EC2 has accepted what was asked for this set."""
@@ -88,7 +88,7 @@ class PutOff:
         """EC2 has throttled, and has not accepted anything since."""
         return self._throttled is not None
 
-    def held(self, name: str) -> Optional[Held]:
+    def held(self, name: str) -> Optional[Delay]:
         """What the set was put off with, also when that is over."""
         found = [one for one in (self._held.get(name), self._throttled) if one]
         return max(found, key=lambda one: one.until) if found else None
@@ -97,7 +97,3 @@ class PutOff:
         """The moment from which the set may be asked for."""
         held = self.held(name)
         return held.until if held is not None else 0.0
-
-
-def _backoff() -> Backoff:
-    return Backoff(FIRST_RETRY, RETRY_GROWTH, LONGEST_RETRY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Optional
 
 from cc_kraken.act.report import DONE, FAILED, PENDING, Report, error
 from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
@@ -49,17 +49,6 @@ def update(
             "uuid": plan.filesystem.uuid,
             "label": plan.filesystem.label,
         }
-    _update_state(entry, plan, held, dry_run)
-    pending = plan.trouble is not None and plan.trouble.kind == "owner-pending"
-    entry["owner"] = _owner(claim) if pending else None
-    report.notes(plan.name, plan.notes)
-    for text in plan.warnings:
-        report.warn(f"{plan.name}: {text}", plan.name)
-
-
-def _update_state(
-    entry: dict[str, Any], plan: Plan, held: Optional[Trouble], dry_run: bool
-) -> None:
     trouble = plan.trouble
     refused = trouble is not None and not trouble.waits
     entry["error"] = error(trouble) if trouble and refused else None
@@ -71,12 +60,14 @@ def _update_state(
     elif to_come(plan) and trouble is None:
         entry["state"] = PENDING
         entry["reason"] = str(held) if held else f"to do: {plan.steps[0]}"
-
-
-def _owner(claim: Claim) -> dict[str, object]:
-    """What cc-kraken wait needs to settle the owner by itself."""
-    wish = claim.wanted
-    return {"owner": wish.owner, "group": wish.group, "mode": wish.mode}
+    entry["owner"] = None
+    if trouble is not None and trouble.kind == "owner-pending":
+        # What cc-kraken wait needs to settle it by itself.
+        wish = claim.wanted
+        entry["owner"] = {"owner": wish.owner, "group": wish.group, "mode": wish.mode}
+    report.notes(plan.name, plan.notes)
+    for text in plan.warnings:
+        report.warn(f"{plan.name}: {text}", plan.name)
 
 
 def log_planned(plans: Sequence[Plan]) -> str:

@@ -7,7 +7,6 @@ itself.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 from typing import Optional
@@ -69,7 +68,6 @@ def check_unused(paths: Paths, device: Layer, *, partitions: bool = False) -> No
         raise refusals.in_use(device, ", ".join(uses))
 
 
-@functools.singledispatch
 def check_layer(
     target: Layer,
     paths: Paths,
@@ -78,45 +76,28 @@ def check_layer(
     used: bool = False,
 ) -> None:
     """The layer is as it was seen, lies on (some of) these volumes only, and is not
-    used.  ``used``: it may be.  A new class of layer registers its own check."""
-    raise NotImplementedError(type(target).__name__)
-
-
-@check_layer.register
-def _check_device(
-    target: Device,
-    paths: Paths,
-    volumes: Optional[Sequence[Device]] = None,
-    *,
-    used: bool = False,
-) -> None:
-    if used:
+    used.  ``used``: it may be."""
+    if isinstance(target, Array):
+        _check_array(target, paths, volumes, used)
+    elif not isinstance(target, Device):
+        # What is no disk and no array needs a check of its own here.
+        raise NotImplementedError(type(target).__name__)
+    elif used:
         check_identity(paths, target)
     else:
         check_unused(paths, target)
 
 
-@check_layer.register
 def _check_array(
-    array: Array,
-    paths: Paths,
-    members: Optional[Sequence[Device]] = None,
-    *,
-    used: bool = False,
+    array: Array, paths: Paths, members: Optional[Sequence[Device]], used: bool
 ) -> None:
-    """The array runs, as it was seen, on (some of) these members only, and is
-    not mounted (unless ``used``: a member can be added at any time)."""
-    now = _array_now(paths, array)
+    """It runs, and its members say that they are of it."""
+    now = array_now(paths, array, members, used=used)
     if not now.running:
         raise refusals.array_changed(array, "it does not run any more")
     if now.uuid and not same_uuid(now.uuid, array.uuid):
         raise refusals.array_changed(array, f"its UUID is {now.uuid}")
-    if now.mounted and not used:
-        raise refusals.in_use(array, f"mounted at {', '.join(now.mounted)}")
-    if members is None:
-        return
-    _check_members(array, now, members)
-    for device in members:
+    for device in members or ():
         if device.name not in now.members:
             continue
         block = probe.superblock(device.path)
@@ -124,35 +105,29 @@ def _check_array(
             raise refusals.array_changed(array, f"{device.path} is not a member of it")
 
 
-def check_array_unused(paths: Paths, array: Array, members: Sequence[Device]) -> Array:
-    """The array as it is now: of these members only, and not mounted."""
-    now = _array_now(paths, array)
-    if now.mounted:
+def array_now(
+    paths: Paths,
+    array: Array,
+    members: Optional[Sequence[Device]] = None,
+    *,
+    used: bool = False,
+) -> Array:
+    """The array, running or not: of (some of) these members only, and not mounted,
+    unless it may be ``used``."""
+    same = (array.name, array.devno)
+    now = next((one for one in md.scan(paths) if (one.name, one.devno) == same), None)
+    if now is None:
+        raise refusals.array_changed(array, "it is gone")
+    if now.mounted and not used:
         raise refusals.in_use(array, f"mounted at {', '.join(now.mounted)}")
-    _check_members(array, now, members)
+    if members is not None:
+        if not now.members or not set(now.members) <= {one.name for one in members}:
+            shown = ", ".join(now.members)
+            raise refusals.array_changed(array, f"its members are {shown}")
     return now
 
 
-def _array_now(paths: Paths, array: Array) -> Array:
-    for now in md.scan(paths):
-        if (now.name, now.devno) == (array.name, array.devno):
-            return now
-    raise refusals.array_changed(array, "it is gone")
-
-
-def _check_members(array: Array, now: Array, members: Sequence[Device]) -> None:
-    if not now.members or not set(now.members) <= {one.name for one in members}:
-        raise refusals.array_changed(array, f"its members are {', '.join(now.members)}")
-
-
 # ------------------------------------------------------------ what is asked for
-
-
-def encode(record: Record) -> bytes:
-    try:
-        return records_module.encode(record)
-    except ValueError as error:
-        raise refusals.unfit_record(error) from error
 
 
 def place_of(target: Layer, record: Record) -> int:
@@ -272,8 +247,5 @@ def is_member(look: Look, uuid: str) -> bool:
 
 def same_uuid(one: str, other: str) -> bool:
     """Equal whatever the punctuation (mdadm groups by eight)."""
-    return digits(one) == digits(other)
-
-
-def digits(uuid: str) -> str:
-    return uuid.replace(":", "").replace("-", "").lower()
+    digits = [re.sub("[:-]", "", uuid).lower() for uuid in (one, other)]
+    return digits[0] == digits[1]

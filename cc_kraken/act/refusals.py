@@ -9,8 +9,17 @@ import errno
 import os
 from collections.abc import Sequence
 
-from cc_kraken.decide.refusal import describe
-from cc_kraken.model import Array, Content, Device, KrakenError, Layer, Record, failure
+from cc_kraken.decide.refusal import describe, unread
+from cc_kraken.model import (
+    Array,
+    Content,
+    Device,
+    KrakenError,
+    Layer,
+    Record,
+    Unknown,
+    failure,
+)
 from cc_kraken.proof import record as record_block
 
 _OVERWRITE = (
@@ -92,6 +101,8 @@ def lost(target: Layer, start: int) -> KrakenError:
 
 
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
+    if isinstance(shown, Unknown) and shown.unread:
+        return unread(shown)
     return failure(
         "content-refused",
         f"{target.title} holds {describe(shown)}.",
@@ -137,15 +148,6 @@ def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError
         f"{target.title} holds {describe(shown)} now.",
         f"It held {expected} before.",
         "Nothing was mounted. Find out what wrote to it, then: cc-kraken apply.",
-    )
-
-
-def unfit_record(error: ValueError) -> KrakenError:
-    return failure(
-        "record-refused",
-        f"An intent record cannot be written: {error}.",
-        "Its UUIDs must be in lower case.",
-        "This is a fault of cc_kraken: please report it.",
     )
 
 

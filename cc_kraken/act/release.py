@@ -48,15 +48,6 @@ def unused(
     return {volume_id: why for volume_id, why in whys.items() if why is not None}
 
 
-def not_detached(name: str, volume_id: str, why: Trouble) -> str:
-    """A volume of the set ``name`` that was not detached, for a person."""
-    return (
-        f"{name} is incomplete, but {volume_id} is not given back: "
-        f"{why.found.rstrip('.')}. Stop what uses it, and detach it in EC2: until then "
-        f"no other instance can have all of {name}."
-    )
-
-
 def _one(
     paths: Paths, clock: Clock, volume_id: str, detach: Callable[[str], object]
 ) -> Optional[Trouble]:

@@ -7,7 +7,6 @@ while the run waits sees what it waits for.  Its schema is
 
 from __future__ import annotations
 
-import copy
 import datetime
 import json
 import logging
@@ -138,9 +137,8 @@ def _still_up(
     if status is None or status.get("dry_run"):
         return {}
     lists = ("done", "plan", "outcomes", "notes", "warnings")
-    fresh: dict[str, Any] = {key: [] for key in lists}
     return {
-        name: {**entry, **copy.deepcopy(fresh)}
+        name: {**entry, **{key: [] for key in lists}}
         for name, entry in status.get("sets", {}).items()
         if is_up(entry, paths)
     }
@@ -180,7 +178,7 @@ class Report:
         self._before: dict[str, Counter[str]] = {
             key: Counter(before.get(key)) for key in ("calls", "throttled")
         }
-        self._status: dict[str, Any] = {
+        self.status: dict[str, Any] = {
             "version": 1,
             "cc_kraken": VERSION,
             "instance": None,
@@ -210,35 +208,31 @@ class Report:
         }
 
     @property
-    def status(self) -> dict[str, Any]:
-        return self._status
-
-    @property
     def sets(self) -> dict[str, dict[str, Any]]:
-        sets: dict[str, dict[str, Any]] = self._status["sets"]
+        sets: dict[str, dict[str, Any]] = self.status["sets"]
         return sets
 
     def identify(self, identity: Identity, node: Optional[Node]) -> bool:
         """Who this is; returns whether the node is another than before."""
-        self._status["instance"] = {
+        self.status["instance"] = {
             "id": identity.instance_id,
             "region": identity.region,
             "zone": identity.zone,
         }
-        before = self._status["node"]
+        before = self.status["node"]
         shown = node and {"prefix": node.prefix, "node_id": node.node_id}
-        self._status["node"] = shown
+        self.status["node"] = shown
         return bool(shown != before)
 
     def claim(self, claim: Optional[Mapping[str, Any]]) -> None:
         """The claim of an instance that may be any node (``ClaimFile.as_status``)."""
-        self._status["claim"] = claim
+        self.status["claim"] = claim
 
     def standby(self, there: bool) -> None:
         """Whether the run waits in a warm pool."""
         state = STANDBY if there else RUNNING
-        if self._status["state"] != state:
-            self._status["state"] = state
+        if self.status["state"] != state:
+            self.status["state"] = state
             self.write()
 
     def set(self, name: str, *, required: bool = True) -> dict[str, Any]:
@@ -314,7 +308,7 @@ class Report:
     def warn(self, text: str, name: Optional[str] = None) -> None:
         """A warning, logged once a run."""
         with self._lock:
-            warnings: list[str] = self._status["warnings"]
+            warnings: list[str] = self.status["warnings"]
             if name is not None:
                 own: list[str] = self.set(name)["warnings"]
                 if text not in own:
@@ -327,7 +321,7 @@ class Report:
     def notes(self, name: str, texts: Sequence[str]) -> None:
         """What a person may want to know of a set ("": of the node), and need not;
         logged once."""
-        entry = self.set(name) if name else self._status
+        entry = self.set(name) if name else self.status
         for text in texts:
             if (name, text) not in self._noted:
                 self._noted.add((name, text))
@@ -337,15 +331,15 @@ class Report:
 
     def fail(self, trouble: Trouble) -> None:
         """An error that is not one set's own."""
-        if error(trouble) not in self._status["errors"]:
-            self._status["errors"].append(error(trouble))
+        if error(trouble) not in self.status["errors"]:
+            self.status["errors"].append(error(trouble))
 
     def phase(self, name: Optional[str]) -> None:
         """Time from now on belongs to ``name``."""
         moment = time.monotonic()
         if self._phase is not None:
             self._seconds[self._phase] += moment - self._phase_begun
-            self._status["phases"] = [
+            self.status["phases"] = [
                 {"name": name, "seconds": round(seconds, 3)}
                 for name, seconds in self._seconds.items()
             ]
@@ -353,10 +347,10 @@ class Report:
 
     def waiting(self, reason: Optional[str], *, quiet: bool = False) -> None:
         """What is awaited; logged when it changes, not once a second."""
-        if reason == self._status["waiting_for"]:
+        if reason == self.status["waiting_for"]:
             return
-        self._status["waiting_for"] = reason
-        self._status["waiting_since"] = now() if reason else None
+        self.status["waiting_for"] = reason
+        self.status["waiting_since"] = now() if reason else None
         if reason and not quiet:
             LOG.info("Waiting: %s", reason)
         self.write()
@@ -365,18 +359,18 @@ class Report:
         self, calls: Counter[str], throttled: Counter[str], processes: int
     ) -> None:
         """What this run has cost up to now: requests by action, processes."""
-        self._status["calls"] = dict(sorted(calls.items()))
-        self._status["processes"] = processes
+        self.status["calls"] = dict(sorted(calls.items()))
+        self.status["processes"] = processes
         for key, count in (("calls", calls), ("throttled", throttled)):
             total = self._before[key] + count
-            self._status["since_boot"][key] = dict(sorted(total.items()))
+            self.status["since_boot"][key] = dict(sorted(total.items()))
 
     def finish(self, state: str) -> None:
         self.phase(None)
-        self._status["state"] = state
+        self.status["state"] = state
         if state != PENDING:
-            self._status["waiting_for"] = self._status["waiting_since"] = None
-        self._status["finished"] = now()
+            self.status["waiting_for"] = self.status["waiting_since"] = None
+        self.status["finished"] = now()
         self.write()
 
     def write(self) -> None:
@@ -384,12 +378,12 @@ class Report:
         if not self._kept:
             return
         with self._lock:
-            self._status["updated"] = now()
+            self.status["updated"] = now()
             # With an indent Python encodes, without one its C library: what
             # people read is the end, and a run of 24 sets writes often.
-            indent = None if self._status["state"] == RUNNING else 2
-            data = json.dumps(self._status, indent=indent) + "\n"
-            metrics = self._metrics(self._status) if self._metrics else None
+            indent = None if self.status["state"] == RUNNING else 2
+            data = json.dumps(self.status, indent=indent) + "\n"
+            metrics = self._metrics(self.status) if self._metrics else None
         files.make_directories(self._paths.run)
         if metrics is not None:
             try:

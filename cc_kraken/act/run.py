@@ -10,17 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Optional, Protocol, Union
+from typing import Callable, Optional, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
-from cc_kraken.act.claiming import Claiming, Lost
+from cc_kraken.act.claiming import Claiming, Lost, Standby
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer, accounts_come
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
 from cc_kraken.act.waiting import Limits, Waiting
-from cc_kraken.act.warm_pool import Standby
 from cc_kraken.act.work import Work, asks
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.config import sets, tags
@@ -61,13 +60,6 @@ TITLES = {
 """The phases, as a person reads them in the log."""
 
 
-class Events(Protocol):
-    """Who hears of the phases: cloud-init's reporter, or nobody."""
-
-    def enter(self, phase: Optional[str]) -> None:
-        """``phase`` begins, and the one before has ended; None: none begins."""
-
-
 class _Over(Exception):
     """The run ends before it knows which sets there are."""
 
@@ -78,14 +70,18 @@ class _Over(Exception):
 
 @dataclass
 class Run:
-    """A run for one node; :meth:`go` returns its end state."""
+    """A run for one node; :meth:`go` returns its end state.
+
+    ``entered`` hears that a phase begins, and the one before has ended; None: none
+    begins.
+    """
 
     section: Section
     identity: Identity
     paths: Paths
     report: Report
     limits: Limits
-    events: Events
+    entered: Callable[[Optional[str]], None]
     cloud: Cloud
     ask_tags: bool
     dry_run: bool = False
@@ -118,9 +114,7 @@ class Run:
             LOG.info("%s", TITLES[phase])
         self._phase = phase
         self.report.phase(phase)
-        self.events.enter(phase)
-
-    # ---- the run
+        self.entered(phase)
 
     def go(self) -> str:
         """Carry the run through; returns ``done``, ``pending`` or ``failed``.
@@ -150,9 +144,10 @@ class Run:
             node = self._identify()
             while True:
                 try:
-                    if isinstance(node, Node):
-                        return self._rounds(node)
-                    return self._rounds(self._claim(node), ask=False)
+                    if isinstance(node, Claimant):
+                        return self._rounds(self._claim(node), ask=False)
+                    self._identified(node)
+                    return self._rounds(node)
                 except Lost as lost:
                     files.remove(self.paths.node_env)
                     self._enter(IDENTIFY)
@@ -193,7 +188,7 @@ class Run:
                 node = tags.node(self.section, read, self.identity.instance_id)
                 if not isinstance(node, Trouble):
                     self.instance_tags = read or {}
-                    return self._identified(node)
+                    return node
                 trouble = node
             except KrakenError as error:
                 trouble = error.trouble
@@ -204,16 +199,14 @@ class Run:
                 self._check_time(trouble)
             ask = True
 
-    def _identified(self, who: Union[Node, Claimant]) -> Union[Node, Claimant]:
-        node = who if isinstance(who, Node) else None
-        if self.report.identify(self.identity, node) and node is not None:
+    def _identified(self, node: Node) -> None:
+        if self.report.identify(self.identity, node):
             LOG.info("node %s", node)
-        return who
 
     def _claim(self, claimant: Claimant) -> Node:
         """The node that this instance has become."""
         self._begin()
-        self._identified(claimant)
+        self.report.identify(self.identity, None)
         if self.claiming is None:
             self.claiming = Claiming(
                 self.section,
@@ -231,11 +224,7 @@ class Run:
                 declared=tags.declared(self.section, self.instance_tags),
                 dry_run=self.dry_run,
             )
-        locked = self.claiming.lock()
-        self.known.volumes = locked.volumes
-        for volume_id, device in locked.attached.items():
-            self.known.attached(volume_id, device)
-        return locked.node
+        return self.claiming.lock(self.known)
 
     def _rounds(self, node: Node, ask: bool = True) -> str:
         while True:
@@ -247,7 +236,7 @@ class Run:
             if not self.dry_run:
                 last_resort.write(self.paths, self.identity.instance_id, claims)
             world = self._look(claims)
-            plans = self.work.settled(self._decide(node, claims, world))
+            plans = self.work.keep_failed(self._decide(node, claims, world))
             if not self.dry_run:
                 array_history.save(self.paths, self.identity.instance_id, claims, world)
             self._report(claims, plans, world)
@@ -272,8 +261,6 @@ class Run:
                 return self._end(claims, plans, world)
             self.waiting.say(reasons)
             ask = self._wait(reasons, world)
-
-    # ---- one round: look and decide
 
     def _ask(self, node: Node) -> bool:
         """Ask for the volumes; False: nothing is known to go on with."""
@@ -301,15 +288,12 @@ class Run:
     def _look(self, claims: Sequence[Claim]) -> World:
         live = self.work.live(claims)
         self._there = self.observer.disks()
-        world = self.observer.look(
-            self.identity.instance_id,
-            live,
-            self.known.holders,
-            attached_now=frozenset(self.known.attached_now),
-        )
+        world = self.observer.look(self.identity.instance_id, live)
         late = self.waiting.elapsed() >= self.section.boot_wait
         return replace(
             world,
+            holders=self.known.holders,
+            attached_now=frozenset(self.known.attached_now),
             awaited=self.known.awaited(live, world.devices),
             elapsed=self.waiting.elapsed(),
             overdue=late or self.waiting.left() <= 0,
@@ -329,8 +313,6 @@ class Run:
             self._identified(node)
         return plans
 
-    # ---- waiting
-
     def _wait(self, reasons: Mapping[str, Trouble], world: World) -> bool:
         """Wait for a change; returns whether the cloud is to be asked."""
         ages = {}
@@ -345,8 +327,6 @@ class Run:
         return self.waiting.wait(
             reasons, ages, lambda: self.observer.disks() != self._there or come()
         )
-
-    # ---- the report
 
     def _report(
         self, claims: Sequence[Claim], plans: Sequence[Plan], world: World

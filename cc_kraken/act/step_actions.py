@@ -17,41 +17,18 @@ from cc_kraken.act import (
     make,
     mount_point,
     preconditions,
-    preen,
     refusals,
     release,
 )
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import IN_USE, Cloud
+from cc_kraken.decide import steps
 from cc_kraken.decide.members import wrong_members
-from cc_kraken.decide.steps import (
-    CHANGES,
-    AddMember,
-    AssembleArray,
-    Attach,
-    CheckFilesystem,
-    CreateArray,
-    CreateVolumes,
-    Detach,
-    EraseRecords,
-    GrowArray,
-    GrowFilesystem,
-    MakeDirectory,
-    MakeFilesystem,
-    MountFilesystem,
-    RemoveFstab,
-    SetOwner,
-    Step,
-    StopArray,
-    Wipe,
-    WriteArrayLine,
-    WriteFstab,
-    WriteRecords,
-    ZeroSuperblocks,
-)
 from cc_kraken.decide.world import World
+from cc_kraken.filesystems import registry
 from cc_kraken.machine import (
+    command,
     devices,
     files,
     fstab,
@@ -113,44 +90,44 @@ class StepActions:
 
     def __post_init__(self) -> None:
         self._files = threading.Lock()
-        self._lines: Sequence[Step] = ()
+        self._lines: Sequence[steps.Step] = ()
         """What is to be written into fstab."""
         self._world: World
         self._looks: dict[str, Look] = {}
         """What was found on a volume, or on an array (by its UUID), last."""
         self._carried: Carried
-        self._do: Mapping[type[Step], Callable[[Any], None]] = {
-            CreateVolumes: self._create_volumes,
-            Attach: self._attach,
-            Detach: self._detach,
-            Wipe: self._wipe,
-            WriteRecords: self._write_records,
-            StopArray: self._stop_array,
-            ZeroSuperblocks: self._zero_superblocks,
-            CreateArray: self._create_array,
-            AssembleArray: self._assemble_array,
-            AddMember: self._add_member,
-            WriteArrayLine: self._write_array_line,
-            MakeFilesystem: self._make_filesystem,
-            EraseRecords: self._erase_records,
-            MakeDirectory: lambda step: mount_points.make_directory(step.path),
-            WriteFstab: self._write_fstab,
-            CheckFilesystem: self._check_filesystem,
-            MountFilesystem: self._mount,
-            SetOwner: self._set_owner,
-            GrowArray: self._grow_array,
-            GrowFilesystem: self._grow_filesystem,
-            RemoveFstab: self._write_fstab,
+        self._do: Mapping[type[steps.Step], Callable[[Any], None]] = {
+            steps.CreateVolumes: self._create_volumes,
+            steps.Attach: self._attach,
+            steps.Detach: self._detach,
+            steps.Wipe: self._wipe,
+            steps.WriteRecords: self._write_records,
+            steps.StopArray: self._stop_array,
+            steps.ZeroSuperblocks: self._zero_superblocks,
+            steps.CreateArray: self._create_array,
+            steps.AssembleArray: self._assemble_array,
+            steps.AddMember: self._add_member,
+            steps.WriteArrayLine: self._write_array_line,
+            steps.MakeFilesystem: self._make_filesystem,
+            steps.EraseRecords: self._erase_records,
+            steps.MakeDirectory: lambda step: mount_points.make_directory(step.path),
+            steps.WriteFstab: self._write_fstab,
+            steps.CheckFilesystem: self._check_filesystem,
+            steps.MountFilesystem: self._mount,
+            steps.SetOwner: self._set_owner,
+            steps.GrowArray: self._grow_array,
+            steps.GrowFilesystem: self._grow_filesystem,
+            steps.RemoveFstab: self._write_fstab,
         }
-        assert set(self._do) == set(CHANGES)
+        assert set(self._do) == set(steps.CHANGES)
 
     # ---- the cloud
 
-    def _create_volumes(self, step: CreateVolumes) -> None:
+    def _create_volumes(self, step: steps.CreateVolumes) -> None:
         self._carried.ask_again = True
         self.creating.create(step)
 
-    def _attach(self, step: Attach) -> None:
+    def _attach(self, step: steps.Attach) -> None:
         """The lowest volume id first: two claimants must not split a set."""
         first, *others = step.volume_ids
         self._attach_one(first)
@@ -169,13 +146,13 @@ class StepActions:
                 self._carried.ask_again = True
             raise
 
-    def _detach(self, step: Detach) -> None:
+    def _detach(self, step: steps.Detach) -> None:
         self._carried.ask_again = True
         ids = step.volume_ids
         kept = release.unused(self.paths, self.clock, ids, self._detach_one)
         for volume_id, why in kept.items():
             self._carried.kept.append(volume_id)
-            self.report.warn(release.not_detached(step.set, volume_id, why), step.set)
+            self.report.warn(_not_detached(step.set, volume_id, why), step.set)
 
     def _detach_one(self, volume_id: str) -> None:
         self.cloud.detach(volume_id)
@@ -199,10 +176,10 @@ class StepActions:
             return look.moved
         return self._place(device, member)
 
-    def _wipe(self, step: Wipe) -> None:
+    def _wipe(self, step: steps.Wipe) -> None:
         make.wipe(self.paths, self._device(step.volume_id), step.fingerprint)
 
-    def _write_records(self, step: WriteRecords) -> None:
+    def _write_records(self, step: steps.WriteRecords) -> None:
         self._each(
             step.records,
             lambda one, device, seen: make.write_record(
@@ -215,7 +192,7 @@ class StepActions:
             ),
         )
 
-    def _erase_records(self, step: EraseRecords) -> None:
+    def _erase_records(self, step: steps.EraseRecords) -> None:
         self._each(
             step.records,
             lambda one, device, seen: make.erase_record(
@@ -227,11 +204,11 @@ class StepActions:
             ),
         )
 
-    def _stop_array(self, step: StopArray) -> None:
+    def _stop_array(self, step: steps.StopArray) -> None:
         volumes = self._volumes(step.records)
         make.stop_array(self.paths, self._array(step.uuid), volumes)
 
-    def _zero_superblocks(self, step: ZeroSuperblocks) -> None:
+    def _zero_superblocks(self, step: steps.ZeroSuperblocks) -> None:
         self._each(
             step.records,
             lambda one, device, _: make.zero_superblock(self.paths, device, one),
@@ -257,7 +234,7 @@ class StepActions:
             if look is not None:
                 self._looks[one.volume_id] = look
 
-    def _create_array(self, step: CreateArray) -> None:
+    def _create_array(self, step: steps.CreateArray) -> None:
         make.create_array(
             self.paths,
             list(zip(map(self._device, step.volume_ids), step.records)),
@@ -268,7 +245,7 @@ class StepActions:
             seen=self._looks,
         )
 
-    def _assemble_array(self, step: AssembleArray) -> None:
+    def _assemble_array(self, step: steps.AssembleArray) -> None:
         members = [self._device(volume).path for volume in step.volume_ids]
         md.assemble(self.paths, step.name, step.uuid, members, incomplete=step.degraded)
         array = self._array(step.uuid)
@@ -282,7 +259,7 @@ class StepActions:
         if trouble is not None:
             raise KrakenError(trouble)
 
-    def _add_member(self, step: AddMember) -> None:
+    def _add_member(self, step: steps.AddMember) -> None:
         device, seen = self._device(step.volume_id), self._looks.get(step.volume_id)
         make.add_member(self.paths, self._array(step.uuid), device, seen=seen)
 
@@ -305,7 +282,7 @@ class StepActions:
                 return block.uuid if block is not None else ""
         return ""
 
-    def _write_array_line(self, step: WriteArrayLine) -> None:
+    def _write_array_line(self, step: steps.WriteArrayLine) -> None:
         with self._files:
             mdadm_conf.add(self.paths, step.set, step.uuid, step.instead_of)
 
@@ -314,7 +291,7 @@ class StepActions:
     def _target(self, array_uuid: str, volume_id: str) -> Layer:
         return self._array(array_uuid) if array_uuid else self._device(volume_id)
 
-    def _make_filesystem(self, step: MakeFilesystem) -> None:
+    def _make_filesystem(self, step: steps.MakeFilesystem) -> None:
         key = step.array_uuid or step.records[0].volume_id
         self._looks[key] = make.make_filesystem(
             self.paths,
@@ -328,13 +305,13 @@ class StepActions:
             seen=self._looks.get(key),
         )
 
-    def _write_fstab(self, step: Step) -> None:
+    def _write_fstab(self, step: steps.Step) -> None:
         """The first step writes the lines of all sets: a write waits for the disk."""
         with self._files:
             if self._lines:
                 text = fstab.read(self.paths)
                 for one in self._lines:
-                    if isinstance(one, WriteFstab):
+                    if isinstance(one, steps.WriteFstab):
                         new = {one.set: one.line}
                         text = fstab.replace(text, new, one.instead_of)
                     else:
@@ -343,21 +320,21 @@ class StepActions:
                 files.write_atomic(self.paths.unread, b"", 0o644)
                 fstab.write(self.paths, text)
                 self._lines = ()
-            if isinstance(step, RemoveFstab):
+            if isinstance(step, steps.RemoveFstab):
                 mdadm_conf.drop(self.paths, step.set)
 
-    def _check_filesystem(self, step: CheckFilesystem) -> None:
+    def _check_filesystem(self, step: steps.CheckFilesystem) -> None:
         """As systemd does it at a boot, for what no boot has mounted yet."""
         target = self._target(step.array_uuid, step.volume_id)
         self._check_shown(target, step.type, step.uuid)
         preconditions.check_layer(target, self.paths, self._members(target))
         with make.held(self.paths, target) as disk:
             disk.check_exclusive()
-            said = preen.preen(target.path, step.type)
+            said = preen(target.path, step.type)
         if said:
             LOG.info("%s: %s", step.set, said, extra=of_set(step.set))
 
-    def _mount(self, step: MountFilesystem) -> None:
+    def _mount(self, step: steps.MountFilesystem) -> None:
         """Mount the very device, never whatever has its UUID."""
         target = self._target(step.array_uuid, step.volume_id)
         members = self._members(target)
@@ -384,16 +361,16 @@ class StepActions:
         if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
             raise refusals.content_changed(target, shown, f"{kind} {uuid}")
 
-    def _set_owner(self, step: SetOwner) -> None:
+    def _set_owner(self, step: steps.SetOwner) -> None:
         uid = mount_points.user_id(step.owner) if step.owner is not None else None
         gid = mount_points.group_id(step.group) if step.group is not None else None
         mount_points.set_owner(step.path, uid, gid, step.mode)
 
-    def _grow_array(self, step: GrowArray) -> None:
+    def _grow_array(self, step: steps.GrowArray) -> None:
         array = self._array(step.uuid)
         grow.array(self.paths, array, self._members(array), step.after)
 
-    def _grow_filesystem(self, step: GrowFilesystem) -> None:
+    def _grow_filesystem(self, step: steps.GrowFilesystem) -> None:
         target = self._target(step.array_uuid, step.volume_id)
         members = self._members(target)
         grow.filesystem(self.paths, target, members, step.path, step.type)
@@ -401,6 +378,39 @@ class StepActions:
     def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
         return target.disks(self._world.devices.values())
+
+
+def preen(path: str, kind: str) -> str:
+    """Repair an unmounted filesystem as far as its checker does so unasked; what it
+    said, "" where the type's own mount repairs what it can.
+
+    Raises KrakenError ``filesystem-errors`` where that is not enough, and
+    ``program-missing``.  Sources: e2fsck(8), fsck.xfs(8).
+    """
+    filesystem = registry.of(kind)
+    if not filesystem.preener:
+        return ""
+    # Never killed: it writes.
+    finished = command.run([*filesystem.preener, path], timeout=None)
+    said = " ".join((finished.out or finished.err).split())[-600:]
+    if finished.code in filesystem.preened:
+        return said
+    raise failure(
+        "filesystem-errors",
+        f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
+        f"repair by itself (exit status {finished.code}): {said.rstrip('.')}.",
+        "It must be without errors before it is mounted.",
+        "Take a snapshot of the volume. Repair it by hand "
+        f"({filesystem.repair} {path}), then: cc-kraken apply.",
+    )
+
+
+def _not_detached(name: str, volume_id: str, why: Trouble) -> str:
+    return (
+        f"{name} is incomplete, but {volume_id} is not given back: "
+        f"{why.found.rstrip('.')}. Stop what uses it, and detach it in EC2: until then "
+        f"no other instance can have all of {name}."
+    )
 
 
 def at_once(

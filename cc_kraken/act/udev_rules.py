@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Callable
@@ -28,6 +27,7 @@ from cc_kraken.decide.plan import FAILED, PENDING, Plan
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, devices, files, sysfs
+from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Claim, KrakenError, Signature
@@ -131,58 +131,41 @@ def wanted(
 
 def text(entries: Mapping[str, Entry]) -> str:
     """The file for these sets, "" for none; those that are not fit are left out."""
-    fit = {name: entry for name, entry in sorted(entries.items()) if entry.fit}
-    if not fit:
-        return ""
     # What shows a UUID is a copy, then, unless it is of the set, then, if a copy
     # is in it, it is one after all.
-    lines = [line for name, entry in fit.items() for line in _copy(name, entry)]
-    lines += [line for entry in fit.values() for line in _own(entry)]
-    lines += [line for entry in fit.values() for line in _mixed(entry)]
-    return "".join([_HEAD, *(f"{line}\n" for line in lines), _TAIL])
-
-
-def _copy(name: str, entry: Entry) -> list[str]:
-    """First a comment that :func:`current` reads back; no name can end the line."""
-    volumes = ",".join(entry.volumes)
-    filesystem, array = entry.filesystem or "-", entry.array or "-"
-    quoted = quote(name, safe="", errors="surrogateescape")
-    uuids = "|".join(uuid for uuid in (entry.filesystem, entry.array) if uuid)
-    return [
-        f"# set {quoted} {volumes} {filesystem} {array} {entry.members}",
-        f'{_shows(uuids)}, ENV{{CC_KRAKEN}}="copy"',
-    ]
-
-
-def _own(entry: Entry) -> list[str]:
-    own = 'ENV{CC_KRAKEN}="own"'
-    disk = _shows(entry.array or entry.filesystem)
-    lines = [f'{disk}, ATTRS{{serial}}=="{_serials(entry)}", {own}']
-    if entry.array and entry.filesystem:
-        lines.append(f"{_shows(entry.filesystem)}, {_array(entry)}, {own}")
-    return lines
-
-
-def _mixed(entry: Entry) -> list[str]:
-    return [
-        f"{_array(entry)}, ATTR{{md/rd{slot}/block/device/serial}}"
-        f'!="{_serials(entry)}", ENV{{CC_KRAKEN}}="copy"'
-        for slot in range(entry.members if entry.array else 0)
-    ]
+    copies, own, mixed = [], [], []
+    for name, entry in sorted(entries.items()):
+        if not entry.fit:
+            continue
+        filesystem, array, volumes = entry.filesystem, entry.array, entry.volumes
+        # A serial may have its volume's dash, or not.
+        serials = "|".join(f"{one.replace('-', '')}|{one}" for one in volumes)
+        uuids = "|".join(uuid for uuid in (filesystem, array) if uuid)
+        # The comment is read back by current; no name can end the line.
+        quoted = quote(name, safe="", errors="surrogateescape")
+        copies += [
+            f"# set {quoted} {','.join(volumes)} {filesystem or '-'} {array or '-'} "
+            f"{entry.members}",
+            f'{_shows(uuids)}, ENV{{CC_KRAKEN}}="copy"',
+        ]
+        disk = f'{_shows(array or filesystem)}, ATTRS{{serial}}=="{serials}"'
+        own.append(f'{disk}, ENV{{CC_KRAKEN}}="own"')
+        if not array:
+            continue
+        running = f'ENV{{MD_UUID}}=="{mdadm_uuid(array)}"'
+        if filesystem:
+            own.append(f'{_shows(filesystem)}, {running}, ENV{{CC_KRAKEN}}="own"')
+        mixed += [
+            f'{running}, ATTR{{md/rd{slot}/block/device/serial}}!="{serials}", '
+            'ENV{CC_KRAKEN}="copy"'
+            for slot in range(entry.members)
+        ]
+    lines = [f"{line}\n" for line in (*copies, *own, *mixed)]
+    return "".join([_HEAD, *lines, _TAIL]) if lines else ""
 
 
 def _shows(uuids: str) -> str:
     return f'ENV{{ID_FS_UUID}}=="{uuids}"'
-
-
-def _array(entry: Entry) -> str:
-    return f'ENV{{MD_UUID}}=="{mdadm_uuid(entry.array)}"'
-
-
-def _serials(entry: Entry) -> str:
-    """A pattern: a serial may have its volume's dash, or not."""
-    both = ((volume.replace("-", ""), volume) for volume in entry.volumes)
-    return "|".join(serial for two in both for serial in two)
 
 
 def current(paths: Paths) -> dict[str, Entry]:
@@ -274,12 +257,9 @@ def _show_again(paths: Paths, volumes: Collection[str]) -> None:
     for name in hidden:
         with open(os.path.join(paths.sys, "block", name, "uevent"), "wb") as stream:
             stream.write(b"change")
-    end = time.monotonic() + _LOOK_AGAIN
-    while _hidden(paths, volumes):
-        if time.monotonic() >= end:
-            LOG.warning("udev still takes %s for copies", ", ".join(hidden))
-            return
-        time.sleep(0.1)
+    Clock().watch(_LOOK_AGAIN, lambda: not _hidden(paths, volumes))
+    if _hidden(paths, volumes):
+        LOG.warning("udev still takes %s for copies", ", ".join(hidden))
 
 
 def _hidden(paths: Paths, volumes: Collection[str]) -> list[str]:

@@ -88,13 +88,10 @@ class Waiting:
         where that was a throttle, in seconds.
         """
         kind = failed.kind if failed is not None else ""
-        self._polls.longest = (
-            UNREACHED_POLL if kind in UNREACHED_KINDS else LONGEST_POLL
-        )
+        longest = UNREACHED_POLL if kind in UNREACHED_KINDS else LONGEST_POLL
         if self.elapsed() > SLOW_AFTER:
-            self._polls.longest = SLOW_POLL
-        if kind == THROTTLED:
-            self._polls.longest = max(throttled, self._polls.longest)
+            longest = SLOW_POLL
+        self._polls.longest = max(throttled, longest) if kind == THROTTLED else longest
         return max(0.0, min(self._polls.interval(), self.left()))
 
     def asked(self, failed: Optional[Trouble]) -> None:
@@ -116,8 +113,6 @@ class Waiting:
             end = "." if found.endswith(".") else ""
             found = f"{found.rstrip('.')} ({'; '.join(notes)}){end}"
         return replace(trouble, waits=False, found=found)
-
-    # ---- reasons
 
     def reasons(self, plans: Sequence[Plan]) -> dict[str, Trouble]:
         """What each set that is not up yet waits for."""
@@ -152,8 +147,6 @@ class Waiting:
         )
         self._logged[key], self._logged_last = moment, key
         self.report.waiting(text, quiet=quiet)
-
-    # ---- waiting
 
     def wait(
         self,

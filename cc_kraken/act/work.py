@@ -60,7 +60,7 @@ class Work:
     def volumes_of(self, name: str) -> set[str]:
         return self._volumes.get(name, set())
 
-    def settled(self, decided: Sequence[Plan]) -> list[Plan]:
+    def keep_failed(self, decided: Sequence[Plan]) -> list[Plan]:
         """The plans, where what has failed stays so."""
         plans = []
         for plan in decided:
@@ -193,8 +193,6 @@ class Work:
             own = of_set(plan.name)
             LOG.warning(text, plan.name, steps[0], trouble, extra=own)
         return replace(plan, steps=())
-
-    # ---- the end
 
     def end(self, plans: Sequence[Plan]) -> tuple[list[Plan], bool]:
         """The plans when the run ends, and whether one goes on in the background.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import Callable, Optional
+from typing import Callable
 
 from cc_kraken.act import last_resort, udev_rules
 from cc_kraken.machine import command, files, fstab, mdadm_conf
@@ -25,14 +25,12 @@ from cc_kraken.model import KrakenError
 INITRAMFS_TIMEOUT = 900
 
 
-def clean(paths: Optional[Paths] = None) -> list[str]:
+def clean(paths: Paths) -> list[str]:
     """Remove our lines and state; returns sentences that say what was done.
 
     A second call finds nothing.  Raises KrakenError when a file cannot be
     written, or the initramfs cannot be made.
     """
-
-    paths = paths or Paths()
     said = []
     text = fstab.read(paths)
     sets = sorted(fstab.ours(text))
@@ -60,7 +58,6 @@ def forget_other(paths: Paths, instance_id: str) -> list[str]:
     A line for a disk that is here stays, for a root disk that was moved together
     with its volumes.  Raises as :func:`clean` does.
     """
-
     former = last_resort.instance(paths)
     if former in ("", instance_id):
         return []
@@ -101,7 +98,6 @@ _INITRAMFS = (
 
 def _refresh_initramfs() -> list[str]:
     """The initramfs, where there is one, has a copy of mdadm's configuration."""
-
     for argv in _INITRAMFS:
         if command.available(argv[0]):
             done = command.run(argv, timeout=INITRAMFS_TIMEOUT)
@@ -110,11 +106,11 @@ def _refresh_initramfs() -> list[str]:
     return []
 
 
-def run_for_script(action: Callable[[], list[str]]) -> int:
+def run_for_script(action: Callable[[Paths], list[str]]) -> int:
     """Carry it out for a script, and print what was done or why not; the exit
     status."""
     try:
-        for sentence in action():
+        for sentence in action(Paths()):
             print(f"cc-kraken: {sentence}")
     except KrakenError as error:
         print(f"cc-kraken: {error}", file=sys.stderr)

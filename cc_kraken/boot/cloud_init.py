@@ -8,59 +8,37 @@ objects are those of 22.2 to 26.2, or a pickle that another version wrote.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Optional
 
+from cc_kraken.boot.configured import attribute
 from cc_kraken.config import tags
 from cc_kraken.model import Identity, KrakenError, failure
 
 LOG = logging.getLogger(__name__)
 
-NETWORK = "network"
-FINAL = "final"
-SINGLE = "single"
-
-# Names of cloud-init's stage reporters (cmd/main.py, 22.2 to 26.2).
-_STAGES: Mapping[str, str] = {
-    "init-local": NETWORK,
-    "init-network": NETWORK,
-    "modules-init": NETWORK,
-    "modules-config": NETWORK,
-    "modules-final": FINAL,
-}
-
-
-# --------------------------------------------------------------- who we are
+MODULE = "cc_kraken"
 
 
 def identity(datasource: object) -> Identity:
-    """This instance, from the identity document, else from the metadata.
+    """This instance, from the identity document, else from the metadata; makes no
+    request.  ``region`` may be "" where the datasource has none.
 
-    Makes no request of its own (cloud-init's ``get_instance_id`` may make
-    one, so it is asked last).  ``region`` may be "" where the datasource has
-    none.  Raises KrakenError ``instance-unknown``.
+    Raises KrakenError ``instance-unknown``.
     """
-    document = _mapping(_attribute(datasource, "identity"))
-    metadata = _mapping(_attribute(datasource, "metadata"))
+    document = _mapping(attribute(datasource, "identity"))
+    metadata = _mapping(attribute(datasource, "metadata"))
     placement = _mapping(metadata.get("placement"))
     services = _mapping(metadata.get("services"))
-    instance_id = (
-        _word(document.get("instanceId"))
-        or _word(metadata.get("instance-id"))
-        or _word(_call(datasource, "get_instance_id"))
-    )
-    zone = (
-        _word(document.get("availabilityZone"))
-        or _word(placement.get("availability-zone"))
-        or _word(_attribute(datasource, "availability_zone"))
-    )
-    region = (
-        _word(document.get("region"))
-        or _word(placement.get("region"))
-        or _word(_attribute(datasource, "region"))
+    instance_id = _word(document.get("instanceId"), metadata.get("instance-id"))
+    zone = _word(document.get("availabilityZone"), placement.get("availability-zone"))
+    region = _word(
+        document.get("region"),
+        placement.get("region"),
+        attribute(datasource, "region"),
     )
     if not instance_id.startswith("i-") or not zone:
         found = f"instance id {instance_id or 'none'}, zone {zone or 'none'}"
@@ -76,7 +54,7 @@ def identity(datasource: object) -> Identity:
         region=region,
         zone=zone,
         tags=_instance_tags(metadata),
-        metadata_url=_word(_attribute(datasource, "metadata_address")),
+        metadata_url=_word(attribute(datasource, "metadata_address")),
         partition=_word(services.get("partition")),
         domain=_word(services.get("domain")),
     )
@@ -91,78 +69,37 @@ def _instance_tags(metadata: Mapping[str, object]) -> Optional[Mapping[str, str]
     return {str(name): tags.text(value) for name, value in offered.items()}
 
 
-def _attribute(owner: object, name: str) -> object:
-    try:
-        return getattr(owner, name, None)
-    except Exception as error:
-        # Properties of the datasource compute, and fail on objects that an
-        # older cloud-init pickled.
-        LOG.debug("%s of %s: %s", name, type(owner).__name__, error)
-        return None
-
-
-def _call(owner: object, name: str) -> object:
-    method = _attribute(owner, name)
-    if not callable(method):
-        return None
-    try:
-        return method()
-    except Exception as error:
-        LOG.debug("%s() of %s: %s", name, type(owner).__name__, error)
-        return None
-
-
 def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _word(value: object) -> str:
-    return value.strip() if isinstance(value, str) else ""
+def _word(*values: object) -> str:
+    """The first of these that is a text and not empty."""
+    words = (value.strip() for value in values if isinstance(value, str))
+    return next(filter(None, words), "")
 
 
-# ------------------------------------------------------------------- stages
-
-
-def stage(cloud: object, argv: Optional[Sequence[str]] = None) -> str:
+def stage(cloud: object) -> str:
     """The stage that runs: ``network``, ``final`` or ``single``.
 
-    By the name of the stage's reporter; where there is none, by the command
-    line.  The config stage counts as the network stage: the work is done in
-    the first stage that the module is listed in.
+    By the name of the stage's reporter (cmd/main.py, 22.2 to 26.2).  The config
+    stage counts as the network stage: the work is done in the first stage that the
+    module is listed in.
     """
-    name = _attribute(_attribute(cloud, "reporter"), "fullname")
-    if isinstance(name, str):
-        root = name.split("/", 1)[0]
-        if root == "single":
-            return SINGLE
-        if root in _STAGES:
-            return _STAGES[root]
-    words = list(sys.argv if argv is None else argv)[1:]
-    if "single" in words:
-        return SINGLE
-    if "modules" in words and ("final" in words or "--mode=final" in words):
-        return FINAL
-    return NETWORK
-
-
-MODULE = "cc_kraken"
+    name = attribute(attribute(cloud, "reporter"), "fullname")
+    root = name.split("/", 1)[0] if isinstance(name, str) else ""
+    return {"modules-final": "final", "single": "single"}.get(root, "network")
 
 
 def final_entry(cfg: Mapping[str, Any]) -> bool:
     """Whether the module is listed in the final stage of ``cfg``."""
-    return _listed(cfg, "cloud_final_modules")
+    return has_module(cfg.get("cloud_final_modules"))
 
 
-def early_entry(cfg: Mapping[str, Any]) -> bool:
-    """Whether the module is listed in a stage before the final one."""
-    return any(_listed(cfg, f"cloud_{stage}_modules") for stage in ("init", "config"))
-
-
-def _listed(cfg: Mapping[str, Any], key: str) -> bool:
-    listed = cfg.get(key)
-    if not isinstance(listed, (list, tuple)):
-        return False
-    return any(module_name(item) == MODULE for item in listed)
+def has_module(modules: object) -> bool:
+    """Whether a list of modules has ours."""
+    entries = modules if isinstance(modules, (list, tuple)) else ()
+    return MODULE in map(module_name, entries)
 
 
 def module_name(item: object) -> str:
@@ -183,9 +120,6 @@ def module_name(item: object) -> str:
         plain = plain[:-3]
     plain = plain.strip()
     return plain if not plain or plain.startswith("cc_") else f"cc_{plain}"
-
-
-# ------------------------------------------------------------ outside a stage
 
 
 def load() -> tuple[Mapping[str, Any], object]:
@@ -263,35 +197,28 @@ def _cached(path: str) -> object:
         ) from error
 
 
-# ------------------------------------------------------------------- events
-
-
 class Events:
     """The phases of a run, as sub-events of the module's own event.
 
     ``config-<name>/<phase>`` nests under the module in ``cloud-init analyze
-    show``.  There is one at a time, and only the main thread reports, because
-    overlapping events break ``analyze``.  Without cloud-init (or its
-    reporter) nothing is reported.  An event never costs a run.
+    show``.  There is one at a time, because overlapping events break ``analyze``.
+    Without cloud-init (or its reporter) nothing is reported.  An event never costs
+    a run.
     """
 
     def __init__(self, cloud: object, name: str = "kraken") -> None:
-        self._parent = _attribute(cloud, "reporter")
+        self._parent = attribute(cloud, "reporter")
         self._name = name
         self._phase: Optional[str] = None
-        self._event: Any = None
+        self._event = contextlib.ExitStack()
 
     def enter(self, phase: Optional[str]) -> None:
-        """End the phase that runs, begin ``phase`` (None: no other).
-
-        The phase that runs already goes on.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            return
+        """End the phase that runs, begin ``phase`` (None: no other)."""
         if self._parent is None or phase == self._phase:
             return
-        self._leave()
         self._phase = phase
+        with contextlib.suppress(Exception):
+            self._event.close()
         if phase is None:
             return
         try:
@@ -302,17 +229,6 @@ class Events:
                 description=phase,
                 parent=self._parent,
             )
-            event.__enter__()
+            self._event.enter_context(event)
         except Exception as error:
             LOG.debug("no event for %s: %s", phase, error)
-            return
-        self._event = event
-
-    def _leave(self) -> None:
-        event, self._event = self._event, None
-        if event is None:
-            return
-        try:
-            event.__exit__(None, None, None)
-        except Exception as error:
-            LOG.debug("event of %s: %s", self._phase, error)

@@ -15,13 +15,7 @@ DIRECTORIES = ("/etc/cc-kraken/conf.d", "/var/lib/cloud/instance/kraken.d")
 STATUS = "/run/cc-kraken/status.json"
 
 
-def is_configured(
-    _name: object = None,
-    cfg: Any = None,
-    cloud: Any = None,
-    *_others: object,
-    **_more: object,
-) -> bool:
+def is_configured(cfg: Any, cloud: Any) -> bool:
     """Takes what cloud-init hands to the module.  True when in doubt: what
     cannot be read is told by those who want to read it."""
     if cfg is None or cloud is None:
@@ -37,19 +31,19 @@ def is_ec2(datasource: object) -> bool:
     ``cloud_name`` is ``aws`` there; private clouds that speak EC2 have
     ``platform`` ``ec2`` and another name.
     """
-    return (
-        _word(datasource, "cloud_name") == "aws"
-        or _word(datasource, "platform") == "ec2"
-        or _word(datasource, "platform_type") == "ec2"
+    name, platform = (
+        attribute(datasource, "cloud_name"),
+        attribute(datasource, "platform"),
     )
+    return name == "aws" or platform == "ec2"
 
 
-def _word(datasource: object, name: str) -> object:
+def attribute(owner: object, name: str) -> object:
+    """None where there is none: properties of the datasource compute, and fail on
+    objects that another version of cloud-init pickled."""
     try:
-        return getattr(datasource, name, None)
+        return getattr(owner, name, None)
     except Exception:
-        # Properties of the datasource compute, and fail on objects that an
-        # older cloud-init pickled.
         return None
 
 

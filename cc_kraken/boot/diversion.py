@@ -74,11 +74,10 @@ class Diversion:
         left alone, and the sentence says why: the key works all the same.  Raises
         KrakenError when a file cannot be written.
         """
-        left_alone, found, owner = "cloud-init's schema is left alone", None, ""
-        if os.path.exists(self.path):
-            found, owner = _read(self.path), self._owner()
+        left_alone, found = "cloud-init's schema is left alone", _read(self.path)
         if found is None:
             return [f"{left_alone}: there is no {self.path}."]
+        owner = self._owner()
         if owner not in ("", PACKAGE):
             return [f"{left_alone}: {owner} diverts {self.path}."]
         diverted = owner == PACKAGE
@@ -132,26 +131,18 @@ class Diversion:
 
     def _owner(self) -> str:
         """The package whose diversion of the file there is ("" for none)."""
-        return self._dpkg_divert("--listpackage", f"/{self.schema}").strip()
+        return self._dpkg_divert("--listpackage").strip()
 
     def _divert(self, action: str) -> None:
-        self._dpkg_divert(
-            "--quiet",
-            "--package",
-            PACKAGE,
-            "--no-rename",
-            "--divert",
-            f"/{self.schema}.distrib",
-            action,
-            f"/{self.schema}",
-        )
+        words = f"--quiet --no-rename --package {PACKAGE}".split()
+        self._dpkg_divert(*words, "--divert", f"/{self.schema}.distrib", action)
 
     def _dpkg_divert(self, *words: str) -> str:
-        """What it printed; "" where there is no dpkg."""
+        """What it printed of our file; "" where there is no dpkg."""
         if not _has_dpkg():
             return ""
         at = [] if self.root == "/" else [f"--root={self.root}"]
-        done = command.run(["dpkg-divert", *at, *words])
+        done = command.run(["dpkg-divert", *at, *words, f"/{self.schema}"])
         if done.code != 0:
             raise failure(
                 "diversion-failed",
@@ -175,7 +166,9 @@ def with_key(schema: bytes) -> Optional[bytes]:
         return None
     if DEFINITION in definitions:
         return None
-    definitions[DEFINITION] = _fragment(schema_files.load(schema_files.SECTION))
+    section = schema_files.load(schema_files.SECTION)
+    # Only a $ref would have to be changed below another root: it has none.
+    definitions[DEFINITION] = {key: section[key] for key in section if key != "$schema"}
     full["allOf"].append({"$ref": f"#/$defs/{DEFINITION}"})
     if isinstance(full.get("properties"), dict):
         full["properties"][KEY] = {}
@@ -198,25 +191,6 @@ def _parsed(schema: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return full if isinstance(full, dict) else {}
-
-
-def _fragment(section: dict[str, Any]) -> dict[str, Any]:
-    """Our schema as a definition inside cloud-init's: references that began
-    at the root of ours begin at the definition."""
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                key: f"#/$defs/{DEFINITION}{item[1:]}"
-                if key == "$ref" and isinstance(item, str) and item.startswith("#")
-                else moved(item)
-                for key, item in value.items()
-            }
-        if isinstance(value, list):
-            return [moved(item) for item in value]
-        return value
-
-    return {key: moved(item) for key, item in section.items() if key != "$schema"}
 
 
 def _has_dpkg() -> bool:

@@ -26,8 +26,9 @@ from typing import Any, Optional
 
 from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import run_for_script
-from cc_kraken.boot.cloud_init import MODULE, module_name
+from cc_kraken.boot.cloud_init import MODULE, has_module, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
+from cc_kraken.cloud.session import boto3_missing
 from cc_kraken.config import loading
 from cc_kraken.machine.files import read_text, remove, write_atomic, write_json
 from cc_kraken.machine.paths import Paths
@@ -89,10 +90,7 @@ class Choice:
     """None: nobody said. The schema is changed then where dpkg diverts the file."""
 
 
-# ------------------------------------------------------------------ commands
-
-
-def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> list[str]:
+def enable(paths: Paths, schema: Optional[bool] = None) -> list[str]:
     """Put the module into cloud-init's lists, and remember that.
 
     ``schema``: whether the key goes into cloud-init's schema; None leaves it with
@@ -101,40 +99,37 @@ def enable(schema: Optional[bool] = None, paths: Optional[Paths] = None) -> list
     the configuration of cloud-init cannot be read or the result would not take
     effect; then nothing was changed.
     """
-    paths = paths or Paths()
     if schema is None and chosen(paths).schema:
         schema = True
-    choice = Choice(modules=True, schema=schema)
+    choice = Choice(schema=schema)
     said = _write_lists(paths)
-    _remember(choice, paths)
+    write_json(_choice_path(paths), asdict(choice))
     return said + _write_schema(choice, paths)
 
 
-def disable(paths: Optional[Paths] = None) -> list[str]:
+def disable(paths: Paths) -> list[str]:
     """Take back what :func:`enable` did, and remember that it is not wanted,
     so that no upgrade brings it back."""
-    paths = paths or Paths()
     configuration = os.path.join(paths.etc, "cloud", "cloud.cfg")
     if not os.path.exists(configuration) and not os.path.exists(_drop_in(paths)):
         return [f"There is no cloud-init here ({configuration}): nothing to do."]
-    _remember(Choice(modules=False, schema=chosen(paths).schema), paths)
+    choice = Choice(modules=False, schema=chosen(paths).schema)
+    write_json(_choice_path(paths), asdict(choice))
     return withdraw(paths)
 
 
-def refresh(paths: Optional[Paths] = None) -> list[str]:
+def refresh(paths: Paths) -> list[str]:
     """Do again what is enabled (after cloud-init or its configuration
     changed); nothing after ``disable``."""
-    paths = paths or Paths()
     choice = chosen(paths)
     if not choice.modules:
         return ["cc-kraken was disabled here, and stays so (cc-kraken enable)."]
     return _write_lists(paths) + _write_schema(choice, paths)
 
 
-def withdraw(paths: Optional[Paths] = None) -> list[str]:
+def withdraw(paths: Paths) -> list[str]:
     """Take back what :func:`enable` did, and leave the choice remembered as
     it is (removal of the package)."""
-    paths = paths or Paths()
     path = _drop_in(paths)
     said = _schema(paths).unregister()
     if udev_rules.remove(paths):
@@ -146,11 +141,10 @@ def withdraw(paths: Optional[Paths] = None) -> list[str]:
     return [f"Removed {path}: cloud-init's own lists of modules hold again.", *said]
 
 
-def stale(paths: Optional[Paths] = None) -> Optional[str]:
+def stale(paths: Paths) -> Optional[str]:
     """A sentence when the generated lists are older than what they were made
     from, or None (also when there are none).  Raises KrakenError when the
     configuration of cloud-init cannot be read."""
-    paths = paths or Paths()
     path = _drop_in(paths)
     text = _read_own(path)
     if text is None or _digest(_lists(_sources(paths))) in text:
@@ -161,15 +155,20 @@ def stale(paths: Optional[Paths] = None) -> Optional[str]:
     )
 
 
-def faults(paths: Optional[Paths] = None) -> list[str]:
+def faults(paths: Paths) -> list[str]:
     """Why cloud-init will not run the module at the next boot; empty: it will."""
-    paths = paths or Paths()
-    found = [text for name in NEEDED for text in _not_importable(name)]
+    found = []
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            why = f"{sys.executable} cannot import {name}: {error}"
+            found.append(str(boto3_missing(error)) if name == "boto3" else why)
     try:
         found += [
             f"The module is not in {key}. Run: cc-kraken enable"
             for key, modules in _lists(_sources(paths, own=True)).items()
-            if MODULE not in map(module_name, modules)
+            if not has_module(modules)
         ]
         old = stale(paths)
         found += [old] if old else []
@@ -181,18 +180,6 @@ def faults(paths: Optional[Paths] = None) -> list[str]:
     except KrakenError as error:
         found.append(str(error))
     return found
-
-
-def _not_importable(name: str) -> list[str]:
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        if name == "boto3":
-            from cc_kraken.cloud.session import boto3_missing
-
-            return [str(boto3_missing(error))]
-        return [f"{sys.executable} cannot import {name}: {error}"]
-    return []
 
 
 # ---------------------------------------------- cloud-init's configuration
@@ -238,7 +225,7 @@ def _lists(files: Files) -> Lists:
                 "cc-kraken enable.",
             )
         lists[key] = modules
-        for path in setting if MODULE not in map(module_name, modules) else ():
+        for path in () if has_module(modules) else setting:
             for how in {"merge_how", "merge_type"} & set(files[path]):
                 raise _overruled(f"{path} sets {key} and {how}", "Take that out")
     return lists
@@ -276,8 +263,14 @@ def _mapping(path: str) -> Mapping[str, Any]:
         with open(path, encoding="utf-8") as file:
             text = file.read()
         if text.lstrip().lower().startswith("## template:"):
-            return _template(path, text)
+            _refuse_lists(path, text)
+            return {}  # what a jinja template says is not known before a boot
         content = yaml.safe_load(text)
+        if isinstance(content, (Mapping, type(None))):
+            return content or {}
+        why = "not a mapping of keys to values"
+    except KrakenError:
+        raise
     except FileNotFoundError:
         raise failure(
             "cloud-init-missing",
@@ -286,25 +279,23 @@ def _mapping(path: str) -> Mapping[str, Any]:
             "Install cloud-init (22.2 or later), then: cc-kraken enable.",
         ) from None
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from None
+        why = error.strerror or str(error)
     except UnicodeDecodeError as error:
-        raise _unreadable(path, f"byte {error.start} is not UTF-8") from None
-    except KrakenError:
-        raise
+        why = f"byte {error.start} is not UTF-8"
     except Exception as error:  # not YAMLError alone
         line, problem = loading.yaml_problem(error)
-        raise _unreadable(
-            path, f"line {line}: {problem}" if line else problem
-        ) from None
-    if not isinstance(content, (Mapping, type(None))):
-        raise _unreadable(path, "not a mapping of keys to values")
-    return content or {}
+        why = f"line {line}: {problem}" if line else problem
+    raise failure(
+        "cloud-config-unreadable",
+        f"{path} cannot be read: {why.rstrip('.')}.",
+        "cloud-init must be able to read it.",
+        "Nothing was changed. Repair it, then: cc-kraken enable.",
+    )
 
 
-def _template(path: str, text: str) -> Mapping[str, Any]:
-    """Nothing: what a jinja template says is not known before a boot."""
+def _refuse_lists(path: str, template: str) -> None:
     for key in PLACES:
-        if key in text:
+        if key in template:
             raise failure(
                 "cloud-config-template",
                 f"{path} sets {key} by a template, so the list is known at boot only.",
@@ -312,7 +303,15 @@ def _template(path: str, text: str) -> Mapping[str, Any]:
                 "Set the list in a plain file, or put [kraken, always] into it"
                 " by hand.",
             )
-    return {}
+
+
+def _overruled(found: str, remedy: str) -> KrakenError:
+    return failure(
+        "cloud-config-overruled",
+        f"{found}.",
+        f"{DROP_IN} must have the last word.",
+        f"{remedy}, or put [kraken, always] into the list there by hand.",
+    )
 
 
 # ------------------------------------------------------------------- writing
@@ -329,13 +328,11 @@ def _write_lists(paths: Paths) -> list[str]:
     wanted = {
         key: with_entry(modules, PLACES[key])
         for key, modules in lists.items()
-        if MODULE not in map(module_name, modules)
+        if not has_module(modules)
     }
     if not wanted:
-        return [
-            "cloud-init's own lists hold the module already.",
-            *([f"Removed {path}."] if remove(path) else []),
-        ]
+        said = ["cloud-init's own lists hold the module already."]
+        return [*said, f"Removed {path}."] if remove(path) else said
     for later in files:
         keys = [key for key in wanted if key in files[later]]
         if keys and os.path.dirname(later) == os.path.dirname(path) and later > path:
@@ -345,11 +342,15 @@ def _write_lists(paths: Paths) -> list[str]:
     data = f"{HEADER}{_digest(lists)}{body}".encode()
     if not write_atomic(path, data, mode=0o644):
         return [f"The module is in cloud-init's lists already ({path})."]
-    return [
-        f"{'Wrote' if before is None else 'Brought up to date:'} {path}.",
-        *(f"{key}: [kraken, always] {_place(wanted[key])}." for key in wanted),
-        *_later(lists[NETWORK_LIST]),
-    ]
+    said = [f"{'Wrote' if before is None else 'Brought up to date:'} {path}."]
+    said += [f"{key}: [kraken, always] {_place(wanted[key])}." for key in wanted]
+    # What an administrator does not expect of a list like RHEL 8's.
+    if "cc_mounts" not in map(module_name, lists[NETWORK_LIST]):
+        said.append(
+            "This cloud-init has mounts in a later stage. So its own mounts come after"
+            " the volumes of this node."
+        )
+    return said
 
 
 def _digest(lists: Lists) -> str:
@@ -362,16 +363,6 @@ def _place(modules: Sequence[object]) -> str:
     names = [module_name(item) for item in modules]
     at = names.index(MODULE)
     return f"after {names[at - 1][3:]}" if at else "at the beginning"
-
-
-def _later(modules: Sequence[object]) -> list[str]:
-    """What an administrator does not expect of a list like RHEL 8's."""
-    if "cc_mounts" in map(module_name, modules):
-        return []
-    return [
-        "This cloud-init has mounts in a later stage. So its own mounts come after"
-        " the volumes of this node."
-    ]
 
 
 def _write_schema(choice: Choice, paths: Paths) -> list[str]:
@@ -413,9 +404,6 @@ def _read_own(path: str) -> Optional[str]:
     )
 
 
-# ---------------------------------------------------------------- the choice
-
-
 def _choice_path(paths: Paths) -> str:
     return os.path.join(paths.etc, "cc-kraken", "enable.json")
 
@@ -435,34 +423,6 @@ def chosen(paths: Paths) -> Choice:
             'It must be {"modules": true or false, "schema": true, false or null}.',
             "Remove it, then: cc-kraken enable (or disable).",
         ) from None
-
-
-def _remember(choice: Choice, paths: Paths) -> None:
-    write_json(_choice_path(paths), asdict(choice))
-
-
-# -------------------------------------------------------------------- errors
-
-
-def _overruled(found: str, remedy: str) -> KrakenError:
-    return failure(
-        "cloud-config-overruled",
-        f"{found}.",
-        f"{DROP_IN} must have the last word.",
-        f"{remedy}, or put [kraken, always] into the list there by hand.",
-    )
-
-
-def _unreadable(path: str, why: str) -> KrakenError:
-    return failure(
-        "cloud-config-unreadable",
-        f"{path} cannot be read: {why.rstrip('.')}.",
-        "cloud-init must be able to read it.",
-        "Nothing was changed. Repair it, then: cc-kraken enable.",
-    )
-
-
-# ------------------------------------------------- for the package's scripts
 
 
 def main(argv: Sequence[str]) -> int:

@@ -117,9 +117,6 @@ def _with_nobody(judged: Fleet, section: Section, region: str, prefix: str) -> F
     return Fleet((), (finding, *judged.findings), judged.notes)
 
 
-# -------------------------------------------------------------------- in words
-
-
 def as_json(judged: Fleet, region: str, namespace: str) -> str:
     """The fields are described in docs/guides/fleet.md."""
     document = {
@@ -165,9 +162,6 @@ def _set(claim: Claim) -> dict[str, Any]:
         "volumes": [volume.id for volume in claim.volumes],
         "error": claim.trouble.kind if claim.trouble else None,
     }
-
-
-# -------------------------------------------------------------------- adopting
 
 
 def _create_tags(

@@ -24,7 +24,7 @@ from typing import Any, Callable, Optional
 
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Identity, KrakenError, Section, Trouble
+from cc_kraken.model import Identity, Section, failure
 
 LOG = logging.getLogger(__name__)
 
@@ -70,21 +70,33 @@ def carry_out(
     try:
         last = _follow(process.stdout.fileno(), time.monotonic() + seconds, enter)
     except TimeoutError:
-        raise KrakenError(_hangs(process.pid, seconds)) from None
+        raise failure(
+            "run-hangs",
+            f"The run (process {process.pid}) is still going after {seconds:.0f} s.",
+            "The boot continues without it.",
+            "Look for a disk that answers no read (dmesg, and the volume's status in "
+            "EC2). Detach it, or wait for it: then the run ends, and cc-kraken.service "
+            "carries on.",
+        ) from None
     finally:
         process.stdout.close()
         enter(None)
     with contextlib.suppress(subprocess.TimeoutExpired):  # a thread of it hangs
         process.wait(LAST_MOMENTS)
     if last is None:
-        raise KrakenError(_killed(process.returncode))
+        code = process.returncode or 0
+        how = f"was killed by signal {-code}" if code < 0 else "ended without a result"
+        raise failure(
+            "run-killed",
+            f"The run {how}",
+            "",
+            "Look for a lack of memory in the kernel's log (dmesg), then: cc-kraken "
+            "apply.",
+        )
     if "error" in last:
         raise RuntimeError(last["error"])
     status: dict[str, Any] = last["status"]
     return status
-
-
-# --------------------------------------------------- in the process of cloud-init
 
 
 def argv() -> list[str]:
@@ -138,27 +150,3 @@ def _log(fields: Mapping[str, Any]) -> None:
         logger.handle(record)
     except Exception:  # a handler's fault must not cost the run
         LOG.debug("a handler failed at a record of %s", record.name, exc_info=True)
-
-
-def _hangs(pid: int, seconds: float) -> Trouble:
-    return Trouble(
-        "run-hangs",
-        f"The run (process {pid}) is still going after {seconds:.0f} s.",
-        "The boot continues without it.",
-        "Look for a disk that answers no read (dmesg, and the volume's status in "
-        "EC2). Detach it, or wait for it: then the run ends, and cc-kraken.service "
-        "carries on.",
-    )
-
-
-def _killed(code: Optional[int]) -> Trouble:
-    how = "ended without a result"
-    if code is not None and code < 0:
-        how = f"was killed by signal {-code}"
-    return Trouble(
-        "run-killed",
-        f"The run {how}",
-        "",
-        "Look for a lack of memory in the kernel's log (dmesg), then run "
-        "cc-kraken apply.",
-    )

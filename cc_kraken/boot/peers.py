@@ -43,9 +43,6 @@ ASK_AGAIN = (3.0, 1.5, 60.0)
 """Seconds, growth, longest: many instances wait for one another at the same time."""
 
 
-# --------------------------------------------------------------- the command line
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="as JSON")
@@ -111,9 +108,6 @@ def command(options: argparse.Namespace) -> int:
     else:
         print(as_table(found, identity))
     return 0
-
-
-# ------------------------------------------------------------------------ asking
 
 
 @dataclass
@@ -195,9 +189,6 @@ def _unknown(why: str, *, waits: bool = False) -> KrakenError:
         "See cc-kraken status, and the tags of the volumes.",
         waits=waits,
     )
-
-
-# -------------------------------------------------------------------- in words
 
 
 def as_json(found: Sequence[Peer], identity: Identity) -> str:

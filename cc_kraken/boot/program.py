@@ -12,7 +12,6 @@ from logging.handlers import QueueHandler
 from typing import Any, NoReturn, Optional
 
 from cc_kraken.boot import stage
-from cc_kraken.boot.cloud_init import Events
 from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
@@ -33,6 +32,10 @@ class _Wire(QueueHandler):
         if not self.say(log=vars(record)):
             print(f"{record.levelname}: {record.msg}", file=sys.stderr, flush=True)
 
+    def enter(self, phase: Optional[str]) -> None:
+        """A phase, for the process that has cloud-init's reporter."""
+        self.say(phase=phase)
+
     def say(self, **line: object) -> bool:
         """False when nobody follows."""
         rest = json.dumps(line, default=str).encode("ascii") + b"\n"
@@ -43,17 +46,6 @@ class _Wire(QueueHandler):
         except OSError:
             return False
         return True
-
-
-class _Phases(Events):
-    """Phases for the process that has cloud-init's reporter."""
-
-    def __init__(self, wire: _Wire) -> None:
-        super().__init__(None)
-        self._wire = wire
-
-    def enter(self, phase: Optional[str]) -> None:
-        self._wire.say(phase=phase)
 
 
 def main() -> NoReturn:
@@ -90,7 +82,7 @@ def _carry_out(order: Mapping[str, Any], wire: _Wire) -> Any:
             section,
             Identity(**order["identity"]),
             Paths(**order["paths"]),
-            _Phases(wire),
+            wire.enter,
             order["stage"],
             seconds=section.boot_wait,
             final=order["stage"] != "network",

@@ -16,7 +16,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from cc_kraken.act import layout, node_env, report
 from cc_kraken.act.report import (
@@ -37,6 +37,9 @@ from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
 
+if TYPE_CHECKING:
+    from cc_kraken.boot.launch import Enter
+
 LOG = logging.getLogger(__name__)
 
 UNIT = "cc-kraken.service"
@@ -56,17 +59,14 @@ class Failed(RuntimeError):
     __repr__ = RuntimeError.__str__
 
 
-def run_stage(*args: Any, **kwargs: Any) -> None:
-    """cloud-init's ``handle``, in every calling convention of 20.4 to 26.2.
+def run_stage(name: object, cfg: Any, cloud: Any) -> None:
+    """What cloud-init's call of the module does, with what cloud-init hands over.
 
     Raises RuntimeError, and nothing else, when a required set is not up.
     """
-    names = ("name", "cfg", "cloud", "log", "args")
-    given: dict[str, Any] = dict(zip(names, args))
-    given.update(kwargs)
     umask = os.umask(0o022)  # what is written here is for everybody to read
     try:
-        _handle(str(given["name"]), given["cfg"], given["cloud"])
+        _handle(str(name), cfg, cloud)
     except (RuntimeError, KrakenError) as error:
         raise Failed(str(error) + report.more(str(error))) from None
     except BaseException as error:  # SystemExit too: cloud-init lets it through
@@ -77,8 +77,7 @@ def run_stage(*args: Any, **kwargs: Any) -> None:
 
 def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     paths = Paths()
-    datasource = cloud.datasource
-    if not is_ec2(datasource):
+    if not is_ec2(cloud.datasource):
         return
     stage = cloud_init.stage(cloud)
     if stage == "final":
@@ -98,12 +97,17 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
         LOG.info("Switched off by enabled: false")
         Report(paths, stage).finish(OFF)
         return
-    identity = cloud_init.identity(datasource)
-    events = cloud_init.Events(cloud, name)
+    identity = cloud_init.identity(cloud.datasource)
+    enter = cloud_init.Events(cloud, name).enter
     if stage == "network":
-        _network(section, identity, paths, events, cfg)
-    else:
-        _by_hand(section, identity, paths, events)
+        _network(section, identity, paths, enter, cfg)
+        return
+    from cc_kraken.boot import launch
+
+    status = launch.carry_out(section, identity, paths, stage, enter, math.inf)
+    text = failures(status, pending=True)
+    if text:
+        raise RuntimeError(text)
 
 
 def _refused(
@@ -119,14 +123,11 @@ def _refused(
     run_report.finish(FAILED)
 
 
-# ------------------------------------------------------------------ the runs
-
-
 def carry_out(
     section: Section,
     identity: Identity,
     paths: Paths,
-    events: cloud_init.Events,
+    enter: Enter,
     stage: str,
     *,
     seconds: float,
@@ -137,8 +138,9 @@ def carry_out(
 ) -> dict[str, Any]:
     """One run under the machine's lock; returns its status.
 
-    ``seconds``: how long it may wait.  ``final``: what is pending then has
-    failed.  ``clock`` can stop the run; ``notes`` are warnings to report.
+    ``enter`` hears of each phase.  ``seconds``: how long it may wait.  ``final``:
+    what is pending then has failed.  ``clock`` can stop the run; ``notes`` are
+    warnings to report.
     Saves the layout after a complete run.
     """
     # Here, so that a reboot with everything in place imports none of it.
@@ -157,7 +159,7 @@ def carry_out(
             paths,
             run_report,
             limits,
-            events,
+            enter,
             Ec2(identity, section, clock.sleep),
             ask_tags=stage != "network",
             dry_run=dry_run,
@@ -166,6 +168,8 @@ def carry_out(
         for text in notes:
             run_report.warn(text)
         try:
+            if stage == "network" and not dry_run:
+                _forget_other(paths, identity)
             if not dry_run:
                 _read_fstab(paths, run_report.warn)
             state = run.go()
@@ -229,6 +233,16 @@ def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
     return metrics.text
 
 
+def _forget_other(paths: Paths, identity: Identity) -> None:
+    from cc_kraken.boot import clean  # not at every reboot
+
+    try:
+        for sentence in clean.forget_other(paths, identity.instance_id):
+            LOG.info("%s", sentence)
+    except (KrakenError, OSError) as error:  # it costs a boot time, no more
+        LOG.warning("%s", error)
+
+
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
     """What a run before could not make systemd read: no reason to leave volumes
     unmounted."""
@@ -269,19 +283,6 @@ def _all_settled(status: Mapping[str, Any]) -> bool:
     return all(entry["state"] in (*UP, "failed") for entry in status["sets"].values())
 
 
-def _by_hand(
-    section: Section, identity: Identity, paths: Paths, events: cloud_init.Events
-) -> None:
-    from cc_kraken.boot import launch
-
-    status = launch.carry_out(
-        section, identity, paths, "single", events.enter, math.inf
-    )
-    text = failures(status, pending=True)
-    if text:
-        raise RuntimeError(text)
-
-
 # ------------------------------------------------------------- network stage
 
 
@@ -289,48 +290,30 @@ def _network(
     section: Section,
     identity: Identity,
     paths: Paths,
-    events: cloud_init.Events,
+    enter: Enter,
     cfg: Mapping[str, Any],
 ) -> None:
     kept = None if section.dry_run else _kept(paths, section, identity)
     if kept is not None:
         status = _report_kept(paths, section, identity, kept)
     else:
-        status = _bring_up(section, identity, paths, events)
+        status = _bring_up(section, identity, paths, enter)
     started = not section.dry_run and _start_background()
     text = failures(status, pending=not (started or section.dry_run))
     if text and not (started and cloud_init.final_entry(cfg)):
         raise RuntimeError(text)
 
 
-def _forget_other(paths: Paths, identity: Identity) -> None:
-    from cc_kraken.act import last_resort  # not at every reboot
-
-    if last_resort.instance(paths) in ("", identity.instance_id):
-        return
-    from cc_kraken.boot import clean  # cloud-init keeps what it has imported
-
-    try:
-        for sentence in clean.forget_other(paths, identity.instance_id):
-            LOG.info("%s", sentence)
-    except (KrakenError, OSError) as error:  # it costs a boot time, no more
-        LOG.warning("%s", error)
-
-
 def _bring_up(
-    section: Section, identity: Identity, paths: Paths, events: cloud_init.Events
+    section: Section, identity: Identity, paths: Paths, enter: Enter
 ) -> dict[str, Any]:
     """The run of the network stage, as a program of its own; its status, or
     as far as it has come when it hangs or was killed."""
-    from cc_kraken.boot import launch
+    from cc_kraken.boot import launch  # not at every reboot
 
-    if not section.dry_run:
-        _forget_other(paths, identity)
     seconds = section.boot_wait + HANG_GRACE
     try:
-        return launch.carry_out(
-            section, identity, paths, "network", events.enter, seconds
-        )
+        return launch.carry_out(section, identity, paths, "network", enter, seconds)
     except KrakenError as error:
         status = report.read(paths)
         if status is None:
@@ -348,9 +331,7 @@ def _kept(
     mounted yet is given a moment.
     """
     saved = layout.load(paths)
-    if saved is None:
-        return None
-    if not layout.matches(saved, section, identity):
+    if saved is None or not layout.matches(saved, section, identity):
         return None
     if layout.enlarged(paths, saved):
         LOG.info("A volume has another size than before")
@@ -372,20 +353,17 @@ def _report_kept(
     run_report.identify(identity, Node(node["prefix"], node["node_id"]))
     run_report.claim(saved.get("claim"))
     for name, entry in saved["sets"].items():
-        shown = run_report.set(name, required=entry["required"])
-        shown["state"] = "mounted"
-        shown["mount_path"] = entry["mount_path"]
-        shown["filesystem"] = entry["filesystem"]
-        shown["array"] = entry["array"]
-        shown["volumes"] = [
-            {
-                "id": volume,
-                "device": None,
-                "size": entry["sizes"].get(volume),
-                "state": "in-use",
-            }
-            for volume in entry["volumes"]
-        ]
+        sizes = {volume: entry["sizes"].get(volume) for volume in entry["volumes"]}
+        run_report.set(name, required=entry["required"]).update(
+            state="mounted",
+            mount_path=entry["mount_path"],
+            filesystem=entry["filesystem"],
+            array=entry["array"],
+            volumes=[
+                {"id": volume, "device": None, "size": size, "state": "in-use"}
+                for volume, size in sizes.items()
+            ],
+        )
         text = "%s is mounted at %s (as before)"
         LOG.info(text, name, entry["mount_path"], extra=of_set(name))
     for name, text in layout.copies(paths, saved):
@@ -440,7 +418,8 @@ def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
 
 def _too_late(cfg: Mapping[str, Any]) -> str:
     """Why the network stage was silent though there is a section."""
-    if cloud_init.early_entry(cfg):
+    early = (cfg.get("cloud_init_modules"), cfg.get("cloud_config_modules"))
+    if any(map(cloud_init.has_module, early)):
         return (
             "The kraken section came after the module's turn in the network stage. "
             "Put it into user-data or into the image, or have write_files make the "
@@ -463,7 +442,13 @@ def join(paths: Paths, seconds: float) -> dict[str, Any]:
     status = watch(paths, settled, seconds)
     assert status is not None
     if not settled(status) and time.monotonic() < end:
-        status["errors"].append(report.error(_ended_early()))
+        ended_early = Trouble(
+            "background-ended",
+            f"{UNIT} is not running and has left no result.",
+            "Its result must be in /run/cc-kraken/status.json.",
+            f"See journalctl -u {UNIT}, then: cc-kraken apply.",
+        )
+        status["errors"].append(report.error(ended_early))
     return status
 
 
@@ -525,15 +510,6 @@ def at_work(paths: Paths) -> bool:
     finally:
         os.close(handle)
     return False
-
-
-def _ended_early() -> Trouble:
-    return Trouble(
-        "background-ended",
-        f"{UNIT} is not running and has left no result.",
-        "Its result must be in /run/cc-kraken/status.json.",
-        f"See journalctl -u {UNIT}, then: cc-kraken apply.",
-    )
 
 
 def load_by_hand(paths: Paths) -> tuple[Optional[Section], Any]:

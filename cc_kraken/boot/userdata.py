@@ -15,8 +15,8 @@ import difflib
 import gzip
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Optional
 
 from cc_kraken.boot import userparts
@@ -50,15 +50,6 @@ class Finding:
         return f"{self.name}:{self.line}: {self.text}"
 
 
-@dataclass
-class Checked:
-    """``sections``: where there is one.  ``notes``: what was not looked at."""
-
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    sections: list[str] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class _Text:
     """One YAML document.  ``line``: how many lines of its file are before it;
@@ -73,27 +64,23 @@ class _Text:
     merges: bool = False
 
 
-def check(data: bytes, path: str) -> Checked:
+def check(data: bytes, path: str) -> "Checked":
     """Check one file: user-data, one of ours (``conf.d/NAME.yaml``,
     ``kraken.d/NAME.yaml``), or one for ``/etc/cloud/cloud.cfg.d`` (``NAME.cfg``).
 
     Raises KrakenError ``user-data-form`` for a file of which cloud-init takes
     nothing.
     """
-    work = _Check(path)
+    work = Checked(path)
     directory = os.path.basename(os.path.dirname(os.path.abspath(path)))
-    if directory in OURS and path.endswith(".yaml"):
-        work.document(_Text(path, _decoded(data, path), own=True))
-    elif not (path.endswith(".cfg") and work.config_file(data)):
-        work.user_data(data)
-    return work.checked
-
-
-def _decoded(data: bytes, name: str) -> str:
     try:
-        return data.decode("utf-8")
+        if directory in OURS and path.endswith(".yaml"):
+            work.document(_Text(path, data.decode("utf-8"), own=True))
+        elif not (path.endswith(".cfg") and work.config_file(data)):
+            work.user_data(data)
     except UnicodeDecodeError as error:
-        _refuse(f"{name} is not UTF-8 (byte {error.start})", "Save it as UTF-8.")
+        _refuse(f"{path} is not UTF-8 (byte {error.start})", "Save it as UTF-8.")
+    return work
 
 
 def _refuse(
@@ -103,17 +90,18 @@ def _refuse(
     raise failure("user-data-form", f"{found}.", expected, remedy)
 
 
-class _Check:
-    """The check of one file, gathered in ``checked``."""
+class Checked:
+    """What there is to say of one file.  ``sections``: where there is one.
+    ``notes``: what was not looked at."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.checked = Checked()
+        self.findings: list[Finding] = []
+        self.notes: list[str] = []
+        self.sections: list[str] = []
         self._whole, self._read = "", 0
         self._arrived: list[str] = []
         """The parts of user-data that have a section."""
-
-    # ---- forms
 
     def config_file(self, data: bytes) -> bool:
         """A file for cloud.cfg.d, which needs no header; False for one that begins
@@ -123,8 +111,8 @@ class _Check:
         if kind not in (None, userparts.JINJA) or _MIME.search(text):
             return False
         where = "checked as a file for /etc/cloud/cloud.cfg.d"
-        self.checked.notes.append(f"{where}; user-data would begin with #cloud-config")
-        text = _decoded(data, self.name)
+        self.notes.append(f"{where}; user-data would begin with #cloud-config")
+        text = data.decode("utf-8")
         self.document(_Text(self.name, text, template=userparts.is_template(text)))
         return True
 
@@ -135,9 +123,8 @@ class _Check:
         self._whole = plain.decode("utf-8", "surrogateescape")
         try:
             parts = userparts.parts(data)
-        except UnicodeDecodeError as error:
-            found = f"{self.name} is not UTF-8 (byte {error.start})"
-            _refuse(found, "Save it as UTF-8.")
+        except UnicodeDecodeError:
+            raise
         except Exception as error:
             _refuse(
                 f"cloud-init fails on {self.name}, and takes nothing of it ({error})",
@@ -158,27 +145,27 @@ class _Check:
         if part.kind == userparts.CLOUD_CONFIG:
             self.document(text)
         elif part.kind == userparts.JINJA:
-            self._template(text, alone)
+            self._template(text)
         elif part.kind == userparts.PATCH:
-            self.checked.notes.append("a JSON patch is not checked")
+            self.notes.append("a JSON patch is not checked")
         elif part.kind == userparts.INCLUDE:
-            self.checked.notes.append("what #include names is fetched at boot only")
+            self.notes.append("what #include names is fetched at boot only")
         elif part.kind not in userparts.HANDLED:
             looked_at = part.kind in ("text/plain", userparts.WHOLE)
             if looked_at and userparts.starts(part.text) is None:
                 why = f"it begins with {_first(part.text)!r}"
-                self._ignored(text, alone, why, _hint(part.text, part.kind))
+                self._ignored(text, why, _hint(part.text, part.kind))
             else:
                 hint = f"Give it the type {userparts.CLOUD_CONFIG}."
-                self._ignored(text, alone, f"its type is {part.kind}", hint)
+                self._ignored(text, f"its type is {part.kind}", hint)
         elif alone and part.text.strip():
             _refuse(f"cloud-init takes {name} for {part.kind}")
 
-    def _template(self, text: _Text, alone: bool) -> None:
+    def _template(self, text: _Text) -> None:
         if not userparts.is_template(text.text):
             why = f"it begins with {_first(text.text)!r}"
             hint = "Its first line must be ## template: jinja, exactly so."
-            self._ignored(text, alone, why, hint)
+            self._ignored(text, why, hint)
             return
         kind = userparts.starts(_neutral(text.text).partition("\n")[2])
         if kind == userparts.CLOUD_CONFIG:
@@ -186,14 +173,14 @@ class _Check:
         elif kind is None:
             why = "what the template makes has no header"
             hint = "Its second line must be #cloud-config."
-            self._ignored(text, alone, why, hint)
+            self._ignored(text, why, hint)
 
-    def _ignored(self, text: _Text, alone: bool, why: str, hint: str) -> None:
+    def _ignored(self, text: _Text, why: str, hint: str) -> None:
         """cloud-init does nothing with this part: a mistake, if there is a section
         in it or it is all there is."""
         if not text.text.strip():
             return
-        if alone:
+        if text.name == self.name:
             _refuse(f"cloud-init ignores {text.name} as a whole, because {why}", hint)
         if _SECTION.search(text.text):
             self._find(text, 1, f"cloud-init ignores this part, because {why}. {hint}")
@@ -216,10 +203,8 @@ class _Check:
         if not sentence.startswith("["):
             sentence = f"[user-data-form] {sentence}"
         finding = Finding(text.name, at, sentence)
-        if finding not in self.checked.findings:
-            self.checked.findings.append(finding)
-
-    # ---- what is in them
+        if finding not in self.findings:
+            self.findings.append(finding)
 
     def document(self, text: _Text) -> None:
         """One YAML document, and the files of ours that it writes."""
@@ -250,13 +235,13 @@ class _Check:
                 )
 
     def _section(self, text: _Text, yaml: "_Yaml") -> None:
-        self.checked.sections.append(text.name)
+        self.sections.append(text.name)
         for path, line, first in () if text.template else yaml.twice:
             sentence = f"{path} is here twice (first in line {text.line + first})"
             self._find(text, line, f"{sentence}; the second replaces the first")
         values = [yaml.content[KEY]]
         if text.template:  # both branches of an if
-            values = list(yaml.values(KEY)) or values
+            values = yaml.values(KEY) or values
         for each in values:
             self._value(text, yaml, each)
         if text.own:
@@ -341,13 +326,11 @@ def _neutral(text: str) -> str:
     """A template with its statements taken out and its expressions replaced,
     line for line."""
 
-    def blank(found: "re.Match[str]") -> str:
+    def lines(found: "re.Match[str]") -> str:
         return "\n" * found.group(0).count("\n")
 
-    def value(found: "re.Match[str]") -> str:
-        return UNKNOWN + "\n" * found.group(0).count("\n")
-
-    return _EXPRESSION.sub(value, _STATEMENT.sub(blank, text))
+    text = _STATEMENT.sub(lines, text)
+    return _EXPRESSION.sub(lambda found: UNKNOWN + lines(found), text)
 
 
 def _unpacked(entry: Mapping[str, Any]) -> str:
@@ -361,9 +344,6 @@ def _unpacked(entry: Mapping[str, Any]) -> str:
             content.encode() if isinstance(content, str) else content
         )
     return content.decode("utf-8") if isinstance(content, bytes) else str(content)
-
-
-# ------------------------------------------------------------------------- YAML
 
 
 class _Syntax(Exception):
@@ -386,7 +366,6 @@ class _Yaml:
         self.blocks: list[str] = []
         self._seen: set[int] = set()
         self._lines: dict[str, int] = {}
-        self._mapping, self._sequence = yaml.MappingNode, yaml.SequenceNode
         self.content: Any = None
         try:
             self._loader = yaml.SafeLoader(text)
@@ -400,18 +379,15 @@ class _Yaml:
 
     def line(self, path: str) -> int:
         """The line of a key, or of the nearest one above it that is known."""
-        while path:
-            if path in self._lines:
-                return self._lines[path]
-            path = path.rpartition(".")[0] if "." in path else ""
-        return self._lines.get("", 1)
+        while path and path not in self._lines:
+            path = path.rpartition(".")[0]
+        return self._lines.get(path, 1)
 
-    def values(self, key: str) -> Sequence[Any]:
-        """Every value of a key at the top, where a template has several."""
-        pairs = self._node.value if isinstance(self._node, self._mapping) else ()
+    def values(self, key: str) -> list[Any]:
+        """Every value of a key of this mapping, where a template has several."""
         return [
             self._loader.construct_document(value)
-            for name, value in pairs
+            for name, value in self._node.value
             if name.value == key
         ]
 
@@ -420,22 +396,18 @@ class _Yaml:
         if id(node) in self._seen:
             return  # an alias, perhaps of what it is in
         self._seen.add(id(node))
+        children: list[Any] = []
+        if node.id == "mapping":
+            above = f"{path}." if path else ""
+            children = [(f"{above}{key.value}", key, one) for key, one in node.value]
+        elif node.id == "sequence":
+            children = [(f"{path}[{n}]", one, one) for n, one in enumerate(node.value)]
         here: dict[str, int] = {}
-        for name, key, value in self._children(node, path):
+        for name, key, value in children:
             line = key.start_mark.line + 1
-            section = name == KEY or name.startswith(f"{KEY}.")
-            if section and name in here:
+            if name in here and (name == KEY or name.startswith(f"{KEY}.")):
                 self.twice.append((name, line, here[name]))
             self._lines[name] = here[name] = line
             if getattr(value, "style", None) == "|":
                 self.blocks.append(name)
             self._walk(value, name)
-
-    def _children(self, node: Any, path: str) -> Iterator[Any]:
-        if isinstance(node, self._mapping):
-            for key, value in node.value:
-                name = str(key.value)
-                yield f"{path}.{name}" if path else name, key, value
-        elif isinstance(node, self._sequence):
-            for number, value in enumerate(node.value):
-                yield f"{path}[{number}]", value, value

@@ -17,8 +17,9 @@ from cc_kraken.decide import seen
 from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import KrakenError, Trouble, failure
+from cc_kraken.model import failure
 
+NEVER = "the module never ran in this boot"
 WARM = "this instance is in a warm pool, and no run waits for the end of that"
 
 Status = Mapping[str, Any]
@@ -30,22 +31,22 @@ def for_set(given: str, paths: Paths, *, attached: bool) -> None:
 
     Raises KrakenError ``set-not-up`` and ``owner-pending``.
     """
+    wanted = report.UP if attached else (MOUNTED,)
 
-    def there(status: Status) -> bool:
+    def is_there(status: Status) -> bool:
         entry = status["sets"].get(_set_name(given, status))
-        return entry is not None and _is_there(entry, paths, attached)
+        there = entry is not None and entry["state"] in wanted
+        return there and report.is_up(entry, paths)
 
-    def failed(status: Optional[Status]) -> Trouble:
-        name = _set_name(given, status) if status else given
-        return Trouble(
+    status = _until(is_there, paths)
+    name = _set_name(given, status) if status else given
+    if status is None or not is_there(status):
+        raise failure(
             "set-not-up",
             f"The set {name} is not up: {_why(name, status, paths).rstrip('.')}",
             "",
             "See cc-kraken status.",
         )
-
-    status = _until(there, failed, paths)
-    name = _set_name(given, status)
     _settle(name, status["sets"][name])
 
 
@@ -54,39 +55,25 @@ def for_node(paths: Paths) -> None:
 
     Raises KrakenError ``node-unknown``.
     """
-
-    def failed(status: Optional[Status]) -> Trouble:
-        return Trouble(
+    status = _until(lambda _: os.path.exists(paths.node_env), paths)
+    if status is None or not os.path.exists(paths.node_env):
+        raise failure(
             "node-unknown",
             f"This instance is no node: {_why_no_node(status).rstrip('.')}",
             "",
             "See cc-kraken status.",
         )
 
-    _until(lambda _: os.path.exists(paths.node_env), failed, paths)
 
-
-def _until(
-    there: Callable[[Status], bool],
-    failed: Callable[[Optional[Status]], Trouble],
-    paths: Paths,
-) -> Status:
-    """The status that ``there`` has found right."""
-    status = stage.watch(paths, lambda one: there(one) or _is_over(one), math.inf)
-    if status is None or not there(status):
-        raise KrakenError(failed(status))
-    return status
+def _until(is_there: Callable[[Status], bool], paths: Paths) -> Optional[Status]:
+    """The first status for which that is so, else the last one of a run."""
+    return stage.watch(paths, lambda one: is_there(one) or _is_over(one), math.inf)
 
 
 def _is_over(status: Status) -> bool:
     """Whether nobody goes on after this run.  In a warm pool a run waits."""
     at_work = (report.RUNNING, report.STANDBY)
     return status["stage"] != "network" and status["state"] not in at_work
-
-
-def _is_there(entry: Mapping[str, Any], paths: Paths, attached: bool) -> bool:
-    wanted = report.UP if attached else (MOUNTED,)
-    return entry["state"] in wanted and report.is_up(entry, paths)
 
 
 def _set_name(given: str, status: Status) -> str:
@@ -97,12 +84,6 @@ def _set_name(given: str, status: Status) -> str:
     return re.sub(
         r"\\x([0-9a-f]{2})", lambda found: chr(int(found.group(1), 16)), given
     )
-
-
-# ------------------------------------------------------------------- in words
-
-
-NEVER = "the module never ran in this boot"
 
 
 def not_seen(name: str, entry: Mapping[str, Any], paths: Paths) -> str:
@@ -154,9 +135,6 @@ def _why_no_node(status: Optional[Status]) -> str:
     if status["dry_run"]:
         return "the last run was a dry run"
     return str(status["waiting_for"] or "no run has written node.env in this boot")
-
-
-# ------------------------------------------------------------------ the owner
 
 
 def _settle(name: str, entry: Mapping[str, Any]) -> None:

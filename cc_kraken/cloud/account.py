@@ -11,8 +11,6 @@ from cc_kraken.cloud.ec2 import FILTER_VALUES, Ec2
 from cc_kraken.cloud.errors import Ec2Error, fatal, plain
 from cc_kraken.model import Identity, Instance, Section, Volume
 
-PAGE = 1000  # results; of volumes EC2 gives 500 at most
-
 _HALF = 3
 """Characters that a half of a namespace needs to be looked for by itself."""
 _REMEDIES: Mapping[str, str] = {
@@ -45,6 +43,8 @@ def like(namespace: str) -> list[str]:
 class Account(Ec2):
     """One region of an account.  "" as profile or region: as boto3 chooses."""
 
+    page = 1000  # results; of volumes EC2 gives 500 at most
+
     def __init__(self, section: Section, region: str = "", profile: str = "") -> None:
         super().__init__(Identity("", region, ""), section)
         self._profile = profile
@@ -52,7 +52,7 @@ class Account(Ec2):
     def tagged_volumes(self) -> tuple[Volume, ...]:
         """Every volume with a tag of ours, or with one that looks like it, by id."""
         filters = [{"Name": "tag-key", "Values": like(self.namespace)}]
-        return self._some_volumes("with our tags", filters)
+        return self._described("with our tags", filters)
 
     def these_volumes(self, ids: Sequence[str]) -> tuple[Volume, ...]:
         """Those of these that EC2 knows, by id."""
@@ -60,13 +60,8 @@ class Account(Ec2):
         for start in range(0, len(ids), FILTER_VALUES):
             some = ids[start : start + FILTER_VALUES]
             filters = [{"Name": "volume-id", "Values": some}]
-            found += self._some_volumes("of " + ", ".join(some[:3]), filters)
+            found += self._described("of " + ", ".join(some[:3]), filters)
         return tuple(found)
-
-    def _some_volumes(self, subject: str, filters: Any) -> tuple[Volume, ...]:
-        pages = self._pages("DescribeVolumes", subject, PAGE, Filters=filters)
-        found = [answers.volume(raw) for page in pages for raw in page["Volumes"]]
-        return tuple(sorted(found, key=lambda one: one.id))
 
     def instances(self, holders: Iterable[str]) -> Mapping[str, Instance]:
         """Every instance with a tag like ours, and these.  One that EC2 does not show
@@ -75,12 +70,9 @@ class Account(Ec2):
         found: dict[str, Instance] = {}
         wanted = sorted(set(holders))
         while True:
-            pages = self._pages("DescribeInstances", "", PAGE, Filters=filters)
-            for page in pages:
-                for reservation in page["Reservations"]:
-                    for raw in reservation["Instances"]:
-                        one = answers.instance(raw, self.namespace)
-                        found[one.instance_id] = one
+            for raw in self._instances("", filters):
+                one = answers.instance(raw, self.namespace)
+                found[one.instance_id] = one
             left = [one for one in wanted if one not in found]
             if not left:
                 return found
@@ -88,50 +80,42 @@ class Account(Ec2):
             found.update({key: Instance(key, "gone") for key in ask})
             filters = [{"Name": "instance-id", "Values": ask}]
 
-    # ---------------------------------------------------------------- inside
-
-    def _client(self) -> Any:
-        with self._lock:
-            if self._made is None:
-                self._made = session.personal(self._profile, self.region)
-                self.region = self._made.meta.region_name
-                self._made.meta.events.register("before-send.ec2", self._count)
-            return self._made
+    def _connect(self) -> Any:
+        client = session.personal(self._profile, self.region)
+        self.region = client.meta.region_name
+        return client
 
     def _error(self, action: str, subject: str, error: Exception) -> Ec2Error:
-        found = _of_credentials(error) or super()._error(action, subject, error)
+        found = _of_settings(error) or super()._error(action, subject, error)
         remedy = _REMEDIES.get(found.trouble.kind, found.trouble.remedy)
         trouble = replace(found.trouble, remedy=remedy)
         return Ec2Error(trouble, found.reaction, found.code)
 
 
-def _of_credentials(error: Exception) -> Optional[Ec2Error]:
-    """The errors of a person's own settings; None for anything else."""
-    from botocore import exceptions as e
+#: The errors of a person's own settings, by the names that botocore gives them.
+_OWN_SETTINGS = {
+    "NoCredentialsError": "There are no AWS credentials.",
+    "PartialCredentialsError": "There are no AWS credentials.",
+    "ProfileNotFound": "The profile cannot be used ({}).",
+    "ConfigParseError": "The profile cannot be used ({}).",
+    "CredentialRetrievalError": "The credentials cannot be had ({}).",
+    "SSOError": "The credentials cannot be had ({}).",
+    "UnknownRegionError": "The credentials cannot be had ({}).",
+    "TokenRetrievalError": "The credentials cannot be had ({}).",
+    "MissingDependencyException": "The credentials cannot be had ({}).",
+    "InvalidRegionError": "The region is none ({}).",
+}
 
-    if isinstance(error, (e.NoCredentialsError, e.PartialCredentialsError)):
-        found = "There are no AWS credentials"
-    elif isinstance(error, (e.ProfileNotFound, e.ConfigParseError)):
-        found = f"The profile cannot be used ({plain(str(error)).rstrip('.')})"
-    elif type(error).__module__ == "botocore.exceptions" and (
-        isinstance(
-            error, (e.CredentialRetrievalError, e.SSOError, e.UnknownRegionError)
-        )
-        or type(error).__name__ in ("TokenRetrievalError", "MissingDependencyException")
-    ):
-        found = f"The credentials cannot be had ({plain(str(error)).rstrip('.')})"
-    elif isinstance(error, e.InvalidRegionError):
-        return fatal(
-            "region-missing",
-            f"The region is none ({plain(str(error)).rstrip('.')}).",
-            "",
-            "Correct --region, for example us-east-1.",
-        )
-    else:
-        return None
-    return fatal(
-        "credentials-missing",
-        f"{found}.",
-        "",
-        "Name a profile with --profile, or sign in (aws sso login).",
-    )
+
+def _of_settings(error: Exception) -> Optional[Ec2Error]:
+    """The errors of a person's own settings; None for anything else."""
+    for one in type(error).__mro__:
+        if one.__module__ != "botocore.exceptions" or one.__name__ not in _OWN_SETTINGS:
+            continue
+        found = _OWN_SETTINGS[one.__name__].format(plain(str(error)).rstrip("."))
+        if one.__name__ == "InvalidRegionError":
+            remedy = "Correct --region, for example us-east-1."
+            return fatal("region-missing", found, "", remedy)
+        remedy = "Name a profile with --profile, or sign in (aws sso login)."
+        return fatal("credentials-missing", found, "", remedy)
+    return None

@@ -17,16 +17,7 @@ import threading
 from collections.abc import Iterable
 from string import ascii_lowercase
 
-from cc_kraken.model import KrakenError, Trouble
-
-
-def _two(first: str, last: str = "z") -> tuple[str, ...]:
-    return tuple(f"/dev/xvd{first}{c}" for c in ascii_lowercase if c <= last)
-
-
-def _one(first: str, last: str) -> tuple[str, ...]:
-    return tuple(f"/dev/sd{c}" for c in ascii_lowercase if first <= c <= last)
-
+from cc_kraken.model import failure
 
 #: Every name that is asked for, best first.
 #:
@@ -37,14 +28,18 @@ def _one(first: str, last: str) -> tuple[str, ...]:
 #: found to be accepted, and at last what is reserved for instance store.
 #: Together they are enough for the largest limit of an instance type (128
 #: volumes with the root volume).
-CANDIDATES: tuple[str, ...] = (
-    _two("b")
-    + _two("c")
-    + _one("f", "p")
-    + _two("a")
-    + _two("d", last="x")
-    + _one("q", "z")
-    + _one("b", "e")
+CANDIDATES = tuple(
+    f"/dev/{stem}{letter}"
+    for stem, letters in (
+        ("xvdb", ascii_lowercase),
+        ("xvdc", ascii_lowercase),
+        ("sd", "fghijklmnop"),
+        ("xvda", ascii_lowercase),
+        ("xvdd", "abcdefghijklmnopqrstuvwx"),
+        ("sd", "qrstuvwxyz"),
+        ("sd", "bcde"),
+    )
+    for letter in letters
 )
 
 _XVD = re.compile(r"^xvd(?=[a-z]\d*$)")
@@ -88,16 +83,13 @@ class Names:
     def _next(self, volume_id: str) -> str:
         name = next(self._free, None)
         if name is None:
-            raise KrakenError(_EXHAUSTED)
+            raise failure(
+                "device-names-exhausted",
+                f"All {len(CANDIDATES)} device names that EC2 accepts are in use on "
+                "this instance, or were refused.",
+                "One must be free.",
+                "Detach volumes that this instance does not need, or use an image "
+                "with fewer block device mappings.",
+            )
         self._given[volume_id] = name
         return name
-
-
-_EXHAUSTED = Trouble(
-    "device-names-exhausted",
-    f"All {len(CANDIDATES)} device names that EC2 accepts are in use on this instance, "
-    "or were refused.",
-    "One must be free.",
-    "Detach volumes that this instance does not need, or use an image with fewer "
-    "block device mappings.",
-)

@@ -14,7 +14,6 @@ import re
 import threading
 import time
 from collections import Counter
-from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,7 +37,6 @@ from cc_kraken.model import (
 
 LOG = logging.getLogger(__name__)
 
-PAGE = 500  # results; DescribeVolumes allows 5 to 1000
 FILTER_VALUES = 200  # in one filter
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0)
 """Seconds before a throttled page is asked for again, in one listing."""
@@ -61,6 +59,8 @@ class Calls:
     ``throttled`` those that EC2 throttled.
     """
 
+    page = 500  # results; DescribeVolumes allows 5 to 1000
+
     def __init__(
         self,
         identity: Identity,
@@ -70,8 +70,8 @@ class Calls:
         self.identity = identity
         self.options = options
         self.region = options.region or identity.region
-        self.calls: Counts[str] = Counter()
-        self.throttled: Counts[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.throttled: Counter[str] = Counter()
         self._sleep = sleep
         self._lock = threading.RLock()
         self._made: Any = None
@@ -85,15 +85,17 @@ class Calls:
 
     def _call(self, action: str, subject: str, **parameters: Any) -> Any:
         with self._errors(action, subject):
-            return getattr(self._client(), _method(action))(**parameters)
+            client = self._client()
+            from botocore import xform_name
 
-    def _pages(
-        self, action: str, subject: str, size: int = PAGE, **parameters: Any
-    ) -> Iterator[Any]:
+            return getattr(client, xform_name(action))(**parameters)
+
+    def _pages(self, action: str, subject: str, **parameters: Any) -> Iterator[Any]:
         """Every page. A throttled one but the first is asked for again: to begin anew
         would throw away what has been read, and a busy account serves no three pages
         in a row."""
-        page = self._call(action, subject, MaxResults=size, **parameters)
+        parameters["MaxResults"] = self.page
+        page = self._call(action, subject, **parameters)
         pauses = list(PAUSES)
         while True:
             yield page
@@ -103,25 +105,23 @@ class Calls:
             page = None
             while page is None:
                 try:
-                    page = self._call(
-                        action, subject, MaxResults=size, NextToken=token, **parameters
-                    )
+                    page = self._call(action, subject, NextToken=token, **parameters)
                 except Ec2Error as error:
                     if error.trouble.kind != THROTTLED or not pauses:
                         raise
                     self._sleep(pauses.pop(0) * random.uniform(0.5, 1.0))
             if page.get("NextToken") == token:
-                from botocore.exceptions import PaginationError
-
-                with self._errors(action, subject):
-                    raise PaginationError(message=f"page {token} leads to itself")
+                raise self._strange(action)
 
     def _client(self) -> Any:
         with self._lock:
             if self._made is None:
-                self._made = session.client(self.identity, self.options)
+                self._made = self._connect()
                 self._made.meta.events.register("before-send.ec2", self._count)
             return self._made
+
+    def _connect(self) -> Any:
+        return session.client(self.identity, self.options)
 
     def _count(self, event_name: str = "", **_: Any) -> None:
         """A handler of botocore's ``before-send``; None lets it be sent."""
@@ -191,14 +191,8 @@ class Calls:
                 "cc_kraken asks again. If this stays, check the instance's metadata "
                 "options and its profile.",
             )
-        if isinstance(error, (parsers.ResponseParserError, e.PaginationError)):
-            return waiting(
-                "ec2-answer",
-                f"{self.where} answered {action} with something else than EC2 does.",
-                "The EC2 API must answer.",
-                "Check kraken.ec2.endpoint_url, kraken.ec2.https_proxy, and what else "
-                "may answer in their place.",
-            )
+        if isinstance(error, parsers.ResponseParserError):
+            return self._strange(action)
         if isinstance(error, e.ReadTimeoutError):
             reason = f"no answer within {session.READ_TIMEOUT} s"
         elif isinstance(error, e.ConnectTimeoutError):
@@ -213,6 +207,15 @@ class Calls:
             "There must be a way to the EC2 API.",
             "Check the network, its routes and name service. Or name a VPC endpoint "
             "in kraken.ec2.endpoint_url, or a proxy in kraken.ec2.https_proxy.",
+        )
+
+    def _strange(self, action: str) -> Ec2Error:
+        return waiting(
+            "ec2-answer",
+            f"{self.where} answered {action} with something else than EC2 does.",
+            "The EC2 API must answer.",
+            "Check kraken.ec2.endpoint_url, kraken.ec2.https_proxy, and what else "
+            "may answer in their place.",
         )
 
 
@@ -297,7 +300,7 @@ class Ec2(Calls):
         ids = sorted(set(instance_ids))
         found = {key: Holder(instance_id=key, state="gone") for key in ids}
         for start in range(0, len(ids), FILTER_VALUES):
-            for raw in self._instances(ids[start : start + FILTER_VALUES]):
+            for raw in self._with_ids(ids[start : start + FILTER_VALUES]):
                 holder = answers.holder(raw, self.namespace)
                 found[holder.instance_id] = holder
         return found
@@ -354,17 +357,22 @@ class Ec2(Calls):
 
     # ---------------------------------------------------------------- inside
 
-    def _instances(self, ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def _with_ids(self, ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         # by filter: a list of ids fails as a whole when one is gone
         filters = [{"Name": "instance-id", "Values": list(ids)}]
         subject = "of " + ", ".join(ids[:3]) + (" …" if len(ids) > 3 else "")
+        return self._instances(subject, filters)
+
+    def _instances(
+        self, subject: str, filters: Sequence[Mapping[str, Any]]
+    ) -> Iterator[Mapping[str, Any]]:
         for page in self._pages("DescribeInstances", subject, Filters=filters):
             for reservation in page.get("Reservations") or ():
                 yield from reservation.get("Instances") or ()
 
     def _own(self) -> Mapping[str, Any]:
         """This instance as EC2 shows it."""
-        for raw in self._instances([self.instance_id]):
+        for raw in self._with_ids([self.instance_id]):
             return raw
         message = f"it does not know {self.instance_id}"
         raise refused("DescribeInstances", "InvalidInstanceID.NotFound", message)
@@ -409,8 +417,3 @@ def _reason(error: Exception) -> str:
     if verify:
         return plain(verify.group(1))
     return type(error).__name__
-
-
-def _method(action: str) -> str:
-    """``DescribeVolumes`` as boto3 names it: ``describe_volumes``."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", action).lower()

@@ -7,7 +7,8 @@ texts that have to be matched are those of public reports.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from cc_kraken.model import KrakenError, Trouble
@@ -33,14 +34,15 @@ class Reaction(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the table.
+    """What some codes mean.
 
-    ``expected`` and ``remedy`` may hold ``{action}`` (DescribeVolumes) and
-    ``{permission}`` (ec2:DescribeVolumes).
+    ``codes``: without ``Client.`` or ``Server.`` in front.  ``expected`` and ``remedy``
+    may hold ``{action}`` (DescribeVolumes) and ``{permission}`` (ec2:DescribeVolumes).
     """
 
     reaction: Reaction
     kind: str
+    codes: str = ""
     expected: str = ""
     remedy: str = ""
 
@@ -63,6 +65,9 @@ KMS_PERMISSIONS = (
 _THROTTLED = Rule(
     Reaction.RETRY,
     "ec2-throttled",
+    "RequestLimitExceeded EC2ThrottledException Throttling ThrottlingException "
+    "ThrottledException RequestThrottled RequestThrottledException "
+    "TooManyRequestsException BandwidthLimitExceeded SlowDown",
     "The account must stay within its rate of requests.",
     "cc_kraken asks again. If this stays, look for what else calls {action} in "
     "this account and region, or ask AWS for a higher rate.",
@@ -70,210 +75,211 @@ _THROTTLED = Rule(
 _UNAVAILABLE = Rule(
     Reaction.RETRY,
     "ec2-unavailable",
+    "Unavailable ServiceUnavailable InternalError InternalFailure "
+    "InternalServerError RequestTimeout RequestTimeoutException",
     "EC2 must do what it is asked for.",
     "cc_kraken asks again. If this stays, look at the AWS Health Dashboard.",
-)
-_CREDENTIALS = Rule(
-    Reaction.RETRY,
-    "credentials-refused",
-    "The credentials must be valid, and the clock right.",
-    "cc_kraken fetches new ones. If this stays, check the role of the instance "
-    "profile, and the clock of this machine (timedatectl).",
 )
 # A change of policy or profile takes effect seconds to minutes later.
 _PERMISSION = Rule(
     Reaction.RETRY,
     "permission-missing",
+    "UnauthorizedOperation AccessDenied AccessDeniedException",
     "The role must have the permission {permission}.",
     "Allow {permission} in the role of this instance's profile. A change takes "
     "effect after a while: cc_kraken asks again.",
 )
-_ACCOUNT = Rule(
-    Reaction.FATAL,
-    "account-refused",
-    "The account must be allowed to use EC2 in this region.",
-    "Ask the owner of the AWS account.",
-)
-_REQUEST = Rule(
-    Reaction.FATAL,
-    "ec2-request",
-    "EC2 must accept the request.",
-    "Check the instance, the volume and kraken.ec2 in the configuration.",
-)
-_UNSUPPORTED = Rule(
-    Reaction.FATAL,
-    "ec2-unsupported",
-    "EC2 must offer {action} for this volume and this instance.",
-    "Choose another volume type or instance type, or release what AWS manages itself.",
-)
-_CREATION = Rule(
-    Reaction.FATAL,
-    "account-limit",
-    "The account must have room within its limits.",
-    "Remove what is not needed, or ask AWS for a higher limit.",
-)
 _NAME_TAKEN = Rule(
     Reaction.NEXT_NAME,
     "device-name-taken",
+    "InvalidDevice.InUse",
     "The device name must be free.",
     "Nothing to do: the next name is tried.",
 )
 _NAME_INVALID = Rule(
     Reaction.NEXT_NAME,
     "device-name-invalid",
+    "",
     "EC2 must accept the device name.",
     "Nothing to do: the next name is tried.",
 )
-_STATE = Rule(
-    Reaction.RETRY,
-    "incorrect-state",
-    "The instance must be running, and the volume available.",
-    "cc_kraken asks again. If this stays, look at the state of both in EC2.",
-)
-
 _MODIFYING = Rule(
     Reaction.RETRY,
     "volume-modifying",
+    "",
     "The modification of the volume must be over.",
     "Nothing to do: EC2 attaches the volume when its modification has left the state "
     "modifying. To see that state: aws ec2 describe-volumes-modifications.",
 )
-
+_NOT_ATTACHED = Rule(Reaction.DONE, "not-attached", "InvalidAttachment.NotFound")
 _KEY = Rule(
     Reaction.FATAL,
     "kms-permission-missing",
+    "CustomerKeyHasBeenRevoked",
     "The role must have the right to use the KMS key of the encrypted volume.",
     f"Check that the key is enabled. Allow {KMS_PERMISSIONS} on it, in the role of "
     "this instance's profile and in the key's policy.",
 )
-_NO_INSTANCE = Rule(
-    Reaction.RETRY,
-    "instance-not-found",
-    "EC2 must know the instance in this region.",
-    "A new instance can take a moment. If this stays, check kraken.ec2.region "
-    "and kraken.ec2.endpoint_url.",
-)
-_NO_VOLUME = Rule(
-    Reaction.RETRY,
-    "volume-not-found",
-    "EC2 must know the volume in this region.",
-    "A new volume can take a moment. If this stays, see who has deleted it "
-    "(CloudTrail: DeleteVolume).",
-)
-_IN_USE = Rule(
-    Reaction.DESCRIBE,
-    "volume-in-use",
-    "The volume must be available.",
-    "See in EC2 what it is attached to, and detach it there.",
-)
-_ZONE = Rule(
+#: What a code that no table has means.
+_REQUEST = Rule(
     Reaction.FATAL,
-    "zone-mismatch",
-    "The volume and the instance must be in one availability zone.",
-    "Start the instance in the volume's zone, or make a copy of the volume "
-    "in the instance's zone.",
-)
-_MARKETPLACE = Rule(
-    Reaction.FATAL,
-    "marketplace-code",
-    "The volume must have no AWS Marketplace product code.",
-    "A volume with such a code can only be attached to a stopped instance. "
-    "Copy its data to a volume without one.",
-)
-_LIMIT = Rule(
-    Reaction.FATAL,
-    "attachment-limit",
-    "The instance must have fewer volumes than its type allows.",
-    "Detach volumes (or network interfaces, where the limit is shared), or "
-    "use an instance type with a higher limit.",
-)
-
-# CreateVolume.
-_BURNED = Rule(
-    Reaction.DESCRIBE,
-    "create-token-burned",
-    "EC2 must not have used the token before.",
-    "Nothing to do: the next one is tried.",
-)
-_FULL = Rule(
-    Reaction.FATAL,
-    "create-limit",
-    "The account must have room for another volume within its limits.",
-    "Delete volumes that nobody needs, or ask AWS for a higher limit (Service Quotas: "
-    "Amazon EBS). Then: cc-kraken apply.",
-)
-_CAPACITY = Rule(
-    Reaction.RETRY,
-    "create-capacity",
-    "EC2 must have room for the volume in this zone.",
-    "EC2 is asked again. If this stays, choose another type in create, or another "
-    "zone.",
+    "ec2-request",
+    "",
+    "EC2 must accept the request.",
+    "Check the instance, the volume and kraken.ec2 in the configuration.",
 )
 _NOT_CREATED = Rule(
     Reaction.FATAL,
     "create-refused",
+    "",
     "EC2 must offer such a volume in this zone.",
     "Correct create of this set in the section. Then: cc-kraken apply.",
 )
-_SNAPSHOT = Rule(
-    Reaction.RETRY,
-    "create-snapshot",
-    "The snapshot must be complete, and in this region.",
-    "EC2 is asked again. If this stays, correct create.snapshot of this set, and see "
-    "that the snapshot is shared with this account.",
-)
 
-_CODES: tuple[tuple[Rule, str], ...] = (
-    (
-        _THROTTLED,
-        "RequestLimitExceeded EC2ThrottledException Throttling ThrottlingException "
-        "ThrottledException RequestThrottled RequestThrottledException "
-        "TooManyRequestsException BandwidthLimitExceeded SlowDown",
-    ),
-    (
-        _UNAVAILABLE,
-        "Unavailable ServiceUnavailable InternalError InternalFailure "
-        "InternalServerError RequestTimeout RequestTimeoutException",
-    ),
-    (
-        _CREDENTIALS,
+_RULES = (
+    _THROTTLED,
+    _UNAVAILABLE,
+    _PERMISSION,
+    _NAME_TAKEN,
+    _NOT_ATTACHED,
+    _KEY,
+    Rule(Reaction.DONE, "dry-run", "DryRunOperation"),
+    Rule(
+        Reaction.RETRY,
+        "credentials-refused",
         "AuthFailure ExpiredToken ExpiredTokenException RequestExpired "
         "InvalidClientTokenId UnrecognizedClientException SignatureDoesNotMatch "
         "InvalidSignatureException",
+        "The credentials must be valid, and the clock right.",
+        "cc_kraken fetches new ones. If this stays, check the role of the instance "
+        "profile, and the clock of this machine (timedatectl).",
     ),
-    (_NO_INSTANCE, "InvalidInstanceID.NotFound"),
-    (_NO_VOLUME, "InvalidVolume.NotFound"),
-    (_STATE, "IncorrectState InvalidInstanceID.NotReady"),
-    (_IN_USE, "VolumeInUse"),
-    (_NAME_TAKEN, "InvalidDevice.InUse"),
-    (
-        _REQUEST,
-        "InvalidParameterValue InvalidParameter InvalidParameterCombination "
-        "MissingParameter InvalidInstanceID.Malformed InvalidVolumeID.Malformed "
-        "IdempotentParameterMismatch",
+    Rule(
+        Reaction.FATAL,
+        "account-refused",
+        "OptInRequired PendingVerification Blocked",
+        "The account must be allowed to use EC2 in this region.",
+        "Ask the owner of the AWS account.",
     ),
-    (_ZONE, "InvalidVolume.ZoneMismatch"),
-    (_MARKETPLACE, "IncorrectInstanceState"),
-    (_LIMIT, "AttachmentLimitExceeded"),
-    (_KEY, "CustomerKeyHasBeenRevoked"),
-    (_PERMISSION, "UnauthorizedOperation AccessDenied AccessDeniedException"),
-    (_ACCOUNT, "OptInRequired PendingVerification Blocked"),
-    (
-        _UNSUPPORTED,
+    Rule(
+        Reaction.FATAL,
+        "ec2-unsupported",
         "UnsupportedOperation UnsupportedOperationException Unsupported",
+        "EC2 must offer {action} for this volume and this instance.",
+        "Choose another volume type or instance type, or release what AWS manages "
+        "itself.",
     ),
-    (Rule(Reaction.DONE, "dry-run"), "DryRunOperation"),
-    (Rule(Reaction.DONE, "not-attached"), "InvalidAttachment.NotFound"),
-    (_CREATION, "TagLimitExceeded VolumeLimitExceeded"),
+    Rule(
+        Reaction.FATAL,
+        "account-limit",
+        "TagLimitExceeded VolumeLimitExceeded",
+        "The account must have room within its limits.",
+        "Remove what is not needed, or ask AWS for a higher limit.",
+    ),
+    Rule(
+        Reaction.RETRY,
+        "incorrect-state",
+        "IncorrectState InvalidInstanceID.NotReady",
+        "The instance must be running, and the volume available.",
+        "cc_kraken asks again. If this stays, look at the state of both in EC2.",
+    ),
+    Rule(
+        Reaction.RETRY,
+        "instance-not-found",
+        "InvalidInstanceID.NotFound",
+        "EC2 must know the instance in this region.",
+        "A new instance can take a moment. If this stays, check kraken.ec2.region "
+        "and kraken.ec2.endpoint_url.",
+    ),
+    Rule(
+        Reaction.RETRY,
+        "volume-not-found",
+        "InvalidVolume.NotFound",
+        "EC2 must know the volume in this region.",
+        "A new volume can take a moment. If this stays, see who has deleted it "
+        "(CloudTrail: DeleteVolume).",
+    ),
+    Rule(
+        Reaction.DESCRIBE,
+        "volume-in-use",
+        "VolumeInUse",
+        "The volume must be available.",
+        "See in EC2 what it is attached to, and detach it there.",
+    ),
+    Rule(
+        Reaction.FATAL,
+        "zone-mismatch",
+        "InvalidVolume.ZoneMismatch",
+        "The volume and the instance must be in one availability zone.",
+        "Start the instance in the volume's zone, or make a copy of the volume "
+        "in the instance's zone.",
+    ),
+    Rule(
+        Reaction.FATAL,
+        "marketplace-code",
+        "IncorrectInstanceState",
+        "The volume must have no AWS Marketplace product code.",
+        "A volume with such a code can only be attached to a stopped instance. "
+        "Copy its data to a volume without one.",
+    ),
+    Rule(
+        Reaction.FATAL,
+        "attachment-limit",
+        "AttachmentLimitExceeded",
+        "The instance must have fewer volumes than its type allows.",
+        "Detach volumes (or network interfaces, where the limit is shared), or "
+        "use an instance type with a higher limit.",
+    ),
+)
+#: What some codes of CreateVolume mean, and of CreateVolume alone.
+_OF_CREATION = (
+    Rule(
+        Reaction.DESCRIBE,
+        "create-token-burned",
+        "IdempotentParameterMismatch",
+        "EC2 must not have used the token before.",
+        "Nothing to do: the next one is tried.",
+    ),
+    Rule(
+        Reaction.FATAL,
+        "create-limit",
+        "VolumeLimitExceeded MaxIOPSLimitExceeded",
+        "The account must have room for another volume within its limits.",
+        "Delete volumes that nobody needs, or ask AWS for a higher limit (Service "
+        "Quotas: Amazon EBS). Then: cc-kraken apply.",
+    ),
+    Rule(
+        Reaction.RETRY,
+        "create-capacity",
+        "InsufficientVolumeCapacity",
+        "EC2 must have room for the volume in this zone.",
+        "EC2 is asked again. If this stays, choose another type in create, or another "
+        "zone.",
+    ),
+    Rule(
+        Reaction.RETRY,
+        "create-snapshot",
+        "InvalidSnapshot.NotFound IncorrectState",
+        "The snapshot must be complete, and in this region.",
+        "EC2 is asked again. If this stays, correct create.snapshot of this set, and "
+        "see that the snapshot is shared with this account.",
+    ),
+    replace(_KEY, codes="KMSKeyNotAccessibleFault InvalidKmsKey.InvalidState"),
 )
 
-#: Codes without ``Client.`` or ``Server.`` in front.
-TABLE: dict[str, Rule] = {
-    code: line for line, codes in _CODES for code in codes.split()
-}
 
+def _by_code(rules: Iterable[Rule]) -> dict[str, Rule]:
+    return {code: line for line in rules for code in line.codes.split()}
+
+
+TABLE = _by_code(_RULES)
+_OF_ACTION = {
+    "CreateVolume": _by_code(_OF_CREATION),
+    # It is not attached any more; the next describe tells.
+    "DetachVolume": {"IncorrectState": _NOT_ATTACHED},
+}
 # One code for many causes: here the text decides.  By action and code.
-_TEXTS: dict[tuple[str, str], tuple[tuple[str, Rule], ...]] = {
+_TEXTS = {
     ("AttachVolume", "InvalidParameterValue"): (
         ("already in use", _NAME_TAKEN),
         ("not a valid ebs device name", _NAME_INVALID),
@@ -282,23 +288,6 @@ _TEXTS: dict[tuple[str, str], tuple[tuple[str, Rule], ...]] = {
     ),
     ("AttachVolume", "OperationNotPermitted"): (("modification state", _MODIFYING),),
 }
-
-# Codes of one action that mean something else, or nothing, for the others.
-_OF_ACTION: dict[str, dict[str, Rule]] = {
-    "CreateVolume": {
-        code: line
-        for line, codes in (
-            (_BURNED, "IdempotentParameterMismatch"),
-            (_FULL, "VolumeLimitExceeded MaxIOPSLimitExceeded"),
-            (_CAPACITY, "InsufficientVolumeCapacity"),
-            (_SNAPSHOT, "InvalidSnapshot.NotFound IncorrectState"),
-            (_KEY, "KMSKeyNotAccessibleFault InvalidKmsKey.InvalidState"),
-        )
-        for code in codes.split()
-    }
-}
-#: What a code that no table has means, by action.
-_OTHERWISE: dict[str, Rule] = {"CreateVolume": _NOT_CREATED}
 
 _DENIED = re.compile(
     r"is not authorized to perform: ([a-z0-9-]+:\w+)(?: on resource: (\S+))?"
@@ -322,18 +311,14 @@ def rule(action: str, code: str, message: str = "", status: int = 400) -> Rule:
     for text, answer in _TEXTS.get((action, name), ()):
         if text in message.lower():
             return answer
-    if action == "DetachVolume" and name == "IncorrectState":
-        # It is not attached any more; the next describe tells.
-        return Rule(Reaction.DONE, "not-attached")
-    if name in _OF_ACTION.get(action, {}):
-        return _OF_ACTION[action][name]
-    otherwise = _OTHERWISE.get(action, _REQUEST)
-    if name in TABLE:
-        line = TABLE[name]
-        return line if line is not _REQUEST else otherwise
+    line = _OF_ACTION.get(action, {}).get(name) or TABLE.get(name)
+    if line is not None:
+        return line
     if status == 429:
         return _THROTTLED
-    return _UNAVAILABLE if status >= 500 else otherwise
+    if status >= 500:
+        return _UNAVAILABLE
+    return _NOT_CREATED if action == "CreateVolume" else _REQUEST
 
 
 def plain(message: str) -> str:
@@ -342,10 +327,10 @@ def plain(message: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def trouble(
+def refused(
     action: str, code: str, message: str, status: int = 400, subject: str = ""
-) -> Trouble:
-    """The same as a Trouble; ``subject`` is what was asked for (``of vol-1``).
+) -> Ec2Error:
+    """An answer of EC2 that is an error.  ``subject``: of what (``of vol-1``).
 
     A device name that is taken is worded too, for the time when none is left.
     """
@@ -359,21 +344,14 @@ def trouble(
     text = plain(message).rstrip(".")
     if action == "CreateVolume" and not denied and _ENCODED.search(message):
         text += f" (EC2 has encoded its reason; {_DECODED})"
-    return Trouble(
+    trouble = Trouble(
         kind=line.kind,
         found=f"EC2 answered {what} with {code}" + (f": {text}." if text else "."),
         expected=line.expected.format(**words),
         remedy=line.remedy.format(**words),
         waits=line.reaction in (Reaction.RETRY, Reaction.DESCRIBE),
     )
-
-
-def refused(
-    action: str, code: str, message: str, status: int = 400, subject: str = ""
-) -> Ec2Error:
-    """An answer of EC2 that is an error."""
-    found = trouble(action, code, message, status, subject)
-    return Ec2Error(found, rule(action, code, message, status).reaction, code)
+    return Ec2Error(trouble, line.reaction, code)
 
 
 def fatal(kind: str, found: str, expected: str, remedy: str) -> Ec2Error:

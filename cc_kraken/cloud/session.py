@@ -53,8 +53,8 @@ def client(identity: Identity, options: Ec2Options) -> Any:
             "Correct the path, or write the file with write_files. The module "
             "ca_certs comes too late.",
         )
-    silence()
-    session = _session(region, identity.metadata_url)
+    session, core = _session(region_name=region)
+    _use_instance_profile(session, core, identity.metadata_url)
     # After the session, which reports a boto3 that is missing.
     from botocore.config import Config
 
@@ -80,19 +80,9 @@ def client(identity: Identity, options: Ec2Options) -> Any:
 def personal(profile: str, region: str) -> Any:
     """A person's client, by boto3's own rules: AWS_PROFILE, ~/.aws, single sign-on.
     "" leaves the choice to them.  Ec2Error where there can be none."""
-    silence()
-    try:
-        import boto3.session
-        import botocore.session
-    except ImportError as error:
-        raise boto3_missing(error) from None
+    session, _ = _session(profile_name=profile or None, region_name=region or None)
     from botocore.config import Config
 
-    core = botocore.session.Session()
-    _know_copies(core.get_component("data_loader"))
-    session = boto3.session.Session(
-        profile_name=profile or None, region_name=region or None, botocore_session=core
-    )
     if not session.region_name:
         raise fatal(
             "region-missing",
@@ -159,38 +149,39 @@ def boto3_missing(error: ImportError) -> Ec2Error:
     )
 
 
-def _session(region: str, metadata_url: str) -> Any:
-    """A boto3 session that has credentials, asked for where the datasource has
-    found the metadata service, or where the environment says that it is."""
+def _session(**choice: Optional[str]) -> tuple[Any, Any]:
+    """A boto3 session, and the one of botocore in it.
+
+    It adds to botocore's description of EC2 what an older one lacks.  Debian 12's and
+    13's drops from EC2's answer that a volume is a copy of another, and a copy must
+    never be formatted.  The loader merges our file, as one of its "extras" (see
+    botocore.loaders).
+    """
+    silence()
     try:
         import boto3.session
         import botocore.session
     except ImportError as error:
         raise boto3_missing(error) from None
     core = botocore.session.Session()
+    loader = core.get_component("data_loader")
+    path = schema_files.path(schema_files.EC2)
+    loader.search_paths.append(path[: -len(schema_files.EC2)])
+    loader.extras_types.append("kraken")
+    return boto3.session.Session(botocore_session=core, **choice), core
+
+
+def _use_instance_profile(session: Any, core: Any, metadata_url: str) -> None:
+    """Fetch credentials, from where the datasource has found the metadata service, or
+    where the environment says that it is."""
     core.set_config_variable("metadata_service_timeout", METADATA_TIMEOUT)
     core.set_config_variable("metadata_service_num_attempts", METADATA_ATTEMPTS)
     if metadata_url and not core.get_config_variable(METADATA_ENDPOINT):
         core.set_config_variable(METADATA_ENDPOINT, metadata_url)
-    _know_copies(core.get_component("data_loader"))
-    session = boto3.session.Session(region_name=region, botocore_session=core)
     with _no_proxy_in_environment():
         recorder = _watch(core.get_component("credential_provider"))
     if session.get_credentials() is None:
         raise _no_credentials(recorder)
-    return session
-
-
-def _know_copies(loader: Any) -> None:
-    """Add to botocore's description of EC2 what an older one lacks.
-
-    Debian 12's and 13's drops from EC2's answer that a volume is a copy of another,
-    and a copy must never be formatted.  The loader merges our file, as one of its
-    "extras" (see botocore.loaders).
-    """
-    path = schema_files.path(schema_files.EC2)
-    loader.search_paths.append(path[: -len(schema_files.EC2)])
-    loader.extras_types.append("kraken")
 
 
 @contextmanager
@@ -205,9 +196,6 @@ def _no_proxy_in_environment() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
-
-
-# --------------------------------------------------------------- credentials
 
 
 class _Recorder:
@@ -243,20 +231,22 @@ def _watch(resolver: Any) -> Optional[_Recorder]:
     return recorder
 
 
+_MEANS = {
+    None: ": the metadata service does not answer",
+    200: ": the metadata service has none for the instance profile's role",
+    404: ": this instance has no instance profile, or it has not arrived yet",
+}
+
+
 def _no_credentials(recorder: Optional[_Recorder]) -> Ec2Error:
     off = recorder is not None and not recorder.asked
     if off:
         why = ", and the metadata service is switched off"
     elif recorder is None:
         why = ""
-    elif recorder.status is None:
-        why = ": the metadata service does not answer"
-    elif recorder.status == 404:
-        why = ": this instance has no instance profile, or it has not arrived yet"
-    elif recorder.status == 200:
-        why = ": the metadata service has none for the instance profile's role"
     else:
-        why = f": the metadata service answers with HTTP status {recorder.status}"
+        unknown = f": the metadata service answers with HTTP status {recorder.status}"
+        why = _MEANS.get(recorder.status, unknown)
     return (fatal if off else waiting)(
         "credentials-missing",
         f"There are no AWS credentials{why}.",

@@ -6,7 +6,6 @@ CreateVolume and of the EBS user guide.  Pure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional
@@ -23,7 +22,8 @@ MOST_TAGS = 40
 class VolumeType:
     """What EC2 allows for a type: GiB, IOPS, IOPS for each GiB, MiB/s (least, most).
 
-    ``included``: IOPS that no ratio forbids.
+    ``included``: IOPS that no ratio forbids and that cost nothing, as the least MiB/s
+    do.
     """
 
     sizes: tuple[int, int]
@@ -59,8 +59,9 @@ class Wrong(ValueError):
         self.expected = expected
 
 
-def read(said: Mapping[str, object], namespace: str) -> Creation:
-    """The value of ``create``, whose types the schema has checked.  Raises Wrong."""
+def read(said: Mapping[str, object], namespace: str, members: int = 1) -> Creation:
+    """The value of ``create`` for a set of so many, whose types the schema has
+    checked.  Raises Wrong."""
     wish = Creation(
         size_gib=_number(said, "size"),
         type=str(said.get("type", "gp3")),
@@ -77,14 +78,9 @@ def read(said: Mapping[str, object], namespace: str) -> Creation:
     if wish.type not in TYPES:
         raise Wrong("type", quoted(wish.type), f"one of {', '.join(TYPES)}")
     _check_bounds(wish, TYPES[wish.type])
+    if wish.snapshot and members > 1:
+        raise Wrong("snapshot", f"one for {members} volumes", "a set of one volume")
     return wish
-
-
-def of_one_snapshot(wish: Creation, members: int) -> Optional[Wrong]:
-    """That several members would be copies of one."""
-    if not wish.snapshot or members == 1:
-        return None
-    return Wrong("snapshot", f"one for {members} volumes", "a set of one volume")
 
 
 def _number(said: Mapping[str, object], key: str) -> int:
@@ -140,17 +136,10 @@ def _tags(said: object, namespace: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in found.items()}
 
 
-# ----------------------------------------------------------------- node_ids
-
-
 def nodes(section: Section, zone: str) -> tuple[str, ...]:
     """The nodes that an instance in this zone may found, each once."""
     said = section.node_ids
-    return _words(said if isinstance(said, str) else said.get(zone, ""))
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word for word in re.split(r"[,\s]+", text) if word))
+    return tags.words(said if isinstance(said, str) else said.get(zone, ""))
 
 
 def nodes_trouble(section: Section) -> Optional[Trouble]:
@@ -158,7 +147,7 @@ def nodes_trouble(section: Section) -> Optional[Trouble]:
     said = section.node_ids
     by_node: dict[str, str] = {}
     for zone, text in {} if isinstance(said, str) else said.items():
-        for node_id in _words(text):
+        for node_id in tags.words(text):
             other = by_node.setdefault(node_id, zone)
             if other != zone:
                 return Trouble(

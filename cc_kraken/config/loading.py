@@ -14,12 +14,12 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Optional, Union, cast
+from dataclasses import dataclass
+from typing import Any, Optional, cast
 
 from cc_kraken.config.validation import Mistake, describe, mistakes
 from cc_kraken.config.values import odd_character
-from cc_kraken.machine import files, schema_files
+from cc_kraken.machine import schema_files
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble, failure
 
@@ -55,35 +55,28 @@ def load(cfg: Optional[Mapping[str, Any]], paths: Paths) -> Optional[Section]:
     sources: list[Source] = []
     for name in reversed(strongest):
         sources.extend(_read(name))
-    if not _switched_off(sources) and cfg is not None and asked:
+    if cfg is not None and asked and not _switched_off(sources):
         sources.append(Source(CLOUD_CONFIG, cfg[KEY]))
-    if not _switched_off(sources):
-        for name in reversed(weakest):
-            if not _switched_off(sources):
-                sources.extend(_read(name))
-    sources.reverse()
-    return build(sources, _found_right(paths))
+    for name in reversed(weakest):
+        if not _switched_off(sources):
+            sources.extend(_read(name))
+    return build(sources[::-1])
 
 
-def build(sources: Sequence[Source], right: str = "") -> Optional[Section]:
+def build(sources: Sequence[Source]) -> Optional[Section]:
     """The section that ``sources``, weakest first, make together; None when
-    there is none.  Raises KrakenError like :func:`load`.
-
-    ``right``: the :attr:`Section.sources` that were checked before; they are
-    not checked again, so that a reboot needs no jsonschema.
-    """
+    there is none.  Raises KrakenError like :func:`load`."""
     if not sources:
         return None
-    if _switched_off(tuple(reversed(sources))):
-        merged: dict[str, Any] = {"enabled": False}
-        return Section(enabled=False, digest=_digest(merged))
-    merged = {}
-    seen = _fingerprint(sources)
+    if _switched_off(sources[::-1]):
+        return _section({"enabled": False})
+    merged: dict[str, Any] = {}
     for source in sources:
-        if not seen or seen != right:
-            _refuse(source, check(source.value))
+        found = check(source.value)
+        if found:
+            raise KrakenError(trouble(source.name, found))
         merged = _merge(merged, _without_nothing(source.value))
-    return replace(_section(merged), sources=seen)
+    return _section(merged)
 
 
 def check(value: object) -> list[Mistake]:
@@ -140,10 +133,9 @@ def parse(text: str, name: str) -> list[Source]:
         )
     foreign = [key for key in document if key != KEY]
     if foreign:
-        key = foreign[0]
         raise failure(
             "config-unknown-key",
-            f"{name} has the top-level key {key!r}",
+            f"{name} has the top-level key {foreign[0]!r}",
             f"{KEY} alone",
             f"Put the section under a top-level {KEY}: in that file.",
         )
@@ -153,11 +145,7 @@ def parse(text: str, name: str) -> list[Source]:
 def of_cloud_config(name: str) -> object:
     """What stands under ``kraken:`` in a file with a whole cloud-config.  Raises
     KrakenError."""
-    try:
-        with open(name, encoding="utf-8") as file:
-            document = _yaml(file.read(), name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(name, error) from error
+    document = _yaml(_text(name), name)
     if isinstance(document, dict) and KEY in document:
         value: object = document[KEY]
         return value
@@ -184,12 +172,15 @@ def _files(directory: str) -> tuple[str, ...]:
 
 
 def _read(name: str) -> list[Source]:
+    return parse(_text(name), name)
+
+
+def _text(name: str) -> str:
     try:
         with open(name, encoding="utf-8") as file:
-            text = file.read()
+            return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(name, error) from error
-    return parse(text, name)
 
 
 def _unreadable(name: str, error: Exception) -> KrakenError:
@@ -257,38 +248,6 @@ def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]
 # ----------------------------------------------------------------- checking
 
 
-def _fingerprint(sources: Sequence[Source]) -> str:
-    """What the sources say, and the schema that they are held against (sha256,
-    hex); "" for values that Python does not print.
-
-    Not the JSON of the whole: it does not tell 7 from "7" as a key, nor show what
-    a stronger source hides.
-    """
-    schema = os.stat(schema_files.path(schema_files.SECTION))
-    said = [source.value for source in sources]
-    try:
-        text = repr([schema.st_size, schema.st_mtime_ns, said])
-    except (RecursionError, ValueError):
-        return ""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _found_right(paths: Paths) -> str:
-    """The fingerprint of what the last good run was told; "" if there is none.
-
-    It permits nothing but to skip the schema: what was right once is so here, too.
-    """
-    try:
-        return files.read_text(paths.checked) or ""
-    except KrakenError:
-        return ""
-
-
-def _refuse(source: Source, found: Sequence[Mistake]) -> None:
-    if found:
-        raise KrakenError(trouble(source.name, found))
-
-
 def _odd_characters(value: object, path: str) -> list[Mistake]:
     """Control and direction characters in any string, keys included."""
     if isinstance(value, str):
@@ -323,61 +282,31 @@ def _remedy(mistake: Mistake) -> str:
             'Write the octal digits in quotes, as in "0750": without them '
             "YAML makes another number of it."
         )
-    if re.match(r"the string '(true|false|\d+)'$", mistake.found, re.I) and _unquoted(
-        mistake.expected
-    ):
+    plain = re.match(r"(true or false|a whole number|one of \d)", mistake.expected)
+    if plain and re.match(r"the string '(true|false|\d+)'$", mistake.found, re.I):
         return "Write it without quotes."
     if mistake.found.startswith("the number") and "a string" in mistake.expected:
         return "Write it in quotes."
     return "Correct the value."
 
 
-def _unquoted(expected: str) -> bool:
-    return bool(re.match(r"(true or false|a whole number|one of \d)", expected))
-
-
 # ---------------------------------------------------------------- the value
 
 
 def _section(merged: Mapping[str, Any]) -> Section:
-    ec2 = merged.get("ec2") or {}
-    volumes = merged.get("volumes") or {}
-    plain = Section()
-    prefix = merged.get("prefix")
-    node_id = merged.get("node_id")
-    return Section(
-        enabled=merged.get("enabled", plain.enabled),
-        tag_namespace=merged.get("tag_namespace", plain.tag_namespace),
-        prefix=None if prefix is None else prefix.strip(),
-        node_id=None if node_id is None else str(node_id).strip(),
-        node_ids=_node_ids(merged.get("node_ids", plain.node_ids)),
-        claim_order=merged.get("claim_order", plain.claim_order),
-        dry_run=merged.get("dry_run", plain.dry_run),
-        boot_wait=merged.get("boot_wait", plain.boot_wait),
-        wait=merged.get("wait", plain.wait),
-        final_wait=merged.get("final_wait", plain.final_wait),
-        blank_proof=merged.get("blank_proof", plain.blank_proof),
-        metrics=merged.get("metrics", plain.metrics),
-        ec2=Ec2Options(
-            region=ec2.get("region"),
-            endpoint_url=ec2.get("endpoint_url"),
-            ca_bundle=ec2.get("ca_bundle"),
-            https_proxy=ec2.get("https_proxy"),
-            use_dualstack=ec2.get("use_dualstack"),
-            use_fips=ec2.get("use_fips"),
-        ),
-        defaults=dict(merged.get("defaults") or {}),
-        volumes={name: dict(item or {}) for name, item in volumes.items()},
-        digest=_digest(merged),
-    )
-
-
-def _node_ids(said: object) -> Union[str, Mapping[str, str]]:
-    if isinstance(said, Mapping):
-        return {zone: str(one) for zone, one in said.items()}
-    return str(said)
-
-
-def _digest(merged: Mapping[str, Any]) -> str:
+    """The value of what is right by the schema: all of its keys are fields."""
     text = json.dumps(merged, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+    said = dict(merged)
+    for key in ("prefix", "node_id"):
+        if key in said:
+            said[key] = str(said[key]).strip()
+    nodes = said.get("node_ids", "")
+    if isinstance(nodes, Mapping):
+        said["node_ids"] = {zone: str(one) for zone, one in nodes.items()}
+    else:
+        said["node_ids"] = str(nodes)
+    volumes = said.get("volumes") or {}
+    said["volumes"] = {name: dict(item or {}) for name, item in volumes.items()}
+    said["defaults"] = dict(said.get("defaults") or {})
+    said["ec2"] = Ec2Options(**(said.get("ec2") or {}))
+    return Section(**said, digest=hashlib.sha256(text.encode("ascii")).hexdigest())

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Optional
 
-from cc_kraken.config import tags, values, wish
-from cc_kraken.config.values import Unfit, quoted
+from cc_kraken.config import tags, wish
+from cc_kraken.config.values import quoted
 from cc_kraken.config.wish import Wish
 from cc_kraken.model import Claim, Node, Section, Trouble, Volume, WantedSet
 
@@ -57,13 +57,6 @@ def claims(
     ``system``: the volumes behind / or /boot of this instance, which are left alone.
     Without volumes there are only the claims of declared sets.  A volume
     without VolumeName is a claim under its own id: attached and left alone.
-
-    Kinds of trouble.  Awaited: set-absent, members-missing, members-surplus,
-    tags-disagree, pinned-missing, volume-creating, zone-mixed.  Refused at
-    once: volume-name, volume-name-missing, tag-misspelt, tag-value, config-value,
-    mount-incomplete, pin-count, system-volume, zone-other,
-    volume-state, multi-attach, managed, raid-level-missing, members-too-few,
-    sizes-differ, snapshot-mixed, mount-path-shared, mkfs-options.
     """
     names = tuple(dict.fromkeys(must_exist))
     every = _mine(section, node, volumes)
@@ -95,11 +88,13 @@ def claims(
 def _mine(
     section: Section, node: Node, volumes: Sequence[Volume]
 ) -> tuple[Volume, ...]:
-    by_id = {}
-    for volume in volumes:
-        if tags.node_of(volume.tags, section.tag_namespace) == node:
-            by_id[volume.id] = volume
-    return tuple(volume for _, volume in sorted(by_id.items()))
+    namespace = section.tag_namespace
+    by_id = {
+        volume.id: volume
+        for volume in volumes
+        if tags.node_of(volume.tags, namespace) == node
+    }
+    return tuple(by_id[one] for one in sorted(by_id))
 
 
 def _node_tags(node: Node, namespace: str) -> str:
@@ -115,8 +110,8 @@ def _ids(volumes: Iterable[Volume]) -> str:
 # --------------------------------------------------------------- one wish
 
 
-class _Judge:
-    """Judges one set: what is wished for, then whether it is complete."""
+class _Judge(Wish):
+    """One set: what is wished for, then whether it is complete."""
 
     def __init__(
         self,
@@ -129,62 +124,48 @@ class _Judge:
         mine: Sequence[Volume],
         aside: Sequence[Volume],
     ) -> None:
-        self._section = section
-        self._node = node
-        self._zone = zone
-        self._name = name
         pins = wish.pins(section, name)
         self._leaving = [volume for volume in group if volume.state in LEAVING]
         self._all = [volume for volume in group if volume.state not in LEAVING]
-        self._volumes = [
-            volume for volume in self._all if not pins or volume.id in pins
-        ]
-        self._mine = mine
-        self._aside = aside
-        self._wish = Wish(section, name, self._volumes, declared)
-        self._wanted = self._wish.wanted
-        self._pins = pins
-        self._shown = self._wanted.name
-        self._tag = self._wish.tag
+        chosen = [volume for volume in self._all if not pins or volume.id in pins]
+        super().__init__(section, name, chosen, declared)
+        self._node, self._zone = node, zone
+        self._mine, self._aside = mine, aside
 
     def claim(self) -> Claim:
+        wrong = next(iter(self.troubles), None)
         return Claim(
-            self._shown,
-            self._wanted,
+            self.wanted.name,
+            self.wanted,
             tuple(self._volumes),
-            self._trouble(),
-            tuple(self._wish.warnings),
+            self._named() or wrong or self._complete(),
+            tuple(self.warnings),
         )
 
-    def _trouble(self) -> Optional[Trouble]:
-        wrong = next(iter(self._wish.troubles), None)
-        return self._named() or wrong or self._complete()
-
     def _named(self) -> Optional[Trouble]:
-        try:
-            values.set_name(self._name)
-        except Unfit as unfit:
-            key = "volume_name" if self._all else "volumes"
-            carriers = _ids(self._all) or "this instance"
-            return Trouble(
-                "volume-name",
-                f"{self._tag(key)} of {carriers}, {quoted(self._name)}, {unfit}",
-                unfit.expected,
-                "Correct the tag.",
-            )
-        return None
+        unfit = self.unfit_name
+        if unfit is None:
+            return None
+        key = "volume_name" if self._all else "volumes"
+        carriers = _ids(self._all) or "this instance"
+        return Trouble(
+            "volume-name",
+            f"{self.tag(key)} of {carriers}, {quoted(self._name)}, {unfit}",
+            unfit.expected,
+            "Correct the tag.",
+        )
 
     # -------------------------------------------------------- completeness
 
     def _complete(self) -> Optional[Trouble]:
         return (
             self._pinned_system()
-            or self._wish.pin_count()
-            or self._wish.levels()
+            or self.pin_count()
+            or self.levels()
             # What is created has no tag that could say the rest.
-            or (self._wish.unmountable() if self._wanted.create else None)
+            or (self.unmountable() if self.wanted.create else None)
             or self._present()
-            or self._wish.unmountable()
+            or self.unmountable()
             or _refused_volume(self._volumes)
             or self._zones()
             or self._counted()
@@ -205,15 +186,16 @@ class _Judge:
         return None
 
     def _present(self) -> Optional[Trouble]:
-        missing = [pin for pin in self._pins if not self._has(pin)]
+        there = {volume.id for volume in self._volumes}
+        missing = [pin for pin in self._pins if pin not in there]
         if missing:
             return Trouble(
                 "pinned-missing",
-                f"The set {self._shown} is pinned to {', '.join(missing)}, and "
+                f"The set {self.wanted.name} is pinned to {', '.join(missing)}, and "
                 f"{', '.join(self._whereabouts(pin) for pin in missing)}.",
-                f"Pinned volumes must have the tags "
+                "Pinned volumes must have the tags "
                 f"{_node_tags(self._node, self._section.tag_namespace)} and "
-                f"{self._tag('volume_name')}={self._name}.",
+                f"{self.tag('volume_name')}={self._name}.",
                 f"Tag them, or correct kraken.volumes.{self._name}.volume_ids.",
                 waits=True,
             )
@@ -222,16 +204,13 @@ class _Judge:
         return Trouble(
             "set-absent",
             f"No volume of the node {self._node} has the tag "
-            f"{self._tag('volume_name')}={self._shown}{self._also_there()}.",
-            f"Each member of the set {self._shown} must have a volume "
-            f"({self._wanted.members}).",
+            f"{self.tag('volume_name')}={self.wanted.name}{self._also_there()}.",
+            f"Each member of the set {self.wanted.name} must have a volume "
+            f"({self.wanted.members}).",
             "Create or tag the volumes, or take the set out of kraken.volumes and of "
-            f"the instance's tag {self._tag('volumes')}.",
+            f"the instance's tag {self.tag('volumes')}.",
             waits=True,
         )
-
-    def _has(self, pin: str) -> bool:
-        return any(volume.id == pin for volume in self._volumes)
 
     def _whereabouts(self, pin: str) -> str:
         for volume in self._mine:
@@ -241,7 +220,7 @@ class _Judge:
                 return f"{pin} is {volume.state}"
             own = tags.read(volume.tags, self._section.tag_namespace)
             other = quoted(own["volume_name"]) if "volume_name" in own else "no name"
-            return f"{pin} has {other} as {self._tag('volume_name')}"
+            return f"{pin} has {other} as {self.tag('volume_name')}"
         return f"{pin} is not among the volumes of the node {self._node}"
 
     def _zones(self) -> Optional[Trouble]:
@@ -253,7 +232,7 @@ class _Judge:
             every = "all " if len(elsewhere) > 1 else ""
             return Trouble(
                 "zone-other",
-                f"The volumes of the set {self._shown} ({_ids(elsewhere)}) are "
+                f"The volumes of the set {self.wanted.name} ({_ids(elsewhere)}) are "
                 f"{every}in {' and '.join(zones)}, this instance is in {self._zone}.",
                 f"They must be in {self._zone}.",
                 f"Launch the instance in {zones[0]}, or make volumes in {self._zone} "
@@ -262,8 +241,8 @@ class _Judge:
         places = ", ".join(f"{one.id} in {one.zone}" for one in self._volumes)
         return Trouble(
             "zone-mixed",
-            f"The volumes of the set {self._shown} are in several zones: {places}; "
-            f"this instance is in {self._zone}.",
+            f"The volumes of the set {self.wanted.name} are in several zones: "
+            f"{places}; this instance is in {self._zone}.",
             f"They must all be in {self._zone}.",
             "Take the tags off those that do not belong to the set, or choose the "
             f"right ones with kraken.volumes.{self._name}.volume_ids.",
@@ -271,24 +250,24 @@ class _Judge:
         )
 
     def _counted(self) -> Optional[Trouble]:
-        there, wanted = len(self._volumes), self._wanted.members
+        there, wanted = len(self._volumes), self.wanted.members
         if there == wanted:
             return None
-        expected = f"It must have {wanted} ({self._tag('members')})."
+        expected = f"It must have {wanted} ({self.tag('members')})."
         if there < wanted:
             return Trouble(
                 "members-missing",
-                f"The set {self._shown} has {there} of {wanted} volumes "
+                f"The set {self.wanted.name} has {there} of {wanted} volumes "
                 f"({_ids(self._volumes)}){self._also_there()}.",
                 expected,
-                f"Create or tag the missing ones.{self._wish.no_size}",
+                f"Create or tag the missing ones.{self.no_size}",
                 waits=True,
             )
         copies = [one for one in self._volumes if one.origin]
         aside = f"; copies: {_ids(copies)}" if copies else ""
         return Trouble(
             "members-surplus",
-            f"The set {self._shown} has {there} volumes instead of {wanted} "
+            f"The set {self.wanted.name} has {there} volumes instead of {wanted} "
             f"({_ids(self._volumes)}){aside}.",
             expected,
             "Copies from snapshots carry the tags, too. Choose the right ones with "
@@ -314,7 +293,7 @@ class _Judge:
             fresh = [volume for volume in self._volumes if not volume.origin]
             return Trouble(
                 "snapshot-mixed",
-                f"In the set {self._shown}, {_ids(copies)} "
+                f"In the set {self.wanted.name}, {_ids(copies)} "
                 f"{'comes' if len(copies) == 1 else 'come'} from a snapshot or a copy, "
                 f"and {_ids(fresh)} {'does' if len(fresh) == 1 else 'do'} not.",
                 "All members must be new, or all must come from one backup.",
@@ -325,7 +304,7 @@ class _Judge:
             sizes = ", ".join(f"{one.id} {one.size_gib} GiB" for one in self._volumes)
             return Trouble(
                 "sizes-differ",
-                f"The volumes of the set {self._shown} differ in size: {sizes}.",
+                f"The volumes of the set {self.wanted.name} differ in size: {sizes}.",
                 "The members of an array must have the same size.",
                 "Enlarge the smaller ones (aws ec2 modify-volume).",
             )
@@ -414,16 +393,15 @@ def _no_name(volume: Volume, namespace: str) -> Optional[Trouble]:
 def _unshared(found: Sequence[Claim]) -> tuple[Claim, ...]:
     """Refuse every set whose mount path another set has as well; what only
     waits is overruled, because waiting does not cure this."""
-    by_path: dict[str, list[str]] = {}
+    by_path: dict[Optional[str], list[str]] = {None: []}
     for claim in found:
         if claim.wanted.mount_path is not None:
             by_path.setdefault(claim.wanted.mount_path, []).append(claim.name)
     judged = []
     for claim in found:
         path = claim.wanted.mount_path
-        names = by_path.get(path, []) if path is not None else []
-        if len(names) > 1 and (claim.trouble is None or claim.trouble.waits):
-            shared = wish.mount_path_shared(names, str(path))
+        if len(by_path[path]) > 1 and (claim.trouble is None or claim.trouble.waits):
+            shared = wish.mount_path_shared(by_path[path], str(path))
             claim = replace(claim, trouble=shared)
         judged.append(claim)
     return tuple(judged)

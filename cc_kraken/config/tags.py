@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Optional, Union
 
 from cc_kraken.config.values import odd_character, quoted
@@ -64,10 +64,7 @@ def name(namespace: str, tag: str) -> str:
 
 def tag_of(key: str) -> str:
     """The tag that a key of a set is read from (``members``: Members)."""
-    for tag, known in NAMES.items():
-        if known == key:
-            return tag
-    raise KeyError(key)
+    return next(tag for tag, known in NAMES.items() if known == key)
 
 
 def text(value: object) -> str:
@@ -136,17 +133,23 @@ def with_blanks(tags: Mapping[str, object], namespace: str) -> list[str]:
 def misspelt(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     """Tags that are none of ours but look like one (``KRKN-IN:Mountpath``), each
     with the name that was probably meant (``MountPath``)."""
-    plain = {known.lower(): known for known in NAMES}
     found = {}
     numbered = name(namespace, MEMBER)
     if text(tags.get(numbered)).strip() and "members" not in read(tags, namespace):
         found[numbered] = MEMBERS
     for whole in unknown(tags, namespace):
-        tag = whole.rpartition(":")[2].lower()
-        near = difflib.get_close_matches(tag, list(plain), n=1, cutoff=0.8)
-        if near:
-            found[whole] = plain[near[0]]
+        near = _nearest(whole, NAMES)
+        if near is not None:
+            found[whole] = near
     return found
+
+
+def _nearest(whole: str, names: Iterable[str]) -> Optional[str]:
+    """The name for which a tag was probably meant."""
+    plain = {known.lower(): known for known in names}
+    tag = whole.rpartition(":")[2].lower()
+    near = difflib.get_close_matches(tag, list(plain), n=1, cutoff=0.8)
+    return plain[near[0]] if near else None
 
 
 def meant(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
@@ -156,13 +159,11 @@ def meant(tags: Mapping[str, object], namespace: str) -> dict[str, str]:
     found = read(tags, namespace)
     for whole, tag in misspelt(tags, namespace).items():
         found.setdefault(NAMES[tag], text(tags[whole]).strip())
+    others = {known.lower() for known in NAMES if known not in _OF_A_VOLUME}
     for whole in sorted(map(str, tags)):
-        local = whole.rpartition(":")[2].lower()
-        if any(local == known.lower() for known in set(NAMES) - set(_OF_A_VOLUME)):
-            continue
-        plain = {known.lower(): known for known in _OF_A_VOLUME}
-        for near in difflib.get_close_matches(local, list(plain), n=1, cutoff=0.8):
-            found.setdefault(NAMES[plain[near]], text(tags[whole]).strip())
+        near = _nearest(whole, _OF_A_VOLUME)
+        if near is not None and whole.rpartition(":")[2].lower() not in others:
+            found.setdefault(NAMES[near], text(tags[whole]).strip())
     return found
 
 
@@ -193,10 +194,9 @@ def in_words(meant: Mapping[str, str], namespace: str) -> str:
     )
 
 
-def names_of_sets(value: str) -> tuple[str, ...]:
-    """The names in an instance's ``Volumes`` tag: ``log, data``."""
-    words = (word for word in re.split(r"[,\s]+", value) if word)
-    return tuple(dict.fromkeys(words))
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list such as ``log, data``, each once."""
+    return tuple(dict.fromkeys(word for word in re.split(r"[,\s]+", text) if word))
 
 
 def node(
@@ -215,11 +215,8 @@ def node(
     own = read(instance_tags or {}, namespace)
     prefix = section.prefix or own.get("prefix", "")
     node_id = section.node_id or own.get("node_id", "")
-    missing = [
-        name(namespace, tag)
-        for tag, value in ((PREFIX, prefix), (NODE_ID, node_id))
-        if not value
-    ]
+    said = {PREFIX: prefix, NODE_ID: node_id}
+    missing = [tag for tag, value in said.items() if not value]
     odd_tags = {
         whole: tag
         for whole, tag in misspelt(instance_tags or {}, namespace).items()
@@ -227,11 +224,11 @@ def node(
     }
     also = f", but {in_words(odd_tags, namespace)}" if odd_tags else ""
     if missing:
-        keys = {name(namespace, PREFIX): "prefix", name(namespace, NODE_ID): "node_id"}
-        settings = " and ".join(f"kraken.{keys[one]}" for one in missing)
+        absent = " and no tag ".join(name(namespace, tag) for tag in missing)
+        settings = " and ".join(f"kraken.{NAMES[tag]}" for tag in missing)
         return Trouble(
             "identity-missing",
-            f"{instance_id} has no tag {' and no tag '.join(missing)}{also}.",
+            f"{instance_id} has no tag {absent}{also}.",
             "Its tags must say which node it is.",
             f"Tag the instance, or set {settings} in the configuration.",
             waits=True,
@@ -243,7 +240,7 @@ def node(
             "The tag must have the name in parentheses.",
             "Correct the tag's name.",
         )
-    for tag, value in ((PREFIX, prefix), (NODE_ID, node_id)):
+    for tag, value in said.items():
         odd = odd_character(value)
         if odd or len(value) > LONGEST:
             what = f"the character {odd}" if odd else f"{len(value)} characters"
@@ -262,5 +259,5 @@ def declared(
     """The sets that must exist: those named under ``volumes:`` and those in
     the instance's ``Volumes`` tag, each once."""
     own = read(instance_tags or {}, section.tag_namespace)
-    names = (*section.volumes, *names_of_sets(own.get("volumes", "")))
+    names = (*section.volumes, *words(own.get("volumes", "")))
     return tuple(dict.fromkeys(names))

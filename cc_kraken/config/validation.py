@@ -82,12 +82,13 @@ def _validator(schema: Schema) -> Any:
     draft: Any = jsonschema.Draft4Validator
     validators: Any = jsonschema.validators
     # YAML has keys that are no strings, and jsonschema's patterns fail on them.
-    checker = draft.TYPE_CHECKER.redefine("object", _is_object)
+    checker = draft.TYPE_CHECKER.redefine(
+        "object",
+        lambda _, value: (
+            isinstance(value, dict) and all(isinstance(key, str) for key in value)
+        ),
+    )
     return validators.extend(draft, type_checker=checker)(schema)
-
-
-def _is_object(_: object, value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
 def _mistakes(error: Any, path: str) -> Iterator[Mistake]:

@@ -43,25 +43,17 @@ def quoted(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-# ------------------------------------------------------------------- a name
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VOLUME_ID = re.compile(r"vol-[0-9a-f]+")
-
-
 def set_name(value: object) -> str:
     """A VolumeName: it becomes part of array names, labels, unit names."""
     text = str(value)
-    if not _NAME.fullmatch(text) or _VOLUME_ID.fullmatch(text):
+    name = r"(?!vol-[0-9a-f]+$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+    if not re.fullmatch(name, text):
         raise Unfit(
             "is not fit for a name",
             "1 to 64 letters, digits, dots, dashes or underscores, the first a "
             "letter or digit, and not a volume id",
         )
     return text
-
-
-# ------------------------------------------------------------------ numbers
 
 
 def members(value: object) -> int:
@@ -115,9 +107,6 @@ def _whole(value: object) -> Optional[int]:
     return None
 
 
-# ------------------------------------------------------------------- texts
-
-
 def fs_type(value: object) -> Optional[str]:
     """A filesystem type; None for ``none``."""
     if value == NO_FILESYSTEM:
@@ -148,9 +137,7 @@ def mkfs_options(value: object) -> tuple[str, ...]:
     Which of them are allowed depends on the filesystem and is judged where
     the command is built.
     """
-    words = [str(one) for one in value] if isinstance(value, list) else None
-    if words is None:
-        words = str(value).split()
+    words = list(map(str, value)) if isinstance(value, list) else str(value).split()
     for word in words:
         if not re.fullmatch(r"[!-~]{1,200}", word):
             raise Unfit(
@@ -159,48 +146,19 @@ def mkfs_options(value: object) -> tuple[str, ...]:
     return tuple(words)
 
 
-# ------------------------------------------------------------- mount point
-
 # Nothing is mounted on these, nor below.
-SYSTEM_TREES: tuple[str, ...] = (
-    "/bin",
-    "/boot",
-    "/dev",
-    "/efi",
-    "/etc",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/lost+found",
-    "/proc",
-    "/run",
-    "/sbin",
-    "/sys",
-    "/tmp",
-    "/usr",
-    "/var/lib/apt",
-    "/var/lib/cc-kraken",
-    "/var/lib/cloud",
-    "/var/lib/dpkg",
-    "/var/lib/rpm",
-    "/var/lib/systemd",
-    "/var/lock",
-    "/var/run",
-    "/var/tmp",
+_SYSTEM_TREES = tuple(
+    "/bin/ /boot/ /dev/ /efi/ /etc/ /lib/ /lib32/ /lib64/ /libx32/ /lost+found/ /proc/ "
+    "/run/ /sbin/ /sys/ /tmp/ /usr/ /var/lib/apt/ /var/lib/cc-kraken/ /var/lib/cloud/ "
+    "/var/lib/dpkg/ /var/lib/rpm/ /var/lib/systemd/ /var/lock/ /var/run/ "
+    "/var/tmp/".split()
 )
 # Nothing is mounted on these; below is fine.
-SYSTEM_DIRECTORIES: tuple[str, ...] = (
-    "/",
-    "/root",
-    "/usr/local",
-    "/var",
-    "/var/cache",
-    "/var/lib",
-    "/var/spool",
+_SYSTEM_DIRECTORIES = tuple(
+    "/ /root /usr/local /var /var/cache /var/lib /var/spool".split()
 )
 # Below a system tree, and yet the administrator's (hier(7)).
-LOCAL_TREES: tuple[str, ...] = ("/usr/local/",)
+_LOCAL_TREE = "/usr/local/"
 
 
 def mount_path(value: object) -> str:
@@ -223,23 +181,14 @@ def mount_path(value: object) -> str:
         raise Unfit("is too long", "up to 4095 bytes, 255 in each part")
     if text != text.rstrip():
         raise Unfit("ends in a blank", expected)
-    if _of_the_system(text):
+    below = f"{text}/".startswith(_SYSTEM_TREES) and not text.startswith(_LOCAL_TREE)
+    if below or text in _SYSTEM_DIRECTORIES:
         raise Unfit(
             "is one of the system's own directories",
             "a directory of its own, such as /srv/data or /var/lib/data",
         )
     return text
 
-
-def _of_the_system(path: str) -> bool:
-    if path in SYSTEM_DIRECTORIES:
-        return True
-    if path.startswith(LOCAL_TREES):
-        return False
-    return any(path == tree or path.startswith(tree + "/") for tree in SYSTEM_TREES)
-
-
-# ------------------------------------------------------------ mount options
 
 # Said by many out of habit, and always so: left out instead of refused.
 _ALWAYS = frozenset({"defaults", "nofail", "auto"})
@@ -254,15 +203,13 @@ def mount_options(value: object, fs_type: str) -> tuple[str, ...]:
     from cc_kraken.filesystems import registry  # not at every reboot
 
     filesystem = registry.of(fs_type)
-    chosen: dict[str, None] = {}
-    for option in (one.strip() for one in str(value).split(",")):
-        if not option or option in _ALWAYS:
-            continue
+    chosen = dict.fromkeys(option.strip() for option in str(value).split(","))
+    options = tuple(one for one in chosen if one and one not in _ALWAYS)
+    for option in options:
         if not filesystem.takes(option):
             raise Unfit(
                 f"has the option {quoted(option)}",
                 f"mount options of {fs_type} that concern nothing but the "
                 "filesystem itself",
             )
-        chosen[option] = None
-    return tuple(chosen)
+    return options

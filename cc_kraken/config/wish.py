@@ -69,7 +69,11 @@ class Wish:
         old = tags.name(section.tag_namespace, tags.VOLUME_SIZE)
         self._old = any(old in volume.tags for volume in volumes)
         self._pins = pins(section, name)
-        shown = name if _fits(name) else ascii(name)
+        self.unfit_name: Optional[Unfit] = None
+        try:
+            shown = values.set_name(name)
+        except Unfit as unfit:
+            self.unfit_name, shown = unfit, ascii(name)
         self.wanted = WantedSet(name=shown, declared=declared)
         self.warnings: list[str] = []
         self.troubles: list[Trouble] = []
@@ -100,12 +104,10 @@ class Wish:
                 one: tag for one, tag in meant.items() if tags.NAMES[tag] not in known
             }
             if lost:
-                self._wrong(
-                    "tag-misspelt",
-                    f"{volume.id} has the tag {tags.in_words(lost, namespace)}.",
-                    "The tag must have the name in parentheses.",
-                    "Correct the tag's name, or take it off.",
-                )
+                found = f"{volume.id} has the tag {tags.in_words(lost, namespace)}."
+                expected = "The tag must have the name in parentheses."
+                remedy = "Correct the tag's name, or take it off."
+                self.troubles.append(Trouble("tag-misspelt", found, expected, remedy))
             elif meant:
                 words = tags.in_words(meant, namespace)
                 self.warnings.append(f"The tag {words} of {volume.id} is ignored.")
@@ -154,14 +156,11 @@ class Wish:
             chosen["overwrite"] = dict(overwrite)
         create = self._settings.get("create")
         if isinstance(create, Mapping):
+            namespace, members = self._section.tag_namespace, chosen["members"]
             try:
-                chosen["create"] = creation.read(create, self._section.tag_namespace)
+                chosen["create"] = creation.read(create, namespace, members)
             except creation.Wrong as wrong:
                 self.troubles.append(creation.unfit(self._name, wrong))
-            else:
-                copied = creation.of_one_snapshot(chosen["create"], chosen["members"])
-                if copied is not None:
-                    self.troubles.append(creation.unfit(self._name, copied))
         self.wanted = replace(self.wanted, volume_ids=self._pins, **chosen)
 
     def _options(self) -> None:
@@ -187,10 +186,10 @@ class Wish:
 
     def _disagree(self, key: str, by_volume: Mapping[str, Optional[str]]) -> None:
         words = [
-            f"{one} has {quoted(value)}" if value is not None else f"{one} has none"
+            f"{one} has {'none' if value is None else quoted(value)}"
             for one, value in by_volume.items()
         ]
-        self._wrong(
+        trouble = Trouble(
             "tags-disagree",
             f"The volumes of the set {self.wanted.name} disagree about "
             f"{self.tag(key)}: {', '.join(words)}.",
@@ -199,21 +198,16 @@ class Wish:
             f"right ones with kraken.volumes.{self._name}.volume_ids.",
             waits=True,
         )
+        self.troubles.append(trouble)
 
     def _unfit(self, key: str, unfit: Unfit) -> None:
         said = self._said[key]
-        self._wrong(
-            "tag-value" if said.by_tag else "config-value",
-            f"{said.where}, {quoted(said.value)}, {unfit}",
-            unfit.expected,
-            ("Correct the tag." if said.by_tag else "Correct the configuration.")
-            + (self.no_size if key == "members" else ""),
-        )
-
-    def _wrong(
-        self, kind: str, found: str, expected: str, remedy: str, waits: bool = False
-    ) -> None:
-        self.troubles.append(Trouble(kind, found, expected, remedy, waits))
+        kind = "tag-value" if said.by_tag else "config-value"
+        remedy = f"Correct the {'tag' if said.by_tag else 'configuration'}."
+        if key == "members":
+            remedy += self.no_size
+        found = f"{said.where}, {quoted(said.value)}, {unfit}"
+        self.troubles.append(Trouble(kind, found, unfit.expected, remedy))
 
     # ---------------------------------------------- rules on several of them
 
@@ -291,7 +285,8 @@ def wrong(section: Section) -> list[tuple[str, Trouble]]:
     """What no tag can put right in a section, each with the key that it is about."""
     found: list[tuple[str, Trouble]] = []
     nodes = creation.nodes_trouble(section)
-    found += [("kraken.node_ids", nodes)] if nodes is not None else []
+    if nodes is not None:
+        found.append(("kraken.node_ids", nodes))
     paths: dict[str, str] = {}
     for name in section.volumes or ("",):
         place = f"kraken.volumes.{name}" if name else "kraken.defaults"
@@ -302,25 +297,21 @@ def wrong(section: Section) -> list[tuple[str, Trouble]]:
                 key=lambda one: len(one.troubles),
             )
         troubles = [*wish.troubles, wish.pin_count(), wish.levels()]
-        if not {"fs_type", "mount_path"} & set(section.volumes.get(name, {})):
-            # The level may be in the tags, as the filesystem and the path are.
-            troubles = [one for one in troubles if not _level_may_come(one)]
+        # The level may be in the tags, where the filesystem and the path are.
+        tagged = not {"fs_type", "mount_path"} & set(section.volumes.get(name, {}))
         path = wish.wanted.mount_path
         other = paths.setdefault(path, name) if path is not None else name
         if other != name:
             troubles.append(mount_path_shared((other, name), str(path)))
-        found += [(place, one) for one in troubles if one is not None]
+        for one in troubles:
+            if one and not (tagged and one.kind == "raid-level-missing"):
+                found.append((place, one))
     return found
 
 
 def _with_type(section: Section, name: str, fs_type: str) -> Wish:
     settings = {**section.volumes.get(name, {}), "fs_type": fs_type}
-    sets = {**section.volumes, name: settings}
-    return Wish(replace(section, volumes=sets), name, (), True)
-
-
-def _level_may_come(trouble: Optional[Trouble]) -> bool:
-    return trouble is not None and trouble.kind == "raid-level-missing"
+    return Wish(replace(section, volumes={name: settings}), name, (), True)
 
 
 def mount_path_shared(names: Sequence[str], path: str) -> Trouble:
@@ -330,10 +321,3 @@ def mount_path_shared(names: Sequence[str], path: str) -> Trouble:
         "Each set must have a mount path of its own.",
         "Give all but one of them another path.",
     )
-
-
-def _fits(name: str) -> bool:
-    try:
-        return bool(values.set_name(name))
-    except Unfit:
-        return False

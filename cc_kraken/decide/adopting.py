@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn, Optional
+from typing import NoReturn
 
 from cc_kraken.config import sets, tags
-from cc_kraken.model import (
-    Instance,
-    KrakenError,
-    Node,
-    Section,
-    Trouble,
-    Volume,
-    failure,
-)
+from cc_kraken.decide.fleet import abroad
+from cc_kraken.model import Instance, KrakenError, Node, Section, Volume, failure
 
 
 def wanted_tags(
@@ -124,15 +117,13 @@ def _judge(
     found: Mapping[str, str],
 ) -> None:
     """As an instance would, once the volumes have these tags."""
-    after = [replace(one, tags={**one.tags, **found}) for one in chosen]
-    ids = {one.id for one in after}
-    every: list[Volume] = [*after, *(one for one in own if one.id not in ids)]
-    claims = sets.claims(section, node, chosen[0].zone, every).claims
-    trouble: Optional[Trouble] = next(iter(claims)).trouble
+    every = {one.id: one for one in own}
+    for one in chosen:
+        every[one.id] = replace(one, tags={**one.tags, **found})
+    claims = sets.claims(section, node, chosen[0].zone, tuple(every.values())).claims
+    trouble = claims[0].trouble
     if trouble is not None:
-        here = f"an instance of {node}"
-        text = trouble.found.replace("this instance", here)
-        raise KrakenError(replace(trouble, found=text))
+        raise KrakenError(abroad(trouble, f"an instance of {node}"))
 
 
 def _refuse(found: str, remedy: str = "Name other volumes.") -> NoReturn:

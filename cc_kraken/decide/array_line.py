@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cc_kraken.decide.case import Case
-from cc_kraken.decide.plan import stopped
 from cc_kraken.decide.steps import WriteArrayLine
 from cc_kraken.machine import mdadm_conf
+from cc_kraken.model import failure
 
 
 def steps(case: Case, uuid: str, name: str) -> list[WriteArrayLine]:
@@ -19,7 +19,7 @@ def steps(case: Case, uuid: str, name: str) -> list[WriteArrayLine]:
             continue
         why = mdadm_conf.keeps(line, disks)
         if why and line.read:
-            raise stopped(
+            raise failure(
                 "mdadm-conf-conflict",
                 f"{line.file} has a line for the array of the set {case.name}, and "
                 f"ours cannot replace it, because {why}: {line.text}.",
@@ -31,7 +31,7 @@ def steps(case: Case, uuid: str, name: str) -> list[WriteArrayLine]:
             theirs.append(line)
     out = [volume for volume in case.volume_ids if volume in world.left_out]
     if out:
-        raise stopped(
+        raise failure(
             "mdadm-conf-conflict",
             f"mdadm is told to leave out {', '.join(out)} of the set {case.name}: "
             f"{world.left_out[out[0]]}.",

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Optional
 
 from cc_kraken.config.tags import ANY_NODE
-from cc_kraken.decide.case import Case, Noticed
+from cc_kraken.decide.case import Case
 from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.steps import Attach, Detach, Step
-from cc_kraken.model import Attachment, Holder, Node, Trouble, Volume
+from cc_kraken.model import Attachment, Holder, KrakenError, Trouble, Volume
 
 NEVER = "cc_kraken never takes it away."
 CLAIM_SECONDS = 120
@@ -34,9 +34,8 @@ def steps(case: Case) -> tuple[Step, ...]:
             troubles.append(trouble)
         elif not volume.attachments and volume.id not in case.world.devices:
             free.append(volume.id)
-    twin = _twin(case) if free and not troubles else None
-    if twin is not None:
-        raise Stop(twin)
+    if free and not troubles:
+        _check_no_twin(case)
     if free and all(trouble.kind == "attaching" for trouble in troubles):
         # Those are ours: the others need not wait for their disks.
         return (Attach(case.name, tuple(sorted(free))),)
@@ -46,12 +45,12 @@ def steps(case: Case) -> tuple[Step, ...]:
     return ()
 
 
-def warn_of_termination(case: Case, noticed: Noticed) -> None:
+def warn_of_termination(case: Case) -> None:
     here = case.world.instance_id
     for volume in case.claim.volumes:
         for one in volume.attachments:
             if one.delete_on_termination and one.instance_id == here:
-                noticed.warnings.append(
+                case.warn(
                     f"EC2 deletes {volume.id} with this instance "
                     f"(DeleteOnTermination). {keep_at_termination(one)}"
                 )
@@ -70,8 +69,14 @@ def _give_way(case: Case, troubles: Sequence[Trouble]) -> tuple[Step, ...]:
     """Who loses a member to a rival lets the others go, unused."""
     if not any(trouble.kind.startswith("holder-") for trouble in troubles):
         return ()
+    devices = case.world.devices
+    used = {
+        volume
+        for volume, one in devices.items()
+        if one.holders or one.mounted or one.swap
+    }
     mine = [volume for volume in case.volume_ids if volume in case.world.attached_now]
-    unused = tuple(volume for volume in mine if not _in_use(case, volume))
+    unused = tuple(volume for volume in mine if volume not in used)
     return (Detach(case.name, unused),) if unused else ()
 
 
@@ -88,31 +93,20 @@ def _here(case: Case) -> list[str]:
     ]
 
 
-def _twin(case: Case) -> Optional[Trouble]:
-    """That another instance runs as this node, and has a set of it already."""
+def _check_no_twin(case: Case) -> None:
+    """Whether another instance runs as this node, and has a set of it already."""
     if case.world.elapsed >= WHOLE_SECONDS or _here(case):
-        return None
+        return
     for claim in case.claims:
         for volume in claim.volumes:
             trouble = _trouble(case, volume)
             if trouble is not None and trouble.kind == "holder-predecessor":
-                return replace(
-                    trouble,
-                    found=f"{trouble.found} It has the set {claim.name}, so "
-                    f"{case.name} is left to it for {WHOLE_SECONDS} s.",
-                    expected="One instance must have all sets of a node.",
+                found = (
+                    f"{trouble.found} It has the set {claim.name}, so {case.name} is "
+                    f"left to it for {WHOLE_SECONDS} s."
                 )
-    return None
-
-
-def _is_claiming(case: Case, holder: Holder) -> bool:
-    any_node = (holder.prefix, holder.node_id) == (case.node.prefix, ANY_NODE)
-    return any_node and case.world.elapsed < CLAIM_SECONDS
-
-
-def _in_use(case: Case, volume_id: str) -> bool:
-    device = case.world.devices.get(volume_id)
-    return device is not None and bool(device.holders or device.mounted or device.swap)
+                expected = "One instance must have all sets of a node."
+                raise KrakenError(replace(trouble, found=found, expected=expected))
 
 
 def _trouble(case: Case, volume: Volume) -> Optional[Trouble]:
@@ -176,22 +170,19 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
             "Nobody else may manage the volumes of a set.",
             "Pin other volumes with volume_ids.",
         )
-    holder = case.world.holders.get(instance_id)
-    state = holder.state if holder else "unknown"
+    holder = case.world.holders.get(instance_id, Holder(instance_id, "unknown"))
+    state, prefix, node_id = holder.state, holder.prefix, holder.node_id
+    may_be_any = prefix == case.node.prefix and node_id == ANY_NODE
     attached = f"{volume.id} is attached to {instance_id}, which is {state}"
-    going = {
-        attachment.state
-        for attachment in volume.attachments
-        if attachment.instance_id == instance_id and attachment.state in DETACHING
-    }
+    states = {one.state for one in volume.attachments if one.instance_id == instance_id}
     soon = "cc_kraken attaches it as soon as EC2 has released it. If that lasts,"
     waits = True
     if state in ("shutting-down", "terminated", "gone", "unknown"):
         kind = "holder-leaving"
         found = f"{attached}."
         remedy = f"{soon} see in EC2 why {instance_id} does not end."
-    elif going:
-        busy = ", whose system has not let go of it (busy)" if "busy" in going else ""
+    elif states & set(DETACHING):
+        busy = ", whose system has not let go of it (busy)" if "busy" in states else ""
         kind = "holder-detaching"
         found = f"{volume.id} is being detached from {instance_id}{busy}."
         remedy = f"{soon} unmount it on {instance_id}."
@@ -199,7 +190,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
         kind = "holder-stopped"
         found = f"{attached} and keeps it."
         remedy = f"Terminate {instance_id}, or detach the volume from it: {NEVER}"
-    elif holder and Node(holder.prefix or "", holder.node_id or "") == case.node:
+    elif prefix == case.node.prefix and node_id == case.node.node_id:
         kind = "holder-predecessor"
         found = f"{attached} as the same node {case.node}."
         remedy = f"Terminate {instance_id} if it is not on its way out."
@@ -209,7 +200,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
                 f"This instance has {' and '.join(here)}. Terminate one of the two, "
                 "then run cc-kraken apply on the other: it gets the rest."
             )
-    elif holder and _is_claiming(case, holder):
+    elif may_be_any and case.world.elapsed < CLAIM_SECONDS:
         kind = "holder-claiming"
         found = f"{attached} and may be any node of {case.node.prefix}."
         remedy = (

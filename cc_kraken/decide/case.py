@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from cc_kraken.decide.plan import stopped
 from cc_kraken.decide.steps import Step
 from cc_kraken.decide.world import World
 from cc_kraken.machine.command import package
@@ -22,6 +21,7 @@ from cc_kraken.model import (
     Node,
     Record,
     WantedSet,
+    failure,
 )
 from cc_kraken.proof.record import identity
 
@@ -34,6 +34,7 @@ class Case:
 
     ``claims``: those of all sets, this one among them.  ``identity``: of the set
     in its intent records.  ``fs_uuid``, ``array_uuid``: of what is made anew.
+    ``warnings`` and ``notes`` gather what is noticed on the way.
     """
 
     claim: Claim
@@ -44,6 +45,8 @@ class Case:
     identity: str
     fs_uuid: str
     array_uuid: str
+    warnings: list[str]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -60,6 +63,14 @@ class Case:
     def device(self, volume_id: str) -> Device:
         return self.world.devices[volume_id]
 
+    def warn(self, text: str) -> None:
+        """Something that a person has to look at."""
+        self.warnings.append(text)
+
+    def note(self, text: str) -> None:
+        """Something that a person may want to know, and need not act on."""
+        self.notes.append(text)
+
     def mounted(self) -> Optional[Mounted]:
         """Where the set is mounted: at its own path before any other, and seen
         before hidden."""
@@ -71,7 +82,7 @@ class Case:
 
     def check_program(self, program: str) -> None:
         if program in self.world.missing_programs:
-            raise stopped(
+            raise failure(
                 "program-missing",
                 f"The program {program} is not on this machine.",
                 f"The set {self.name} needs it.",
@@ -85,15 +96,10 @@ def case_of(node: Node, claim: Claim, claims: Sequence[Claim], world: World) -> 
     fs_uuid, array_uuid = (
         str(uuid.uuid5(NAMESPACE, f"{what} {own}")) for what in ("filesystem", "array")
     )
-    return Case(claim, claims, node, world, volume_ids, own, fs_uuid, array_uuid)
-
-
-@dataclass
-class Noticed:
-    """What was noticed on the way: warnings want a person, notes do not."""
-
-    warnings: list[str]
-    notes: list[str] = field(default_factory=list)
+    return Case(
+        claim, claims, node, world, volume_ids, own, fs_uuid, array_uuid,
+        list(claim.warnings),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ class Noted:
 class Look:
     """Everything that a claim rests on.
 
-    ``volumes``: of the prefix in this zone, as EC2 has just shown them.  ``here``:
-    volumes whose disks are in this machine; ``used``: those that something uses.
-    ``system``: the volumes behind / and /boot.  ``avoided``: nodes that another
+    ``volumes``: of the prefix, as EC2 has just shown them.  ``zone``: "" is all.
+    ``here``: volumes whose disks are in this machine; ``used``: those that something
+    uses; ``system``: those behind / and /boot.  ``avoided``: nodes that another
     instance was faster to get, or that were just given back.  ``late``: volumes that
     are made beside the instance should be there by now.  ``throttled``: how many calls
     of this run EC2 has throttled.
@@ -81,7 +81,7 @@ class Look:
             node = tags.node_of(volume.tags, self.section.tag_namespace)
             if node is None or node.prefix != self.prefix:
                 continue
-            if volume.zone != self.zone or volume.id in self.system:
+            if volume.zone != (self.zone or volume.zone) or volume.id in self.system:
                 continue
             if node.node_id != tags.ANY_NODE and volume.state not in sets.LEAVING:
                 found.setdefault(node.node_id, []).append(volume)
@@ -160,34 +160,25 @@ class Forget:
     node_id: str
 
 
-@dataclass(frozen=True)
-class Stay:
-    """Nothing to do: wait for what the trouble says, or refuse."""
-
-    trouble: Trouble
-
-
-Answer = Union[Lock, Take, GiveBack, Forget, Stay]
+Answer = Union[Lock, Take, GiveBack, Forget, Trouble]
 
 
 def next_step(look: Look) -> Answer:
-    """What a claimant does next.
+    """What a claimant does next: a Trouble says what it waits for, or why it ends.
 
     What is ours already comes first: the disks here and what EC2 shows, then the
     note.  Only an instance that is nobody, and can be nobody yet, chooses.
     """
     if not look.declared:
-        return Stay(_undeclared(look))
+        return _undeclared(look)
     held = [node_id for node_id in look.nodes if look.ours(node_id)]
     noted = look.noted
     if len(held) > 1:
-        return Stay(_two_nodes(look, held))
+        return _two_nodes(look, held)
     if noted is not None and noted.state == GIVING_BACK:
         return _giving_back(look, noted)
     if held and noted is not None and noted.node_id != held[0]:
-        if not noted.open:
-            return Forget(noted.node_id)
-        return Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
+        return _unsure(look, noted) if noted.open else Forget(noted.node_id)
     if held:
         return _held(look, held[0])
     if noted is not None:
@@ -235,14 +226,16 @@ def _unseen(look: Look, noted: Noted) -> Answer:
 def _giving_back(look: Look, noted: Noted) -> Answer:
     """Given back is what neither the machine nor EC2 shows any more, and what no
     call can bring any more."""
-    if not look.ours(noted.node_id):
-        if not noted.open:
-            return Forget(noted.node_id)
-        return Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
+    if not look.ours(noted.node_id) and not noted.open:
+        return Forget(noted.node_id)
     volume_ids = _detachable(look, noted.node_id)
     if volume_ids:
         return GiveBack(noted.node_id, volume_ids)
-    return Stay(unsure(Node(look.prefix, noted.node_id), look.instance_id))
+    return _unsure(look, noted)
+
+
+def _unsure(look: Look, noted: Noted) -> Trouble:
+    return unsure(Node(look.prefix, noted.node_id), look.instance_id)
 
 
 # ------------------------------------------------------------------ a choice
@@ -250,14 +243,18 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
 
 def _choice(look: Look) -> Answer:
     if not look.nodes:
-        return Stay(_none_here(look))
-    free = (node_id for node_id in ordered(look) if _is_free(look, node_id))
+        return _none_here(look)
+    free = (
+        node_id
+        for node_id in ordered(look)
+        if node_id not in look.avoided and not _unfree(look, node_id)
+    )
     among = CROWD ** min(look.throttled, 2)
     some = list(islice(free, among if look.section.claim_order == "lowest" else 1))
     if some:
         node_id = min(some, key=partial(_chance, look))
         return Take(node_id, look.anchor(node_id) or "")
-    return Stay(_none_free(look))
+    return _none_free(look)
 
 
 def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
@@ -273,12 +270,6 @@ def _chance(look: Look, node_id: str) -> bytes:
     return hashlib.sha256(f"{look.instance_id} {node_id}".encode()).digest()
 
 
-def _is_free(look: Look, node_id: str) -> bool:
-    if node_id in look.avoided or look.anchor(node_id) is None:
-        return False
-    return not _unfree(look, node_id)
-
-
 def by_number(node_id: str) -> tuple[int, int, str]:
     """To sort nodes: numbers first, as numbers."""
     plain = node_id.isascii() and node_id.isdigit()
@@ -287,6 +278,8 @@ def by_number(node_id: str) -> tuple[int, int, str]:
 
 def _unfree(look: Look, node_id: str) -> str:
     """Why a node cannot be chosen; "" where it can."""
+    if look.anchor(node_id) is None:
+        return f"has no volume of {' or '.join(look.declared)}"
     rivals = look.rivals(node_id)
     if rivals:
         return "held by " + " and ".join(sorted(set(rivals.values())))
@@ -389,8 +382,10 @@ def _none_here(look: Look) -> Trouble:
 
 def _none_free(look: Look) -> Trouble:
     named = list(look.nodes)[:MOST_NAMED]
+    faster = "another instance was faster just now"
     reasons = "; ".join(
-        f"{look.prefix}/{node_id}: {_reason(look, node_id)}" for node_id in named
+        f"{look.prefix}/{node_id}: {_unfree(look, node_id) or faster}"
+        for node_id in named
     )
     if len(look.nodes) > len(named):
         reasons += f"; and {len(look.nodes) - len(named)} more"
@@ -403,9 +398,3 @@ def _none_free(look: Look) -> Trouble:
         "many. Or create the volumes of another node.",
         waits=True,
     )
-
-
-def _reason(look: Look, node_id: str) -> str:
-    if look.anchor(node_id) is None:
-        return f"has no volume of {' or '.join(look.declared)}"
-    return _unfree(look, node_id) or "another instance was faster just now"

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from cc_kraken.decide.case import Case
-from cc_kraken.decide.plan import stopped
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
-from cc_kraken.model import Signature
+from cc_kraken.model import Signature, failure
 from cc_kraken.proof.superblock import MD_MEMBER
 
 _OWN_ARRAY = "mdadm --assemble --update=uuid /dev/md/copy {0}"
@@ -36,7 +35,7 @@ def check(case: Case, *uuids: str) -> None:
     world = case.world
     found = _alike(beside(world, case.volume_ids, uuids))
     if found:
-        raise stopped(
+        raise failure(
             "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
             f"{_describe(world, case.name, case.volume_ids, found)}.",
             "No two disks of this machine may have the same UUID.",

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional, Union
 
-from cc_kraken.config import sets, tags
+from cc_kraken.config import creation, sets, tags
 from cc_kraken.config.values import quoted
 from cc_kraken.model import Creation, NewVolume, Node, Trouble, Volume, WantedSet
 
@@ -32,8 +32,6 @@ FRESH = 10.0
 """Seconds for which an answer can be acted upon."""
 MOST = 5
 """Volumes, or tags of one, in a message."""
-INCLUDED: Mapping[str, tuple[int, int]] = {"gp3": (3000, 125)}
-"""IOPS and MiB/s that a volume has without a charge of their own, by type."""
 
 
 @dataclass(frozen=True)
@@ -97,19 +95,9 @@ class Create:
     dead: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Refuse:
-    """Somebody has to do something before any is created."""
-
-    trouble: Trouble
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """There is nothing to create; the ordinary rules say what is wrong, if anything."""
-
-
-Step = Union[Wait, Create, Refuse, Nothing]
+Step = Union[Wait, Create, Trouble, None]
+"""A Trouble: somebody has to do something before any is created.  None: there is
+nothing to create, and the ordinary rules say what is wrong, if anything."""
 
 
 def next_step(
@@ -135,14 +123,14 @@ def next_step(
     if failed and all(_ours_and_young(wished, [one], date) for one in failed):
         return Wait(_failed(failed), again)
     if len(shown) >= wished.wanted.members:
-        return Nothing()
+        return None
     refused = _lookalike(wished, latest.volumes)
     if refused is None and not shown:
         refused = _elsewhere(wished, latest.volumes)
     if refused is not None:
-        return Refuse(refused)
+        return refused
     if shown and not _ours_and_young(wished, shown, date):
-        return Nothing()
+        return None
     dead = _dead(answers)
     there = {number(wished, volume) for volume in shown}
     if begun is not None and now - begun.since < YOUNG:
@@ -168,19 +156,18 @@ def present(wished: Wished, volumes: Sequence[Volume]) -> tuple[Volume, ...]:
     return tuple(
         volume
         for volume in volumes
-        if volume.state not in sets.LEAVING and _is_of_set(wished, volume)
+        if volume.state not in sets.LEAVING
+        and _is_of_node(wished, volume)
+        and _name(wished, volume) == wished.wanted.name
     )
-
-
-def _is_of_set(wished: Wished, volume: Volume) -> bool:
-    if not _is_of_node(wished, volume):
-        return False
-    own = tags.read(volume.tags, wished.namespace)
-    return own.get("volume_name") == wished.wanted.name
 
 
 def _is_of_node(wished: Wished, volume: Volume) -> bool:
     return tags.node_of(volume.tags, wished.namespace) == wished.node
+
+
+def _name(wished: Wished, volume: Volume) -> str:
+    return tags.read(volume.tags, wished.namespace).get("volume_name", "")
 
 
 def _failures(
@@ -189,12 +176,8 @@ def _failures(
     """The volumes that EC2 could not make.  Either answer may be the older one: what
     one of them shows as failed has failed."""
     gone = {one.id for one in latest.volumes if one.state in sets.LEAVING}
-    every = {
-        one.id: one
-        for one in (*shown, *looked)
-        if one.state == "error" and one.id not in gone
-    }
-    return list(every.values())
+    failed = {one.id: one for one in (*shown, *looked) if one.state == "error"}
+    return [one for key, one in failed.items() if key not in gone]
 
 
 def _first_alike(wished: Wished, answers: Sequence[Answer]) -> Answer:
@@ -263,15 +246,9 @@ def token(wished: Wished, member: int, attempt: int) -> str:
     Not of what the volume is to be: two templates that differ, in one refresh, make
     one volume, for EC2 refuses a token that comes again with other parameters.
     """
-    said = [
-        wished.node.prefix,
-        wished.node.node_id,
-        wished.wanted.name,
-        member,
-        wished.zone,
-        attempt,
-    ]
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    node, name = wished.node, wished.wanted.name
+    said = [node.prefix, node.node_id, name, member, wished.zone, attempt]
+    text = json.dumps(said, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -327,28 +304,16 @@ def _may_be_meant(wished: Wished, volume: Volume) -> bool:
     for wanted in (wished.node.prefix, wished.node.node_id):
         if not any(_same(value, wanted) for value in values):
             return False
-    own = tags.read(volume.tags, wished.namespace)
     meant = tags.meant(volume.tags, wished.namespace)
-    name = own.get("volume_name", "")
-    if _is_of_node(wished, volume):
-        if name:
-            other = name == wished.wanted.name or name in wished.others
-            return not other and _near(name, wished.wanted.name)
-        # Without any tag of a set it is attached and left alone.
-        return len(meant) > 2 and _near_or_none(wished, meant)
-    node = wished.node
-    return (
-        _same(meant.get("prefix", ""), node.prefix)
-        and _same(meant.get("node_id", ""), node.node_id)
-        and _near_or_none(wished, meant)
-    )
-
-
-def _near_or_none(wished: Wished, meant: Mapping[str, str]) -> bool:
-    name = meant.get("volume_name", "")
-    if name in wished.others:
+    name, node = meant.get("volume_name", ""), wished.node
+    if name in wished.others or (name and not _near(name, wished.wanted.name)):
         return False
-    return not name or _near(name, wished.wanted.name)
+    if _is_of_node(wished, volume):
+        own = _name(wished, volume)
+        # Without any tag of a set it is attached and left alone.
+        return own != wished.wanted.name if own else len(meant) > 2
+    near = _same(meant.get("prefix", ""), node.prefix)
+    return near and _same(meant.get("node_id", ""), node.node_id)
 
 
 def _same(one: str, other: str) -> bool:
@@ -359,10 +324,8 @@ def _same(one: str, other: str) -> bool:
 def _near(one: str, other: str) -> bool:
     """Whether one name is probably meant for the other; data1 is not for data2."""
     one, other = one.casefold(), other.casefold()
-    if one == other:
-        return True
     if re.sub(r"\d", "", one) == re.sub(r"\d", "", other):
-        return False
+        return one == other
     return difflib.SequenceMatcher(None, one, other).ratio() >= 0.8
 
 
@@ -403,15 +366,13 @@ def _elsewhere(wished: Wished, volumes: Sequence[Volume]) -> Optional[Trouble]:
 def looking(wished: Wished, present: Sequence[Volume] = ()) -> Trouble:
     wanted, after = wished.wanted, wished.wish.after
     missing = wanted.members - len(present)
-    there = (
-        f"Only {', '.join(one.id for one in present)} of the {wanted.members} volumes "
-        f"of the set {wanted.name} of {wished.node} exists."
-        if present
-        else f"No volume of the set {wanted.name} of {wished.node} exists."
-    )
+    there = "No volume"
+    if present:
+        ids = ", ".join(one.id for one in present)
+        there = f"Only {ids} of the {wanted.members} volumes"
     return Trouble(
         "create-waiting",
-        there,
+        f"{there} of the set {wanted.name} of {wished.node} exists.",
         f"Two looks, {after} s apart, must show the same before cc_kraken creates "
         f"{missing}.",
         "Nothing to do. If the volumes exist, correct their tags now.",
@@ -475,9 +436,10 @@ def monthly(wish: Creation, members: int) -> str:
         size = f"{members} times the size of {wish.snapshot}"
     else:
         size = f"{wish.size_gib * members} GiB"
-    free_iops, free_throughput = INCLUDED.get(wish.type, (0, 0))
-    iops = max(0, wish.iops - free_iops) * members
-    throughput = max(0, wish.throughput - free_throughput) * members
+    kind = creation.TYPES[wish.type]
+    least, _ = kind.throughput or (0, 0)
+    iops = max(0, wish.iops - kind.included) * members
+    throughput = max(0, wish.throughput - least) * members
     more = [f"{iops} provisioned IOPS"] * bool(iops)
     more += [f"{throughput} MiB/s of throughput"] * bool(throughput)
     beyond = f" (and {' and '.join(more)} beyond what is included)" if more else ""

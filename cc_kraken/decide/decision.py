@@ -1,7 +1,7 @@
 """What is to be done: a pure function of what is wanted and what is found.
 
 One module a question, asked in the order of :func:`_plan`.  Each returns what it
-found (steps, a value), or ends the decision with :class:`Stop`.
+found (steps, a value), or ends the decision on the set with a KrakenError.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cc_kraken.decide import array, attach, disks, filesystem, mount, mounted
-from cc_kraken.decide.case import Case, Noticed, case_of
+from cc_kraken.decide.case import Case, case_of
 from cc_kraken.decide.plan import (
     ATTACHED,
     FAILED,
@@ -23,7 +23,7 @@ from cc_kraken.decide.plan import (
 )
 from cc_kraken.decide.steps import RemoveFstab, WriteFstab
 from cc_kraken.decide.world import World
-from cc_kraken.model import Claim, Node
+from cc_kraken.model import Claim, KrakenError, Node
 
 
 def decide(node: Node, claims: Sequence[Claim], world: World) -> tuple[Plan, ...]:
@@ -56,11 +56,11 @@ def _decide_gone(name: str, world: World) -> Plan:
 def _decide_set(
     node: Node, claim: Claim, claims: Sequence[Claim], world: World
 ) -> Plan:
-    noticed = Noticed(list(claim.warnings))
+    case = case_of(node, claim, claims, world)
     try:
         if claim.trouble is not None and not _existing_may_do(claim, world):
-            raise Stop(claim.trouble)
-        plan = _plan(case_of(node, claim, claims, world), noticed)
+            raise KrakenError(claim.trouble)
+        plan = _plan(case)
     except Again as again:
         plan = Plan(
             claim.name,
@@ -69,14 +69,15 @@ def _decide_set(
             outcomes=again.outcomes,
             array_uuid=again.array_uuid,
         )
-    except Stop as stop:
-        noticed.notes.clear()
-        state = PENDING if stop.trouble.waits else FAILED
-        plan = Plan(claim.name, state, stop.steps, stop.trouble)
-    return replace(plan, warnings=tuple(noticed.warnings), notes=tuple(noticed.notes))
+    except KrakenError as error:
+        case.notes.clear()
+        state = PENDING if error.trouble.waits else FAILED
+        steps = error.steps if isinstance(error, Stop) else ()
+        plan = Plan(claim.name, state, steps, error.trouble)
+    return replace(plan, warnings=tuple(case.warnings), notes=tuple(case.notes))
 
 
-def _plan(case: Case, noticed: Noticed) -> Plan:
+def _plan(case: Case) -> Plan:
     """Question after question, from the volumes of a set to its mount point."""
     disks.check_own(case)
     to_attach = attach.steps(case)
@@ -84,20 +85,20 @@ def _plan(case: Case, noticed: Noticed) -> Plan:
         case.check_program("mdadm")
     if to_attach:
         raise Again(to_attach, *_outcomes(case))
-    attach.warn_of_termination(case, noticed)
+    attach.warn_of_termination(case)
     up = case.mounted()
     if not case.is_array and case.wanted.fs_type is None:
         # Attached and left alone, whoever uses it.
         return Plan(case.name, ATTACHED)
     disks.check_fit(case)
-    base = array.base(case, noticed) if case.is_array else disks.base(case)
+    base = array.base(case) if case.is_array else disks.base(case)
     if base is None:
         # Nobody asks for an array: attached and left alone.
         return Plan(case.name, ATTACHED)
     if up is not None and not base.created:
-        return mounted.plan(case, noticed, base, up)
+        return mounted.plan(case, base, up)
     steps, known = filesystem.steps(case, base)
-    return mount.plan(case, noticed, base.target, steps, known)
+    return mount.plan(case, base.target, steps, known)
 
 
 def _existing_may_do(claim: Claim, world: World) -> bool:

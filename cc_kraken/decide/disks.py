@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cc_kraken.decide import refusal
 from cc_kraken.decide.case import Base, Case, Target
-from cc_kraken.decide.plan import stopped
-from cc_kraken.model import Look, Unknown
+from cc_kraken.model import Look, Unknown, failure
 
 GIB = 1024**3
 NOT_USED = "Nothing else may use a disk of a set."
@@ -14,7 +14,7 @@ def check_own(case: Case) -> None:
     """Neither the system's volumes, nor two disks with one serial."""
     for volume in case.volume_ids:
         if volume in case.world.system_volumes:
-            raise stopped(
+            raise failure(
                 "system-volume",
                 f"{volume} is the volume behind / or /boot.",
                 "A set takes volumes for data only.",
@@ -23,7 +23,7 @@ def check_own(case: Case) -> None:
     for volume in case.volume_ids:
         names = case.world.duplicates.get(volume)
         if names:
-            raise stopped(
+            raise failure(
                 "device-duplicate",
                 f"The disks {', '.join(names)} both have the serial of {volume}.",
                 "Each volume must be one disk.",
@@ -38,14 +38,14 @@ def check_fit(case: Case) -> None:
         device = case.device(volume.id)
         disk = f"{device.path} ({volume.id})"
         if device.read_only:
-            raise stopped(
+            raise failure(
                 "device-read-only",
                 f"{disk} is read-only.",
                 "It must be writable.",
                 "See in the kernel's log why (dmesg), then: cc-kraken apply.",
             )
         if device.size != volume.size_gib * GIB and not mounted:
-            raise stopped(
+            raise failure(
                 "device-size",
                 f"{disk} has {device.size} bytes, EC2 says {volume.size_gib} GiB.",
                 "Both must say the same size.",
@@ -54,7 +54,7 @@ def check_fit(case: Case) -> None:
                 waits=True,
             )
         if device.swap:
-            raise stopped(
+            raise failure(
                 "device-swap",
                 f"{disk} is in use as swap.",
                 NOT_USED,
@@ -67,7 +67,7 @@ def check_not_held(case: Case, volume_id: str) -> None:
     device = case.device(volume_id)
     if device.holders or device.mounted:
         by = ", ".join(device.holders + device.mounted)
-        raise stopped(
+        raise failure(
             "device-held",
             f"{device.path} ({volume_id}) is in use by {by}.",
             NOT_USED,
@@ -84,7 +84,7 @@ def base(case: Case) -> Base:
     if case.mounted() is not None:
         return Base(target)
     if device.holders:
-        raise stopped(
+        raise failure(
             "device-held",
             f"{device.path} ({volume_id}) is held by {', '.join(device.holders)}.",
             NOT_USED,
@@ -98,7 +98,7 @@ def base(case: Case) -> Base:
 def look(case: Case, volume_id: str) -> Look:
     found = case.world.looks.get(volume_id)
     if found is None:
-        raise stopped(
+        raise failure(
             "device-unseen",
             f"{volume_id} could not be looked at yet.",
             "What it holds must be known first.",
@@ -110,14 +110,7 @@ def look(case: Case, volume_id: str) -> Look:
 
 
 def answered(found: Look) -> Look:
-    """The same, if the device has answered."""
-    if isinstance(found.content, Unknown) and found.content.silent:
-        raise stopped(
-            "device-silent",
-            f"{found.content.reason.rstrip('.')}.",
-            "It must answer before anything is done with it.",
-            "See the kernel's log (dmesg) and the volume's status in EC2. The "
-            "other sets do not wait for it.",
-            waits=True,
-        )
+    """The same, if the device has answered every read."""
+    if isinstance(found.content, Unknown) and found.content.unread:
+        raise refusal.unread(found.content)
     return found

@@ -8,7 +8,7 @@ from typing import Optional
 from cc_kraken.decide import records, refusal
 from cc_kraken.decide.case import Base, Case
 from cc_kraken.decide.disks import answered
-from cc_kraken.decide.plan import Again, Stop
+from cc_kraken.decide.plan import Again
 from cc_kraken.decide.steps import (
     EraseRecords,
     MakeFilesystem,
@@ -55,11 +55,8 @@ def _mkfs(
     kind = registry.of(case.wanted.fs_type or "")
     case.check_program(kind.mkfs)
     if not array_uuid:
-        try:
-            size = case.device(intent[0].volume_id).size
-            kind.check_room(case.wanted.mkfs_options, size)
-        except KrakenError as error:
-            raise Stop(error.trouble) from None
+        size = case.device(intent[0].volume_id).size
+        kind.check_room(case.wanted.mkfs_options, size)
     return MakeFilesystem(
         case.name,
         type=kind.name,
@@ -122,15 +119,15 @@ def _on(case: Case, base: Base, look: Look) -> Found:
     if missing is not None and (present or isinstance(content, Blank)):
         # Made only where all volumes are there that the record is to name.
         if missing.kind == "members-missing":
-            raise Stop(missing)
+            raise KrakenError(missing)
     given_up = not case.is_array and records.permitted(case, target.volume_id, look)
     if present:
         try:
             return _of_record(case, base, look, present)
-        except Stop as stop:
+        except KrakenError as error:
             # Named with its record, it may be given up like anything else.
             if not given_up:
-                raise refusal.naming(stop, look, target) from None
+                raise refusal.naming(error, look, target) from None
     elif isinstance(content, Blank):
         return _on_blank(case, base), _made(case)
     elif isinstance(content, Known) and content.type == case.wanted.fs_type:

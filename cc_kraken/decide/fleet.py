@@ -15,13 +15,12 @@ from cc_kraken.config import sets, tags
 from cc_kraken.decide import attach, claiming
 from cc_kraken.decide.case import case_of
 from cc_kraken.decide.peers import GOING, without_others_pins
-from cc_kraken.decide.plan import Stop
 from cc_kraken.decide.world import World
 from cc_kraken.model import (
-    Attachment,
     Claim,
     Claimant,
     Instance,
+    KrakenError,
     Node,
     Section,
     Trouble,
@@ -107,10 +106,11 @@ class _Account:
             volume.id: one
             for volume in self.volumes
             for one in volume.attachments
-            if one.device and one.device == self._instance(one).root_device
+            if one.device and one.device == self.holder(one.instance_id).root_device
         }
+        #: Which node each instance says it is: a Node, a Claimant or a Trouble.
         self.tagged = {
-            key: self._who(one)
+            key: tags.node(self.section, one.tags, key)
             for key, one in instances.items()
             if one.state not in (*GOING, "gone") and self._has_tags(one.tags)
         }
@@ -146,18 +146,14 @@ class _Account:
 
     # ------------------------------------------------------------- instances
 
-    def _instance(self, one: Attachment) -> Instance:
-        nobody = Instance(one.instance_id or "", "gone")
-        return self.instances.get(nobody.instance_id, nobody)
+    def holder(self, instance_id: Optional[str]) -> Instance:
+        gone = Instance(instance_id or "", "gone")
+        return self.instances.get(gone.instance_id, gone)
 
     def _has_tags(self, found: Mapping[str, str]) -> bool:
         return bool(
             tags.read(found, self.namespace) or tags.misspelt(found, self.namespace)
         )
-
-    def _who(self, one: Instance) -> object:
-        """Which node an instance says it is: a Node, a Claimant or a Trouble."""
-        return tags.node(self.section, one.tags, one.instance_id)
 
     def is_node(self, one: Instance, node: Node) -> bool:
         return self.tagged.get(one.instance_id) in (node, Claimant(node.prefix))
@@ -166,11 +162,11 @@ class _Account:
         for key, who in self.tagged.items():
             own = tags.read(self.instances[key].tags, self.namespace)
             if isinstance(who, Trouble):
-                yield Finding(_abroad(who, key), own.get("prefix", ""))
+                yield Finding(abroad(who, key), own.get("prefix", ""))
             elif isinstance(who, Claimant):
                 trouble = self._claim(self.instances[key], who.prefix)
                 if trouble is not None and trouble.kind != "claim-none-free":
-                    yield Finding(_abroad(trouble, key), who.prefix)
+                    yield Finding(abroad(trouble, key), who.prefix)
 
     def _claim(self, one: Instance, prefix: str) -> Optional[Trouble]:
         """What keeps an instance that may be any node from being one."""
@@ -182,14 +178,11 @@ class _Account:
             tuple(self.volumes), system=self.roots_of(one),
         )  # fmt: skip
         answer = claiming.next_step(look)
-        return answer.trouble if isinstance(answer, claiming.Stay) else None
+        return answer if isinstance(answer, Trouble) else None
 
     def roots_of(self, one: Instance) -> frozenset[str]:
-        return frozenset(
-            key
-            for key, root in self.roots.items()
-            if root.instance_id == one.instance_id
-        )
+        here = one.instance_id
+        return frozenset(k for k, at in self.roots.items() if at.instance_id == here)
 
     # --------------------------------------------------------------- volumes
 
@@ -281,38 +274,34 @@ class _Account:
     def _differences(self, nodes: Sequence[Judged]) -> Iterator[Finding]:
         for prefix in dict.fromkeys(one.node.prefix for one in nodes):
             some = [one for one in nodes if one.node.prefix == prefix and one.claims]
+            # Not a volume without a VolumeName, and there.
             names = {
                 one.node.node_id: tuple(
-                    claim.name for claim in one.claims if self._is_set(claim)
+                    each.name
+                    for each in one.claims
+                    if each.volumes and each.name != each.volumes[0].id
                 )
                 for one in some
             }
             yield from self._differs(prefix, "", "sets", names)
             for name in dict.fromkeys(one for each in names.values() for one in each):
-                said = {
-                    one.node.node_id: self._said(claim)
+                same = {
+                    one.node.node_id: claim
                     for one in some
                     for claim in one.claims
                     if claim.name == name and claim.volumes
                 }
                 for key in dict.fromkeys(tags.SET_TAGS.values()):
                     values = {
-                        node_id: each.get(key, ()) for node_id, each in said.items()
+                        one: self._said(claim, key) for one, claim in same.items()
                     }
                     what = f"{self._tag(tags.tag_of(key))} of the set {name}"
                     yield from self._differs(prefix, name, what, values)
 
-    def _is_set(self, claim: Claim) -> bool:
-        """Not a volume without a VolumeName, and there."""
-        return bool(claim.volumes) and claim.name != claim.volumes[0].id
-
-    def _said(self, claim: Claim) -> Mapping[str, tuple[str, ...]]:
-        """What the tags say of a set, by key; each value once."""
-        found: dict[str, dict[str, None]] = {}
-        for volume in claim.volumes:
-            for key, value in self.tags[volume.id].items():
-                found.setdefault(key, {})[value] = None
-        return {key: tuple(values) for key, values in found.items()}
+    def _said(self, claim: Claim, key: str) -> tuple[str, ...]:
+        """What the tags say of a set; each value once."""
+        found = (self.tags[volume.id].get(key) for volume in claim.volumes)
+        return tuple(dict.fromkeys(value for value in found if value))
 
     def _differs(
         self, prefix: str, name: str, what: str, values: Mapping[str, tuple[str, ...]]
@@ -373,9 +362,7 @@ class _Look:
         self.own = sorted(account.own[node], key=lambda volume: volume.id)
         self.section = without_others_pins(account.section, self.own)
         data = [one for one in self.own if one.id not in account.roots]
-        self.holders = [
-            account.instances.get(key, Instance(key, "gone")) for key in _holders(data)
-        ]
+        self.holders = [account.holder(key) for key in _holders(data)]
         self.view = self._view()
         self.system = account.roots_of(self.view) if self.view else frozenset()
 
@@ -441,6 +428,7 @@ class _Look:
             trouble = sets.no_volumes(self.node, self.section, asked.notes)
             return zone, (), [self._finding(trouble)]
         several = len({one.zone for one in self.own if one.id not in self.system}) > 1
+        split = len(self.holders) > 1
         wrong: list[Finding] = []
         claims: list[Claim] = []
         for claim in asked.claims:
@@ -448,8 +436,8 @@ class _Look:
             claims.append(replace(claim, trouble=found))
             if found is None or not claim.wanted.required:
                 continue
-            kind = found.kind
-            if not (several and kind in _OF_A_ZONE) and not self._is_split(kind):
+            of_zones = several and found.kind in _OF_A_ZONE
+            if not of_zones and not (split and found.kind.startswith("holder-")):
                 finding = self._finding(found, claim.name)
                 # Two sets on one path have one trouble.
                 if finding.trouble not in [one.trouble for one in wrong]:
@@ -458,12 +446,9 @@ class _Look:
             claim.trouble and claim.trouble.kind in _OF_A_ZONE for claim in claims
         ):
             wrong.insert(0, self._finding(self._zones_mixed()))
-        if len(self.holders) > 1:
+        if split:
             wrong.insert(0, self._finding(self._split()))
         return zone, tuple(claims), wrong
-
-    def _is_split(self, kind: str) -> bool:
-        return len(self.holders) > 1 and kind.startswith("holder-")
 
     def _tags_of_others(self) -> Mapping[str, str]:
         """A new instance declares what all instances of its prefix declare."""
@@ -482,24 +467,19 @@ class _Look:
             one = replace(claim, volumes=(volume,))
             try:
                 attach.steps(case_of(self.node, one, claims, world))
-            except Stop as stop:
-                if stop.trouble.kind not in _PASSES:
-                    return self._with_tags(stop.trouble, volume)
+            except KrakenError as error:
+                if error.trouble.kind not in _PASSES:
+                    return self._with_tags(error.trouble, volume)
         return None
 
     def _with_tags(self, trouble: Trouble, volume: Volume) -> Trouble:
         """The same, with who the tags of the holder say that it is."""
         for one in volume.attachments:
             who = self.account.tagged.get(one.instance_id or "")
-            says = (
-                f"say {who}"
-                if isinstance(who, Node)
-                else f"say any node of {who.prefix}"
-                if isinstance(who, Claimant)
-                else "name no node"
-            )
-            found = f"{trouble.found} Its tags {says}."
-            return replace(trouble, found=found)
+            says = f"say {who}" if isinstance(who, Node) else "name no node"
+            if isinstance(who, Claimant):
+                says = f"say any node of {who.prefix}"
+            return replace(trouble, found=f"{trouble.found} Its tags {says}.")
         return trouble
 
     def _zones_mixed(self) -> Trouble:
@@ -529,11 +509,11 @@ class _Look:
 
     def _finding(self, trouble: Trouble, name: str = "") -> Finding:
         who = self.view.instance_id if self.view else f"an instance of {self.node}"
-        abroad = _abroad(trouble, who)
-        return Finding(abroad, self.node.prefix, self.node.node_id, name)
+        node = self.node
+        return Finding(abroad(trouble, who), node.prefix, node.node_id, name)
 
 
-def _abroad(trouble: Trouble, who: str) -> Trouble:
+def abroad(trouble: Trouble, who: str) -> Trouble:
     """The same for somebody who is not on the instance."""
     return replace(
         trouble,

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 from cc_kraken.decide import seen
 from cc_kraken.decide.case import Case, Target
-from cc_kraken.decide.plan import Stop, stopped
 from cc_kraken.decide.steps import WriteFstab
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import fstab
 from cc_kraken.machine.md import mdadm_uuid
-from cc_kraken.model import FstabLine, Known
+from cc_kraken.model import FstabLine, Known, KrakenError, failure
 
 
 def of_set(case: Case, known: Known) -> FstabLine:
@@ -29,7 +28,7 @@ def steps(
     theirs = _to_replace(case, line, target, known, place)
     for foreign in fstab.on_path(case.world.fstab_foreign, line.path):
         if foreign not in theirs:
-            raise stopped(
+            raise failure(
                 "fstab-conflict",
                 f"fstab mounts {foreign.spec} at {foreign.path}.",
                 f"Only the filesystem of the set {case.name} ({line.spec}) may be "
@@ -46,7 +45,7 @@ def steps(
     return [WriteFstab(case.name, line, theirs)]
 
 
-def _says_more(case: Case, one: FstabLine, more: Sequence[str]) -> Stop:
+def _says_more(case: Case, one: FstabLine, more: Sequence[str]) -> KrakenError:
     """Why a line of somebody else's for this filesystem is not replaced."""
     how = f"with {', '.join(more)}" if more else f"as {one.type}"
     ours = registry.TYPES.get(case.wanted.fs_type or one.type)
@@ -58,7 +57,7 @@ def _says_more(case: Case, one: FstabLine, more: Sequence[str]) -> Stop:
         remedy += ". Or take that line out of fstab"
     elif kept:
         remedy += f". To keep {', '.join(kept)}, set MountOptions to {wish} as well"
-    return stopped(
+    return failure(
         "fstab-conflict",
         f"fstab has a line of somebody else for the set {case.name}, and it "
         f"says more than ours: {one.spec} {one.path} {how}.",
@@ -75,16 +74,13 @@ def _to_replace(
     live = {claim.name for claim in case.claims}
     devno = target.layer.devno if target.layer else ""
     foreign, resolved = case.world.fstab_foreign, case.world.fstab_devnos
-    there = [
-        *fstab.on_path(foreign, line.path),
-        *(fstab.on_path(foreign, place) if place else ()),
-    ]
-    by_id = _by_id(target) if there else ""
+    there = fstab.on_path(foreign, line.path)
+    there += fstab.on_path(foreign, place or line.path)
+    by_id = _by_id(target)
     found = [
         one
         for one in foreign
-        if one in there
-        and fstab.names(one, known, devno, resolved, by_id, registry.cut)
+        if one in there and fstab.names(one, known, devno, resolved, by_id)
     ]
     renamed = [
         one

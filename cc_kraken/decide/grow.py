@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cc_kraken.decide.case import Base, Case
+from cc_kraken.decide.disks import GIB
 from cc_kraken.decide.steps import GrowArray, GrowFilesystem, Step
-from cc_kraken.model import Array, Device, MdSuperblock, Mounted, gib
+from cc_kraken.model import Array, MdSuperblock, Mounted, gib
 
 LEAST = 128 << 20
 """Less than this is no enlargement: volumes grow by whole GiB, and a
@@ -36,127 +38,108 @@ _OFFSET_LAYOUT = 1 << 16
 
 @dataclass
 class Growth:
-    """What is to be done and said of one set.  ``outcomes``: what is put off until
-    something that no size shows."""
+    """``outcomes``: what is put off until something that no size shows."""
 
-    name: str
     steps: list[Step] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Member:
-    """A volume that an array has in it, and what its superblock says."""
-
-    device: Device
-    block: MdSuperblock
-
-    @property
-    def room(self) -> int:
-        """What the array could have of it."""
-        return self.device.size - self.block.data_offset
-
-
-def of_volume(name: str, device: Device, mounted: Mounted) -> Growth:
-    """Growth of the set ``name``, a filesystem right on one volume."""
-    found = Growth(name)
-    if _is_whole(mounted, device.devno):
-        _filesystem(found, mounted, device.size, volume_id=device.volume_id)
+def of_set(case: Case, base: Base, up: Mounted) -> Growth:
+    """Growth of a set that is mounted, on a volume or an array as it is now."""
+    found, target = Growth(), base.target
+    if not case.wanted.grow or case.name in case.world.not_grown:
+        return found
+    for volume in case.claim.volumes:
+        device = case.device(volume.id)
+        if device.size < volume.size_gib * GIB:
+            case.note(
+                f"EC2 says that {volume.id} has {volume.size_gib} GiB, and "
+                f"{device.path} has {gib(device.size)} so far: it grows when "
+                "the machine sees the new size, at the next boot at the latest."
+            )
+    if target.layer is None or not up.size:
+        return found
+    if up.device != target.layer.devno or up.mount.root != "/":
+        return found  # a partition, a mapping, or a part of the filesystem
+    size = target.layer.size
+    if target.array is not None:
+        names = target.array.members
+        inside = {
+            volume: block
+            for volume, block in base.blocks.items()
+            if case.device(volume).name in names
+        }
+        if not inside:
+            return found
+        size = _array(case, found, target.array, inside, up)
+    if size - up.size < LEAST:
+        return found
+    path, kind = up.mount.path, up.mount.type
+    if up.errors or up.read_only:
+        found.outcomes.append(
+            f"the {kind} at {path} grows to {gib(size)} when it is sound and "
+            "can be written"
+        )
+        return found
+    found.steps.append(
+        GrowFilesystem(
+            case.name,
+            path=path,
+            type=kind,
+            before=up.size,
+            after=size,
+            array_uuid=target.array_uuid,
+            volume_id=target.volume_id,
+        )
+    )
     return found
 
 
-def of_array(
-    name: str, array: Array, members: Mapping[str, Member], mounted: Mounted
-) -> Growth:
-    """Growth of the set ``name``, a filesystem right on ``array``.
-
-    ``members``: those in it, by volume id.
-    """
-    found = Growth(name)
-    if not _is_whole(mounted, array.devno) or not members:
-        return found
-    obstacle = _cannot_grow(next(iter(members.values())).block)
-    size = array.size
-    if not obstacle:
-        size = _redundant(found, array, members, mounted)
-    else:
-        larger = _larger(members, {v: m.block.data_size for v, m in members.items()})
+def _array(
+    case: Case,
+    found: Growth,
+    array: Array,
+    inside: Mapping[str, MdSuperblock],
+    up: Mounted,
+) -> int:
+    """The size that the array will have.  ``inside``: its members, by volume id."""
+    room = {
+        volume: case.device(volume).size - block.data_offset
+        for volume, block in inside.items()
+    }
+    obstacle = _cannot_grow(next(iter(inside.values())))
+    if obstacle:
+        larger = _larger(room, {one: block.data_size for one, block in inside.items()})
         if larger:
-            found.warnings.append(
+            case.warn(
                 f"{', '.join(larger)} had more room for array {array.uuid}, and "
                 f"{obstacle}. {WAY_OUT}"
             )
-    _filesystem(found, mounted, size, array_uuid=array.uuid)
-    return found
-
-
-def _redundant(
-    found: Growth, array: Array, members: Mapping[str, Member], mounted: Mounted
-) -> int:
-    """The size that the array will have."""
-    chunk = max(member.block.chunk for member in members.values()) or 1
-    smallest = min(member.room for member in members.values()) // chunk * chunk
+        return array.size
     used = array.component
     if not used:
         return array.size
-    possible = max(used, smallest)
+    chunk = max(block.chunk for block in inside.values()) or 1
+    possible = min(room.values()) // chunk * chunk
     if possible - used >= LEAST:
-        busy = _not_now(array, members)
-        if busy or mounted.errors or mounted.read_only:
+        busy = _not_now(array, len(inside))
+        if busy or up.errors or up.read_only:
             found.outcomes.append(
                 f"array {array.uuid} grows to {gib(possible)} of each member when "
                 + (busy or "its filesystem is sound and can be written")
             )
             return array.size
-        found.steps.append(GrowArray(found.name, array.uuid, used, possible))
+        found.steps.append(GrowArray(case.name, array.uuid, used, possible))
         # As many members' worth of data as before.
         return array.size * possible // used
-    larger = _larger(members, dict.fromkeys(members, used))
+    larger = _larger(room, dict.fromkeys(room, used))
     if larger:
-        others = sorted(set(members) - set(larger))
-        found.notes.append(
+        others = sorted(set(room) - set(larger))
+        case.note(
             f"{', '.join(larger)} had more room for array {array.uuid}: it grows "
             f"when {', '.join(others)} are enlarged, too."
         )
     return array.size
-
-
-def _filesystem(
-    found: Growth,
-    mounted: Mounted,
-    size: int,
-    array_uuid: str = "",
-    volume_id: str = "",
-) -> None:
-    """``size``: of what it lies on, once that has grown."""
-    if mounted.size is None or size - mounted.size < LEAST:
-        return
-    path, kind = mounted.mount.path, mounted.mount.type
-    if mounted.errors or mounted.read_only:
-        found.outcomes.append(
-            f"the {kind} at {path} grows to {gib(size)} when it is sound and "
-            "can be written"
-        )
-        return
-    found.steps.append(
-        GrowFilesystem(
-            found.name,
-            path=path,
-            type=kind,
-            before=mounted.size,
-            after=size,
-            array_uuid=array_uuid,
-            volume_id=volume_id,
-        )
-    )
-
-
-def _is_whole(mounted: Mounted, devno: str) -> bool:
-    """Whether it is this device that is mounted, not a part or a mapping of
-    it, and all of its filesystem."""
-    return mounted.device == devno and mounted.mount.root == "/" and bool(mounted.size)
 
 
 def _cannot_grow(block: MdSuperblock) -> str:
@@ -169,8 +152,8 @@ def _cannot_grow(block: MdSuperblock) -> str:
     return ""
 
 
-def _not_now(array: Array, members: Mapping[str, Member]) -> str:
-    if array.degraded or len(members) < array.raid_disks:
+def _not_now(array: Array, inside: int) -> str:
+    if array.degraded or inside < array.raid_disks:
         return "it is whole again"
     if array.action != "idle":
         return f"its {array.action} is over"
@@ -179,10 +162,6 @@ def _not_now(array: Array, members: Mapping[str, Member]) -> str:
     return ""
 
 
-def _larger(members: Mapping[str, Member], used: Mapping[str, int]) -> list[str]:
+def _larger(room: Mapping[str, int], used: Mapping[str, int]) -> list[str]:
     """The volumes with room that the array does not use."""
-    return [
-        volume
-        for volume, member in sorted(members.items())
-        if member.room - used[volume] >= LEAST
-    ]
+    return [volume for volume in sorted(room) if room[volume] - used[volume] >= LEAST]

@@ -27,32 +27,29 @@ _RECOVERING, _REPLACEMENT = 2, 16
 class ArrayState:
     """An existing array as its members describe it.
 
-    ``fresh``, ``stale``, ``spare``: volume ids; a replacement under way is a
-    spare.  ``rebuilt``: those of ``fresh`` that have a part of their data so
-    far.  ``expected``: roles that the freshest superblock counts as in sync;
-    ``missing``: those of them that nobody here has; ``failed``: roles already
-    recorded as lost.  ``events``, ``written`` (seconds since 1970): of the
-    freshest; ``created``: as it says.
+    ``freshest``: the superblock of the newest content.  ``fresh``, ``stale``,
+    ``spare``: volume ids; a replacement under way is a spare.  ``rebuilt``: those of
+    ``fresh`` that have a part of their data so far.  ``expected``: roles that the
+    freshest counts as in sync; ``missing``: those of them that nobody here has;
+    ``failed``: roles already recorded as lost.
     """
 
-    uuid: str
-    name: str
-    level: int
-    raid_disks: int
+    freshest: MdSuperblock
     fresh: tuple[str, ...]
     stale: tuple[str, ...]
     spare: tuple[str, ...]
+    rebuilt: tuple[str, ...]
     expected: tuple[int, ...]
     missing: tuple[int, ...]
     failed: tuple[int, ...]
-    rebuilt: tuple[str, ...] = ()
-    events: int = 0
-    written: int = 0
-    created: int = 0
+
+    @property
+    def uuid(self) -> str:
+        return self.freshest.uuid
 
     @property
     def redundant(self) -> bool:
-        return self.level in REDUNDANT
+        return self.freshest.level in REDUNDANT
 
     @property
     def whole(self) -> int:
@@ -62,15 +59,13 @@ class ArrayState:
     @property
     def enough_when_degraded(self) -> bool:
         """Whether the fresh members alone could carry the data."""
-        lost = self.raid_disks - self.whole
-        if self.level == 1:
+        level, lost = self.freshest.level, self.freshest.raid_disks - self.whole
+        if level == 1:
             return self.whole >= 1
-        if self.level in (4, 5, 10):
+        if level in (4, 5, 10):
             # RAID 10 may survive more: see may_run.
             return lost <= 1
-        if self.level == 6:
-            return lost <= 2
-        return lost == 0
+        return lost <= 2 if level == 6 else lost == 0
 
     @property
     def may_run(self) -> bool:
@@ -78,8 +73,8 @@ class ArrayState:
 
         Of RAID 10 it depends on which are lost, and the kernel decides.
         """
-        if self.level == 10:
-            return 2 * self.whole >= self.raid_disks
+        if self.freshest.level == 10:
+            return 2 * self.whole >= self.freshest.raid_disks
         return self.enough_when_degraded
 
 
@@ -144,25 +139,16 @@ def read(superblocks: Mapping[str, MdSuperblock]) -> Union[ArrayState, Trouble]:
     trouble = _parted(superblocks, fresh, stale)
     if trouble is not None:
         return trouble
+    here = tuple(sorted(fresh.values()))
     return ArrayState(
-        uuid=freshest.uuid,
-        name=freshest.name,
-        level=freshest.level,
-        raid_disks=freshest.raid_disks,
-        fresh=tuple(sorted(fresh.values())),
+        freshest,
+        fresh=here,
         stale=tuple(stale),
         spare=tuple(sorted(spare)),
+        rebuilt=tuple(v for v in here if superblocks[v].feature_map & _RECOVERING),
         expected=expected,
         missing=tuple(role for role in expected if role not in fresh),
         failed=tuple(r for r in range(freshest.raid_disks) if r not in expected),
-        rebuilt=tuple(
-            one
-            for one in sorted(fresh.values())
-            if superblocks[one].feature_map & _RECOVERING
-        ),
-        events=freshest.events,
-        written=freshest.update_time,
-        created=freshest.created,
     )
 
 
@@ -276,12 +262,12 @@ def outdated(state: ArrayState, seen: Optional[Seen]) -> Optional[Trouble]:
     array: the newer ones are missing, and cannot be asked."""
     if seen is None or not _same(state, seen):
         return None
-    if state.events + EVENT_MARGIN >= seen.events:
+    if state.freshest.events + EVENT_MARGIN >= seen.events:
         return None
     absent = sorted(set(seen.volumes) - set(state.fresh))
     return Trouble(
         "array-stale",
-        f"Array {state.uuid} is at event {state.events} on "
+        f"Array {state.uuid} is at event {state.freshest.events} on "
         f"{', '.join(state.fresh)}, and this instance has seen it at event "
         f"{seen.events}: the newer data is on {', '.join(absent) or 'neither'}.",
         "The members that were used last must be here.",
@@ -292,20 +278,18 @@ def outdated(state: ArrayState, seen: Optional[Seen]) -> Optional[Trouble]:
 
 def seen_now(state: ArrayState, before: Optional[Seen]) -> Seen:
     """What is to be kept of an array after this look at it."""
-    volumes = {*state.fresh, *state.stale}
-    if before is None or not _same(state, before):
-        return Seen(state.events, state.created, tuple(sorted(volumes)))
-    return Seen(
-        max(state.events, before.events),
-        state.created,
-        tuple(sorted(volumes | set(before.volumes))),
-    )
+    volumes, events = {*state.fresh, *state.stale}, state.freshest.events
+    if before is not None and _same(state, before):
+        volumes |= set(before.volumes)
+        events = max(events, before.events)
+    return Seen(events, state.freshest.created, tuple(sorted(volumes)))
 
 
 def _same(state: ArrayState, seen: Seen) -> bool:
     """Whether it is the array that was seen, not one that was made anew under its
     UUID, nor one of copies."""
-    return state.created == seen.created and bool(set(state.fresh) & set(seen.volumes))
+    created = state.freshest.created == seen.created
+    return created and bool(set(state.fresh) & set(seen.volumes))
 
 
 def when(seconds: int) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Optional
 
 from cc_kraken.decide import copies, fstab_line, owner, seen
-from cc_kraken.decide.case import Case, Noticed, Target
-from cc_kraken.decide.plan import ASSEMBLED, ATTACHED, PLANNED, Plan, Stop, stopped
+from cc_kraken.decide.case import Case, Target
+from cc_kraken.decide.plan import ASSEMBLED, ATTACHED, PLANNED, Plan
 from cc_kraken.decide.steps import (
     MOUNT,
     CheckFilesystem,
@@ -16,14 +16,13 @@ from cc_kraken.decide.steps import (
     MountFilesystem,
     Step,
 )
-from cc_kraken.model import Claim, Known
+from cc_kraken.model import Claim, Known, KrakenError, failure
 
 DIRECTORY = "It must be a directory, or not be there."
 
 
 def plan(
     case: Case,
-    noticed: Noticed,
     target: Target,
     steps: Sequence[Step],
     known: Optional[Known],
@@ -41,7 +40,7 @@ def plan(
             steps = _before_parent(case, path, parent, [] if fresh else steps)
             outcomes = [f"mounted at {path} after {parent.name}"]
         else:
-            _check_path(case, noticed, path, fresh)
+            _check_path(case, path, fresh)
             steps = [*steps, *_steps(case, target, known, path, fresh)]
             if owner.is_wanted(case) and not fresh:
                 outcomes = ["its owner is set where the root is as mkfs left it"]
@@ -111,7 +110,7 @@ def _before_parent(
     volumes = frozenset(volume.id for volume in parent.volumes)
     for mounted in case.world.mounts_of(volumes):
         if mounted.mount.path != parent.wanted.mount_path:
-            raise stopped(
+            raise failure(
                 "parent-moves",
                 f"{below} is still mounted at {mounted.mount.path}.",
                 f"The set {parent.name} must be at {parent.wanted.mount_path} first.",
@@ -122,35 +121,35 @@ def _before_parent(
             f"Put {parent.name} right first (cc-kraken status), or choose another "
             "MountPath."
         )
-        raise stopped("parent-failed", f"{below} has failed.", first, remedy)
+        raise failure("parent-failed", f"{below} has failed.", first, remedy)
     before = [step for step in steps if step.phase != MOUNT]
     if not before:
         remedy = f"See what {parent.name} waits for (cc-kraken status)."
         found = f"{below} is not mounted yet."
-        raise stopped("parent-not-mounted", found, first, remedy, waits=True)
+        raise failure("parent-not-mounted", found, first, remedy, waits=True)
     return before
 
 
-def _check_path(case: Case, noticed: Noticed, path: str, fresh: bool) -> None:
+def _check_path(case: Case, path: str, fresh: bool) -> None:
     mounts = case.world.mounts
     mounted = seen.at(mounts, path)
     if mounted is not None:
-        raise Stop(seen.busy(path, case.name, mounted.mount))
+        raise KrakenError(seen.busy(path, case.name, mounted.mount))
     below = [one.mount for one in seen.below(mounts, path)]
     if below:
-        raise Stop(seen.hides(path, case.name, below))
+        raise KrakenError(seen.hides(path, case.name, below))
     state = case.world.paths.get(path)
     if state is None or state.kind == "absent":
         return
     if state.kind == "unreadable":
-        raise stopped(
+        raise failure(
             "mount-path-kind",
             f"{path} cannot be looked at.",
             DIRECTORY,
             "See the log for the reason, or choose another MountPath.",
         )
     if state.kind != "directory":
-        raise stopped(
+        raise failure(
             "mount-path-kind",
             f"{path} is a symbolic link, below one, or not a directory.",
             DIRECTORY,
@@ -160,10 +159,10 @@ def _check_path(case: Case, noticed: Noticed, path: str, fresh: bool) -> None:
         return
     names = ", ".join(state.entries)
     if fresh and not case.wanted.mount_over:
-        raise stopped(
+        raise failure(
             "mount-path-files",
             f"{path} has files in it ({names}), which the new filesystem would hide.",
             "It must be empty.",
             "Move the files away, or set mount_over: true.",
         )
-    noticed.warnings.append(f"Mounting at {path} hides what is in it: {names}.")
+    case.warn(f"Mounting at {path} hides what is in it: {names}.")

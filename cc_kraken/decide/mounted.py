@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Optional
 
 from cc_kraken.decide import copies, fstab_line, grow, owner, seen
-from cc_kraken.decide.case import Base, Case, Noticed, Target
-from cc_kraken.decide.disks import GIB
+from cc_kraken.decide.case import Base, Case, Target
 from cc_kraken.decide.plan import ASSEMBLED, ATTACHED, MOUNTED, Plan, Stop
 from cc_kraken.decide.steps import Step, WriteFstab
 from cc_kraken.filesystems import registry
-from cc_kraken.model import Known, Mounted, Trouble, gib
+from cc_kraken.model import Known, KrakenError, Mounted, Trouble
 
 
-def plan(case: Case, noticed: Noticed, base: Base, up: Mounted) -> Plan:
+def plan(case: Case, base: Base, up: Mounted) -> Plan:
     """Nothing that holds for ``up`` can make it a failure, but for its place."""
     target, path, place = base.target, case.wanted.mount_path, up.mount.path
     if path is None:
@@ -22,27 +21,25 @@ def plan(case: Case, noticed: Noticed, base: Base, up: Mounted) -> Plan:
         return Plan(case.name, state, base.steps, array_uuid=target.array_uuid)
     known = _filesystem(case, target, up)
     uuids = known.uuid, target.array_uuid
-    noticed.warnings += copies.warnings(case.world, case.name, case.volume_ids, *uuids)
-    lines = _lines(case, noticed, target, known, place) if known.uuid else []
+    for text in copies.warnings(case.world, case.name, case.volume_ids, *uuids):
+        case.warn(text)
+    lines = _lines(case, target, known, place) if known.uuid else []
     wrong = _not_up(case, up, known, path, lines)
     if wrong is not None:
         raise Stop(wrong, tuple(lines))
     steps: list[Step] = [*base.steps, *lines]
-    outcomes = []
-    pending = None
-    if place != path:
-        noticed.warnings.append(
+    outcomes, pending = [], None
+    if place == path:
+        steps += owner.steps_mounted(case, path)
+        pending = owner.pending(case, path)
+    else:
+        case.warn(
             f"{case.name} is mounted at {place} and is to be at {path}: it moves "
             "at the next reboot."
         )
         outcomes.append(f"it is mounted at {path} at the next reboot")
-    _warn_of_type(case, noticed, known, path)
-    if place == path:
-        steps += owner.steps_mounted(case, noticed, path)
-        pending = owner.pending(case, path)
-    _note_label(case, noticed, known, place)
-    _warn_of_damage(case, noticed, up)
-    grown = _growth(case, noticed, base, up)
+    _compare(case, known, up)
+    grown = grow.of_set(case, base, up)
     return Plan(
         case.name,
         MOUNTED,
@@ -59,11 +56,10 @@ def _filesystem(case: Case, target: Target, up: Mounted) -> Known:
     look = case.world.looks.get(target.volume_id)
     if target.array_uuid:
         look = case.world.array_looks.get(target.array_uuid)
-    if look is not None and isinstance(look.content, Known):
-        # It is something else where a partition or a mapping is mounted.
-        if look.content.type == up.mount.type:
-            return look.content
-    return Known(up.mount.type)
+    shown = look.content if look is not None else None
+    if isinstance(shown, Known) and shown.type == up.mount.type:
+        return shown
+    return Known(up.mount.type)  # of a partition or a mapping that is mounted
 
 
 def _not_up(
@@ -93,22 +89,20 @@ def _not_up(
     )
 
 
-def _lines(
-    case: Case, noticed: Noticed, target: Target, known: Known, place: str
-) -> list[WriteFstab]:
+def _lines(case: Case, target: Target, known: Known, place: str) -> list[WriteFstab]:
     """What fstab needs, or a warning of what is in its way."""
     line = fstab_line.of_set(case, known)
-    if line.path != place and not _may_move(case, noticed, line.path, place):
+    if line.path != place and not _may_move(case, line.path, place):
         return []
     try:
         steps = fstab_line.steps(case, target, known, place)
-    except Stop as stop:
-        noticed.warnings.append(str(stop.trouble))
+    except KrakenError as error:
+        case.warn(str(error))
         return []
     before = case.world.fstab.get(case.name)
     if before is not None and before.path == line.path == place:
         if before.options != line.options:
-            noticed.warnings.append(
+            case.warn(
                 f"The mount options of {line.path} are now "
                 f"{','.join(case.wanted.mount_options) or 'defaults'}: they hold "
                 f"from the next reboot on, or after: mount -o remount {line.path}"
@@ -116,12 +110,12 @@ def _lines(
     return steps
 
 
-def _may_move(case: Case, noticed: Noticed, path: str, place: str) -> bool:
+def _may_move(case: Case, path: str, place: str) -> bool:
     """Whether fstab may mount the set at ``path`` at the next reboot."""
     world = case.world
     state = world.paths.get(path)
     if state is not None and state.kind not in ("absent", "directory"):
-        noticed.warnings.append(
+        case.warn(
             f"{path} is not a directory: fstab still has {place} for {case.name}."
         )
         return False
@@ -132,74 +126,40 @@ def _may_move(case: Case, noticed: Noticed, path: str, place: str) -> bool:
         if own is None or one.volumes != own.volumes
     ]
     if inside:
-        noticed.warnings.append(
+        case.warn(
             f"{' and '.join(inside)}, below {path}: fstab gets no line "
             f"for {case.name} that could hide it."
         )
         return False
     if state is not None and state.entries and seen.at(world.mounts, path) is None:
-        noticed.warnings.append(
+        case.warn(
             f"Mounting at {path} will hide what is in it: {', '.join(state.entries)}."
         )
     return True
 
 
-def _growth(case: Case, noticed: Noticed, base: Base, up: Mounted) -> grow.Growth:
-    if not case.wanted.grow or case.name in case.world.not_grown:
-        return grow.Growth(case.name)
-    for volume in case.claim.volumes:
-        device = case.device(volume.id)
-        if device.size < volume.size_gib * GIB:
-            noticed.notes.append(
-                f"EC2 says that {volume.id} has {volume.size_gib} GiB, and "
-                f"{device.path} has {gib(device.size)} so far: it grows when "
-                "the machine sees the new size, at the next boot at the latest."
-            )
-    found, array = grow.Growth(case.name), base.target.array
-    if base.target.device is not None:
-        found = grow.of_volume(case.name, base.target.device, up)
-    elif array is not None:
-        inside = {
-            volume: grow.Member(case.device(volume), block)
-            for volume, block in base.blocks.items()
-            if case.device(volume).name in array.members
-        }
-        found = grow.of_array(case.name, array, inside, up)
-    noticed.warnings += found.warnings
-    noticed.notes += found.notes
-    return found
-
-
-def _warn_of_type(case: Case, noticed: Noticed, known: Known, path: str) -> None:
-    wanted = case.wanted.fs_type
-    if wanted and known.type != wanted:
-        noticed.warnings.append(
-            f"FsType says {wanted}, {path} is {known.type}: it is used as it is."
+def _compare(case: Case, known: Known, up: Mounted) -> None:
+    """What is there with what is wished: a filesystem is used as it is."""
+    wanted, path, place = case.wanted, case.wanted.mount_path, up.mount.path
+    if wanted.fs_type and known.type != wanted.fs_type:
+        case.warn(
+            f"FsType says {wanted.fs_type}, {path} is {known.type}: it is used as it "
+            "is."
         )
-
-
-def _note_label(case: Case, noticed: Noticed, known: Known, path: str) -> None:
-    wanted = case.wanted.label
-    if not wanted or not known.uuid:
-        return
-    meant = registry.cut(known.type, wanted)
-    if known.label != meant:
-        noticed.notes.append(
-            f"Label says {meant!r}, the {known.type} at {path} has "
+    meant = registry.cut(known.type, wanted.label or "")
+    if wanted.label and known.uuid and known.label != meant:
+        case.note(
+            f"Label says {meant!r}, the {known.type} at {place} has "
             f"{known.label!r}: it is left as it is."
         )
-
-
-def _warn_of_damage(case: Case, noticed: Noticed, up: Mounted) -> None:
-    path = up.mount.path
     if up.errors:
-        noticed.warnings.append(
-            f"The kernel has found errors in the {up.mount.type} at {path} (dmesg): "
+        case.warn(
+            f"The kernel has found errors in the {up.mount.type} at {place} (dmesg): "
             "take a snapshot, stop what uses it, and reboot or unmount it and run "
             "again. It is checked before it is mounted."
         )
-    if up.read_only and "ro" not in case.wanted.mount_options:
-        noticed.warnings.append(
-            f"{path} can only be read, which MountOptions does not ask for: the "
+    if up.read_only and "ro" not in wanted.mount_options:
+        case.warn(
+            f"{place} can only be read, which MountOptions does not ask for: the "
             "kernel does so after an error (dmesg)."
         )

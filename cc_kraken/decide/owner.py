@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from cc_kraken.decide.case import Case, Noticed
+from cc_kraken.decide.case import Case
 from cc_kraken.decide.steps import SetOwner
 from cc_kraken.model import PathState, Trouble
 
@@ -22,7 +22,7 @@ def steps(case: Case, path: str) -> list[SetOwner]:
     return [SetOwner(case.name, path, wanted.owner, wanted.group, wanted.mode)]
 
 
-def steps_mounted(case: Case, noticed: Noticed, path: str) -> list[SetOwner]:
+def steps_mounted(case: Case, path: str) -> list[SetOwner]:
     """On a filesystem that is mounted, used or not."""
     state = case.world.paths.get(path)
     if not is_wanted(case) or state is None or _unknown_accounts(case):
@@ -31,7 +31,7 @@ def steps_mounted(case: Case, noticed: Noticed, path: str) -> list[SetOwner]:
         return []
     if state.as_made:
         return steps(case, path)
-    noticed.notes.append(
+    case.note(
         f"{path} belongs to {state.uid}:{state.gid} with mode "
         f"{state.mode:04o}, which is not what Owner, Group and Mode say: "
         "they are set when a filesystem is new, and it is left as it is."

@@ -46,12 +46,9 @@ def by_anchor(
     ``volumes``: of the prefix, in all zones.  ``declared``: the sets of a node; none:
     all that it has.
     """
-    # A node is looked for in every zone, so none counts.
-    flat = tuple(replace(volume, zone="") for volume in volumes)
-    zones = {volume.id: volume.zone for volume in volumes}
-    nodes = Look("", section, prefix, "", (), flat).nodes
+    nodes = Look("", section, prefix, "", (), tuple(volumes)).nodes
     return tuple(
-        _node(_look(section, prefix, declared, own), node_id, zones)
+        _node(_look(section, prefix, declared, own), node_id)
         for node_id, own in nodes.items()
     )
 
@@ -70,15 +67,10 @@ def _look(
     section: Section, prefix: str, declared: Sequence[str], own: tuple[Volume, ...]
 ) -> Look:
     """A look at the volumes of one node."""
-    names = tuple(declared) or tuple(
-        dict.fromkeys(
-            name
-            for volume in own
-            for key, name in tags.read(volume.tags, section.tag_namespace).items()
-            if key == "volume_name"
-        )
-    )
-    return Look("", without_others_pins(section, own), prefix, "", names, own)
+    said = [tags.read(volume.tags, section.tag_namespace) for volume in own]
+    names = [one["volume_name"] for one in said if "volume_name" in one]
+    sets = tuple(declared) or tuple(dict.fromkeys(names))
+    return Look("", without_others_pins(section, own), prefix, "", sets, own)
 
 
 def without_others_pins(section: Section, own: Sequence[Volume]) -> Section:
@@ -94,27 +86,24 @@ def without_others_pins(section: Section, own: Sequence[Volume]) -> Section:
     return replace(section, volumes=wishes)
 
 
-def _node(look: Look, node_id: str, zones: Mapping[str, str]) -> Peer:
+def _node(look: Look, node_id: str) -> Peer:
     own = look.nodes[node_id]
     members = look.members(node_id) or (() if look.declared else own)
+    first = (members or own)[0]
+    anchor = first.id if members else ""
+    peer = Peer(look.prefix, node_id, VACANT, first.zone, anchor)
     if not any(one.attachments for one in own):
-        anchor = members[0].id if members else ""
-        zone = zones.get(anchor, zones[own[0].id])
-        return Peer(look.prefix, node_id, VACANT, zone, anchor)
-    reason = _unclear(look, node_id, members, zones)
+        return peer
+    reason = _unclear(look, node_id, members)
     if reason:
         return Peer(look.prefix, node_id, UNCLEAR, reason=reason)
-    first = members[0]
-    peer = Peer(look.prefix, node_id, VACANT, zones[first.id], first.id)
     for one in first.attachments:
         state = LEAVING if one.state in DETACHING else HELD
         peer = replace(peer, state=state, instance_id=one.instance_id or "")
     return peer
 
 
-def _unclear(
-    look: Look, node_id: str, members: Sequence[Volume], zones: Mapping[str, str]
-) -> str:
+def _unclear(look: Look, node_id: str, members: Sequence[Volume]) -> str:
     """Why it cannot be said who a node is; "" where it can."""
     odd = odd_character(node_id)
     if odd:
@@ -126,7 +115,7 @@ def _unclear(
         if there != wanted:
             # The anchor may be one that is not shown, or not the one that is.
             return f"its set {claim.name} has {there} of {wanted} volumes"
-    if len({zones[volume.id] for volume in members}) > 1:
+    if len({volume.zone for volume in members}) > 1:
         return "its volumes are in several zones"
     attachments = members[0].attachments
     if len(attachments) > 1 or any(not one.instance_id for one in attachments):

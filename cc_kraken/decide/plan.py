@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from cc_kraken.decide.steps import Step
-from cc_kraken.model import Known, Trouble
+from cc_kraken.model import Known, KrakenError, Trouble
 
 MOUNTED, ASSEMBLED, ATTACHED = "mounted", "assembled", "attached"
 PENDING, FAILED, PLANNED = "pending", "failed", "planned"
@@ -36,12 +36,12 @@ class Plan:
     mount_path: str = ""
 
 
-class Stop(Exception):
-    """Ends the decision on one set with a trouble.  ``steps`` are done all the same."""
+class Stop(KrakenError):
+    """Ends the decision on one set, as any KrakenError does.  ``steps`` are done all
+    the same."""
 
-    def __init__(self, trouble: Trouble, steps: tuple[Step, ...] = ()) -> None:
-        super().__init__(str(trouble))
-        self.trouble = trouble
+    def __init__(self, trouble: Trouble, steps: tuple[Step, ...]) -> None:
+        super().__init__(trouble)
         self.steps = steps
 
 
@@ -56,9 +56,3 @@ class Again(Exception):
         self.steps = tuple(steps)
         self.outcomes = outcomes
         self.array_uuid = array_uuid
-
-
-def stopped(
-    kind: str, found: str, expected: str, remedy: str, *, waits: bool = False
-) -> Stop:
-    return Stop(Trouble(kind, found, expected, remedy, waits))

@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Optional
 
 from cc_kraken.decide.case import Case
-from cc_kraken.decide.plan import stopped
-from cc_kraken.model import Known, Look, Record
+from cc_kraken.model import Known, Look, Record, failure
 
 
 def of_set(
@@ -36,7 +35,7 @@ def of_set(
 def check_own(case: Case, present: Sequence[Record]) -> None:
     for record in present:
         if record.identity != case.identity:
-            raise stopped(
+            raise failure(
                 "record-foreign",
                 f"{record.volume_id} carries the intent record of another set "
                 "or of other volumes.",
@@ -56,7 +55,7 @@ def check_no_copy(case: Case) -> None:
     """Asked before anything is made: a volume of a snapshot is never formatted."""
     for volume in case.claim.volumes:
         if volume.origin:
-            raise stopped(
+            raise failure(
                 "snapshot-blank",
                 f"{volume.id} was made from {volume.origin} and shows no "
                 f"{case.wanted.fs_type or 'array'}.",

@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cc_kraken.decide.case import Case, Target
-from cc_kraken.decide.plan import Stop, stopped
 from cc_kraken.filesystems import registry
 from cc_kraken.machine.partitions import TABLES
-from cc_kraken.model import Blank, Content, HalfMade, Known, Look, Record, Unknown
+from cc_kraken.model import (
+    Blank,
+    Content,
+    HalfMade,
+    Known,
+    KrakenError,
+    Look,
+    Record,
+    Unknown,
+    failure,
+)
 from cc_kraken.proof.superblock import MD_MEMBER
 
 
-def of_content(case: Case, look: Look, target: Target) -> Stop:
+def of_content(case: Case, look: Look, target: Target) -> KrakenError:
     content = look.content
     volume_id = target.volume_id
     where = volume_id or f"Array {target.array_uuid}"
@@ -32,7 +41,7 @@ def of_content(case: Case, look: Look, target: Target) -> Stop:
     wanted = case.wanted.fs_type
     if case.is_array and volume_id:
         wanted = "a member of its array"
-    return stopped(
+    return failure(
         "content-other" if isinstance(content, Known) else "content-unknown",
         f"{where} ({path}) {'has' if partitioned else 'holds'} {describe(content)}.",
         f"The set {case.name} takes {wanted}, or a blank volume.",
@@ -40,8 +49,20 @@ def of_content(case: Case, look: Look, target: Target) -> Stop:
     )
 
 
-def of_record(content: Content, record: Record) -> Stop:
-    return stopped(
+def unread(content: Unknown) -> KrakenError:
+    """Of a disk whose read failed, or has no answer yet."""
+    return failure(
+        "device-silent",
+        f"{content.reason.rstrip('.')}.",
+        "It must answer every read before anything is done with it.",
+        "See the kernel's log (dmesg) and the volume's status in EC2. The "
+        "other sets do not wait for it.",
+        waits=True,
+    )
+
+
+def of_record(content: Content, record: Record) -> KrakenError:
+    return failure(
         "record-unusable",
         f"{record.volume_id} carries the intent record of making "
         f"{record.fs_type or 'an array'}, but holds {describe(content)}.",
@@ -51,15 +72,16 @@ def of_record(content: Content, record: Record) -> Stop:
     )
 
 
-def naming(stop: Stop, look: Look, target: Target) -> Stop:
+def naming(error: KrakenError, look: Look, target: Target) -> KrakenError:
     """The refusal of a record, with what overwrite would have to name."""
     if not target.volume_id:
-        return stop
+        return error
     how = "set blank_proof: full, then: cc-kraken plan. It prints a fingerprint."
     if look.fingerprint:
         how = f"set overwrite: {{{target.volume_id}: {look.fingerprint}}}."
     how = f"To give its content up, {how}"
-    return Stop(replace(stop.trouble, remedy=f"{stop.trouble.remedy} {how}"))
+    remedy = f"{error.trouble.remedy} {how}"
+    return KrakenError(replace(error.trouble, remedy=remedy))
 
 
 def describe(content: Content) -> str:

@@ -51,9 +51,6 @@ def cover(mounts: Iterable[Mounted], hidden: Mounted) -> Mounted:
     return max(over, key=lambda one: len(one.mount.path), default=hidden)
 
 
-# ------------------------------------------------------------------ in words
-
-
 def hides(path: str, name: str, mounts: Sequence[Mount]) -> Trouble:
     """Why the set ``name`` is not mounted at ``path``, where it would hide these."""
     there = " and ".join(

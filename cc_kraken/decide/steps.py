@@ -273,8 +273,8 @@ class CheckFilesystem(Step, phase=MOUNT):
 class MountFilesystem(Step, phase=MOUNT):
     """Mount, and verify that it is the right device that is mounted.
 
-    ``fresh``: this run makes the filesystem, so that what the directory
-    holds is looked at once more before it is covered.
+    ``covers``: what the directory holds may be hidden.  It is not where this run
+    makes the filesystem: then the directory is looked at once more.
     """
 
     path: str

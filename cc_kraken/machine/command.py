@@ -96,8 +96,7 @@ def run(
     words = tuple(argv)
     program = _find(words)
     piped = os.path.basename(program) in _PIPED
-    output = _pipe if piped else _memory
-    with output() as (out, out_end), output() as (err, err_end):
+    with _output(piped) as (out, out_end), _output(piped) as (err, err_end):
         process = subprocess.Popen(
             words,
             executable=program,
@@ -183,23 +182,20 @@ def memory(content: bytes) -> Iterator[int]:
     """A descriptor of anonymous memory that holds this."""
     descriptor = os.memfd_create("cc-kraken", os.MFD_CLOEXEC)
     try:
-        if content:
-            os.pwrite(descriptor, content, 0)
+        os.pwrite(descriptor, content, 0)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[tuple[int, int]]:
-    """One descriptor to write to and to read from."""
-    with memory(b"") as descriptor:
-        yield descriptor, descriptor
-
-
-@contextlib.contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
-    """Both ends of a pipe that nobody waits at, for more or for room."""
+def _output(piped: bool) -> Iterator[tuple[int, int]]:
+    """A descriptor to read what a command says, and the one that it writes to."""
+    if not piped:
+        with memory(b"") as descriptor:
+            yield descriptor, descriptor
+        return
+    # Nobody waits at it, for more or for room.
     ends = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         yield ends

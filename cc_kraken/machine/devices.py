@@ -121,10 +121,23 @@ def partitions(paths: Paths, name: str) -> tuple[str, ...]:
 
 def leaves(paths: Paths, devno: str) -> frozenset[str]:
     """Kernel names of the whole disks below a device (md, dm, partitions)."""
-    name = _name_of(paths, devno)
+    top = _name_of(paths, devno)
+    left = [] if top is None else [top]
     found: set[str] = set()
-    if name is not None:
-        _add_leaves(paths, name, found, set())
+    seen: set[str] = set()
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if not os.path.isdir(_block(paths, name)):
+            # A partition's directory lies in that of its disk.
+            path = os.path.realpath(os.path.join(paths.sys, "class", "block", name))
+            name = os.path.basename(os.path.dirname(path))
+        below = sysfs.names(_block(paths, name, "slaves"))
+        left += below
+        if not below:
+            found.add(name)
     return frozenset(found)
 
 
@@ -144,13 +157,11 @@ def volumes_behind(paths: Paths, devno: str) -> Optional[frozenset[str]]:
 
 def volumes_behind_mount(paths: Paths, mount: Mount) -> Optional[frozenset[str]]:
     """Like :func:`volumes_behind`, for all devices of a mounted filesystem."""
-    found: set[str] = set()
-    for number in _numbers_behind(paths, mount):
-        volumes = volumes_behind(paths, number)
-        if volumes is None:
-            return None
-        found |= volumes
-    return frozenset(found) or None
+    behind = [volumes_behind(paths, one) for one in _numbers_behind(paths, mount)]
+    known = [volumes for volumes in behind if volumes]
+    if len(known) < len(behind):
+        return None
+    return frozenset[str]().union(*known) or None
 
 
 def mounts_now(
@@ -163,11 +174,9 @@ def mounts_now(
     """
     tree = mountinfo.tree(paths)
     return tuple(
-        Mounted(
-            line.mount, volumes_behind_mount(paths, line.mount), seen=tree.seen(line)
-        )
-        for line in tree.lines
-        if places is None or line.mount.path in places
+        Mounted(mount, volumes_behind_mount(paths, mount), seen=tree.seen(mount))
+        for mount in tree.mounts
+        if places is None or mount.path in places
     )
 
 
@@ -176,16 +185,14 @@ def root_volumes(paths: Paths) -> frozenset[str]:
 
     Every mount on such a path counts, hidden ones too.
     """
-    found = set()
-    for mount in mountinfo.scan(paths):
-        if mount.path not in SYSTEM_PATHS:
-            continue
-        for number in _numbers_behind(paths, mount):
-            for name in leaves(paths, number):
-                volume = serial_of(paths, name)
-                if volume is not None:
-                    found.add(volume)
-    return frozenset(found)
+    serials = (
+        serial_of(paths, name)
+        for mount in mountinfo.tree(paths).mounts
+        if mount.path in SYSTEM_PATHS
+        for number in _numbers_behind(paths, mount)
+        for name in leaves(paths, number)
+    )
+    return frozenset(volume for volume in serials if volume is not None)
 
 
 def _numbers_behind(paths: Paths, mount: Mount) -> frozenset[str]:
@@ -202,7 +209,7 @@ def _numbers_behind(paths: Paths, mount: Mount) -> frozenset[str]:
         for group in groups:
             if number in group:
                 return group
-    return frozenset() if number is None else frozenset({number})
+    return frozenset({number} if number is not None else ())
 
 
 def _device(
@@ -245,21 +252,6 @@ def _name_of(paths: Paths, devno: str) -> Optional[str]:
     except OSError:
         return None  # a number of no block device
     return os.path.basename(link)
-
-
-def _add_leaves(paths: Paths, name: str, found: set[str], seen: set[str]) -> None:
-    if name in seen:
-        return
-    seen.add(name)
-    if not os.path.isdir(_block(paths, name)):
-        # A partition's directory lies in that of its disk.
-        path = os.path.realpath(os.path.join(paths.sys, "class", "block", name))
-        name = os.path.basename(os.path.dirname(path))
-    below = sysfs.names(_block(paths, name, "slaves"))
-    for slave in below:
-        _add_leaves(paths, slave, found, seen)
-    if not below:
-        found.add(name)
 
 
 def _block(paths: Paths, *parts: str) -> str:

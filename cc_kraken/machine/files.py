@@ -10,24 +10,13 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import stat
 import tempfile
 from typing import Any, Optional
 
 from cc_kraken.machine import sysfs
 from cc_kraken.model import KrakenError, failure
-
-NEW_FILE_MODE = 0o644
-
-# Attributes that a copy may not be able to carry over; losing one of them
-# must not keep the file from being written.
-_XATTR_TOLERATED = (
-    errno.ENOTSUP,
-    errno.EPERM,
-    errno.EACCES,
-    errno.ENODATA,
-    errno.EINVAL,
-)
 
 
 def write_atomic(path: str, data: bytes, mode: Optional[int] = None) -> bool:
@@ -51,8 +40,7 @@ def read_text(path: str) -> Optional[str]:
     Raises :class:`KrakenError` ``cannot-read``.
     """
     try:
-        with open(path, "rb") as stream:
-            return decode(stream.read())
+        return decode(sysfs.read(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -132,7 +120,7 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
     directory, base = os.path.split(path)
     prefix = f".{base}.kraken-"
     _remove_leftovers(directory, prefix)
-    if old is not None and _same_content(path, old, data):
+    if old is not None and sysfs.read(path) == data:
         if mode is None or stat.S_IMODE(old.st_mode) == mode:
             return False
         os.chmod(path, mode)
@@ -143,7 +131,7 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            _keep_attributes(path, old, descriptor, mode)
+            _keep_attributes(path, old, temporary, descriptor, mode)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -156,31 +144,22 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
     return True
 
 
-def _same_content(path: str, status: os.stat_result, data: bytes) -> bool:
-    if status.st_size != len(data):
-        return False
-    with open(path, "rb") as stream:
-        return stream.read() == data
-
-
 def _keep_attributes(
     path: str,
     old: Optional[os.stat_result],
+    temporary: str,
     descriptor: int,
     mode: Optional[int],
 ) -> None:
     if old is None:
-        os.fchmod(descriptor, NEW_FILE_MODE if mode is None else mode)
+        os.fchmod(descriptor, 0o644 if mode is None else mode)
         return
     new = os.fstat(descriptor)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         os.fchown(descriptor, old.st_uid, old.st_gid)
-    for name in os.listxattr(path):
-        try:
-            os.setxattr(descriptor, name, os.getxattr(path, name))
-        except OSError as error:
-            if error.errno not in _XATTR_TOLERATED:
-                raise
+    # Extended attributes, as far as the filesystem takes them; but it is new.
+    shutil.copystat(path, temporary)
+    os.utime(temporary)
     # After the ACL, which carries permission bits of its own.
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode) if mode is None else mode)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Callable, Optional
+from typing import Optional
 from urllib.parse import quote, unquote
 
 from cc_kraken.machine import files
@@ -41,13 +41,12 @@ _SAYS_NOTHING = re.compile(
 #: The tags of libmount, and where udev has its links for them (libblkid,
 #: evaluate.c).
 _LINKS = {
-    "LABEL=": "by-label",
-    "UUID=": "by-uuid",
-    "PARTUUID=": "by-partuuid",
-    "PARTLABEL=": "by-partlabel",
-    "ID=": "by-id",
+    "LABEL": "/dev/disk/by-label/",
+    "UUID": "/dev/disk/by-uuid/",
+    "PARTUUID": "/dev/disk/by-partuuid/",
+    "PARTLABEL": "/dev/disk/by-partlabel/",
+    "ID": "/dev/disk/by-id/",
 }
-_BY_ID = "/dev/disk/by-id/"
 _UDEV = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -87,8 +86,7 @@ def render(line: FstabLine) -> str:
 
 def parse(text: str) -> tuple[FstabLine, ...]:
     """The mounts that fstab asks for; comments and odd lines are left out."""
-    lines = (_parse_line(line) for line in text.split("\n"))
-    return tuple(line for line in lines if line is not None)
+    return tuple(filter(None, map(_parse_line, text.split("\n"))))
 
 
 def ours(text: str) -> Mapping[str, FstabLine]:
@@ -141,7 +139,6 @@ def names(
     devno: str,
     resolved: Mapping[str, str],
     by_id: str = "",
-    cut: Callable[[str, str], str] = lambda _type, label: label,
 ) -> bool:
     """Whether a line of somebody else's mounts the whole of this filesystem.
 
@@ -149,20 +146,21 @@ def names(
     none yet), ``resolved`` the number of the device behind a spec, as udev's
     links have it now (:func:`node`).  ``by_id``: a pattern of the links by id that
     are its own, for those that udev has not made yet.  A label that was too long
-    for the type was cut by mkfs, and names the filesystem all the same.  ``cut``: a
-    label as its type can hold it.
+    for the type was cut by mkfs, and names the filesystem all the same.
     """
+    from cc_kraken.filesystems import registry  # not at every reboot
+
     if any(_PART_OF_IT.fullmatch(option) for option in line.options):
         return False
     found = resolved.get(line.spec)
-    uuid, label = _uuid(line.spec), _label(line.spec)
-    if uuid:
-        return uuid == known.uuid.lower()
-    if label and known.label:
-        held = cut(known.type, label)
-        return known.label in (label, held) and found in (None, devno)
-    if found is None and node(line.spec).startswith(_BY_ID):
-        return bool(re.fullmatch(by_id, node(line.spec)[len(_BY_ID) :]))
+    tag, value = _tag(line.spec)
+    if tag == "UUID" and value:
+        return value == known.uuid.lower()
+    if tag == "LABEL" and value and known.label:
+        held = registry.cut(known.type, value)
+        return known.label in (value, held) and found in (None, devno)
+    if tag == "ID" and value and found is None:
+        return bool(re.fullmatch(by_id, value))
     return found is not None and found == devno
 
 
@@ -170,13 +168,8 @@ def node(spec: str) -> str:
     """The path in /dev of what a line mounts, "" where it has none."""
     if spec.startswith("/dev/"):
         return spec
-    for tag, directory in _LINKS.items():
-        if spec.startswith(tag):
-            value = _unquoted(spec[len(tag) :])
-            if tag in ("UUID=", "PARTUUID="):
-                value = value.lower()
-            return f"/dev/disk/{directory}/{_udev_escape(value)}" if value else ""
-    return ""
+    tag, value = _tag(spec)
+    return _LINKS[tag] + _udev_escape(value) if value else ""
 
 
 def says_more(line: FstabLine, heir: FstabLine) -> tuple[str, ...]:
@@ -216,6 +209,7 @@ def _parse_line(line: str) -> Optional[FstabLine]:
         return None
     spec, path, fs_type = (_unescape(field) for field in fields[:3])
     options = tuple(_unescape(fields[3] if len(fields) > 3 else "defaults").split(","))
+    mark = next((option for option in options if option.startswith(MARK)), "")
     return FstabLine(
         spec=spec,
         path=path,
@@ -223,15 +217,8 @@ def _parse_line(line: str) -> Optional[FstabLine]:
         options=options,
         freq=fields[4] if len(fields) > 4 else "0",
         passno=fields[5] if len(fields) > 5 else "0",
-        set=_set_of(options),
+        set=unquote(mark[len(MARK) :], errors="surrogateescape"),
     )
-
-
-def _set_of(options: Sequence[str]) -> str:
-    for option in options:
-        if option.startswith(MARK):
-            return unquote(option[len(MARK) :], errors="surrogateescape")
-    return ""
 
 
 def _escape(field: str) -> str:
@@ -248,27 +235,29 @@ def _normal(path: str) -> str:
     return os.path.normpath("/" + path.strip("/")) if path.startswith("/") else path
 
 
-def _uuid(spec: str) -> str:
-    for prefix in ("UUID=", "/dev/disk/by-uuid/"):
-        if spec.startswith(prefix):
-            return _unquoted(spec[len(prefix) :]).lower()
-    return ""
-
-
-def _label(spec: str) -> str:
-    if spec.startswith("LABEL="):
-        return _unquoted(spec[len("LABEL=") :])
-    link = "/dev/disk/by-label/"
-    if not spec.startswith(link):
-        return ""
-    data = files.encode(spec[len(link) :])
-    return files.decode(_UDEV.sub(lambda m: bytes([int(m.group(1), 16)]), data))
+def _tag(spec: str) -> tuple[str, str]:
+    """``UUID`` and its value, and the like, whether a spec names the tag or udev's
+    link for it; "" and "" for what does neither."""
+    for tag, link in _LINKS.items():
+        if spec.startswith(f"{tag}="):
+            value = _unquoted(spec[len(tag) + 1 :])
+        elif spec.startswith(link):
+            value = _udev_unescape(spec[len(link) :])
+        else:
+            continue
+        return tag, value.lower() if tag in ("UUID", "PARTUUID") else value
+    return "", ""
 
 
 def _unquoted(value: str) -> str:
     """As libblkid reads it (tag.c); "" where a quote does not end."""
     quote = value[:1]
     return value[1:].rpartition(quote)[0] if quote in ("'", '"') else value
+
+
+def _udev_unescape(value: str) -> str:
+    data = _UDEV.sub(lambda m: bytes([int(m.group(1), 16)]), files.encode(value))
+    return files.decode(data)
 
 
 def _udev_escape(value: str) -> str:

@@ -15,7 +15,6 @@ import re
 import time
 import uuid as uuids
 from collections.abc import Iterable, Sequence
-from typing import Optional
 
 from cc_kraken.machine import command, mountinfo, sysfs
 from cc_kraken.machine.paths import Paths
@@ -56,13 +55,10 @@ def array_name(set_name: str) -> str:
     others), not ending in a digit (that would steer the device's number).
     Different sets have different names.
     """
-    name = NAME_PREFIX + _UNFIT.sub("_", set_name)
-    fit = name == NAME_PREFIX + set_name
-    if fit and not name.endswith("_") and len(name) < NAME_MAX:
-        return name + "_" if name[-1].isdigit() else name
-    if fit and len(name) == NAME_MAX and not (name[-1].isdigit() or name[-1] == "_"):
-        return name
-    return _told_apart(name, set_name)
+    wanted = NAME_PREFIX + set_name
+    name = wanted + "_" if wanted[-1].isdigit() else wanted
+    unfit = _UNFIT.search(wanted) or wanted.endswith("_") or len(name) > NAME_MAX
+    return _told_apart(_UNFIT.sub("_", wanted), set_name) if unfit else name
 
 
 def _told_apart(name: str, by: str) -> str:
@@ -79,13 +75,12 @@ def node(paths: Paths, name: str, uuid: str, members: Iterable[str]) -> str:
 
     ``members`` are the paths of its devices.
     """
-    path = f"/dev/md/{name}"
     there = os.path.basename(os.path.realpath(os.path.join(paths.dev, "md", name)))
     ours = {os.path.basename(member) for member in members}
     for array in scan(paths):
         if array.name == there and not ours & set(array.members):
             return f"/dev/md/{_told_apart(name, uuid)}"
-    return path
+    return f"/dev/md/{name}"
 
 
 def mdadm_uuid(uuid: str) -> str:
@@ -265,6 +260,7 @@ def _array(
     paths: Paths, name: str, state: str, devno: str, mounted: tuple[str, ...]
 ) -> Array:
     level = sysfs.disk(paths, name, "md", "level") or ""
+    entries = sysfs.names(os.path.join(paths.sys, "block", name, "md"))
     try:
         md_uuid = canonical_uuid(sysfs.disk(paths, name, "md", "uuid") or "")
     except ValueError:
@@ -276,30 +272,16 @@ def _array(
         uuid="" if not md_uuid.strip("0-") else md_uuid,
         level="" if level == "clear" else level,
         # While it is reshaped both counts are shown: "4 (3)".
-        raid_disks=_number(sysfs.disk(paths, name, "md", "raid_disks")),
-        members=_members(paths, name),
+        raid_disks=sysfs.count(paths, name, "md", "raid_disks"),
+        members=tuple(one[len("dev-") :] for one in entries if one.startswith("dev-")),
         state=state,
-        degraded=_number(sysfs.disk(paths, name, "md", "degraded")),
-        size=_number(sysfs.disk(paths, name, "size")) * SECTOR,
+        degraded=sysfs.count(paths, name, "md", "degraded"),
+        size=sysfs.count(paths, name, "size") * SECTOR,
         read_only=sysfs.disk(paths, name, "ro") != "0",
         mounted=mounted,
-        component=_number(sysfs.disk(paths, name, "md", "component_size")) * 1024,
+        component=sysfs.count(paths, name, "md", "component_size") * 1024,
         action=sysfs.disk(paths, name, "md", "sync_action") or "",
     )
-
-
-def _members(paths: Paths, name: str) -> tuple[str, ...]:
-    prefix = "dev-"
-    return tuple(
-        entry[len(prefix) :]
-        for entry in sysfs.names(os.path.join(paths.sys, "block", name, "md"))
-        if entry.startswith(prefix)
-    )
-
-
-def _number(text: Optional[str]) -> int:
-    match = re.match(r"\d+", text or "")
-    return int(match.group()) if match else 0
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from glob import glob
+from glob import escape, glob
 from typing import Optional
 from urllib.parse import quote, unquote
 
@@ -84,8 +84,8 @@ def elsewhere(paths: Paths) -> tuple[ArrayLine, ...]:
     """The ARRAY lines in the files of mdadm's, except ours."""
     return tuple(
         replace(line, read=read)
-        for name, read in _foreign_files(paths)
-        for line in parse(files.read_text(name) or "", name)
+        for name, config, read in _foreign(paths)
+        for line in parse(config, name)
     )
 
 
@@ -121,8 +121,8 @@ def left_out(paths: Paths, devices: Iterable[Device]) -> dict[str, str]:
     the lines; none where there is no such line."""
     patterns: list[str] = []
     rules: list[str] = []
-    for name, read in _foreign_files(paths):
-        for _, words in _logical_lines(files.read_text(name) or "" if read else ""):
+    for name, config, read in _foreign(paths):
+        for _, words in _logical_lines(config if read else ""):
             some = [
                 word
                 for word in words[1:]
@@ -169,10 +169,13 @@ def write(
     """
     # Theirs first: a run that is cut off here leaves an array without a line,
     # which is found by its superblocks, and none with two.
-    changed = _take_out(paths, instead_of)
-    path = location(paths)
-    for stale in {_drop_in(main) for main in _main_files(paths)} - {path}:
-        changed = files.remove(stale) or changed
+    changed = False
+    for name, config, _ in _foreign(paths) if instead_of else ():
+        left = without(config, instead_of)
+        if left != config:
+            changed = files.write_atomic(name, files.encode(left)) or changed
+    path, stale = (_drop_in(main) for main in _main_files(paths))
+    changed = files.remove(stale) or changed
     content = text(uuids)
     if not content:
         return files.remove(path) or changed
@@ -180,32 +183,13 @@ def write(
     return files.write_atomic(path, files.encode(content)) or changed
 
 
-def _take_out(paths: Paths, gone: Collection[ArrayLine]) -> bool:
-    changed = False
-    for name, _ in _foreign_files(paths) if gone else ():
-        before = files.read_text(name) or ""
-        after = without(before, gone)
-        if after != before:
-            changed = files.write_atomic(name, files.encode(after)) or changed
-    return changed
-
-
-def _foreign_files(paths: Paths) -> Iterator[tuple[str, bool]]:
-    """Every file of mdadm's, except ours, and whether the mdadm that is installed
-    reads it."""
-    first, second = _main_files(paths)
-    for main, read in ((first, True), (second, False)):
-        names = [main]
-        directory = main + ".d"
-        if os.path.isdir(directory):
-            names += [
-                os.path.join(directory, name)
-                for name in sorted(os.listdir(directory))
-                if name.endswith(".conf") and not name.startswith(".")
-            ]
-        for name in names:
+def _foreign(paths: Paths) -> Iterator[tuple[str, str, bool]]:
+    """Every file of mdadm's, except ours: its name, its text, and whether the mdadm
+    that is installed reads it."""
+    for main, read in zip(_main_files(paths), (True, False)):
+        for name in (main, *sorted(glob(f"{escape(main)}.d/*.conf"))):
             if os.path.basename(name) != DROP_IN and os.path.isfile(name):
-                yield name, read
+                yield name, files.read_text(name) or "", read
 
 
 def _main_files(paths: Paths) -> tuple[str, str]:

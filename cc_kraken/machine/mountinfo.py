@@ -10,8 +10,8 @@ import glob
 import os
 import re
 import stat
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Optional
 
 from cc_kraken.machine import sysfs
@@ -22,28 +22,19 @@ from cc_kraken.model import Mount, failure
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of mountinfo: a mount, its number and that of the one it is in."""
-
-    id: int
-    parent: int
-    mount: Mount
-
-
 class Tree:
     """The mounts as they were at one moment, and which of them one sees."""
 
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self.lines = tuple(lines)
-        self._inside: dict[int, list[Line]] = {}
-        ids = {line.id for line in lines}
-        self._root: Optional[Line] = None
-        for line in lines:
-            top = line.parent not in ids or line.parent == line.id
-            if top and line.mount.path == "/":
-                self._root = line
-            self._inside.setdefault(line.parent, []).append(line)
+    def __init__(self, mounts: Sequence[Mount]) -> None:
+        self.mounts = tuple(mounts)
+        self._inside: defaultdict[int, list[Mount]] = defaultdict(list)
+        self._root: Optional[Mount] = None
+        numbers = {mount.id for mount in mounts}
+        for mount in mounts:
+            top = mount.parent not in numbers or mount.parent == mount.id
+            if top and mount.path == "/":
+                self._root = mount
+            self._inside[mount.parent].append(mount)
 
     def at(self, path: str) -> Optional[Mount]:
         """The mount that one sees at exactly ``path``, None where there is none.
@@ -51,20 +42,34 @@ class Tree:
         Follows the tree as a path lookup does: of several mounts on one path the
         topmost counts, and one that is hidden below another does not.
         """
-        line = self._line_at(path)
-        return None if line is None else line.mount
+        if self._root is None:
+            # In a chroot that is no mount itself nothing ties the mounts together.
+            same = [mount for mount in self.mounts if mount.path == path]
+            return same[-1] if same else None
+        here = self._root
+        visited = {here.id}
+        while True:
+            ways = [
+                mount
+                for mount in self._inside[here.id]
+                if mount.id not in visited and is_within(path, mount.path)
+            ]
+            if not ways:
+                return here if here.path == path else None
+            here = min(ways, key=lambda mount: len(mount.path))
+            visited.add(here.id)
 
-    def seen(self, line: Line) -> bool:
+    def seen(self, mount: Mount) -> bool:
         """Whether nothing hides this one."""
-        return self._line_at(line.mount.path) is line
+        return self.at(mount.path) == mount
 
-    def stack(self, inside: int, path: str) -> list[Line]:
+    def stack(self, inside: int, path: str) -> list[Mount]:
         """What is mounted on the directory ``path`` of the mount with the number
         ``inside``, one upon the other."""
-        found: list[Line] = []
+        found: list[Mount] = []
         while True:
-            upon = [one for one in self._inside.get(inside, ()) if one not in found]
-            here = [line for line in upon if line.mount.path == path]
+            upon = [one for one in self._inside[inside] if one not in found]
+            here = [one for one in upon if one.path == path]
             if not here:
                 return found
             found.append(here[-1])
@@ -73,28 +78,10 @@ class Tree:
     def below(self, inside: int, path: str) -> tuple[Mount, ...]:
         """What a mount on that directory hides (:meth:`stack`), or would."""
         return tuple(
-            line.mount
-            for line in self._inside.get(inside, ())
-            if is_within(line.mount.path, path) and line.mount.path != path
+            one
+            for one in self._inside[inside]
+            if is_within(one.path, path) and one.path != path
         )
-
-    def _line_at(self, path: str) -> Optional[Line]:
-        if self._root is None:
-            # In a chroot that is no mount itself nothing ties the mounts together.
-            same = [line for line in self.lines if line.mount.path == path]
-            return same[-1] if same else None
-        here = self._root
-        visited = {here.id}
-        while True:
-            ways = [
-                line
-                for line in self._inside.get(here.id, ())
-                if line.id not in visited and is_within(path, line.mount.path)
-            ]
-            if not ways:
-                return here if here.mount.path == path else None
-            here = min(ways, key=lambda line: len(line.mount.path))
-            visited.add(here.id)
 
 
 def tree(paths: Paths) -> Tree:
@@ -107,15 +94,7 @@ def at(paths: Paths, path: str) -> Optional[Mount]:
     return tree(paths).at(path)
 
 
-def scan(paths: Paths) -> tuple[Mount, ...]:
-    """Every mount that this process sees, in the kernel's order.
-
-    Raises :class:`KrakenError` ``cannot-read``.
-    """
-    return tuple(line.mount for line in tree(paths).lines)
-
-
-def parse(data: bytes) -> list[Line]:
+def parse(data: bytes) -> list[Mount]:
     """The lines of a mountinfo text; those that make no sense are left out."""
     lines = (_parse_line(line) for line in data.split(b"\n"))
     return [line for line in lines if line is not None]
@@ -179,7 +158,7 @@ def mounted(paths: Paths) -> dict[str, tuple[str, ...]]:
     of them counts."""
     found: dict[str, list[str]] = {}
     several = False
-    for mount in scan(paths):
+    for mount in tree(paths).mounts:
         number = device_number(paths, mount)
         if number is not None:
             found.setdefault(number, []).append(mount.path)
@@ -233,7 +212,7 @@ def _read(paths: Paths, name: str) -> bytes:
         raise unusable("cannot-read", path, error, "a mounted /proc") from error
 
 
-def _parse_line(line: bytes) -> Optional[Line]:
+def _parse_line(line: bytes) -> Optional[Mount]:
     fields = line.split(b" ")
     try:
         separator = fields.index(b"-", 6)
@@ -243,11 +222,12 @@ def _parse_line(line: bytes) -> Optional[Line]:
         return None
     if not re.fullmatch(rb"\d+:\d+", fields[2]):
         return None
-    mount = Mount(
+    return Mount(
         path=unescape(fields[4]),
         devno=fields[2].decode("ascii"),
         type=unescape(kind),
         source=unescape(source),
         root=unescape(fields[3]),
+        id=number,
+        parent=parent,
     )
-    return Line(number, parent, mount)

@@ -40,10 +40,16 @@ def inside(paths: Paths, whole: Layer) -> tuple[str, ...]:
     return (*phrases, *(("others",) if len(found) > SHOWN else ()))
 
 
+def blkid(*words: str) -> tuple[int, dict[str, str]]:
+    """What libblkid finds on a device, the last of the words: exit status and tags
+    (TYPE, UUID, PTTYPE …)."""
+    done = run(["blkid", "-p", "-o", "export", *words])
+    tags = dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
+    return done.code, tags
+
+
 def _content(path: str, start: int, size: int) -> str:
-    argv = ["blkid", "-p", "-O", str(start), "-S", str(size), "-o", "export", path]
-    said = run(argv).out.splitlines()
-    tags = dict(line.split("=", 1) for line in said if "=" in line)
+    _, tags = blkid("-O", str(start), "-S", str(size), path)
     kind = tags.get("TYPE") or tags.get("PTTYPE")
     if not kind:
         return "nothing that is known"

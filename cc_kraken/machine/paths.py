@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Optional
+
+
+class _In:
+    """The path of a name in one of the directories."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        self._directory, self._name = directory, name
+
+    def __get__(self, paths: Paths, _: Optional[type[Paths]] = None) -> str:
+        return os.path.join(getattr(paths, self._directory), self._name)
 
 
 @dataclass(frozen=True)
@@ -19,53 +30,19 @@ class Paths:
     instance: str = "/var/lib/cloud/instance"
     udev: str = "/run/udev"
 
-    @property
-    def fstab(self) -> str:
-        return os.path.join(self.etc, "fstab")
-
-    @property
-    def status(self) -> str:
-        return os.path.join(self.run, "status.json")
-
-    @property
-    def node_env(self) -> str:
-        """Which node this instance is, for services; absent until that is known."""
-        return os.path.join(self.run, "node.env")
-
-    @property
-    def metrics(self) -> str:
-        """The status for Prometheus, where the section asks for it."""
-        return os.path.join(self.run, "metrics.prom")
-
-    @property
-    def lock(self) -> str:
-        return os.path.join(self.run, "lock")
-
-    @property
-    def unread(self) -> str:
-        """There while systemd has not read what we have changed in fstab."""
-        return os.path.join(self.run, "fstab-unread")
-
-    @property
-    def layout(self) -> str:
-        return os.path.join(self.state, "layout.json")
-
-    @property
-    def arrays(self) -> str:
-        """What this instance has seen of its arrays."""
-        return os.path.join(self.state, "arrays.json")
-
-    @property
-    def claim(self) -> str:
-        """Which node this instance has asked for, where it may be any."""
-        return os.path.join(self.state, "claim.json")
-
-    @property
-    def boot_id(self) -> str:
-        """Another value at each boot (random(4))."""
-        return os.path.join(self.proc, "sys/kernel/random/boot_id")
-
-    @property
-    def checked(self) -> str:
-        """Says which configuration the schema was held against already."""
-        return os.path.join(self.state, "checked")
+    fstab = _In("etc", "fstab")
+    lock = _In("run", "lock")
+    status = _In("run", "status.json")
+    #: The status for Prometheus, where the section asks for it.
+    metrics = _In("run", "metrics.prom")
+    #: Which node this instance is, for services; absent until that is known.
+    node_env = _In("run", "node.env")
+    #: There while systemd has not read what we have changed in fstab.
+    unread = _In("run", "fstab-unread")
+    layout = _In("state", "layout.json")
+    #: What this instance has seen of its arrays.
+    arrays = _In("state", "arrays.json")
+    #: Which node this instance has asked for, where it may be any.
+    claim = _In("state", "claim.json")
+    #: Another value at each boot (random(4)).
+    boot_id = _In("proc", "sys/kernel/random/boot_id")

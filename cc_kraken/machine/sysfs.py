@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Optional
 
 from cc_kraken.machine.paths import Paths
@@ -35,6 +36,12 @@ def names(directory: str) -> list[str]:
 def disk(paths: Paths, *path: str) -> Optional[str]:
     """An attribute of a whole disk or array, as :func:`attribute` has it."""
     return attribute(paths.sys, "block", *path)
+
+
+def count(paths: Paths, *path: str) -> int:
+    """The number that such an attribute begins with; 0 where there is none."""
+    found = re.match(r"\d+", disk(paths, *path) or "")
+    return int(found.group()) if found else 0
 
 
 def number(paths: Paths, name: str) -> Optional[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import mmap
 import os
 import stat
@@ -78,8 +79,6 @@ def first_byte(data: bytes, start: int, exempt: Sequence[Extent] = ()) -> Option
     return start + len(rest) - len(bare) if bare else None
 
 
-# --------------------------------------------------- disks that do not answer
-
 _under_way: dict[int, tuple[str, float]] = {}
 """By thread: the device that it reads right now, and since when."""
 
@@ -101,14 +100,11 @@ def waiting(path: str) -> float:
     return time.monotonic() - min(begun) if begun else 0.0
 
 
-# ------------------------------------------------------------------ one device
-
-
 class ReadError(Exception):
-    """``offset`` could not be read; ``why`` completes the sentence."""
+    """The device at ``path`` could not be read at ``offset``; ``why``, in brackets."""
 
-    def __init__(self, offset: int, why: str) -> None:
-        super().__init__(f"read error at {offset}: {why}")
+    def __init__(self, path: str, offset: int, why: str) -> None:
+        super().__init__(f"{path} cannot be read at byte {offset} ({why})")
         self.offset = offset
 
 
@@ -177,27 +173,23 @@ class Reader:
             raise self._narrowed(start, length, error, into) from error
 
     def survey(
-        self, extents: Iterable[Extent], exempt: Sequence[Extent] = ()
+        self, extents: Sequence[Extent], exempt: Sequence[Extent] = ()
     ) -> tuple[Piece, ...]:
         """What is not zero within ``extents``, or cannot be read, in its order.
 
         Some threads read side by side: a disk answers several reads at a time.
         """
-        left = spans(extents)
 
-        def work() -> list[Piece]:
-            found: list[Piece] = []
+        def share(first: int) -> list[Piece]:
             buffer = _buffer()
-            while True:
-                with self._lock:
-                    span = next(left, None)
-                if span is None:
-                    return found
+            found: list[Piece] = []
+            for span in itertools.islice(spans(extents), first, None, THREADS):
                 found += self._judged(*span, buffer, exempt)
+            return found
 
         with ThreadPoolExecutor(THREADS, thread_name_prefix="kraken-read") as pool:
-            jobs = [pool.submit(work) for _ in range(THREADS)]
-        found = [piece for job in jobs for piece in job.result()]
+            shares = list(pool.map(share, range(THREADS)))
+        found = [piece for pieces in shares for piece in pieces]
         return tuple(sorted(found, key=lambda piece: piece.start))
 
     def _judged(
@@ -218,21 +210,11 @@ class Reader:
     ) -> ReadError:
         """The error of the first page of these that cannot be read; ``error``
         itself where by now all of them can."""
-        good = 0
-        bad = -(-length // PAGE)
-        while bad - good > 1:
-            middle = (good + bad) // 2
+        for page in range(start, start + length, PAGE):
             try:
-                self._direct(start + good * PAGE, (middle - good) * PAGE, into)
-            except ReadError:
-                bad = middle
-            else:
-                good = middle
-        left = min(PAGE, length - good * PAGE)
-        try:
-            self._direct(start + good * PAGE, left, into)
-        except ReadError as nearer:
-            return nearer
+                self._direct(page, min(PAGE, start + length - page), into)
+            except ReadError as nearer:
+                return nearer
         return error
 
     def _direct(self, start: int, length: int, into: memoryview) -> memoryview:
@@ -243,9 +225,9 @@ class Reader:
             with reading(self.path):
                 count = preadv(self.fd, view, start)
         except OSError as error:
-            raise ReadError(start, error.strerror or "failed") from error
+            raise ReadError(self.path, start, error.strerror or "failed") from error
         if count != length:
-            raise ReadError(start, f"only {count} of {length} bytes came")
+            raise ReadError(self.path, start, f"only {count} of {length} bytes came")
         with self._lock:
             self.reads += 1
             self.bytes_read += length

@@ -13,6 +13,7 @@ from typing import Optional
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import Found
+from cc_kraken.machine import partitions
 from cc_kraken.machine.command import run
 from cc_kraken.model import Content, Known, Unknown
 from cc_kraken.proof import superblock as blocks
@@ -20,7 +21,6 @@ from cc_kraken.proof.superblock import MD_MEMBER
 
 #: blkid's exit status where it finds nothing, or something fails.
 NOTHING_FOUND = 2
-PARTITION_TABLES = ("gpt", "dos", "PMBR")
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,9 @@ def signs(path: str) -> Signs:
     code = wipefs.code if listed is not None else wipefs.code or -1
     if code == 0 and not listed:
         return Signs(NOTHING_FOUND, {}, code, ())
-    blkid = run(["blkid", "-p", "-o", "export", path])
-    tags = dict(line.split("=", 1) for line in blkid.out.splitlines() if "=" in line)
+    blkid_code, tags = partitions.blkid(path)
     tags.pop("DEVNAME", None)
-    return Signs(blkid.code, tags, code, tuple(listed or ()))
+    return Signs(blkid_code, tags, code, tuple(listed or ()))
 
 
 def known(found: Found) -> Known:
@@ -99,15 +98,8 @@ def _listed(text: str) -> Optional[list[tuple[int, str]]]:
         return None
 
 
-# ------------------------------------------------------------------- judgement
-
-
 def judge(found: Sequence[Found], said: Signs) -> Optional[Content]:
-    """Known or Unknown by signatures, None where there is not one: pure.
-
-    Known is what exactly one signature says, of which our own parser (for
-    md, ext, xfs, btrfs), blkid and wipefs say the same.
-    """
+    """Known or Unknown by signatures, None where there is not one."""
     members = [one for one in found if one.type == MD_MEMBER]
     if members:
         return _judge_member(members, found, said)
@@ -132,15 +124,15 @@ def judge(found: Sequence[Found], said: Signs) -> Optional[Content]:
 def judge_used(found: Sequence[Found]) -> Optional[Known]:
     """What a device in use holds, None where that is not plain: its one
     superblock, and of a member of an array the array's."""
-    members = [one for one in found if one.type == MD_MEMBER]
-    if len(members) > 1 or (not members and len(found) != 1):
+    shown = [one for one in found if one.type == MD_MEMBER] or found
+    if len(shown) != 1 or shown[0].flaw:
         return None
-    one = members[0] if members else found[0]
-    if one.flaw or (members and one.superblock is None):
+    (one,) = shown
+    if one.type != MD_MEMBER:
+        return known(one)
+    if one.superblock is None:
         return None
-    if members:
-        return Known(MD_MEMBER, one.uuid, one.label, one.superblock)
-    return known(one)
+    return Known(MD_MEMBER, one.uuid, one.label, one.superblock)
 
 
 def _judge_one(
@@ -148,11 +140,11 @@ def _judge_one(
 ) -> Content:
     kind = said.tags.get("TYPE") or said.tags.get("PTTYPE") or ""
     uuid = said.tags.get("UUID") or said.tags.get("PTUUID") or ""
-    agreed = said.code == 0 and kind and {name for _, name in said.signatures} != set()
-    if kind in registry.KINDS or own is not None:
-        agreed = (
-            agreed and own is not None and (own.type, own.uuid) == (kind, uuid.lower())
-        )
+    agreed = said.code == 0 and bool(kind) and bool(said.signatures)
+    if own is not None:
+        agreed = agreed and (own.type, own.uuid) == (kind, uuid.lower())
+    elif kind in registry.KINDS:
+        agreed = False
     if not agreed:
         return Unknown(
             f"Those who looked for signatures do not agree about {names} "
@@ -204,7 +196,7 @@ def _judge_member(
             )
             inside = (
                 offset < block.data_offset + block.data_size
-                and name not in PARTITION_TABLES
+                and name not in partitions.TABLES
                 and not whole
             )
         if not inside:

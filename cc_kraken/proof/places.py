@@ -15,24 +15,20 @@ What is read (:func:`places`), for a volume of more than 256 MiB:
 - the same structures as they lie on one member of an array of 1 to 8 data
   disks (RAID 0, 5, 6, 10), with chunks of 64 KiB to 1 MiB.
 
-The detection limit.  Of content that touches none of these places only the
-samples see anything: one of 64 KiB in each of 1,024 slices of w = size / 1024.
+The detection limit (its numbers: docs/reference/decisions.md).  Of content that
+touches none of these places only the samples see anything: one of 64 KiB in each of
+1,024 slices of w = size / 1024.
 
 - In one piece of 2 w or more (0.2 % of the volume): seen in every run.
 - In one piece of b < w: seen with a probability of b / w - (b / 2 w) ** 2 at
   least; a single 4 KiB block with one of 68 KiB / w.
 - Spread at random over a share f of the 4 KiB blocks: missed with a
-  probability of (1 - f) ** 16384, whatever the size; f = 0.0281 % is seen in
-  99 of 100 runs.
+  probability of (1 - f) ** 16384, whatever the size.
 
-For a volume of 100 GiB (w = 100 MiB) that means 200 MiB in one piece always,
-10 MiB in one piece in 1 of 10 runs, a single block in 1 of 1,500, and 28.8
-MiB in scattered blocks in 99 of 100.  Every run draws anew, but a volume is
-formatted after one.  ``blank_proof: full`` (``whole``) has no such limit.
-What is not in the table either: allocation groups of an xfs that was made
-when the volume was smaller, or with its own ``agsize`` or ``agcount`` (odd
-numbers); ext4 with blocks of 8 to 32 KiB or clusters; arrays of more than 8
-data disks, or with other chunks than 64, 256, 512 and 1,024 KiB.
+``blank_proof: full`` (``whole``) has no such limit.  Not in the table either:
+allocation groups of an xfs that was made when the volume was smaller, or with its
+own ``agsize`` or ``agcount`` (odd numbers); ext4 with blocks of 8 to 32 KiB or
+clusters; arrays of more than 8 data disks, or with chunks of another size.
 
 Sources: the modules of the types; mdadm super1.c (validate_geometry1), md(4),
 OpenZFS vdev_label.c, cryptsetup's LUKS2 on-disk format.
@@ -135,9 +131,6 @@ def likely_offsets(size: int) -> tuple[int, ...]:
     """mdadm's data offsets for exactly this size: of version 4 and of 3."""
     now = data_offset(size)
     return (now, now - MIB) if now > 2 * MIB else (now,)
-
-
-# --------------------------------------------------------------- all together
 
 
 def _spans(size: int) -> Iterator[Span]:

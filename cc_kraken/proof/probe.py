@@ -83,7 +83,7 @@ def look(
         with reading(path):
             reader = Reader(path)
     except OSError as error:
-        return Look(Unknown(opening(path, error)))
+        return Look(_unopened(path, error))
     with reader:
         with reading(path):  # it flushes
             # Before the first byte is read: what is written after it counts.
@@ -141,9 +141,9 @@ def head(path: str, offset: int) -> Optional[Content]:
         with Reader(path) as reader:
             data = reader.read(offset, HEAD)
     except OSError as error:
-        return Unknown(opening(path, error))
+        return _unopened(path, error)
     except ReadError as error:
-        return Unknown(sentence(str(error)), error.offset)
+        return _unread(error)
     found = registry.superblocks(data, 1 << 63)
     if len(found) == 1 and not found[0].flaw:
         return judgement.known(found[0])
@@ -154,13 +154,14 @@ def head(path: str, offset: int) -> Optional[Content]:
     return Unknown(sentence(flaw or "data without a known signature"), first)
 
 
-def opening(path: str, error: OSError) -> str:
+def _unopened(path: str, error: OSError) -> Unknown:
     """Why a device cannot be opened."""
     if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM):
-        return f"there is no device at {path} ({os.strerror(error.errno)})"
+        why = os.strerror(error.errno)
+        return Unknown(f"there is no device at {path} ({why})", unread=True)
     if error.errno == errno.ENOTBLK:
-        return f"{path} is not a block device"
-    return f"{path} cannot be opened for direct reads ({error.strerror})"
+        return Unknown(f"{path} is not a block device")
+    return Unknown(f"{path} cannot be opened for direct reads ({error.strerror})")
 
 
 # --------------------------------------------------------------- one whole look
@@ -194,7 +195,7 @@ class _Examination:
             found = blocks.scan(self.reader.read, size)
             self._find_records(found)
         except ReadError as error:
-            return Unknown(sentence(str(error)), error.offset), ""
+            return _unread(error), ""
         alone = self._alone(found)
         if alone is not None:
             return alone, ""
@@ -203,7 +204,8 @@ class _Examination:
         except KrakenError as error:
             if error.trouble.kind == "program-missing":
                 raise
-            return Unknown(str(error)), ""
+            slow = error.trouble.kind == "command-timeout"
+            return Unknown(str(error), unread=slow), ""
         content = self.strange or judgement.judge(found, said)
         if self.ours and self.strange is None and (self.record or self.licence):
             if not any(one.ever_mounted for one in found):
@@ -334,10 +336,14 @@ class _Examination:
         return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
 
 
+def _unread(error: ReadError) -> Unknown:
+    return Unknown(sentence(str(error)), error.offset, unread=True)
+
+
 def _in_the_way(pieces: Sequence[Piece]) -> Optional[Unknown]:
     for piece in pieces:
         if piece.error:
-            return Unknown(sentence(piece.error), piece.in_the_way)
+            return Unknown(sentence(piece.error), piece.in_the_way, unread=True)
     for piece in pieces:
         if piece.in_the_way is not None:
             return Unknown("Data without a known signature.", piece.in_the_way)

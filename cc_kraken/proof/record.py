@@ -110,13 +110,9 @@ def decode(block: bytes) -> Optional[Record]:
     Never raises.  None for anything but the very bytes that ``encode`` makes:
     a flipped bit, a byte behind the text, a short read.
     """
-    if len(block) != BLOCK or not block.startswith(MAGIC):
-        return None
     record = _parse(block)
-    if record is None:
-        return None
     try:
-        return record if encode(record) == block else None
+        return record if record and encode(record) == block else None
     except ValueError:
         return None
 
@@ -149,9 +145,6 @@ def _parse(block: bytes) -> Optional[Record]:
         level=int(words["level"]),
         members=int(words["members"]),
     )
-
-
-# ------------------------------------------------------------- room on a member
 
 
 def md_extents(head: bytes) -> tuple[Extent, ...]:

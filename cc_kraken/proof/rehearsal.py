@@ -61,12 +61,12 @@ def extents(
 
 def geometry(paths: Paths, target: Layer) -> Geometry:
     """Sector and stripes of a device, from sysfs (``queue/``)."""
-    queue = os.path.join(paths.sys, "block", target.name, "queue")
-    logical = _number(queue, "logical_block_size") or 512
-    physical = _number(queue, "physical_block_size") or logical
+    queue = (target.name, "queue")
+    logical = sysfs.count(paths, *queue, "logical_block_size") or 512
+    physical = sysfs.count(paths, *queue, "physical_block_size") or logical
     sector = max(logical, min(physical, 4096))
-    unit = _number(queue, "minimum_io_size")
-    width = _number(queue, "optimal_io_size")
+    unit = sysfs.count(paths, *queue, "minimum_io_size")
+    width = sysfs.count(paths, *queue, "optimal_io_size")
     if not target.striped or unit < 4096 or unit % 4096 or width < unit or width % unit:
         return Geometry(sector)
     return Geometry(sector, unit, width)
@@ -137,20 +137,17 @@ def _written(path: str) -> tuple[Extent, ...]:
 def data_extents(path: str) -> tuple[Extent, ...]:
     """The parts of a sparse file that hold data (lseek(2) SEEK_DATA)."""
     found: list[Extent] = []
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        end = 0
+    end = 0
+    with open(path, "rb", buffering=0) as file:
         while True:
             try:
-                start = os.lseek(fd, end, os.SEEK_DATA)
+                start = file.seek(end, os.SEEK_DATA)
             except OSError as error:
                 if error.errno == errno.ENXIO:
                     return tuple(found)
                 raise
-            end = os.lseek(fd, start, os.SEEK_HOLE)
+            end = file.seek(start, os.SEEK_HOLE)
             found.append(Extent(start, end))
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -185,8 +182,3 @@ def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
         f"One of them must have {need + RESERVE >> 20} MiB free.",
         "Make room, then: cc-kraken apply. Or give the content up with overwrite.",
     )
-
-
-def _number(directory: str, name: str) -> int:
-    text = sysfs.attribute(directory, name)
-    return int(text) if text is not None and text.isdigit() else 0

@@ -6,9 +6,9 @@ So every EBS disk is asked for them, its partitions too, and the arrays on them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
+from cc_kraken.machine import devices
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Look, Unknown
 from cc_kraken.proof import superblock
@@ -24,8 +24,10 @@ def ask(path: str) -> Look:
         with reading(path):
             with Reader(path) as reader:
                 scanned = superblock.scan(reader.read, reader.size)
-    except (OSError, ReadError) as error:
-        return Look(Unknown(f"{path} cannot be read ({error})"))
+    except OSError as error:
+        return Look(Unknown(f"{path} cannot be read ({error.strerror})"))
+    except ReadError as error:
+        return Look(Unknown(str(error)))
     found = [one for one in scanned if one.uuid]
     if not found:
         return Look(Unknown(f"{path} shows no superblock"))
@@ -43,8 +45,7 @@ def places(
     volumes = {disk.name: disk.volume_id for disk in disks}
     for disk in disks:
         for name in (disk.name, *disk.partitions):
-            path = os.path.join(paths.dev, name.replace("!", "/"))
-            found[path] = (disk.volume_id,)
+            found[devices.node_of(paths, name)] = (disk.volume_id,)
     for array in arrays:
         below = sorted({volumes[one] for one in array.members if one in volumes})
         if array.running and below:

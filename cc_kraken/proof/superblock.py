@@ -68,53 +68,27 @@ def md1(data: bytes, offset: int, size: int) -> Optional[Found]:
         return None
     uuid = str(uuids.UUID(bytes=bytes(data[16:32])))
     name = text(data[32:64])
-    flaw = _md1_flaw(data, offset)
-    if flaw:
-        return Found(MD_MEMBER, offset, uuid, name, flaw=flaw)
-    block = _md1_fields(data, offset, uuid, name)
-    claimed = block.data_offset + block.data_size
-    if claimed > size:
-        flaw = beyond("an md superblock", claimed, size)
-    return Found(MD_MEMBER, offset, uuid, name, claimed, 0, flaw, superblock=block)
-
-
-def md1_checksum(data: bytes) -> int:
-    """The checksum that a superblock of version 1.x should carry."""
-    (devices,) = struct.unpack_from("<I", data, 220)
-    length = 256 + 2 * devices
-    plain = bytes(data[:216]) + bytes(4) + bytes(data[220:length])
-    total: int = sum(struct.unpack_from(f"<{length // 4}I", plain))
-    if length % 4:
-        total += struct.unpack_from("<H", plain, length - 2)[0]
-    return (total & 0xFFFFFFFF) + (total >> 32) & 0xFFFFFFFF
-
-
-def _md1_flaw(data: bytes, offset: int) -> str:
-    (devices,) = struct.unpack_from("<I", data, 220)
+    data_offset, data_size, place = struct.unpack_from("<QQQ", data, 128)
+    checksum, devices = struct.unpack_from("<II", data, 216)
+    flaw = ""
     if 256 + 2 * devices > len(data):
-        return f"an md superblock that counts {devices} devices"
-    (stored,) = struct.unpack_from("<I", data, 216)
-    if stored != md1_checksum(data):
-        return "an md superblock with a wrong checksum"
-    (place,) = struct.unpack_from("<Q", data, 144)
-    if place * SECTOR != offset:
-        return (
+        flaw = f"an md superblock that counts {devices} devices"
+    elif checksum != md1_checksum(data):
+        flaw = "an md superblock with a wrong checksum"
+    elif place * SECTOR != offset:
+        flaw = (
             f"an md superblock that belongs at {place * SECTOR}: the device was "
             "resized, or it is a copy"
         )
-    return ""
-
-
-def _md1_fields(data: bytes, offset: int, uuid: str, name: str) -> MdSuperblock:
+    if flaw:
+        return Found(MD_MEMBER, offset, uuid, name, flaw=flaw)
     features, created, level, layout, chunk, disks = struct.unpack_from(
         "<I52xQiI8xII", data, 8
     )
-    data_offset, data_size = struct.unpack_from("<QQ", data, 128)
     (number,) = struct.unpack_from("<I", data, 160)
     utime, events = struct.unpack_from("<QQ", data, 192)
-    (devices,) = struct.unpack_from("<I", data, 220)
     roles = struct.unpack_from(f"<{devices}H", data, 256)
-    return MdSuperblock(
+    block = MdSuperblock(
         uuid=uuid,
         name=name,
         level=level,
@@ -132,6 +106,21 @@ def _md1_fields(data: bytes, offset: int, uuid: str, name: str) -> MdSuperblock:
         feature_map=features,
         created=created & _SECONDS,
     )
+    claimed = block.data_offset + block.data_size
+    if claimed > size:
+        flaw = beyond("an md superblock", claimed, size)
+    return Found(MD_MEMBER, offset, uuid, name, claimed, 0, flaw, superblock=block)
+
+
+def md1_checksum(data: bytes) -> int:
+    """The checksum that a superblock of version 1.x should carry."""
+    (devices,) = struct.unpack_from("<I", data, 220)
+    length = 256 + 2 * devices
+    plain = bytes(data[:216]) + bytes(4) + bytes(data[220:length])
+    total: int = sum(struct.unpack_from(f"<{length // 4}I", plain))
+    if length % 4:
+        total += struct.unpack_from("<H", plain, length - 2)[0]
+    return (total & 0xFFFFFFFF) + (total >> 32) & 0xFFFFFFFF
 
 
 def md090(data: bytes, offset: int, size: int) -> Optional[Found]:

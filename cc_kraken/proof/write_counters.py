@@ -1,23 +1,19 @@
 """Whether a disk is, byte for byte, what it was when it was looked at.
 
-The proof that a volume is blank reads 130 to 260 MiB, and each step that
-writes must know that it still holds.  What the proof has read need not be read
-again where the kernel testifies that nothing was written since before the
-first byte of it was read: it counts the sectors of every write, zeroing and
-discard that passes its block layer, of a whole disk with its partitions, and
-gives each disk that it meets a number of its own (``diskseq``).  What still
-waits in the page cache is flushed before the counters are read, so that it
-counts.
+A proof reads 130 to 260 MiB, and each step that writes must know that it still
+holds.  The kernel counts the sectors of every write, zeroing and discard that passes
+its block layer, of a whole disk with its partitions, and gives each disk that it
+meets a number of its own (``diskseq``).  What waits in the page cache is flushed
+before the counters are read.  Where they stand as before the proof's first read, no
+byte can have changed anywhere: more than a second proof would show.
 
-This proves the same as reading again, and more than the samples of a second
-proof would: no byte can have changed anywhere.  It holds for NVMe disks and
-for arrays of them (whose members are counted, too), because an EBS volume that
-is attached here, and is no multi-attach volume, has no other writer.  Where a
-counter cannot be had or does not count (a loop device whose file somebody
-writes, a kernel before 5.15, ``queue/iostats`` switched off), there is no
-testimony, and everything is read again.  Not counted are commands past the
-block layer (``nvme io-passthru``), and what another instance writes while this
-one is hibernated.  Of that the clocks tell: that of the boot has gone on.
+It holds for NVMe disks and for arrays of them (whose members are counted, too): an EBS
+volume that is attached here, and is no multi-attach volume, has no other writer.
+Where a counter cannot be had or does not count (a loop device whose file somebody
+writes, a kernel before 5.15, ``queue/iostats`` switched off), there is no testimony,
+and everything is read again.  Not counted are commands past the block layer (``nvme
+io-passthru``), and what another instance writes while this one is hibernated: of that
+the clocks tell.
 
 Sources: Documentation/block/stat.rst, Documentation/ABI/stable/sysfs-block
 (diskseq, inflight), block/blk-mq.c (blk_account_io_completion), clock_gettime(2).

@@ -30,7 +30,7 @@ PARAMETER = "/aws/service/debian/release/12/latest/amd64"
 LEFT_OUT = {
     "make ": "the package of this tree is there already",
     "aws ssm start-session": "needs a shell at an agent on a real instance",
-    "sudo systemctl ": "no systemd in a chroot; the service is the reader's own",
+    "systemctl ": "no systemd in a chroot; the service is the reader's own",
 }
 USER_DATA = "#cloud-config\nkraken: {enabled: true}\n"
 SECTION = api(boot_wait=20, wait=20, final_wait=5)
@@ -155,11 +155,11 @@ class Reader:
         node.write("/var/local/agent.deb", self._agent().read_bytes())
         node.write("/etc/apt/apt.conf.d/99here", 'Acquire::Retries "0";\n')
         self.appeared(machine)
-        machine.boot()
 
     def appeared(self, machine: Machine) -> None:
-        """It has power, and is about to boot.  Its image is switched off."""
+        """It has power: boot it.  Its image is switched off."""
         machine.api_in_image({**SECTION, "enabled": False})
+        machine.boot()
 
     def _agent(self) -> Path:
         """A package in the place of the agent for Session Manager."""

@@ -279,6 +279,14 @@ def test_every_command_can_be_typed_as_it_stands(page: str) -> None:
             assert "…" not in command, f"{block.where}: {command}"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_command_swallows_the_lines_after_it(page: str) -> None:
+    """sudo reads what is pasted behind it, and drops it: the reader is root."""
+    for block in blocks(page):
+        for command in commands(block.text):
+            assert "sudo " not in command, f"{block.where}: {command}"
+
+
 def test_what_is_left_out_is_in_a_page() -> None:
     typed = [c for page in PAGES for b in blocks(page) for c in commands(b.text)]
     for beginning in LEFT_OUT:

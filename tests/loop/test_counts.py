@@ -179,7 +179,7 @@ def test_members_are_looked_at_side_by_side(
     observer = Observer(machine.paths, Section())
     volumes = Ec2(machine.identity, machine.section()).volumes(NODE)
     claims = sets.claims(Section(), NODE, ZONE, volumes).claims
-    world = observer.look(machine.id, claims, {})
+    world = observer.look(machine.id, claims)
     assert len(world.looks) == 3
 
 

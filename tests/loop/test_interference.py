@@ -74,7 +74,7 @@ def carry_out(machine: Machine, name: str) -> Any:
         machine.section(),
         machine.identity,
         machine.paths,
-        cloud_init.Events(None),
+        cloud_init.Events(None).enter,
         name,
         seconds=600,
         final=True,

@@ -614,7 +614,8 @@ def test_read_error_is_never_blank(tmp_path: Path, good: int, full: bool) -> Non
             file.truncate(good)
         found = looked(disk, full=full)
         assert isinstance(found.content, Unknown)
-        assert "read error" in found.content.reason.lower()
+        assert "cannot be read at byte" in found.content.reason
+        assert found.content.unread
         assert found.content.offset is not None
         assert good <= found.content.offset < SIZE
         assert found.fingerprint == ""
@@ -660,7 +661,8 @@ def test_read_error_in_the_middle(
             finally:
                 _run(["losetup", "--detach", path])
     assert isinstance(found.content, Unknown)
-    assert found.content.reason.startswith(f"Read error at {at}")
+    assert found.content.reason.startswith(f"{path} cannot be read at byte {at} (")
+    assert found.content.unread
     assert found.content.offset == at
     assert found.fingerprint == ""
 

@@ -9,6 +9,7 @@ the machine's own: reads, mkfs, mount, mountinfo.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,6 +26,7 @@ from typing import Any
 from uuid import uuid5
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken.act import layout, report
 from cc_kraken.act.executor import Executor
@@ -194,7 +197,7 @@ class Machine:
             self.section(**section),
             self.identity,
             self.paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             name,
             seconds=self.wait if wait is None else wait,
             final=final,
@@ -467,6 +470,39 @@ def test_what_else_is_mounted_at_the_path_stays(machine: Machine) -> None:
     assert error_of(machine.run(), "data") == "mount-path-busy"
     assert machine.digest(volume) == before
     assert machine.mounted() == {machine.path("data"): "none"}
+
+
+def test_a_disk_that_cannot_be_read_at_first_is_read_again(
+    machine: Machine, mocker: MockerFixture
+) -> None:
+    """Its reads fail for two seconds; the other set does not wait for it."""
+    log, data = machine.volume("log"), machine.volume("data")
+    other: list[float] = []
+    real = os.preadv
+
+    def preadv(fd: int, buffers: Any, offset: int) -> int:
+        ends = other and time.monotonic() > other[0] + 2
+        if os.readlink(f"/proc/self/fd/{fd}") == machine.disk(log) and not ends:
+            if not other and machine.path("data") in machine.mounted():
+                other.append(time.monotonic())
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, buffers, offset)
+
+    mocker.patch("os.preadv", preadv)
+    status = machine.run()
+    assert states(status) == {"data": "mounted", "log": "mounted"}
+    assert machine.mounted()[machine.path("data")] == machine.disk(data)
+
+
+def test_a_disk_that_cannot_be_read_in_time_is_no_content(
+    machine: Machine, mocker: MockerFixture
+) -> None:
+    machine.volume("log")
+    mocker.patch("os.preadv", side_effect=OSError(errno.EIO, "Input/output error"))
+    status = machine.run(wait=2)
+    assert error_of(status, "log") == "device-silent"
+    remedy = status["sets"]["log"]["error"]["remedy"]
+    assert "overwrite" not in remedy and "dmesg" in remedy
 
 
 def test_two_disks_with_one_serial(machine: Machine) -> None:

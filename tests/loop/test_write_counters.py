@@ -265,7 +265,7 @@ def test_the_next_round_believes_what_the_one_before_has_found(
     claim = Claim("log", WantedSet("log", fs_type="ext4"), (volume,))
 
     def look() -> Look:
-        return watcher.look(w.ME, [claim], {}).looks[VOLUME]
+        return watcher.look(w.ME, [claim]).looks[VOLUME]
 
     first = look()
     assert isinstance(first.content, Blank) and look() is first

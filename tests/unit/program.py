@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable
 
 import pytest
@@ -66,3 +68,14 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Program:
 def go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Program:
     """Makes each run of the program do this, given as the body of ``Run.go``."""
     return _replacing(monkeypatch, tmp_path, GO, "run.Run.go")
+
+
+def hours_pass(monkeypatch: pytest.MonkeyPatch, hangs: Path) -> None:
+    """For who follows the program, as soon as it has made ``hangs``.
+
+    The program then says one more line, so that the one who follows it looks at the
+    clock.
+    """
+    now = time.monotonic
+    clock = SimpleNamespace(monotonic=lambda: now() + 36000 * hangs.exists())
+    monkeypatch.setattr(launch, "time", clock)

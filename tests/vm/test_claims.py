@@ -61,6 +61,7 @@ def is_up(node: Node) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_three_claim_two_nodes() -> None:
     """The third waits, and takes over when one is terminated; a reboot asks nobody."""
     section = {"boot_wait": 20, "final_wait": 5, "wait": 3000}

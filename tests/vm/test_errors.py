@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from typing import Any, Callable
 
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE)
 OTHER_ZONE = "us-east-1b"
 STRONGEST = "/var/lib/cloud/instance/kraken.d/case.yaml"
 """Above user-data, which has the short times of the first mistake."""
+MESSAGE = re.compile(r"\[[a-z0-9-]+\] \S")
+"""An error in full, with its kind; the last line of a run has the kinds alone."""
 
 
 class Case:
@@ -52,7 +55,7 @@ class Case:
         assert done.code == 1, f"it has not failed: {done.out}{done.err}"
         assert nodes.checksums(self.cloud, self.volumes) == before
         assert not nodes.traceback_in(done.err), done.err
-        said: str = done.err.strip().splitlines()[-1]
+        said: str = [line for line in done.err.splitlines() if MESSAGE.search(line)][-1]
         nodes.log(f"{self.number}: {said}")
         return said
 

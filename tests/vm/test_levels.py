@@ -10,7 +10,10 @@ import pytest
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.vm import nodes
 
-pytestmark = pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE)
+pytestmark = [
+    pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE),
+    pytest.mark.slow,
+]
 
 SETS = {
     "one": (2, 1, "xfs"),

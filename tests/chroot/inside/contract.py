@@ -147,7 +147,7 @@ def test_real_cloud_has_what_we_read(cloud_dir: Path) -> None:
     init = stages.Init(ds_deps=[], reporter=reporter)
     init.fetch(existing="trust")
     cloud = init.cloudify()
-    assert cloud_init.stage(cloud, ["cloud-init", "init"]) == "final"
+    assert cloud_init.stage(cloud) == "final"
     assert cloud_init.identity(cloud.datasource).instance_id == "i-0123456789abcdef0"
 
 

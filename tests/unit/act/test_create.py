@@ -215,7 +215,7 @@ def test_an_answer_that_was_lost_makes_no_second_volume(
 def _unavailable() -> Any:
     from cc_kraken.cloud import errors
 
-    return errors.trouble("CreateVolume", "InternalError", "", 500)
+    return errors.refused("CreateVolume", "InternalError", "", 500).trouble
 
 
 def test_a_throttled_creation_goes_on_without_looking_for_a_minute(

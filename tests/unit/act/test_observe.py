@@ -7,6 +7,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -33,7 +34,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def look(tree: Tree, *claims: object) -> World:
     observer = Observer(tree.paths, Section())
-    return observer.look(w.ME, claims, {})  # type: ignore[arg-type]
+    return observer.look(w.ME, claims)  # type: ignore[arg-type]
 
 
 def test_disks_by_serial_and_twins_apart(tree: Tree) -> None:
@@ -148,7 +149,7 @@ def test_where_a_set_has_been_is_remembered(tree: Tree) -> None:
 
     def former(line: str, instance: str = w.ME) -> dict[str, set[str]]:
         tree.write("etc/fstab", line)
-        found = observer.look(instance, (), {}).former
+        found = observer.look(instance, ()).former
         return {key: set(paths) for key, paths in found.items()}
 
     before = {w.volume_id(1): {"/layout", "/up"}}
@@ -221,17 +222,17 @@ def test_a_disk_that_answers_no_read_keeps_nobody_waiting(
         return found("good")
 
     paths = [f"/dev/bad{number}" for number in range(observe.WORKERS)]
-    jobs = {path: (path, partial(hangs, path)) for path in paths}
-    jobs["good"] = ("/dev/good", slow)
+    jobs: dict[str, Callable[[], Look]] = {path: partial(hangs, path) for path in paths}
+    jobs["/dev/good"] = slow
     watcher = observer(tree)
     try:
         first = watcher._side_by_side(jobs)
-        assert first.pop("good") == found("good")
+        assert first.pop("/dev/good") == found("good")
         assert list(first) and set(first) == set(paths)
         for path, look in first.items():
             assert f"{path} has not answered a read" in str(look.content)
         again = watcher._side_by_side(jobs)
-        assert again.pop("good") == found("good") and again == first
+        assert again.pop("/dev/good") == found("good") and again == first
         assert sorted(asked) == sorted(paths)
     finally:
         answer.set()
@@ -250,4 +251,4 @@ def test_a_mistake_in_a_look_is_not_swallowed(tree: Tree) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        observer(tree)._side_by_side({"one": ("/dev/x", mistake)})
+        observer(tree)._side_by_side({"/dev/x": mistake})

@@ -44,11 +44,8 @@ from tests.lab.tls import Authority
 from tests.unit.tree import Tree
 
 pytest.importorskip("boto3")
-import botocore.loaders  # noqa: E402
-
 pytestmark = pytest.mark.long
 
-LOADER = botocore.loaders.create_loader()
 ZONE = "us-east-1a"
 ME = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
 FIRST_NAME = "/dev/xvdba"
@@ -61,9 +58,7 @@ def tags(name: str, **more: str) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the machine's own credentials, configuration or proxies; the
-    model of the API is read once for all tests."""
-    monkeypatch.setattr(botocore.loaders, "create_loader", lambda _=None: LOADER)
+    """Nothing of the machine's own credentials, configuration or proxies."""
     for name in list(os.environ):
         if name.startswith("AWS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -164,7 +159,7 @@ class Scene:
             self.tree.paths,
             self.report,
             Limits(seconds, final, background),
-            Events(None),
+            Events(None).enter,
             Ec2(identity, section),
             ask_tags=ask_tags,
             dry_run=dry_run,

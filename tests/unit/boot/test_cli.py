@@ -450,14 +450,35 @@ def test_a_run_is_not_mute(
     assert logging.getLogger("cc_kraken").handlers == before
 
 
+REFUSED = {
+    "state": "failed",
+    "error": {"kind": "zone-other", "message": "[zone-other] No."},
+}
+MORE = "More: cc-kraken explain zone-other"
+
+
 def test_a_run_that_fails_says_the_kind_and_where_to_read(
     runs: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs("failed", data={"state": "failed", "error": {"message": "[zone-other] No."}})
+    runs("failed", data=REFUSED)
+    assert cli.main(["apply", "--background"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"cc-kraken: data: [zone-other] No. {MORE}"
+
+
+def test_a_run_by_hand_does_not_repeat_what_it_has_said(
+    runs: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs("failed", data=REFUSED, log={"state": "mounted"})
     assert cli.main(["apply"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    more = "More: cc-kraken explain zone-other"
-    assert last == f"cc-kraken: data: [zone-other] No. {more}"
+    short = "failed: data [zone-other]. The reasons stand above."
+    assert last == f"cc-kraken: {short} {MORE}"
+    # What was not logged yet is said in full.
+    runs("failed", data=REFUSED, log={"state": "pending", "reason": "to do: mount"})
+    assert cli.main(["apply"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "data: [zone-other] No. log is not up yet: to do: mount" in last
 
 
 def test_a_plan_says_an_error_once_and_where_to_read(
@@ -465,7 +486,7 @@ def test_a_plan_says_an_error_once_and_where_to_read(
     capsys: pytest.CaptureFixture[str],
     mocker: MockerFixture,
 ) -> None:
-    runs("failed", data={"state": "failed", "error": {"message": "[zone-other] No."}})
+    runs("failed", data=REFUSED)
     carry_out = stage.carry_out
 
     def logged(*words: Any, **named: Any) -> Any:
@@ -476,8 +497,7 @@ def test_a_plan_says_an_error_once_and_where_to_read(
     assert cli.main(["plan"]) == 1
     told = capsys.readouterr()
     assert "zone-other" not in told.err
-    more = "More: cc-kraken explain zone-other"
-    assert told.out == f"data:\n  refused: [zone-other] No.\n{more}\n"
+    assert told.out == f"data:\n  refused: [zone-other] No.\n{MORE}\n"
 
 
 def test_a_dry_run_says_so(

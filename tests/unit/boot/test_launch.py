@@ -21,7 +21,7 @@ from cc_kraken.boot import launch
 from cc_kraken.cloud.session import NOISY
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, Identity, KrakenError, Section
-from tests.unit.program import Program, work
+from tests.unit.program import Program, hours_pass, work
 
 __all__ = ["work"]  # a fixture
 
@@ -378,15 +378,18 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def test_what_hangs_is_left_behind_and_can_go_on(
-    disk: Disk, capfd: pytest.CaptureFixture[str]
+    disk: Disk, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its records go to standard error once nobody follows them."""
     threads = threading.active_count()
+    hours_pass(monkeypatch, disk.pid)
     with pytest.raises(KrakenError) as caught:
-        carry_out(1.5)
+        carry_out(300.0)
     assert caught.value.trouble.kind == "run-hangs"
     said = str(caught.value)
-    (pid,) = re.findall(r"\(process (\d+)\) is still going after 2 s\. The boot", said)
+    (pid,) = re.findall(
+        r"\(process (\d+)\) is still going after 300 s\. The boot", said
+    )
     assert threading.active_count() == threads
     os.kill(int(pid), 0)  # not killed: it may be in the middle of mkfs
     assert disk.answer() == 0
@@ -394,12 +397,15 @@ def test_what_hangs_is_left_behind_and_can_go_on(
     assert capfd.readouterr().err == "WARNING: at last\n"
 
 
-def test_connections_end_though_the_run_hangs(disk: Disk) -> None:
+def test_connections_end_though_the_run_hangs(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """cloud-init's stages since 24.3 end with their connection."""
     here, there = socket.socketpair()
     here.set_inheritable(True)
+    hours_pass(monkeypatch, disk.pid)
     with pytest.raises(KrakenError, match="still going"):
-        carry_out(1.5)
+        carry_out(300.0)
     here.close()
     there.settimeout(10)
     assert there.recv(1) == b""

@@ -287,7 +287,7 @@ def run(scene: Scene, **section: Any) -> dict[str, Any]:
         Section(ec2=ec2, **section),
         identity,
         scene.tree.paths,
-        Events(None),
+        Events(None).enter,
         "apply",
         seconds=60,
         final=True,

@@ -28,7 +28,7 @@ from cc_kraken.config import loading
 from cc_kraken.machine import systemd
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Trouble
-from tests.unit.program import Program, go
+from tests.unit.program import Program, go, hours_pass
 from tests.unit.tree import GIB, Tree
 
 __all__ = ["go"]  # a fixture
@@ -386,21 +386,23 @@ def test_a_run_that_hangs_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    disk = tree.base / "disk"
+    disk, reads = tree.base / "disk", tree.base / "reads"
     os.mkfifo(disk)
     go(f"""
         self.report.set("data", required=True)
         self.report.write()
+        os.mkdir({str(reads)!r})
+        LOG.warning("The disk does not answer.")
         with open({str(disk)!r}) as disk:
             disk.read()
         self.report.finish("done")
     """)
-    monkeypatch.setattr(stage, "HANG_GRACE", 9.0)
+    hours_pass(monkeypatch, reads)
     with pytest.raises(RuntimeError, match="data is not up yet"):
         handle("kraken", ON, cloud(), None, [])
     (error,) = [one for one in caplog.records if one.levelname == "ERROR"]
     said = error.getMessage()
-    assert "is still going after 10 s. The boot continues" in said and "dmesg" in said
+    assert "is still going after 301 s. The boot continues" in said and "dmesg" in said
     # It has the lock as long as it lasts, and ends by itself.
     assert stage.at_work(tree.paths)
     disk.write_text("an answer")
@@ -600,7 +602,7 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
             section,
             cloud_init.identity(SOURCE),
             tree.paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             "background",
             seconds=0.1,
             final=True,
@@ -634,7 +636,7 @@ def test_a_plan_works_while_another_run_does_nothing_but_wait(
             section,
             cloud_init.identity(SOURCE),
             tree.paths,
-            cloud_init.Events(None),
+            cloud_init.Events(None).enter,
             "plan",
             seconds=0,
             final=True,
@@ -662,12 +664,12 @@ def test_what_a_run_could_not_make_systemd_read_the_next_one_does(
     section = stage.loading.load(ON, tree.paths)
     assert section is not None
     identity = cloud_init.identity(SOURCE)
-    events = cloud_init.Events(None)
+    enter = cloud_init.Events(None).enter
     Path(tree.paths.run).mkdir()
     Path(tree.paths.unread).touch()
     for _ in range(2):
         status = stage.carry_out(
-            section, identity, tree.paths, events, name, seconds=1, final=True
+            section, identity, tree.paths, enter, name, seconds=1, final=True
         )
     if fails:
         # it is no reason not to look after the volumes, and is tried again

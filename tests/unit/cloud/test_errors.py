@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cc_kraken.cloud.errors import LONGEST, TABLE, Reaction, plain, rule, trouble
+from cc_kraken.cloud.errors import LONGEST, TABLE, Reaction, plain, refused, rule
 
 R = Reaction
 IN_USE = (
@@ -155,13 +155,15 @@ def test_reaction(
 ) -> None:
     line = rule(action, code, message, status)
     assert (line.reaction, line.kind) == (reaction, kind)
-    told = trouble(action, code, message, status)
+    told = refused(action, code, message, status).trouble
     assert told.kind == kind and action in told.found and code in told.found
 
 
 @pytest.mark.parametrize("code", sorted(TABLE))
 def test_every_line_can_be_worded(code: str) -> None:
-    told = trouble("AttachVolume", code, "Text of EC2.", subject="of vol-1 to i-1")
+    told = refused(
+        "AttachVolume", code, "Text of EC2.", subject="of vol-1 to i-1"
+    ).trouble
     assert told.kind and "vol-1" in told.found and code in told.found
     assert "{" not in str(told) and ".." not in str(told)
     if TABLE[code].reaction is not Reaction.DONE:
@@ -170,12 +172,12 @@ def test_every_line_can_be_worded(code: str) -> None:
 
 
 def test_a_refused_permission_is_named_as_in_a_policy() -> None:
-    told = trouble("DescribeVolumes", "UnauthorizedOperation", "No.", 403)
+    told = refused("DescribeVolumes", "UnauthorizedOperation", "No.", 403).trouble
     assert "ec2:DescribeVolumes" in told.remedy and told.waits
 
 
 def test_a_refused_key_names_the_permissions_of_kms() -> None:
-    told = trouble("AttachVolume", "CustomerKeyHasBeenRevoked", "", 400)
+    told = refused("AttachVolume", "CustomerKeyHasBeenRevoked", "", 400).trouble
     assert "kms:CreateGrant" in told.remedy and "kms:Decrypt" in told.remedy
 
 
@@ -214,7 +216,7 @@ def test_the_permission_that_ec2_names_is_named_with_its_resource(
     permission: str, resource: str
 ) -> None:
     message = DENIED.format(permission, resource)
-    told = trouble("CreateVolume", "UnauthorizedOperation", message, 403)
+    told = refused("CreateVolume", "UnauthorizedOperation", message, 403).trouble
     assert told.remedy.startswith(f"Allow {permission} on {resource} in the role")
     rights = f"{permission} on {resource}"
     assert told.expected == f"The role must have the permission {rights}."
@@ -222,6 +224,6 @@ def test_the_permission_that_ec2_names_is_named_with_its_resource(
 
 def test_a_reason_that_is_encoded_alone_is_said_as_such() -> None:
     message = "You are not authorized. Encoded authorization failure message: aB3_"
-    told = trouble("CreateVolume", "UnauthorizedOperation", message, 403)
+    told = refused("CreateVolume", "UnauthorizedOperation", message, 403).trouble
     assert "aws sts decode-authorization-message" in told.found
     assert "aB3_" not in told.found

@@ -216,7 +216,7 @@ def test_a_run_needs_nothing_but_the_protocol(tmp_path: Path) -> None:
         tree.paths,
         told,
         limits,
-        Events(None),
+        Events(None).enter,
         cloud,
         ask_tags=False,
     )

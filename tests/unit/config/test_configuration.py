@@ -6,19 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional
-from unittest.mock import MagicMock
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import yaml
 from hypothesis import example, given, settings
-from pytest_mock import MockerFixture
 
 import cc_kraken
 from cc_kraken.config import loading
 from cc_kraken.config.loading import Source
-from cc_kraken.machine import schema_files
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Section
 from tests.conftest import MORE
@@ -219,30 +216,7 @@ def test_the_digest_is_of_the_content(paths: Paths) -> None:
     assert len(digest({})) == 64
 
 
-# ------------------------------------------------ what was found right before
-
-
-def remember(paths: Paths, section: Optional[Section]) -> None:
-    """As the last good run does it."""
-    assert section is not None
-    put(paths.checked, section.sources)
-
-
-@pytest.fixture
-def asked(mocker: MockerFixture) -> MagicMock:
-    return mocker.spy(loading, "check")
-
-
-def test_what_the_last_good_run_found_right_is_right(
-    paths: Paths, asked: MagicMock
-) -> None:
-    image(paths, "10.yaml", "kraken: {volumes: {data: {fs_type: xfs}}}\n")
-    cfg = {"kraken": {"prefix": "kafka", "wait": 30}}
-    first = loading.load(cfg, paths)
-    assert asked.call_count == 2
-    remember(paths, first)
-    assert loading.load(cfg, paths) == first
-    assert asked.call_count == 2
+# -------------------------------------------------------------- its mistakes
 
 
 @pytest.mark.parametrize(
@@ -255,34 +229,11 @@ def test_what_the_last_good_run_found_right_is_right(
         "kraken: {volumes: {'7': {}}, prefix: 1}\n",
     ],
 )
-def test_what_differs_only_in_its_types_is_looked_at(paths: Paths, text: str) -> None:
+def test_another_type_is_refused(paths: Paths, text: str) -> None:
     """Also where a stronger source hides it, and the whole is the same."""
-    image(paths, "10.yaml", "kraken: {volumes: {'7': {}}, wait: 1}\n")
-    cfg = {"kraken": {"prefix": "kafka"}}
-    remember(paths, loading.load(cfg, paths))
     image(paths, "10.yaml", text)
-    assert refusal(cfg, paths).trouble.kind.startswith("config-")
-
-
-def test_with_another_schema_all_is_looked_at_again(
-    paths: Paths, tmp_path: Path, mocker: MockerFixture, asked: MagicMock
-) -> None:
     cfg = {"kraken": {"prefix": "kafka"}}
-    remember(paths, loading.load(cfg, paths))
-    newer = tmp_path / "newer.json"
-    newer.write_text(Path(schema_files.path(schema_files.SECTION)).read_text() + "\n")
-    mocker.patch.object(schema_files, "path", return_value=str(newer))
-    loading.load(cfg, paths)
-    assert asked.call_count == 2
-
-
-@pytest.mark.parametrize("value", [{"prefx": "a"}, {"wait": 1 << 100_000}], ids=[1, 2])
-def test_an_empty_memory_permits_nothing(paths: Paths, value: Any) -> None:
-    put(paths.checked, "")
-    assert refusal({"kraken": value}, paths).trouble.kind.startswith("config-")
-
-
-# -------------------------------------------------------------- its mistakes
+    assert refusal(cfg, paths).trouble.kind.startswith("config-")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from cc_kraken.config import creation, validation, values
 from cc_kraken.config.tags import SET_TAGS
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import schema_files
-from cc_kraken.model import Creation, KrakenError
+from cc_kraken.model import Creation, Ec2Options, KrakenError, Section
 from tests.conftest import MORE
 
 DRAFT_04 = "http://json-schema.org/draft-04/schema#"
@@ -53,6 +54,14 @@ def test_every_pattern_is_told_in_words(section: dict) -> None:
     assert patterns == set(validation.PATTERN_WORDS)
     for words in validation.PATTERN_WORDS.values():
         assert not re.search(r"[\\^$?*\[\]{}]", words)
+
+
+def test_every_key_is_a_field_of_the_section(section: dict) -> None:
+    keys = section["properties"]["kraken"]["properties"]
+    fields = {field.name for field in dataclasses.fields(Section)}
+    assert set(keys) == fields - {"digest"}
+    options = {field.name for field in dataclasses.fields(Ec2Options)}
+    assert set(keys["ec2"]["properties"]) == options
 
 
 @pytest.mark.parametrize("name", [schema_files.SECTION, schema_files.STATUS])

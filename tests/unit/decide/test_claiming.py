@@ -19,12 +19,11 @@ from cc_kraken.decide.claiming import (
     Lock,
     Look,
     Noted,
-    Stay,
     Take,
     next_step,
     ordered,
 )
-from cc_kraken.model import Attachment, Section, Volume
+from cc_kraken.model import Attachment, Section, Trouble, Volume
 from tests.unit import worlds as w
 
 ME, RIVAL, OTHER = w.ME, "i-0000000000000beef", "i-0000000000000cafe"
@@ -257,16 +256,16 @@ STAYS: dict[str, tuple[Look, str, bool, str]] = {
 def test_what_is_awaited_or_refused(name: str) -> None:
     given, kind, waits, text = STAYS[name]
     answer = next_step(given)
-    assert isinstance(answer, Stay)
-    assert (answer.trouble.kind, answer.trouble.waits) == (kind, waits)
-    assert text in str(answer.trouble)
+    assert isinstance(answer, Trouble)
+    assert (answer.kind, answer.waits) == (kind, waits)
+    assert text in str(answer)
 
 
 def test_of_many_nodes_ten_are_told() -> None:
     held = [one for number in range(300) for one in node(number, OTHER)]
     answer = next_step(look(*held))
-    assert isinstance(answer, Stay)
-    text = answer.trouble.found
+    assert isinstance(answer, Trouble)
+    text = answer.found
     assert text.count("held by") == 10 and "; and 290 more)" in text
 
 
@@ -346,11 +345,11 @@ def test_a_volume_whose_node_id_has_a_blank_is_named_and_never_used(blank: str) 
     """EC2 finds it for no run of node 1, so a claimant does not count it either."""
     tagged = [replace(one, tags={**one.tags, "KRKN-IN:NodeId": blank}) for one in FREE]
     alone = next_step(look(*tagged))
-    assert isinstance(alone, Stay) and alone.trouble.kind == "claim-none-here"
+    assert isinstance(alone, Trouble) and alone.kind == "claim-none-here"
     half = next_step(look(tagged[0], FREE[1]))
-    assert isinstance(half, Stay) and half.trouble.kind == "claim-none-free"
+    assert isinstance(half, Trouble) and half.kind == "claim-none-free"
     for answer in (alone, half):
-        assert f"{vol(10)} has KRKN-IN:NodeId='{blank}'" in answer.trouble.found
+        assert f"{vol(10)} has KRKN-IN:NodeId='{blank}'" in answer.found
     assert next_step(look(*tagged, *node(2))) == Take("2", vol(20))
     held = [replace(one, attachments=MINE[0].attachments) for one in tagged]
     assert next_step(look(*held, *node(2))) == Take("2", vol(20))

@@ -19,12 +19,10 @@ from cc_kraken.decide.creating import (
     Answer,
     Begun,
     Create,
-    Nothing,
-    Refuse,
     Wait,
     Wished,
 )
-from cc_kraken.model import Attachment, Creation, Node, Volume, WantedSet
+from cc_kraken.model import Attachment, Creation, Node, Trouble, Volume, WantedSet
 
 NODE = Node("kafka", "0")
 ZONE, ELSEWHERE = "us-east-1a", "us-east-1c"
@@ -146,9 +144,9 @@ PRESENT: dict[str, list[Volume]] = {
 @pytest.mark.parametrize("case", list(PRESENT))
 def test_beside_what_is_there_nothing_is_created(case: str) -> None:
     there = PRESENT[case]
-    assert decide(answers(there, there, there, apart=500)) == Nothing()
+    assert decide(answers(there, there, there, apart=500)) is None
     # Neither right after this run has seen none.
-    assert decide(answers([], [], there, apart=500)) == Nothing()
+    assert decide(answers([], [], there, apart=500)) is None
 
 
 @pytest.mark.parametrize("state", ["deleting", "deleted"])
@@ -269,9 +267,9 @@ def test_a_near_miss_is_refused_and_named(case: str) -> None:
     like = volume(7, tags=LIKE[case])
     for given in (answers([like]), answers([], [like], apart=61)):
         answer = decide(given)
-        assert isinstance(answer, Refuse), answer
-        assert answer.trouble.kind == "create-lookalike" and not answer.trouble.waits
-        assert like.id in answer.trouble.found
+        assert isinstance(answer, Trouble), answer
+        assert answer.kind == "create-lookalike" and not answer.waits
+        assert like.id in answer.found
     gone = replace(like, state="deleting")
     assert isinstance(decide(answers([gone], [gone], apart=61)), Create)
 
@@ -312,8 +310,8 @@ def test_what_is_something_else_is_in_nobodys_way(case: str) -> None:
 def test_no_set_is_created_beside_a_node_in_another_zone() -> None:
     other = volume(7, tags={"KRKN-IN:VolumeName": "log"}, zone=ELSEWHERE)
     answer = decide(answers([other], [other], apart=61))
-    assert isinstance(answer, Refuse) and answer.trouble.kind == "create-zone"
-    assert other.id in answer.trouble.found and ELSEWHERE in answer.trouble.remedy
+    assert isinstance(answer, Trouble) and answer.kind == "create-zone"
+    assert other.id in answer.found and ELSEWHERE in answer.remedy
 
 
 # ------------------------------------------------------------------ the token

@@ -51,7 +51,7 @@ def test_devices_that_are_refused(expected: str) -> None:
     assert (plan.steps, kind(plan)) == ((), expected)
 
 
-SILENT = w.look(Unknown("/dev/x has not answered", silent=True))
+SILENT = w.look(Unknown("/dev/x has not answered", unread=True))
 
 
 @pytest.mark.parametrize("others", ["blank", "members", "records"])
@@ -67,8 +67,9 @@ def test_a_disk_that_does_not_answer_is_waited_for(others: str) -> None:
     assert plan.trouble is not None and plan.trouble.waits
 
 
-def test_a_single_disk_that_does_not_answer_is_waited_for() -> None:
-    plan = shown(SILENT)
+@pytest.mark.parametrize("offset", [None, 4096])
+def test_a_single_disk_that_cannot_be_read_is_waited_for(offset: int | None) -> None:
+    plan = shown(w.look(Unknown("/dev/x cannot be read", offset, unread=True)))
     assert (plan.steps, plan.state, kind(plan)) == ((), PENDING, "device-silent")
 
 

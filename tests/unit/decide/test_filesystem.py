@@ -49,7 +49,6 @@ REFUSED_CONTENT = {
     "a partition table": (w.look(Known("gpt", FS)), "content-other"),
     "a member": (w.member(0), "content-other"),
     "random bytes": (w.look(Unknown("data", 512)), "content-unknown"),
-    "a read error": (w.look(Unknown("read error at 0")), "content-unknown"),
     "a record of another set": (
         w.look(HalfMade(), dataclasses.replace(RECORD, identity="0" * 64)),
         "record-foreign",

@@ -40,7 +40,8 @@ def run(*command: str) -> str:
 
 
 def head_of(image: Path) -> bytearray:
-    return bytearray(image.read_bytes()[:HEAD])
+    with image.open("rb") as file:
+        return bytearray(file.read(HEAD))
 
 
 def the_only(head: bytes, size: int = SIZE) -> Found:

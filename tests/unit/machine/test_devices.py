@@ -142,7 +142,7 @@ def test_btrfs_is_mounted_on_all_its_devices(tree: Tree) -> None:
     tree.mount("/b", "0:44", "btrfs", "/dev/nvme1n1")
     found = devices.scan(tree.paths).by_volume
     assert {device.mounted for device in found.values()} == {("/b",)}
-    (mount,) = [one for one in mountinfo.scan(tree.paths) if one.path == "/b"]
+    (mount,) = [one for one in mountinfo.tree(tree.paths).mounts if one.path == "/b"]
     assert devices.volumes_behind_mount(tree.paths, mount) == {LONG_ID, OTHER_ID}
 
 

@@ -52,6 +52,7 @@ def test_mode_and_attributes_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     path.chmod(0o640)
+    os.utime(path, (1, 1))
     try:
         os.setxattr(path, "user.note", b"kept")
     except OSError as error:
@@ -61,6 +62,7 @@ def test_mode_and_attributes_are_kept(tmp_path: Path) -> None:
     assert files.write_atomic(str(path), b"new")
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.getxattr(path, "user.note") == b"kept"
+    assert path.stat().st_mtime > 1
 
 
 def test_symlink_stays(tmp_path: Path) -> None:

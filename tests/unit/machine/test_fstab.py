@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.filesystems import registry
 from cc_kraken.machine import files, fstab
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import FstabLine, Known
@@ -207,7 +206,7 @@ def test_whether_a_line_names_this_very_filesystem(
 ) -> None:
     (parsed,) = fstab.parse(other + "\n")
     found = {parsed.spec: resolved} if isinstance(resolved, str) else {}
-    assert fstab.names(parsed, known, HERE, found, cut=registry.cut) is hit
+    assert fstab.names(parsed, known, HERE, found) is hit
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cc_kraken.machine import mountinfo
-from cc_kraken.machine.mountinfo import Line
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Mount
 from tests.unit.tree import Tree
@@ -28,9 +27,9 @@ def test_parse() -> None:
         b"38 35 0:45 / /none rw - tmpfs  rw\n"
     )
     assert mountinfo.parse(text) == [
-        Line(36, 35, Mount("/mnt2", "98:0", "ext3", "/dev/root", "/mnt1")),
-        Line(37, 35, Mount("/a b\t\n\\", "0:44", "btrfs", "/dev/nvme1n1", "/")),
-        Line(38, 35, Mount("/none", "0:45", "tmpfs", "", "/")),
+        Mount("/mnt2", "98:0", "ext3", "/dev/root", "/mnt1", 36, 35),
+        Mount("/a b\t\n\\", "0:44", "btrfs", "/dev/nvme1n1", "/", 37, 35),
+        Mount("/none", "0:45", "tmpfs", "", "/", 38, 35),
     ]
 
 
@@ -63,13 +62,13 @@ def test_parser_takes_any_bytes(data: bytes) -> None:
     )
 )
 def test_parser_takes_any_fields(fields: list) -> None:
-    for line in mountinfo.parse(b" ".join(fields)):
-        assert line.mount.devno == "0:4"
+    for mount in mountinfo.parse(b" ".join(fields)):
+        assert mount.devno == "0:4"
 
 
 def test_our_own_mountinfo_is_understood_whole() -> None:
     lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    found = mountinfo.scan(Paths())
+    found = mountinfo.tree(Paths()).mounts
     assert len(found) == len(lines)
     for mount in found:
         seen = mountinfo.at(Paths(), mount.path)
@@ -109,7 +108,7 @@ def test_at_in_a_chroot_without_a_root_mount(tmp_path: Path) -> None:
 
 
 def test_no_proc_is_a_sentence(tmp_path: Path) -> None:
-    for call in (mountinfo.scan, mountinfo.swaps):
+    for call in (mountinfo.tree, mountinfo.swaps):
         with pytest.raises(KrakenError) as caught:
             call(Paths(proc=str(tmp_path)))
         assert caught.value.trouble.kind == "cannot-read"

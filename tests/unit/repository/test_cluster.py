@@ -24,8 +24,8 @@ from botocore import xform_name
 
 from cc_kraken.boot import userdata
 from cc_kraken.config import tags
-from cc_kraken.decide.claiming import Look, Stay, Take, next_step
-from cc_kraken.model import Attachment, Claimant, Section, Volume
+from cc_kraken.decide.claiming import Look, Take, next_step
+from cc_kraken.model import Attachment, Claimant, Section, Trouble, Volume
 from tests.unit.repository.test_examples import (
     ROOT,
     Template,
@@ -307,8 +307,8 @@ def test_an_instance_claims_the_free_node_of_its_zone(form: str) -> None:
         # Without one of its volumes, or while another instance is it: not claimed.
         for one in ids:
             without = step([volume for volume in volumes if volume.id != one])
-            assert isinstance(without, Stay), one
-            assert without.trouble.kind == "claim-none-free"
+            assert isinstance(without, Trouble), one
+            assert without.kind == "claim-none-free"
         theirs = [
             Volume(
                 volume.id,
@@ -321,7 +321,7 @@ def test_an_instance_claims_the_free_node_of_its_zone(form: str) -> None:
             for volume in volumes
         ]
         taken = step(theirs)
-        assert isinstance(taken, Stay) and taken.trouble.waits
+        assert isinstance(taken, Trouble) and taken.waits
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import configparser
+import functools
 import json
 import re
 import shutil
@@ -117,10 +118,17 @@ def imported_makers(node: ast.ImportFrom) -> dict[str, int]:
     names = {one.name for one in node.names}
     if path not in MODULES or not names & functions(path):
         return {}
-    makers = Kinds(path.read_text(encoding="utf-8")).makers
+    makers = kinds_of(path).makers
     return {name: place for name, place in makers.items() if name in names}
 
 
+@functools.lru_cache(maxsize=None)
+def kinds_of(module: Path) -> Kinds:
+    """Read once: most modules are imported by many."""
+    return Kinds(module.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=None)
 def functions(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
@@ -164,15 +172,16 @@ COMPOSED: dict[str, Callable[[], set[str]]] = {
 }
 
 
-def all_kinds() -> set[str]:
+@functools.lru_cache(maxsize=None)
+def all_kinds() -> frozenset[str]:
     kinds: set[str] = set()
     for module in MODULES:
-        found = Kinds(module.read_text(encoding="utf-8"))
+        found = kinds_of(module)
         kinds |= found.found
         for text in found.open:
             assert text in COMPOSED, f"{module.name}: which kinds are {text}?"
             kinds |= COMPOSED[text]()
-    return kinds
+    return frozenset(kinds)
 
 
 def anchors(text: str) -> set[str]:
