@@ -158,7 +158,7 @@ def _unopened(path: str, error: OSError) -> Unknown:
     """Why a device cannot be opened."""
     if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM):
         why = os.strerror(error.errno)
-        return Unknown(f"there is no device at {path} ({why})", unread=True)
+        return Unknown(f"{path} is not there ({why})", unread=True)
     if error.errno == errno.ENOTBLK:
         return Unknown(f"{path} is not a block device")
     return Unknown(f"{path} cannot be opened for direct reads ({error.strerror})")

@@ -16,6 +16,16 @@ def test_every_kind_has_a_test_that_makes_the_program_say_it() -> None:
     assert sorted(kinds.listed()) == sorted(kinds.kinds())
 
 
+def test_every_test_of_the_list_is_there() -> None:
+    """One that got another name would leave all kinds without a sample."""
+    tests = set(kinds.listed().values())
+    files = sorted({test.partition("::")[0] for test in tests})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0"]
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    assert sorted(tests - set(done.stdout.splitlines())) == []
+
+
 def test_a_kind_is_printed_as_a_user_sees_it() -> None:
     words = ["zone-other", "mount-path-files", "not-root"]
     command = [sys.executable, "-m", "tests.kinds", *words]
