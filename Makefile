@@ -7,6 +7,7 @@
 #   make test      check, the packages, the chroots and the virtual machines
 #                  of RELEASE (under 30 minutes)
 #   make test-all  the same with what is slow, and the other releases
+#   make machines  chroots and virtual machines of RELEASE, side by side
 #   make chroot    the chroots alone (RELEASE=bookworm, trixie, sid, bullseye)
 #   make distros   the stages of releases of cloud-init, and of the lists that each
 #                  distribution has (CLOUD_INIT=PATH…, docs/reference/distributions.md)
@@ -87,9 +88,9 @@ lint: $(READY)
 unit: $(READY)
 	$(PYTEST) -q -n 2 -m "not long and not slow" tests/unit tests/loop
 
-# Whole runs on loop devices.
+# Whole runs on loop devices: each of them waits now and then.
 long: $(READY)
-	$(PYTEST) -q -n 2 -m "$(if $(ALL),long or slow,long and not slow)" tests/unit tests/loop
+	$(PYTEST) -q -n 3 -m "$(if $(ALL),long or slow,long and not slow)" tests/unit tests/loop
 
 check: lint unit
 
@@ -156,7 +157,7 @@ vm: $(READY) deb
 # Both together: while an image is built for one of them, the other goes on.
 machines: $(READY) deb
 	$(PYTEST) -q -n 2 --maxschedchunk=1 --durations=30 $(if $(ALL),,-m "not slow") \
-	    tests/vm tests/chroot
+	    tests/vm/test_story.py tests/chroot tests/vm
 
 # One after another, whatever -j says: the later ones cost minutes.
 test: $(READY)

@@ -79,7 +79,7 @@ with suppress(ImportError):
 os.environ["BLKID_FILE"] = "/dev/null"
 
 TESTS = Path(__file__).parent
-LOOP_NODES = 32
+LOOP_NODES = 64
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,8 +21,7 @@ from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
 
-#: Seconds; an initramfs takes one to two minutes on a small machine.
-INITRAMFS_TIMEOUT = 900
+INITRAMFS_TIMEOUT = 900  # seconds; it takes one to two minutes on a small machine
 
 
 def clean(paths: Paths) -> list[str]:

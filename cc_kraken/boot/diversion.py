@@ -130,7 +130,7 @@ class Diversion:
         files.sync_directory(os.path.dirname(self.path))
 
     def _owner(self) -> str:
-        """The package whose diversion of the file there is ("" for none)."""
+        """The package that diverts the file ("" for none)."""
         return self._dpkg_divert("--listpackage").strip()
 
     def _divert(self, action: str) -> None:

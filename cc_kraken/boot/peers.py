@@ -142,11 +142,10 @@ class Query:
         while True:
             try:
                 found = self.once(number)
-                trouble = _too_few(found, number, clear)
+                _require(found, number, clear)
+                return found
             except KrakenError as error:
                 trouble = error.trouble
-            if trouble is None:
-                return found
             pause = pauses.interval()
             if not trouble.waits or self.clock.now() + pause > end:
                 raise KrakenError(trouble)
@@ -166,13 +165,14 @@ class Query:
         return self._who
 
 
-def _too_few(found: Sequence[Peer], number: int, clear: bool) -> Optional[Trouble]:
-    held = sum(one.state == HELD for one in found)
-    if held >= number and not (clear and any(one.state == UNCLEAR for one in found)):
-        return None
+def _require(found: Sequence[Peer], number: int, clear: bool) -> None:
+    states = [one.state for one in found]
+    held = states.count(HELD)
+    if held >= number and not (clear and UNCLEAR in states):
+        return
     others = "; ".join(peers.not_held(found))
     also = f"; EC2 shows {len(found)} in all" if len(found) < number else ""
-    return Trouble(
+    raise failure(
         "peers-missing",
         f"{held} of {number} nodes are held ({others or 'no other'}{also}).",
         "Each of them must have an instance that holds its first volume.",

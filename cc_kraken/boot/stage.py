@@ -380,9 +380,8 @@ def _start_background() -> bool:
     if not os.path.isdir(SYSTEMD):
         return False
     try:
-        command.check(
-            command.run(["systemctl", "start", "--no-block", UNIT]), f"starting {UNIT}"
-        )
+        started = command.run(["systemctl", "start", "--no-block", UNIT])
+        command.check(started, f"starting {UNIT}")
     except KrakenError as error:
         LOG.warning("%s", error)
         return False
@@ -436,7 +435,9 @@ def join(paths: Paths, seconds: float) -> dict[str, Any]:
     ``seconds`` at most; returns the last status."""
 
     def settled(status: Mapping[str, Any]) -> bool:
-        return finished(status) or _complete_without_unit(status)
+        # Without systemd no unit looks again.
+        alone = status["state"] == DONE and not os.path.isdir(SYSTEMD)
+        return alone or finished(status)
 
     end = time.monotonic() + seconds
     status = watch(paths, settled, seconds)
@@ -480,11 +481,6 @@ def finished(status: Mapping[str, Any]) -> bool:
         return True
     looked = "DescribeVolumes" in status["calls"]
     return looked and bool(status["sets"]) and _all_settled(status)
-
-
-def _complete_without_unit(status: Mapping[str, Any]) -> bool:
-    """Whether all is up, and no systemd here whose unit would look again."""
-    return bool(status["state"] == DONE) and not os.path.isdir(SYSTEMD)
 
 
 def background_alive() -> bool:

@@ -208,31 +208,30 @@ class Checked:
 
     def document(self, text: _Text) -> None:
         """One YAML document, and the files of ours that it writes."""
-        try:
-            yaml = _Yaml(_neutral(text.text) if text.template else text.text)
-        except _Syntax as error:
-            self._find(text, error.line, f"[config-syntax] {error}")
+        yaml = _Yaml(_neutral(text.text) if text.template else text.text)
+        if yaml.problem:
+            sentence = f"[config-syntax] not valid YAML: {yaml.problem}"
+            self._find(text, yaml.problem_line, sentence)
             return
         content = yaml.content
         if not isinstance(content, dict):
             if content is not None:
-                sentence = f"{describe(content)}; expected a mapping. cloud-init takes "
-                self._find(text, 1, f"this is {sentence}nothing of it")
+                expected = "expected a mapping. cloud-init takes nothing of it"
+                self._find(text, 1, f"this is {describe(content)}; {expected}")
             return
         if text.own:
+            alone = f"{KEY}, which stands alone in a file of ours"
             for key in (key for key in content if key != KEY):
-                sentence = f"{key} is a key beside {KEY}, which stands alone in a file "
-                self._find(text, yaml.line(str(key)), f"{sentence}of ours")
+                self._find(text, yaml.line(str(key)), f"{key} is a key beside {alone}")
         elif content.get("write_files"):
             self._written(text, yaml)
         if KEY in content:
             self._section(text, yaml)
         elif not text.own:
+            expected = f"expected {KEY}. Did you mean {KEY}?"
             for key in difflib.get_close_matches(KEY, map(str, content), cutoff=0.8):
-                sentence = f"[config-unknown-key] {key} is an unknown key; expected "
-                self._find(
-                    text, yaml.line(key), f"{sentence}{KEY}. Did you mean {KEY}?"
-                )
+                sentence = f"[config-unknown-key] {key} is an unknown key; {expected}"
+                self._find(text, yaml.line(key), sentence)
 
     def _section(self, text: _Text, yaml: "_Yaml") -> None:
         self.sections.append(text.name)
@@ -300,8 +299,8 @@ def _sentence(mistake: Mistake) -> str:
 
 
 def _first(text: str) -> str:
-    lines = text.splitlines() or [""]
-    return next((line for line in lines if line.strip()), lines[0])[:60]
+    """Its first line that is not blank."""
+    return next(filter(str.strip, text.splitlines()), "")[:60]
 
 
 def _hint(text: str, kind: str) -> str:
@@ -346,17 +345,12 @@ def _unpacked(entry: Mapping[str, Any]) -> str:
     return content.decode("utf-8") if isinstance(content, bytes) else str(content)
 
 
-class _Syntax(Exception):
-    def __init__(self, text: str, line: int) -> None:
-        super().__init__(text)
-        self.line = line
-
-
 class _Yaml:
     """A document with the lines (from 1) of its keys.
 
     ``twice``: path, line and first line of each key of the section that is there
-    twice.  ``blocks``: the paths of literal block scalars.
+    twice.  ``blocks``: the paths of literal block scalars.  ``problem``: why it is
+    not valid, "" where it is.
     """
 
     def __init__(self, text: str) -> None:
@@ -367,6 +361,7 @@ class _Yaml:
         self._seen: set[int] = set()
         self._lines: dict[str, int] = {}
         self.content: Any = None
+        self.problem = ""
         try:
             self._loader = yaml.SafeLoader(text)
             self._node: Any = self._loader.get_single_node()
@@ -374,8 +369,8 @@ class _Yaml:
                 self._walk(self._node, "")
                 self.content = self._loader.construct_document(self._node)
         except Exception as error:  # not YAMLError alone
-            line, problem = loading.yaml_problem(error)
-            raise _Syntax(f"not valid YAML: {problem}", line or 1) from None
+            line, self.problem = loading.yaml_problem(error)
+            self.problem_line = line or 1
 
     def line(self, path: str) -> int:
         """The line of a key, or of the nearest one above it that is known."""

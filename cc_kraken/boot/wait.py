@@ -143,8 +143,7 @@ def _settle(name: str, entry: Mapping[str, Any]) -> None:
     pending = entry.get("owner")
     if not pending or not entry["mount_path"] or os.geteuid() != 0:
         return
-    state = mount_points.path_state(entry["mount_path"])
-    if state.entries or (state.uid, state.gid, state.mode) != (0, 0, 0o755):
+    if not mount_points.path_state(entry["mount_path"]).as_made:
         return
     owner, group, mode = pending["owner"], pending["group"], pending["mode"]
     uid = mount_points.user_id(owner) if owner is not None else None

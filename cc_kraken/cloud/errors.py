@@ -272,6 +272,7 @@ def _by_code(rules: Iterable[Rule]) -> dict[str, Rule]:
     return {code: line for line in rules for code in line.codes.split()}
 
 
+#: What a code means, whatever was asked for.
 TABLE = _by_code(_RULES)
 _OF_ACTION = {
     "CreateVolume": _by_code(_OF_CREATION),

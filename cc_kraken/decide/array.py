@@ -4,7 +4,7 @@ of them, and taken back where its making was cut off (section 7)?
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from cc_kraken.decide import array_line, copies, disks, members, records, refusal
@@ -87,6 +87,8 @@ def _existing(
     _notice_wishes(case, state)
     spares = _spares(case, state, others)
     steps += spares
+    added = [step.volume_id for step in spares]
+    _warn_of_lost(case, state, added)
     try:
         name = next(iter(blocks.values())).name
         steps += array_line.steps(case, state.uuid, name)
@@ -95,7 +97,7 @@ def _existing(
         if case.mounted() is None and not (running and case.wanted.fs_type is None):
             raise
         case.warn(str(error))
-    inside = {*blocks, *(step.volume_id for step in spares)}
+    inside = {*blocks, *added}
     return Base(
         Target(array_uuid=state.uuid, array=array),
         tuple(steps),
@@ -154,7 +156,6 @@ def _check_running(case: Case, state: ArrayState, array: Array) -> None:
             )
     absent = bool(array.degraded and state.missing and not older)
     if not outside and not absent:
-        _warn_of_lost(case, state)
         return
     missing = ", ".join(outside) or f"{len(state.missing)} of its members"
     if not array.mounted and not case.wanted.allow_degraded:
@@ -200,7 +201,6 @@ def _check_startable(case: Case, state: ArrayState) -> None:
             "Enough members must be here to carry the data.",
             "Bring the lost volumes back, or restore the set from a backup.",
         )
-    _warn_of_lost(case, state)
     if state.missing:
         written = members.when(state.freshest.update_time)
         case.warn(
@@ -211,12 +211,19 @@ def _check_startable(case: Case, state: ArrayState) -> None:
         )
 
 
-def _warn_of_lost(case: Case, state: ArrayState) -> None:
-    if state.failed:
+def _warn_of_lost(case: Case, state: ArrayState, added: Sequence[str]) -> None:
+    """``added``: the volumes that take the places of lost members."""
+    array = f"Array {state.uuid} (RAID {state.freshest.level})"
+    if added:
         case.warn(
-            f"Array {state.uuid} (RAID {state.freshest.level}) has already lost "
-            f"{len(state.failed)} of {state.freshest.raid_disks} members and runs "
-            "degraded: give the set a new, empty volume."
+            f"{array} has lost members: it runs degraded until md has copied to "
+            f"{', '.join(added)}. See /proc/mdstat."
+        )
+    if len(added) < len(state.failed):
+        case.warn(
+            f"{array} has already lost {len(state.failed)} of "
+            f"{state.freshest.raid_disks} members and runs degraded: give the set a "
+            "new, empty volume."
         )
 
 

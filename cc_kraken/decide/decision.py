@@ -114,7 +114,14 @@ def _existing_may_do(claim: Claim, world: World) -> bool:
 
 def _outcomes(case: Case) -> tuple[str, ...]:
     """What may follow once the volumes are attached and can be looked at."""
-    wanted = case.wanted
+    wanted, up = case.wanted, case.mounted()
+    if case.is_array and up is not None:
+        return (
+            "where a volume is blank: it takes the place of a lost member",
+            "where it was a member before: it is left alone, with a warning",
+            "where it holds anything else: the set is refused, and stays mounted at "
+            f"{up.mount.path}",
+        )
     out = []
     if case.is_array:
         made = f", {wanted.fs_type} made" if wanted.fs_type else ""

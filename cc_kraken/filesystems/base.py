@@ -256,23 +256,14 @@ def opened(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _table() -> tuple[int, ...]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return tuple(table)
-
-
-_CRC32C = _table()
-
-
-def crc32c(data: bytes, crc: int = 0xFFFFFFFF) -> int:
+def crc32c(data: bytes) -> int:
     """The CRC-32C register after ``data`` (the customary sum is its
     complement)."""
+    crc = 0xFFFFFFFF
     for byte in data:
-        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
     return crc
 
 

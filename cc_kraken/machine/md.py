@@ -93,8 +93,14 @@ def mdadm_uuid(uuid: str) -> str:
 
 
 def canonical_uuid(uuid: str) -> str:
-    """An array UUID in canonical form, from either form (ValueError: none)."""
-    return str(uuids.UUID(uuid.replace(":", "")))
+    """An array UUID in canonical form; "" for what is none.
+
+    mdadm lets these separate the digits anywhere.
+    """
+    try:
+        return str(uuids.UUID(re.sub("[:. -]", "", uuid)))
+    except ValueError:
+        return ""
 
 
 def load_driver(paths: Paths) -> None:
@@ -261,10 +267,7 @@ def _array(
 ) -> Array:
     level = sysfs.disk(paths, name, "md", "level") or ""
     entries = sysfs.names(os.path.join(paths.sys, "block", name, "md"))
-    try:
-        md_uuid = canonical_uuid(sysfs.disk(paths, name, "md", "uuid") or "")
-    except ValueError:
-        md_uuid = ""
+    md_uuid = canonical_uuid(sysfs.disk(paths, name, "md", "uuid") or "")
     return Array(
         name=name,
         path=os.path.join(paths.dev, name),

@@ -183,6 +183,36 @@ def write(
     return files.write_atomic(path, files.encode(content)) or changed
 
 
+def current(paths: Paths) -> dict[str, str]:
+    """The arrays that our drop-in names now, canonical UUID by set."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in (files.read_text(location(paths)) or "").split("\n"):
+        if line.startswith("# "):
+            name = unquote(line[2:], errors="surrogateescape")
+        found.update((name, one.uuid) for one in parse(line) if one.uuid)
+    return found
+
+
+def add(
+    paths: Paths, set_name: str, uuid: str, instead_of: Collection[ArrayLine] = ()
+) -> bool:
+    """Name the array of one set, under no other name, and take out these lines of
+    other files; True when anything changed."""
+    others = {
+        name: other
+        for name, other in current(paths).items()
+        if other != canonical_uuid(uuid)
+    }
+    return write(paths, {**others, set_name: uuid}, instead_of)
+
+
+def drop(paths: Paths, set_name: str) -> bool:
+    """Name the array of this set no longer; True when the drop-in changed."""
+    left = current(paths)
+    return left.pop(set_name, None) is not None and write(paths, left)
+
+
 def _foreign(paths: Paths) -> Iterator[tuple[str, str, bool]]:
     """Every file of mdadm's, except ours: its name, its text, and whether the mdadm
     that is installed reads it."""
@@ -251,7 +281,7 @@ def _array_line(words: Sequence[str], file: str) -> Optional[ArrayLine]:
     line = ArrayLine(
         file,
         device,
-        _canonical(said.get("uuid", "")),
+        canonical_uuid(said.get("uuid", "")),
         said.get("name", ""),
         tuple(one for one in said.get("devices", "").split(",") if one),
         tuple(more),
@@ -268,45 +298,7 @@ def _words(line: str) -> list[str]:
     return [_QUOTED.sub(r"\1\2", word) for word in words[:comment]]
 
 
-def _canonical(uuid: str) -> str:
-    # mdadm lets these separate the digits anywhere.
-    try:
-        return canonical_uuid(re.sub("[:. -]", "", uuid))
-    except ValueError:
-        return ""
-
-
 def _plain(name: str) -> str:
     """A set's name for a comment: a newline in it must not begin a line."""
     graphic = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
     return quote(name, safe=graphic, errors="surrogateescape")
-
-
-def current(paths: Paths) -> dict[str, str]:
-    """The arrays that our drop-in names now, canonical UUID by set."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in (files.read_text(location(paths)) or "").split("\n"):
-        if line.startswith("# "):
-            name = unquote(line[2:], errors="surrogateescape")
-        found.update((name, one.uuid) for one in parse(line) if one.uuid)
-    return found
-
-
-def add(
-    paths: Paths, set_name: str, uuid: str, instead_of: Collection[ArrayLine] = ()
-) -> bool:
-    """Name the array of one set, under no other name, and take out these lines of
-    other files; True when anything changed."""
-    others = {
-        name: other
-        for name, other in current(paths).items()
-        if other != canonical_uuid(uuid)
-    }
-    return write(paths, {**others, set_name: uuid}, instead_of)
-
-
-def drop(paths: Paths, set_name: str) -> bool:
-    """Name the array of this set no longer; True when the drop-in changed."""
-    left = current(paths)
-    return left.pop(set_name, None) is not None and write(paths, left)

@@ -38,15 +38,6 @@ class Signs:
     signatures: tuple[tuple[int, str], ...]
 
     @property
-    def nothing(self) -> bool:
-        return (
-            self.code == NOTHING_FOUND
-            and not self.tags
-            and self.wipefs_code == 0
-            and not self.signatures
-        )
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Every type that either names; GPT's protective MBR is part of it."""
         found = {name for _, name in self.signatures}
@@ -54,6 +45,9 @@ class Signs:
         if "gpt" in found:
             found -= {"PMBR", "dos"}
         return tuple(sorted(found))
+
+
+NOTHING = Signs(NOTHING_FOUND, {}, 0, ())
 
 
 def signs(path: str) -> Signs:
@@ -68,7 +62,7 @@ def signs(path: str) -> Signs:
     listed = _listed(wipefs.out)
     code = wipefs.code if listed is not None else wipefs.code or -1
     if code == 0 and not listed:
-        return Signs(NOTHING_FOUND, {}, code, ())
+        return NOTHING
     blkid_code, tags = partitions.blkid(path)
     tags.pop("DEVNAME", None)
     return Signs(blkid_code, tags, code, tuple(listed or ()))
@@ -106,7 +100,7 @@ def judge(found: Sequence[Found], said: Signs) -> Optional[Content]:
     for one in found:
         if one.flaw:
             return Unknown(sentence(one.flaw), one.offset)
-    if said.nothing and not found:
+    if said == NOTHING and not found:
         return None
     names = " and ".join(sorted({*said.names, *(one.type for one in found)}))
     first = min((offset for offset, _ in said.signatures), default=None)

@@ -36,7 +36,6 @@ OpenZFS vdev_label.c, cryptsetup's LUKS2 on-disk format.
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Iterable, Iterator
 
@@ -65,7 +64,6 @@ CHUNKS = (512 * KIB, 64 * KIB, 256 * KIB, MIB)
 Span = tuple[int, int]
 
 
-@functools.lru_cache(maxsize=8)
 def places(size: int, whole: bool = False) -> tuple[Extent, ...]:
     """The fixed places of a device of ``size`` bytes.
 

@@ -158,7 +158,9 @@ def _unopened(path: str, error: OSError) -> Unknown:
     """Why a device cannot be opened."""
     if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM):
         why = os.strerror(error.errno)
-        return Unknown(f"{path} is not there ({why})", unread=True)
+        # With a node and without a disk: one that is about to come, or to go.
+        unread = error.errno != errno.ENOENT
+        return Unknown(f"{path} is not there ({why})", unread=unread)
     if error.errno == errno.ENOTBLK:
         return Unknown(f"{path} is not a block device")
     return Unknown(f"{path} cannot be opened for direct reads ({error.strerror})")

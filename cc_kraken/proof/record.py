@@ -81,8 +81,8 @@ def former_place(size: int, filesystem: int) -> Optional[int]:
 def is_former_place(size: int, place: int) -> bool:
     """Whether a volume that has ``size`` bytes now could once have had its
     record at ``place``."""
-    near = (place + SINGLE_MARGIN) * 8 // 7 // SMALLEST
-    return any(former_place(size, gib * SMALLEST) == place for gib in (near, near + 1))
+    smaller = range(SMALLEST, size, SMALLEST)
+    return any(single_place(before) == place for before in smaller)
 
 
 def extent(place: int) -> Extent:

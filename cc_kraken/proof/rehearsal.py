@@ -14,6 +14,7 @@ import errno
 import functools
 import os
 import shutil
+import tempfile
 import threading
 import uuid as uuids
 from collections.abc import Iterator, Sequence
@@ -161,20 +162,16 @@ def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
         if free < need + RESERVE:
             obstacles.append(f"{directory} has {free >> 20} MiB free")
             continue
-        fd = -1
         try:
-            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
-            fd = os.open(directory, flags, 0o600)
-            os.ftruncate(fd, size)
+            file = tempfile.TemporaryFile(dir=directory)
+            file.truncate(size)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             obstacles.append(f"{directory} takes no file of {size} bytes ({why})")
-        else:
-            yield f"/proc/{os.getpid()}/fd/{fd}"
-            return
-        finally:
-            if fd >= 0:
-                os.close(fd)
+            continue
+        with file:
+            yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        return
     raise failure(
         "shadow-no-room",
         "A filesystem may be half made, and there is no room for the sparse file "

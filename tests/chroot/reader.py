@@ -193,11 +193,15 @@ class Reader:
             done = self.operator(text)
             code, out, error = done.returncode, done.stdout, done.stderr
         else:
-            inside = self.node.run("bash", "-eu", "-c", text, HOME="/root")
-            code, out, error = inside.code, inside.out, inside.err
+            code, out, error = self.inside(text)
         print(f"--- {block.where}\n{out}{error}")
         assert code == 0, f"{block.where}: exit status {code}\n{text}\n{out}{error}"
         return out
+
+    def inside(self, text: str) -> tuple[int, str, str]:
+        """Type it on the node, as root: exit status, output, errors."""
+        done = self.node.run("bash", "-eu", "-c", text, HOME="/root")
+        return done.code, done.out, done.err
 
     def _possible(self, block: Block) -> list[str]:
         found = []

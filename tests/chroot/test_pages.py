@@ -70,7 +70,7 @@ def test_ec2_in_five_minutes(
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "deb").symlink_to(deb.parent)
     said = reader.read("README.md", "EC2 in five minutes")
-    assert re.search(r"^log +mounted +/krkn_log +ext4 +/dev/\S+ +vol-", said, re.M)
+    assert re.search(r"^data +mounted +/krkn_data +ext4 +/dev/\S+ +vol-", said, re.M)
     assert said.count("status: done") == 2
     assert said.count("I was here") == 2, "written, and read on the next instance"
     one, two = (reader.lab.instance(each.id) for each in reader.machines)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -62,10 +61,10 @@ from cc_kraken.model import (
     Section,
     Trouble,
 )
-from cc_kraken.proof import probe, record, rehearsal
+from cc_kraken.proof import probe, record
 from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
-from tests.loop.test_destroy import FS
+from tests.loop.test_destroy import FS, digest
 from tests.unit.tree import index
 
 pytest.importorskip("boto3")
@@ -155,20 +154,12 @@ class Machine:
         return str(self.mounts / name)
 
     def digest(self, *volumes: str) -> dict[str, str]:
-        """Of every byte of these volumes; holes are zeros."""
+        """Of every byte of these volumes."""
         found = {}
         for volume in volumes:
             path = self.file(volume)
             subprocess.run(["sync", "-f", str(path)], check=True)
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                for extent in rehearsal.data_extents(str(path)):
-                    for start in range(extent.start, extent.end, 4096):
-                        file.seek(start)
-                        block = file.read(4096)
-                        if any(block):
-                            digest.update(b"%d " % start + block)
-            found[volume] = digest.hexdigest()
+            found[volume] = digest(path)
         return found
 
     # ---- the module

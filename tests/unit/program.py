@@ -39,7 +39,7 @@ program.main()
 
 Program = Callable[[str], None]
 
-CARRY_OUT = "replaced(section, identity, paths, events, name, **more)"
+CARRY_OUT = "replaced(section, identity, paths, enter, name, **more)"
 GO = "replaced(self)"
 
 

@@ -121,9 +121,9 @@ def test_phases_are_heard_here_in_their_order(
     work: Program, caplog: pytest.LogCaptureFixture
 ) -> None:
     work("""
-        events.enter("attach")
+        enter("attach")
         LOG.warning("between")
-        events.enter("mount")
+        enter("mount")
     """)
     heard: list[object] = []
 
@@ -330,11 +330,11 @@ HANGS = """
     signal.alarm(60)  # no test takes that long
     with open({pid!r}, "w") as file:
         file.write(str(os.getpid()))
-    events.enter("mkfs")
+    enter("mkfs")
     with open({disk!r}) as disk:
         disk.read()  # answers when somebody writes
     LOG.warning("at last")
-    events.enter("mount")
+    enter("mount")
     with open({end!r}, "w"):
         pass
     return {{"state": "done"}}

@@ -571,11 +571,11 @@ def test_phases_are_reported_by_cloud_inits_own_process(
 
     monkeypatch.setattr(cloud_init.Events, "enter", entering)
     go(f"""
-        self.events.enter("attach")
-        self.events.enter("mount")
+        self.entered("attach")
+        self.entered("mount")
         if {ends!r} == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        self.events.enter(None)
+        self.entered(None)
         self.report.finish("done")
     """)
     with contextlib.suppress(RuntimeError):

@@ -140,6 +140,9 @@ def test_a_failed_member_is_replaced_while_the_array_is_in_use() -> None:
     assert plan.trouble is None
     assert names(plan.steps)[0] == "AddMember"
     assert not {"CreateArray", "MakeFilesystem", "Wipe"} & set(names(plan.steps))
+    (warning,) = plan.warnings
+    assert f"degraded until md has copied to {w.volume_id(2)}" in warning
+    assert "give the set" not in warning, "it has one"
 
 
 def test_tags_that_contradict_the_array_are_a_warning() -> None:

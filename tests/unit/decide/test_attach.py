@@ -185,6 +185,20 @@ def test_all_free_members_are_attached_in_one_step() -> None:
     assert plan.steps == (Attach("data", tuple(map(w.volume_id, (1, 2, 3)))),)
 
 
+def test_a_new_member_of_a_mounted_array_is_foretold_as_that() -> None:
+    """As docs/guides/replace-member.md has it: nothing is created."""
+    claim = w.claim(w.raid(level=5), w.attached(1), w.attached(2), w.volume(3))
+    world = w.world(1, 2, mounts=(w.mounted("/krkn_data", "xfs", 1, 2),))
+    plan = decide(claim, world)
+    assert plan.steps == (Attach("data", (w.volume_id(3),)),)
+    assert plan.outcomes == (
+        "where a volume is blank: it takes the place of a lost member",
+        "where it was a member before: it is left alone, with a warning",
+        "where it holds anything else: the set is refused, and stays mounted at "
+        "/krkn_data",
+    )
+
+
 def test_mdadm_is_asked_for_before_anything_is_attached() -> None:
     claim = w.claim(w.raid(), *(w.volume(n) for n in (1, 2, 3)))
     plan = decide(claim, w.world(missing_programs=frozenset({"mdadm"})))

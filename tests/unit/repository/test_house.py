@@ -120,14 +120,14 @@ def test_an_import_upwards_is_seen() -> None:
 
 WRITING = re.compile(
     r"O_RDWR|O_WRONLY|pwritev?\b|write_text|write_bytes|"
-    r"\"[wax]b\"|, \"[wax]\"|\"[rw]\+b?\""
+    r"\"[wax]b\"|, \"[wax]\"|\"[rw]\+b?\"|TemporaryFile"
 )
 OPENED_TO_WRITE = {
     "act.make": {"O_RDWR", "pwritev"},  # volumes, by Held
     "act.lock": {"O_RDWR"},  # the lock of a run
     "act.udev_rules": {'"wb"'},  # an event, in sysfs
     "cli": {"O_WRONLY"},  # /dev/null
-    "proof.rehearsal": {"O_RDWR"},  # a sparse file
+    "proof.rehearsal": {"TemporaryFile"},  # a sparse file
     "machine.command": {"pwrite"},  # anonymous memory
     "machine.md": {'"r+b"'},  # the state of an array, in sysfs
 }

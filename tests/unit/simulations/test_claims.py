@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.claims import HARDER, RULES, Chances, one_world, told
+from tests.conftest import LATER, soon
 from tests.fleet import simulate
 
 pytest.importorskip("boto3")
@@ -12,10 +13,7 @@ pytest.importorskip("boto3")
 BLOCK = 25
 
 
-@pytest.mark.parametrize(
-    "block",
-    [0, *(pytest.param(one, marks=pytest.mark.long) for one in range(1, 20))],
-)
+@pytest.mark.parametrize("block", soon([0], range(20), LATER))
 def test_no_node_is_on_two_instances_and_nobody_is_stuck(block: int) -> None:
     """500 worlds in all."""
     begin = block * BLOCK + 1

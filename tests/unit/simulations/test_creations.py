@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conftest import LATER, soon
 from tests.creations import RULES, STORIES, one_world, told
 
 pytest.importorskip("boto3")
@@ -11,10 +12,7 @@ pytest.importorskip("boto3")
 BLOCK = 25
 
 
-@pytest.mark.parametrize(
-    "block",
-    [0, *(pytest.param(one, marks=pytest.mark.long) for one in range(1, 20))],
-)
+@pytest.mark.parametrize("block", soon([0], range(20), LATER))
 def test_no_volume_is_created_beside_one_that_exists(block: int) -> None:
     """500 worlds in all."""
     begin = block * BLOCK + 1
