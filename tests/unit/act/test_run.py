@@ -652,7 +652,7 @@ def test_reasons_are_told_when_they_change(
     scene.later(150, lambda: scene.lab.terminate_instance(old, 90, 3))
     scene.later(215, look)
     assert scene.run(600) == DONE
-    assert "has no volume" in seen[0] or "no volume" in seen[0]
+    assert "No volume" in seen[0]
     assert "running as the same node kafka/0" in seen[1]
     assert "shutting-down" in seen[2] and old in seen[2]
     told = lines()
