@@ -177,8 +177,8 @@ def _seconds(text: str) -> float:
 
 def _need_root() -> None:
     if os.geteuid() != 0:
-        found = f"This is run by user {os.geteuid()}"
-        raise failure("not-root", found, "root", "Run it with sudo.")
+        found = f"This is run by user {os.geteuid()}."
+        raise failure("not-root", found, "Only root may run it.", "Run it with sudo.")
 
 
 def _run(name: str, wait: Optional[float] = None) -> Optional[dict[str, Any]]:
@@ -352,8 +352,8 @@ def _check_file(name: str) -> int:
     except OSError as error:
         raise failure(
             "cannot-read",
-            f"{name} cannot be read: {error.strerror}",
-            "a cloud-config file",
+            f"{name} cannot be read: {error.strerror}.",
+            "It must be a cloud-config file.",
             "Name another file.",
         ) from None
     except KrakenError as error:

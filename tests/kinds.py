@@ -14,12 +14,13 @@ import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from cc_kraken.boot import explain
-from cc_kraken.model import Trouble
+from cc_kraken.model import KrakenError, Trouble
 
 ROOT = Path(__file__).parents[1]
 LIST = Path(__file__).with_name("kinds.txt")
@@ -33,23 +34,32 @@ class Heard:
         self.said: dict[str, dict[str, str]] = {}
         self._test = ""
         self._make = Trouble.__init__
+        self._raise = KrakenError.__init__
 
     def __enter__(self) -> Heard:
         def make(trouble: Trouble, *words: Any, **named: Any) -> None:
             self._make(trouble, *words, **named)
-            caller = sys._getframe(1)
-            if caller.f_globals["__name__"] == "dataclasses":  # replace()
-                assert caller.f_back is not None
-                caller = caller.f_back
-            if caller.f_globals["__name__"].startswith("cc_kraken."):
-                by_test = self.said.setdefault(trouble.kind, {})
-                by_test.setdefault(self._test, str(trouble))
+            self._note(trouble, sys._getframe(1))
+
+        def raise_(error: KrakenError, trouble: Trouble) -> None:
+            self._raise(error, trouble)
+            self._note(trouble, sys._getframe(1))  # a constant of its module
 
         Trouble.__init__ = make  # type: ignore[method-assign]
+        KrakenError.__init__ = raise_  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
         Trouble.__init__ = self._make  # type: ignore[method-assign]
+        KrakenError.__init__ = self._raise  # type: ignore[method-assign]
+
+    def _note(self, trouble: Trouble, caller: FrameType) -> None:
+        if caller.f_globals["__name__"] == "dataclasses":  # replace()
+            assert caller.f_back is not None
+            caller = caller.f_back
+        if caller.f_globals["__name__"].startswith("cc_kraken."):
+            by_test = self.said.setdefault(trouble.kind, {})
+            by_test.setdefault(self._test, str(trouble))
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         self._test = item.nodeid

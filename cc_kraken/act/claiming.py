@@ -383,9 +383,10 @@ def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:
         return plan
     trouble = Trouble(
         "claim-incomplete",
-        f"{', '.join(missing)} of this node is not attached yet.",
+        f"Not all volumes of this node are attached yet: {', '.join(missing)}.",
         "All volumes of the declared sets must be attached before one is used.",
-        "This ends when they are, or when another instance turns out to have one.",
+        "This ends when they are attached, or when another instance has one. If it "
+        "stays, see cc-kraken status for the reason.",
         waits=True,
     )
     return Plan(plan.name, PENDING, steps, trouble, warnings=plan.warnings)

@@ -62,7 +62,7 @@ def array(paths: Paths, found: Array, members: Sequence[Device], room: int) -> N
             found.path,
             f"is {found.state}, {found.action or 'without redundancy'}, with "
             f"{found.degraded} members lost",
-            "an array that is whole and in step",
+            "It must be whole and in step before it grows.",
         )
     md.grow(found)
     used = _now(paths, found).component
@@ -87,14 +87,16 @@ def filesystem(
     mount = mountinfo.verify(paths, path, target.devno)
     before = state(mount, target.path)
     if mount.type != kind or before is None or before.errors or read_only(mount):
-        sound = f"a sound {kind} that can be written"
+        sound = f"It must be a sound {kind} that can be written."
         raise _refused(path, "is not as it was seen", sound)
     # Never killed: a half-grown filesystem is sound, but who would know.
     argv = registry.of(kind).grow_argv(path, target.path, before)
     finished = command.run(argv, timeout=None)
     if finished.code != 0:
         said = " ".join((finished.err or finished.out).split())[-400:]
-        raise _failed(path, f"{finished.argv[0]}: {said}")
+        raise _failed(
+            path, f"did not grow, {finished.argv[0]} says: {said.rstrip('.')}"
+        )
     after = state(mount, target.path)
     with opened(target.path) as fd:
         size = os.lseek(fd, 0, os.SEEK_END)
@@ -110,15 +112,15 @@ def _check_members(paths: Paths, target: Layer, members: Sequence[Device]) -> No
 
 
 def _refused(where: str, found: str, expected: str) -> KrakenError:
-    remedy = "Nothing was changed; the next run looks again."
-    return failure("grow-refused", f"{where} {found}", expected, remedy)
+    remedy = "Nothing was changed. Nothing to do: the next run looks again."
+    return failure("grow-refused", f"{where} {found}.", expected, remedy)
 
 
 def _failed(where: str, found: str) -> KrakenError:
     return failure(
         "grow-failed",
-        f"{where} {found}",
-        "all the room of its volumes in use",
-        "What is mounted stays in use as it is. See the kernel's log (dmesg), "
-        "then run again, or switch it off with grow: false.",
+        f"{where} {found}.",
+        "It must use all the room of its volumes.",
+        "The set stays up as it is. See the kernel's log (dmesg), then: cc-kraken "
+        "apply. To grow it no more, set grow: false.",
     )

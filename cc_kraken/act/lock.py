@@ -44,7 +44,7 @@ def held(paths: Paths, seconds: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if not logged:
-                    LOG.info("%s; waiting for it", _locked(paths).found)
+                    LOG.info("%s Waiting for it.", _locked(paths).found)
                     logged = True
                 if time.monotonic() >= end:
                     raise KrakenError(_locked(paths)) from None
@@ -57,7 +57,7 @@ def held(paths: Paths, seconds: float) -> Iterator[None]:
 def _locked(paths: Paths) -> Trouble:
     """Who has the lock, and what that one waits for."""
     found = "Another run of cc_kraken is at work on this machine"
-    remedy = "Wait for it (cc-kraken status shows it), then run again."
+    remedy = "Wait for it (cc-kraken status shows it), then: cc-kraken apply."
     status = report.read(paths)
     if status is not None and status["state"] == report.RUNNING:
         found += f" ({RUNNERS.get(status['stage'], status['stage'])}"
@@ -66,4 +66,6 @@ def _locked(paths: Paths) -> Trouble:
         found += ")"
         if status["stage"] == "background":
             remedy += " To run now, first: systemctl stop cc-kraken.service."
-    return Trouble("run-locked", found, "one run at a time", remedy)
+    return Trouble(
+        "run-locked", f"{found}.", "Only one run may work at a time.", remedy
+    )

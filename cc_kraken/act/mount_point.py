@@ -57,9 +57,9 @@ def verify(paths: Paths, target: Layer, volumes: frozenset[str], path: str) -> N
         behind = ", ".join(sorted(found.volumes or ())) if found else ""
         raise failure(
             "device-changed",
-            f"{target.path}, mounted at {path}, is {behind or 'no EBS volume'} now",
-            ", ".join(sorted(volumes)),
-            "Run again.",
+            f"{target.path}, mounted at {path}, is {behind or 'no EBS volume'} now.",
+            f"It must be {', '.join(sorted(volumes))}.",
+            "Run cc-kraken apply, which looks disks up afresh.",
         )
 
 
@@ -87,8 +87,9 @@ def _check_files(names: Sequence[str], step: MountFilesystem) -> None:
     if names and not step.covers:
         raise failure(
             "mount-path-files",
-            f"{step.path} has files in it ({', '.join(names)})",
-            "an empty directory for a new filesystem",
+            f"{step.path} has files in it ({', '.join(names)}), which the new "
+            "filesystem would hide.",
+            "It must be empty.",
             "Move the files away, or set mount_over: true.",
         )
 
@@ -102,9 +103,9 @@ def _check_place(here: _Look, step: MountFilesystem, source: str = "") -> None:
         raise failure(
             "mount-differs",
             f"{step.path} leads elsewhere: the directory that was there is now "
-            f"{here.place}",
-            "a path that nobody changes during the mount",
-            "See what changes it, and run again.",
+            f"{here.place}.",
+            "Nobody may change the path during the mount.",
+            "See what changes it, then: cc-kraken apply.",
         )
     others = [one for one in here.upon[:1] if one.source != source]
     if others and len(here.upon) > bool(source):
@@ -125,11 +126,12 @@ def _mount(source: str, descriptor: int, step: MountFilesystem) -> None:
     said = finished.said.replace(there, step.path)
     raise failure(
         kind="mount-failed",
-        found=f"cannot mount {step.path!r}: the set {step.set!r}: {said}",
-        expected="a mounted filesystem",
-        remedy="See the kernel's log (dmesg) for the reason; a filesystem of a "
-        "newer release needs a newer kernel. Damaged? Take a snapshot, then "
-        f"{repair}.",
+        found=f"{source} of the set {step.set} cannot be mounted at {step.path}: "
+        f"{said.rstrip('.')}.",
+        expected=f"This kernel must be able to mount its {step.type}.",
+        remedy="See the kernel's log for the reason (dmesg). A filesystem that a newer "
+        f"release made may need a newer kernel. If {source} is damaged, take a "
+        f"snapshot of the volume, then: {repair}.",
     )
 
 
@@ -145,7 +147,7 @@ def _take_back(
     # btrfs shows whichever of its devices it likes.
     any_of_them = top.type == step.type and step.type in registry.SEVERAL
     if top.source != source and not any_of_them:
-        return f" ({source} stays mounted at {here.place}, below {seen.brief(top)})"
+        return f" {source} stays mounted at {here.place}, below {seen.brief(top)}."
     # By its parent, which no umount(8) can mistake: a mount point is not renamed.
     name = os.path.basename(here.place)
     there = f"/proc/self/fd/{descriptor}/../{name}"
@@ -154,4 +156,4 @@ def _take_back(
     if finished.code == 0:
         return ""
     said = finished.said.replace(there, here.place)
-    return f" ({source} stays mounted at {here.place}: {said})"
+    return f" {source} stays mounted at {here.place}: {said.rstrip('.')}."

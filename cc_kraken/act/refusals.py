@@ -23,8 +23,8 @@ from cc_kraken.model import (
 from cc_kraken.proof import record as record_block
 
 _OVERWRITE = (
-    "Nothing was written. Look at the volume by hand. To give its content up, use "
-    "overwrite."
+    "Nothing was written. Look at the volume by hand. cc-kraken plan shows what it "
+    "holds now, and how to give that up."
 )
 
 
@@ -34,7 +34,7 @@ def changed(target: Layer, found: str, expected: str) -> KrakenError:
         "device-changed",
         f"{target.title} {found}.",
         f"{expected}.",
-        "Nothing was written. Run again: devices are looked up afresh.",
+        "Nothing was written. Run cc-kraken apply, which looks disks up afresh.",
     )
 
 
@@ -43,7 +43,7 @@ def in_use(target: Layer, how: str) -> KrakenError:
         "device-in-use",
         f"{target.title} is in use: {how}.",
         "Nothing may use it.",
-        "Nothing was written. Stop what uses it, and run again.",
+        "Nothing was written. Stop what uses it, then: cc-kraken apply.",
     )
 
 
@@ -56,7 +56,8 @@ def cannot_open(target: Layer, error: OSError) -> KrakenError:
         "device-missing",
         f"{target.title} cannot be opened ({os.strerror(error.errno or 0)}).",
         "It was there a moment ago.",
-        "Nothing was written. See whether its volume is still attached.",
+        "Nothing was written. See whether EC2 still shows its volume as attached here, "
+        "then: cc-kraken apply.",
     )
 
 
@@ -75,7 +76,7 @@ def read_only(device: Layer) -> KrakenError:
         "device-read-only",
         f"{device.title} is read-only.",
         "The run has to write to it.",
-        "See why the kernel set it so (blockdev --getro, its log).",
+        "See in the kernel's log why (dmesg), then: cc-kraken apply.",
     )
 
 
@@ -84,8 +85,8 @@ def io_error(target: Layer, error: OSError) -> KrakenError:
         "write-failed",
         f"{target.title} failed: {error.strerror or error}.",
         "It must take reads and writes.",
-        "See the kernel's log, and the state of the volume in EC2. It may be "
-        "failing, or detached. Run again.",
+        "The volume may be failing, or detached. See the kernel's log (dmesg) and the "
+        "volume's status in EC2, then: cc-kraken apply.",
     )
 
 
@@ -94,7 +95,8 @@ def lost(target: Layer, start: int) -> KrakenError:
         "write-failed",
         f"{target.title} does not return what was written at byte {start}.",
         "It must return the same bytes.",
-        "See the kernel's log. The volume may be failing.",
+        "The volume may be failing. See the kernel's log (dmesg) and the volume's "
+        "status in EC2.",
     )
 
 
@@ -136,7 +138,7 @@ def record_present(target: Layer) -> KrakenError:
         "record-present",
         f"{target.title} has an intent record: it may be half made.",
         "Only a whole filesystem is mounted.",
-        "Nothing was mounted. Run again: it is looked at afresh.",
+        "Nothing was mounted. Run cc-kraken apply, which looks at it afresh.",
     )
 
 
@@ -145,7 +147,7 @@ def content_changed(target: Layer, shown: Content, expected: str) -> KrakenError
         "content-changed",
         f"{target.title} holds {describe(shown)} now.",
         f"It held {expected} before.",
-        "Nothing was mounted. Run again: the new content is looked at afresh.",
+        "Nothing was mounted. Find out what wrote to it, then: cc-kraken apply.",
     )
 
 
@@ -154,7 +156,7 @@ def array(uuid: str, volumes: Sequence[str], wrong: str) -> KrakenError:
         "array-refused",
         f"The array {uuid} of {', '.join(volumes)} is not created: {wrong}.",
         "An array needs equal blank volumes with the same intent record.",
-        "Nothing was written. Correct the tags of the set.",
+        "Nothing was written. Correct the tags of the set, then: cc-kraken apply.",
     )
 
 
@@ -163,7 +165,7 @@ def array_changed(array: Array, found: str) -> KrakenError:
         "array-changed",
         f"{array.title} is not as it was seen: {found}.",
         f"It was the array of {', '.join(array.members)}.",
-        "Nothing was written. Run again: arrays are looked up afresh.",
+        "Nothing was written. Run cc-kraken apply, which looks arrays up afresh.",
     )
 
 
@@ -172,7 +174,7 @@ def made_otherwise(path: str, shown: Content, expected: str) -> KrakenError:
         "made-otherwise",
         f"{path} holds {describe(shown)} after the step.",
         f"The step was to leave {expected}.",
-        "See the kernel's log for I/O errors. Run again.",
+        "See the kernel's log for I/O errors (dmesg), then: cc-kraken apply.",
     )
 
 
@@ -182,7 +184,7 @@ def wrong_members(uuid: str, wrong: str, paths: Sequence[str]) -> KrakenError:
         f"mdadm reported success, but {wrong}.",
         f"The superblocks of array {uuid} must lie on {', '.join(paths)}, in "
         "this order.",
-        "Compare mdadm --examine of the members. Run again.",
+        "Compare mdadm --examine of the members, then: cc-kraken apply.",
     )
 
 

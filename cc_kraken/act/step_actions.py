@@ -270,9 +270,9 @@ class StepActions:
                 return array
         raise failure(
             "array-absent",
-            f"Array {uuid} is not there after it was put together",
-            "an md device",
-            "See the kernel's log and /proc/mdstat for the reason.",
+            f"Array {uuid} is not there after it was put together.",
+            "The kernel must show it as an md device.",
+            "See the kernel's log (dmesg) and /proc/mdstat for the reason.",
         )
 
     def _member_uuid(self, array: Array) -> str:
@@ -398,18 +398,18 @@ def preen(path: str, kind: str) -> str:
     raise failure(
         "filesystem-errors",
         f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
-        f"repair by itself (exit status {finished.code}): {said}",
-        "a filesystem that can be mounted",
-        f"Take a snapshot of the volume, run {filesystem.repair} {path} by hand, "
-        "and run again.",
+        f"repair by itself (exit status {finished.code}): {said.rstrip('.')}.",
+        "It must be without errors before it is mounted.",
+        "Take a snapshot of the volume. Repair it by hand "
+        f"({filesystem.repair} {path}), then: cc-kraken apply.",
     )
 
 
 def _not_detached(name: str, volume_id: str, why: Trouble) -> str:
     return (
-        f"{name} is incomplete, but {volume_id} is not given back: {why.found}. Stop "
-        "what uses it, and detach it in EC2: until then no other instance can have "
-        f"all of {name}."
+        f"{name} is incomplete, but {volume_id} is not given back: "
+        f"{why.found.rstrip('.')}. Stop what uses it, and detach it in EC2: until then "
+        f"no other instance can have all of {name}."
     )
 
 

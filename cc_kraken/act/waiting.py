@@ -209,7 +209,7 @@ def out_of_time(to_do: str) -> Trouble:
         "out-of-time",
         f"There was no time left to {to_do}.",
         "The run must come to it before its time is over.",
-        "Run again, or give it more time (boot_wait, wait).",
+        "Run cc-kraken apply, or give it more time (boot_wait, wait).",
         waits=True,
     )
 
@@ -217,9 +217,9 @@ def out_of_time(to_do: str) -> Trouble:
 def stopped(step: Step) -> Trouble:
     return Trouble(
         "stopped",
-        f"The run was told to end before it was to {step}",
+        f"The run was told to end before it could {step}.",
         "",
-        "The next run goes on from here.",
+        "Nothing to do: the next run goes on from here.",
         waits=True,
     )
 

@@ -238,8 +238,8 @@ def _no_progress(plan: Plan) -> Trouble:
     return Trouble(
         "no-progress",
         f"{SAME_STEPS_LIMIT} rounds of the same steps have changed nothing "
-        f"({plan.steps[0]})",
-        "a change after each step",
+        f"({plan.steps[0]}).",
+        "Each step must change something.",
         "This is a fault of cc_kraken: please report it with "
         "/run/cc-kraken/status.json and the log.",
     )
@@ -249,8 +249,8 @@ def _attachment_undone(volume_id: str) -> Trouble:
     return Trouble(
         "attach-undone",
         f"EC2 has accepted AttachVolume of {volume_id} {UNDONE_LIMIT} times, and "
-        "each time the volume was not attached after it",
-        "an attachment that stays",
-        "Look for who else detaches it (CloudTrail: DetachVolume), and for an "
-        "encrypted volume whether its KMS key is enabled and the role may use it.",
+        "each time the volume was not attached after it.",
+        "It must stay attached.",
+        "See in CloudTrail who detaches it (DetachVolume). If it is encrypted, check "
+        "that its KMS key is enabled, and that the role of this instance may use it.",
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any, Optional
@@ -45,10 +44,10 @@ def identity(datasource: object) -> Identity:
         found = f"instance id {instance_id or 'none'}, zone {zone or 'none'}"
         raise failure(
             "instance-unknown",
-            f"cloud-init does not say which instance this is ({found})",
-            "an EC2 instance id and an availability zone",
-            "Look at 'cloud-init query ds.meta_data'; the metadata service of "
-            "the instance has to be enabled.",
+            f"cloud-init does not say which instance this is ({found}).",
+            "It must know the EC2 instance id and the availability zone.",
+            "Enable the metadata service of the instance. What cloud-init knows of it: "
+            "cloud-init query ds.meta_data.",
         )
     return Identity(
         instance_id=instance_id,
@@ -136,8 +135,8 @@ def load() -> tuple[Mapping[str, Any], object]:
     except ImportError as error:
         raise failure(
             "cloud-init-missing",
-            f"cloud-init cannot be imported by {sys.executable} ({error})",
-            "cloud-init 22.2 or later, for the system's own Python",
+            f"cloud-init cannot be imported by {sys.executable} ({error}).",
+            "The system's own Python must have cloud-init 22.2 or later.",
             "Install cloud-init, or run the command with the system's Python.",
         ) from error
     try:
@@ -160,9 +159,9 @@ def load() -> tuple[Mapping[str, Any], object]:
     except Exception as error:
         raise failure(
             "cloud-init-unusable",
-            f"cloud-init's merged configuration cannot be read ({error})",
-            "a cloud-init that works",
-            "Look at 'cloud-init status --long'.",
+            f"cloud-init's merged configuration cannot be read ({error}).",
+            "cloud-init must work.",
+            "See what it says of itself: cloud-init status --long.",
         ) from error
 
 
@@ -177,24 +176,24 @@ def _cached(path: str) -> object:
     except FileNotFoundError as error:
         raise failure(
             "cloud-init-not-run",
-            f"cloud-init has no instance data of this machine ({path} is missing)",
-            "a boot with cloud-init and a datasource",
-            "Run it after cloud-init's network stage; 'cloud-init status --long' "
-            "tells whether it ran.",
+            f"cloud-init has no instance data of this machine ({path} is missing).",
+            "cloud-init must have found its datasource in this boot.",
+            "Run the command after cloud-init's network stage. See whether that ran: "
+            "cloud-init status --long.",
         ) from error
     except PermissionError as error:
         raise failure(
             "cloud-init-unusable",
-            f"{os.path.basename(path)} of cloud-init is not readable",
-            "the rights of root",
-            "Run the command as root.",
+            f"{path} of cloud-init is not readable.",
+            "Only root may read it.",
+            "Run the command as root (sudo).",
         ) from error
     except Exception as error:
         raise failure(
             "cloud-init-unusable",
-            f"cloud-init's instance data in {path} cannot be read ({error})",
-            "instance data that this version of cloud-init wrote",
-            "Reboot, so that cloud-init writes them anew.",
+            f"cloud-init's instance data in {path} cannot be read ({error}).",
+            "This version of cloud-init must have written it.",
+            "Reboot, so that cloud-init writes it anew.",
         ) from error
 
 

@@ -146,9 +146,10 @@ class Diversion:
         if done.code != 0:
             raise failure(
                 "diversion-failed",
-                f"dpkg-divert: {done.err.strip()}",
-                "the diversion of cloud-init's schema to be changed",
-                "Or leave the schema alone: cc-kraken enable --no-schema",
+                "dpkg-divert cannot change the diversion of cloud-init's schema: "
+                f"{done.err.strip().rstrip('.')}.",
+                f"It must divert /{self.schema}.",
+                "Repair dpkg, or leave the schema alone: cc-kraken enable --no-schema.",
             )
         return done.out
 

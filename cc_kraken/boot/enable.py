@@ -217,11 +217,12 @@ def _lists(files: Files) -> Lists:
         if not isinstance(modules, list):
             raise failure(
                 "cloud-config-lists",
-                f"{key} in {setting[-1]} is not a list"
+                f"{key} in {setting[-1]} is not a list."
                 if modules is not None
-                else f"cloud-init's configuration has no list {key}",
-                "the list of modules that cloud-init runs in that stage",
-                "Restore cloud.cfg as the package of cloud-init ships it.",
+                else f"cloud-init's configuration has no list {key}.",
+                "It must list the modules that cloud-init runs in that stage.",
+                "Restore cloud.cfg as the package of cloud-init ships it, then: "
+                "cc-kraken enable.",
             )
         lists[key] = modules
         for path in () if has_module(modules) else setting:
@@ -246,9 +247,9 @@ def _sources(paths: Paths, own: bool = False) -> Files:
     if "conf_d" in files[found[0]]:
         raise failure(
             "cloud-config-directory",
-            f"{found[0]} moves cloud.cfg.d elsewhere (conf_d)",
-            "cloud.cfg.d beside it",
-            "Put [kraken, always] into the lists by hand.",
+            f"{found[0]} moves cloud.cfg.d elsewhere (conf_d).",
+            "cloud.cfg.d must lie beside it.",
+            f"Put [kraken, always] into the lists by hand: {' and '.join(PLACES)}.",
         )
     return files
 
@@ -273,9 +274,9 @@ def _mapping(path: str) -> Mapping[str, Any]:
     except FileNotFoundError:
         raise failure(
             "cloud-init-missing",
-            f"there is no {path}",
-            "cloud-init installed",
-            "Install cloud-init (22.2 or newer), then run: cc-kraken enable",
+            f"There is no {path}.",
+            "cloud-init must be installed.",
+            "Install cloud-init (22.2 or later), then: cc-kraken enable.",
         ) from None
     except OSError as error:
         why = error.strerror or str(error)
@@ -286,9 +287,9 @@ def _mapping(path: str) -> Mapping[str, Any]:
         why = f"line {line}: {problem}" if line else problem
     raise failure(
         "cloud-config-unreadable",
-        f"{path}: {why}",
-        "a readable file of cloud-init's configuration",
-        "Nothing was changed. Repair it, then run: cc-kraken enable",
+        f"{path} cannot be read: {why.rstrip('.')}.",
+        "cloud-init must be able to read it.",
+        "Nothing was changed. Repair it, then: cc-kraken enable.",
     )
 
 
@@ -297,8 +298,8 @@ def _refuse_lists(path: str, template: str) -> None:
         if key in template:
             raise failure(
                 "cloud-config-template",
-                f"{path} sets {key} by a template, so the list is known at boot only",
-                "lists of modules that can be read now",
+                f"{path} sets {key} by a template, so the list is known at boot only.",
+                "It must be readable now.",
                 "Set the list in a plain file, or put [kraken, always] into it"
                 " by hand.",
             )
@@ -307,8 +308,8 @@ def _refuse_lists(path: str, template: str) -> None:
 def _overruled(found: str, remedy: str) -> KrakenError:
     return failure(
         "cloud-config-overruled",
-        found,
-        f"{DROP_IN} to have the last word",
+        f"{found}.",
+        f"{DROP_IN} must have the last word.",
         f"{remedy}, or put [kraken, always] into the list there by hand.",
     )
 
@@ -397,9 +398,9 @@ def _read_own(path: str) -> Optional[str]:
         return text
     raise failure(
         "cloud-config-foreign",
-        f"{path} was not written by cc-kraken (its first lines differ)",
-        "a file of ours, or none",
-        "Move it out of the way.",
+        f"{path} was not written by cc-kraken (its first lines differ).",
+        "Only cc-kraken may write a file of this name.",
+        "Move it out of the way, then: cc-kraken enable.",
     )
 
 
@@ -418,9 +419,9 @@ def chosen(paths: Paths) -> Choice:
     except (ValueError, TypeError):
         raise failure(
             "choice-unreadable",
-            f"{path} is not what cc-kraken wrote",
-            '{"modules": true or false, "schema": true, false or null}',
-            "Remove it, and run: cc-kraken enable (or disable)",
+            f"{path} is not what cc-kraken wrote.",
+            'It must be {"modules": true or false, "schema": true, false or null}.',
+            "Remove it, then: cc-kraken enable (or disable).",
         ) from None
 
 

@@ -24,9 +24,9 @@ def text(kinds: Sequence[str]) -> str:
             meant = f"Did you mean {near[0]}? " if near else ""
             raise failure(
                 "kind-unknown",
-                f"there is no error {kind}",
-                "the word in brackets before an error",
-                f"{meant}cc-kraken explain lists all.",
+                f"There is no error {kind}.",
+                "It must be the word in brackets before an error.",
+                f"{meant}All are listed by: cc-kraken explain.",
             )
         texts.append(f"{kind}\n\n{entries[kind]}")
     return "\n\n".join(texts)

@@ -72,11 +72,11 @@ def carry_out(
     except TimeoutError:
         raise failure(
             "run-hangs",
-            f"The run (process {process.pid}) is still going after {seconds:.0f} s",
-            "",
-            "The boot continues without it. Look for a disk that answers no read "
-            "(dmesg, and the volume's status in EC2), and detach it or wait for it: "
-            "then the run ends, and cc-kraken.service carries on.",
+            f"The run (process {process.pid}) is still going after {seconds:.0f} s.",
+            "The boot continues without it.",
+            "Look for a disk that answers no read (dmesg, and the volume's status in "
+            "EC2). Detach it, or wait for it: then the run ends, and cc-kraken.service "
+            "carries on.",
         ) from None
     finally:
         process.stdout.close()
@@ -90,8 +90,8 @@ def carry_out(
             "run-killed",
             f"The run {how}",
             "",
-            "Look for a lack of memory in the kernel's log (dmesg), then run "
-            "cc-kraken apply.",
+            "Look for a lack of memory in the kernel's log (dmesg), then: cc-kraken "
+            "apply.",
         )
     if "error" in last:
         raise RuntimeError(last["error"])

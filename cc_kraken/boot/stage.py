@@ -445,9 +445,9 @@ def join(paths: Paths, seconds: float) -> dict[str, Any]:
     if not settled(status) and time.monotonic() < end:
         ended_early = Trouble(
             "background-ended",
-            f"{UNIT} is not running and has left no result",
-            "a result in /run/cc-kraken/status.json",
-            f"See journalctl -u {UNIT}, then run cc-kraken apply.",
+            f"{UNIT} is not running and has left no result.",
+            "Its result must be in /run/cc-kraken/status.json.",
+            f"See journalctl -u {UNIT}, then: cc-kraken apply.",
         )
         status["errors"].append(report.error(ended_early))
     return status

@@ -79,15 +79,15 @@ def check(data: bytes, path: str) -> "Checked":
         elif not (path.endswith(".cfg") and work.config_file(data)):
             work.user_data(data)
     except UnicodeDecodeError as error:
-        _refuse(f"{path} is not UTF-8 (byte {error.start})")
+        _refuse(f"{path} is not UTF-8 (byte {error.start})", "Save it as UTF-8.")
     return work
 
 
 def _refuse(
     found: str, remedy: str = "Begin it with the line #cloud-config."
 ) -> NoReturn:
-    expected = "cloud-config, alone or as a part of MIME multi-part"
-    raise failure("user-data-form", found, expected, remedy)
+    expected = "It must be cloud-config, alone or as a part of MIME multi-part."
+    raise failure("user-data-form", f"{found}.", expected, remedy)
 
 
 class Checked:

@@ -85,9 +85,9 @@ class Names:
         if name is None:
             raise failure(
                 "device-names-exhausted",
-                f"each of the {len(CANDIDATES)} device names that EC2 accepts is in "
-                "use on this instance, or was refused",
-                "a free device name",
+                f"All {len(CANDIDATES)} device names that EC2 accepts are in use on "
+                "this instance, or were refused.",
+                "One must be free.",
                 "Detach volumes that this instance does not need, or use an image "
                 "with fewer block device mappings.",
             )

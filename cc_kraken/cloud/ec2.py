@@ -156,8 +156,8 @@ class Calls:
         return self._unanswered(action, error) or fatal(
             "ec2-request",
             f"{action} {subject} could not be sent to {self.where}: "
-            f"{type(error).__name__}: {plain(str(error))}",
-            "a request that can be sent",
+            f"{type(error).__name__}: {plain(str(error)).rstrip('.')}.",
+            "boto3 must accept the request.",
             "Check kraken.ec2 in the configuration.",
         )
 
@@ -170,8 +170,8 @@ class Calls:
         if isinstance(error, e.SSLError) and "CERTIFICATE_VERIFY" in str(error):
             return fatal(
                 "certificate-refused",
-                f"the certificate of {self.where} cannot be verified ({reason})",
-                "a certificate of a known authority",
+                f"The certificate of {self.where} cannot be verified ({reason}).",
+                "A known authority must have signed it.",
                 "Name the authority's certificates in kraken.ec2.ca_bundle, and "
                 "check the clock of this machine.",
             )
@@ -179,16 +179,17 @@ class Calls:
             proxy = shown(self.options.https_proxy or "of the environment")
             return waiting(
                 "ec2-unreachable",
-                f"the proxy {proxy} cannot be reached ({reason})",
-                "a proxy that answers",
+                f"The proxy {proxy} cannot be reached ({reason}).",
+                "It must answer.",
                 "Check kraken.ec2.https_proxy and the network.",
             )
         if isinstance(error, (e.CredentialRetrievalError, e.MetadataRetrievalError)):
             return waiting(
                 "credentials-missing",
-                f"new credentials could not be had ({plain(str(error))})",
-                "credentials of the instance profile",
-                "cc_kraken asks again; if this stays, check the metadata service.",
+                f"No new credentials could be fetched ({plain(str(error))}).",
+                "The metadata service must give those of the instance profile.",
+                "cc_kraken asks again. If this stays, check the instance's metadata "
+                "options and its profile.",
             )
         if isinstance(error, parsers.ResponseParserError):
             return self._strange(action)
@@ -202,20 +203,19 @@ class Calls:
             return None
         return waiting(
             "ec2-unreachable",
-            f"{self.where} cannot be reached for {action} ({reason})",
-            "a way to the EC2 API",
-            "Check the network, its routes and name service, or name a VPC "
-            "endpoint in kraken.ec2.endpoint_url or a proxy in "
-            "kraken.ec2.https_proxy.",
+            f"{self.where} cannot be reached for {action} ({reason}).",
+            "There must be a way to the EC2 API.",
+            "Check the network, its routes and name service. Or name a VPC endpoint "
+            "in kraken.ec2.endpoint_url, or a proxy in kraken.ec2.https_proxy.",
         )
 
     def _strange(self, action: str) -> Ec2Error:
         return waiting(
             "ec2-answer",
-            f"{self.where} answered {action} with something else than EC2 does",
-            "the EC2 API",
-            "Check kraken.ec2.endpoint_url, kraken.ec2.https_proxy and what "
-            "else may answer in their place.",
+            f"{self.where} answered {action} with something else than EC2 does.",
+            "The EC2 API must answer.",
+            "Check kraken.ec2.endpoint_url, kraken.ec2.https_proxy, and what else "
+            "may answer in their place.",
         )
 
 
@@ -331,7 +331,7 @@ class Ec2(Calls):
                     raise self._with_limit(error) from None
                 if error.reaction is not Reaction.NEXT_NAME:
                     raise
-                LOG.info("%s: the next name is tried", error.trouble.found)
+                LOG.info("%s The next name is tried.", error.trouble.found)
             name = self._names.refused(volume_id)
 
     def detach(self, volume_id: str) -> None:
@@ -390,17 +390,19 @@ class Ec2(Calls):
         try:
             own = self._own()
             kind = own.get("InstanceType") or ""
-            text = f" ({len(answers.device_names(own))} volumes are attached"
+            text = f" {len(answers.device_names(own))} volumes are attached."
             answer = self._call(
                 "DescribeInstanceTypes", f"of {kind}", InstanceTypes=[kind]
             )
             # Also an older botocore's description of EC2 may not have it.
             info = answer["InstanceTypes"][0]["EbsInfo"]
-            text += f", a {kind} can have {info['MaximumEbsAttachments']}, on some "
-            text += "types fewer by each network interface"
+            text += (
+                f" The type {kind} can have {info['MaximumEbsAttachments']}, and on "
+            )
+            text += "some types one less for each network interface."
         except (KrakenError, LookupError):
             pass
-        return text + ")" if text else ""
+        return text
 
 
 def _reason(error: Exception) -> str:

@@ -68,8 +68,8 @@ _THROTTLED = Rule(
     "RequestLimitExceeded EC2ThrottledException Throttling ThrottlingException "
     "ThrottledException RequestThrottled RequestThrottledException "
     "TooManyRequestsException BandwidthLimitExceeded SlowDown",
-    "an answer within the request rate of the account",
-    "cc_kraken asks again; if this stays, look for what else calls {action} in "
+    "The account must stay within its rate of requests.",
+    "cc_kraken asks again. If this stays, look for what else calls {action} in "
     "this account and region, or ask AWS for a higher rate.",
 )
 _UNAVAILABLE = Rule(
@@ -77,62 +77,62 @@ _UNAVAILABLE = Rule(
     "ec2-unavailable",
     "Unavailable ServiceUnavailable InternalError InternalFailure "
     "InternalServerError RequestTimeout RequestTimeoutException",
-    "an answer",
-    "cc_kraken asks again; if this stays, look at the AWS Health Dashboard.",
+    "EC2 must do what it is asked for.",
+    "cc_kraken asks again. If this stays, look at the AWS Health Dashboard.",
 )
 # A change of policy or profile takes effect seconds to minutes later.
 _PERMISSION = Rule(
     Reaction.RETRY,
     "permission-missing",
     "UnauthorizedOperation AccessDenied AccessDeniedException",
-    "the permission {permission}",
-    "Allow {permission} in the role of this instance's profile; a change takes "
-    "effect after a while, so cc_kraken asks again.",
+    "The role must have the permission {permission}.",
+    "Allow {permission} in the role of this instance's profile. A change takes "
+    "effect after a while: cc_kraken asks again.",
 )
 _NAME_TAKEN = Rule(
     Reaction.NEXT_NAME,
     "device-name-taken",
     "InvalidDevice.InUse",
-    "a free device name",
-    "The next name is tried.",
+    "The device name must be free.",
+    "Nothing to do: the next name is tried.",
 )
 _NAME_INVALID = Rule(
     Reaction.NEXT_NAME,
     "device-name-invalid",
     "",
-    "a device name that EC2 accepts",
-    "The next name is tried.",
+    "EC2 must accept the device name.",
+    "Nothing to do: the next name is tried.",
 )
 _MODIFYING = Rule(
     Reaction.RETRY,
     "volume-modifying",
     "",
-    "a volume whose modification is over",
-    "Nothing: EC2 attaches it when the modification has left the state modifying; "
-    "see describe-volumes-modifications.",
+    "The modification of the volume must be over.",
+    "Nothing to do: EC2 attaches the volume when its modification has left the state "
+    "modifying. To see that state: aws ec2 describe-volumes-modifications.",
 )
 _NOT_ATTACHED = Rule(Reaction.DONE, "not-attached", "InvalidAttachment.NotFound")
 _KEY = Rule(
     Reaction.FATAL,
     "kms-permission-missing",
     "CustomerKeyHasBeenRevoked",
-    "the right to use the KMS key of the encrypted volume",
-    f"Allow {KMS_PERMISSIONS} on that key in the role of this instance's "
-    "profile and in the key's policy, and check that the key is enabled.",
+    "The role must have the right to use the KMS key of the encrypted volume.",
+    f"Check that the key is enabled. Allow {KMS_PERMISSIONS} on it, in the role of "
+    "this instance's profile and in the key's policy.",
 )
 #: What a code that no table has means.
 _REQUEST = Rule(
     Reaction.FATAL,
     "ec2-request",
     "",
-    "a request that EC2 accepts",
+    "EC2 must accept the request.",
     "Check the instance, the volume and kraken.ec2 in the configuration.",
 )
 _NOT_CREATED = Rule(
     Reaction.FATAL,
     "create-refused",
     "",
-    "a request for a volume that EC2 accepts",
+    "EC2 must offer such a volume in this zone.",
     "Correct create of this set in the section. Then: cc-kraken apply.",
 )
 
@@ -150,22 +150,22 @@ _RULES = (
         "AuthFailure ExpiredToken ExpiredTokenException RequestExpired "
         "InvalidClientTokenId UnrecognizedClientException SignatureDoesNotMatch "
         "InvalidSignatureException",
-        "valid credentials and a right clock",
-        "cc_kraken fetches new ones; if this stays, check the role of the instance "
-        "profile and the clock of this machine.",
+        "The credentials must be valid, and the clock right.",
+        "cc_kraken fetches new ones. If this stays, check the role of the instance "
+        "profile, and the clock of this machine (timedatectl).",
     ),
     Rule(
         Reaction.FATAL,
         "account-refused",
         "OptInRequired PendingVerification Blocked",
-        "an account that may use EC2 in this region",
+        "The account must be allowed to use EC2 in this region.",
         "Ask the owner of the AWS account.",
     ),
     Rule(
         Reaction.FATAL,
         "ec2-unsupported",
         "UnsupportedOperation UnsupportedOperationException Unsupported",
-        "a volume and an instance for which EC2 offers {action}",
+        "EC2 must offer {action} for this volume and this instance.",
         "Choose another volume type or instance type, or release what AWS manages "
         "itself.",
     ),
@@ -173,43 +173,44 @@ _RULES = (
         Reaction.FATAL,
         "account-limit",
         "TagLimitExceeded VolumeLimitExceeded",
-        "room within the limits of the account",
+        "The account must have room within its limits.",
         "Remove what is not needed, or ask AWS for a higher limit.",
     ),
     Rule(
         Reaction.RETRY,
         "incorrect-state",
         "IncorrectState InvalidInstanceID.NotReady",
-        "a running instance and an available volume",
-        "cc_kraken asks again; if this stays, look at the state of both in EC2.",
+        "The instance must be running, and the volume available.",
+        "cc_kraken asks again. If this stays, look at the state of both in EC2.",
     ),
     Rule(
         Reaction.RETRY,
         "instance-not-found",
         "InvalidInstanceID.NotFound",
-        "an instance that EC2 knows in this region",
-        "A new instance can take a moment; if this stays, check kraken.ec2.region "
+        "EC2 must know the instance in this region.",
+        "A new instance can take a moment. If this stays, check kraken.ec2.region "
         "and kraken.ec2.endpoint_url.",
     ),
     Rule(
         Reaction.RETRY,
         "volume-not-found",
         "InvalidVolume.NotFound",
-        "a volume that EC2 knows in this region",
-        "A new volume can take a moment; if this stays, the volume was deleted.",
+        "EC2 must know the volume in this region.",
+        "A new volume can take a moment. If this stays, see who has deleted it "
+        "(CloudTrail: DeleteVolume).",
     ),
     Rule(
         Reaction.DESCRIBE,
         "volume-in-use",
         "VolumeInUse",
-        "an available volume",
+        "The volume must be available.",
         "See in EC2 what it is attached to, and detach it there.",
     ),
     Rule(
         Reaction.FATAL,
         "zone-mismatch",
         "InvalidVolume.ZoneMismatch",
-        "the volume and the instance in one availability zone",
+        "The volume and the instance must be in one availability zone.",
         "Start the instance in the volume's zone, or make a copy of the volume "
         "in the instance's zone.",
     ),
@@ -217,15 +218,15 @@ _RULES = (
         Reaction.FATAL,
         "marketplace-code",
         "IncorrectInstanceState",
-        "a volume without an AWS Marketplace product code",
-        "A volume with such a code can only be attached to a stopped instance: "
-        "copy its data to a volume without one.",
+        "The volume must have no AWS Marketplace product code.",
+        "A volume with such a code can only be attached to a stopped instance. "
+        "Copy its data to a volume without one.",
     ),
     Rule(
         Reaction.FATAL,
         "attachment-limit",
         "AttachmentLimitExceeded",
-        "fewer volumes than the limit of the instance type",
+        "The instance must have fewer volumes than its type allows.",
         "Detach volumes (or network interfaces, where the limit is shared), or "
         "use an instance type with a higher limit.",
     ),
@@ -236,14 +237,14 @@ _OF_CREATION = (
         Reaction.DESCRIBE,
         "create-token-burned",
         "IdempotentParameterMismatch",
-        "a token that EC2 has not used before",
-        "Nothing: the next one is tried.",
+        "EC2 must not have used the token before.",
+        "Nothing to do: the next one is tried.",
     ),
     Rule(
         Reaction.FATAL,
         "create-limit",
         "VolumeLimitExceeded MaxIOPSLimitExceeded",
-        "room for another volume within the limits of the account",
+        "The account must have room for another volume within its limits.",
         "Delete volumes that nobody needs, or ask AWS for a higher limit (Service "
         "Quotas: Amazon EBS). Then: cc-kraken apply.",
     ),
@@ -251,7 +252,7 @@ _OF_CREATION = (
         Reaction.RETRY,
         "create-capacity",
         "InsufficientVolumeCapacity",
-        "room for the volume in this zone",
+        "EC2 must have room for the volume in this zone.",
         "EC2 is asked again. If this stays, choose another type in create, or another "
         "zone.",
     ),
@@ -259,7 +260,7 @@ _OF_CREATION = (
         Reaction.RETRY,
         "create-snapshot",
         "InvalidSnapshot.NotFound IncorrectState",
-        "a snapshot that is complete, in this region",
+        "The snapshot must be complete, and in this region.",
         "EC2 is asked again. If this stays, correct create.snapshot of this set, and "
         "see that the snapshot is shared with this account.",
     ),
@@ -346,7 +347,7 @@ def refused(
         text += f" (EC2 has encoded its reason; {_DECODED})"
     trouble = Trouble(
         kind=line.kind,
-        found=f"EC2 answered {what} with {code}" + (f": {text}" if text else ""),
+        found=f"EC2 answered {what} with {code}" + (f": {text}." if text else "."),
         expected=line.expected.format(**words),
         remedy=line.remedy.format(**words),
         waits=line.reaction in (Reaction.RETRY, Reaction.DESCRIBE),

@@ -54,5 +54,6 @@ def _ask(url: str, headers: Mapping[str, str], method: str) -> Optional[str]:
         f"The metadata service does not say whether this instance is in a warm pool "
         f"({reason}).",
         "It must answer before a node is claimed.",
-        "cc_kraken asks again. If this stays, check the instance's metadata options.",
+        "cc_kraken asks again. If this stays, check the instance's metadata options, "
+        "and the firewall of this machine.",
     )

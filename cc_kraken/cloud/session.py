@@ -41,17 +41,17 @@ def client(identity: Identity, options: Ec2Options) -> Any:
     if not region:
         raise fatal(
             "region-missing",
-            "no region is known",
-            "the region of the instance's metadata or of the configuration",
+            "No region is known.",
+            "The instance's metadata or the configuration must say it.",
             "Set kraken.ec2.region.",
         )
     if options.ca_bundle and not os.path.isfile(options.ca_bundle):
         raise fatal(
             "ca-bundle-missing",
-            f"there is no file {options.ca_bundle}",
-            "the CA certificates that kraken.ec2.ca_bundle names",
-            "Correct the path, or write the file with write_files (the "
-            "ca_certs module is too late).",
+            f"There is no file {options.ca_bundle}.",
+            "kraken.ec2.ca_bundle must name a file with CA certificates.",
+            "Correct the path, or write the file with write_files. The module "
+            "ca_certs comes too late.",
         )
     session, core = _session(region_name=region)
     _use_instance_profile(session, core, identity.metadata_url)
@@ -121,8 +121,8 @@ def _resolved(
         raise fatal(
             "ec2-request",
             f"boto3 knows no dual-stack endpoint of EC2 in {region} (partition "
-            f"{identity.partition})",
-            "a boto3 that knows this region",
+            f"{identity.partition}).",
+            "boto3 must know this region.",
             "Install a newer boto3, or name the endpoint in kraken.ec2.endpoint_url "
             "in place of kraken.ec2.use_dualstack.",
         )
@@ -143,8 +143,8 @@ def silence() -> None:
 def boto3_missing(error: ImportError) -> Ec2Error:
     return fatal(
         "boto3-missing",
-        f"Python's boto3 cannot be imported ({plain(str(error))})",
-        "boto3 1.26 or later",
+        f"Python's boto3 cannot be imported ({plain(str(error))}).",
+        "The system's own Python must have boto3 1.26 or later.",
         "Install the package python3-boto3. On RHEL it comes from EPEL.",
     )
 
@@ -249,8 +249,8 @@ def _no_credentials(recorder: Optional[_Recorder]) -> Ec2Error:
         why = _MEANS.get(recorder.status, unknown)
     return (fatal if off else waiting)(
         "credentials-missing",
-        f"there are no AWS credentials{why}",
-        "an instance profile",
+        f"There are no AWS credentials{why}.",
+        "The instance must have an instance profile.",
         "Give the instance a profile whose role has the IAM policy of the "
         "documentation (ec2:DescribeVolumes, ec2:DescribeTags, "
         "ec2:DescribeInstances, ec2:AttachVolume, ec2:DetachVolume).",

@@ -152,8 +152,8 @@ def nodes_trouble(section: Section) -> Optional[Trouble]:
             if other != zone:
                 return Trouble(
                     "config-value",
-                    f"kraken.node_ids lists the node {node_id} for {other} and {zone}",
-                    "each node in one zone",
+                    f"kraken.node_ids lists the node {node_id} for {other} and {zone}.",
+                    "Each node must be in one zone.",
                     "Take it out of one of them.",
                 )
     return None

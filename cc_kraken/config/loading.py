@@ -196,8 +196,8 @@ def _unreadable(name: str, error: Exception) -> KrakenError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return failure(
         "config-unreadable",
-        f"{name} cannot be read ({reason})",
-        "a readable YAML file in UTF-8",
+        f"{name} cannot be read ({reason}).",
+        "It must be a readable YAML file in UTF-8.",
         "Repair or remove it.",
     )
 
@@ -213,8 +213,8 @@ def _yaml(text: str, name: str) -> object:
         line, problem = yaml_problem(error)
         raise failure(
             "config-syntax",
-            f"{name}{f' line {line}' if line else ''} is not valid YAML ({problem})",
-            f"a mapping with the key {KEY}",
+            f"{name}{f' line {line}' if line else ''} is not valid YAML ({problem}).",
+            f"It must be a mapping with the key {KEY}.",
             "Correct the file.",
         ) from error
 

@@ -31,11 +31,12 @@ def no_volumes(node: Node, section: Section, notes: Sequence[str] = ()) -> Troub
     claims."""
     return Trouble(
         "no-volumes",
-        f"no volume in this region has the tags "
+        f"No volume in this region has the tags "
         f"{_node_tags(node, section.tag_namespace)}"
-        + "".join(f" ({note.rstrip('.')})" for note in notes),
-        "the volumes of this node",
-        "Create or tag them; the region and the tag namespace have to be right too.",
+        + "".join(f" ({note.rstrip('.')})" for note in notes)
+        + ".",
+        "This node must have volumes.",
+        "Create or tag them. Check the region and the tag namespace, too.",
         waits=True,
     )
 
@@ -178,8 +179,8 @@ class _Judge(Wish):
                 return Trouble(
                     "system-volume",
                     f"kraken.volumes.{self._name}.volume_ids names {volume.id}, which "
-                    "is the volume behind / or /boot of this instance",
-                    "volumes for data only",
+                    "is the volume behind / or /boot of this instance.",
+                    "A set takes volumes for data only.",
                     "Take it out of volume_ids.",
                 )
         return None
@@ -190,11 +191,11 @@ class _Judge(Wish):
         if missing:
             return Trouble(
                 "pinned-missing",
-                f"the set {self.wanted.name} is pinned to {', '.join(missing)}, and "
-                + ", ".join(self._whereabouts(pin) for pin in missing),
-                f"volumes that exist and have the tags "
+                f"The set {self.wanted.name} is pinned to {', '.join(missing)}, and "
+                f"{', '.join(self._whereabouts(pin) for pin in missing)}.",
+                "Pinned volumes must have the tags "
                 f"{_node_tags(self._node, self._section.tag_namespace)} and "
-                f"{self.tag('volume_name')}={self._name}",
+                f"{self.tag('volume_name')}={self._name}.",
                 f"Tag them, or correct kraken.volumes.{self._name}.volume_ids.",
                 waits=True,
             )
@@ -202,10 +203,10 @@ class _Judge(Wish):
             return None
         return Trouble(
             "set-absent",
-            f"no volume of the node {self._node} has the tag "
-            f"{self.tag('volume_name')}={self.wanted.name}{self._also_there()}",
-            f"a volume for each member of the set {self.wanted.name} "
-            f"({self.wanted.members})",
+            f"No volume of the node {self._node} has the tag "
+            f"{self.tag('volume_name')}={self.wanted.name}{self._also_there()}.",
+            f"Each member of the set {self.wanted.name} must have a volume "
+            f"({self.wanted.members}).",
             "Create or tag the volumes, or take the set out of kraken.volumes and of "
             f"the instance's tag {self.tag('volumes')}.",
             waits=True,
@@ -231,18 +232,18 @@ class _Judge(Wish):
             every = "all " if len(elsewhere) > 1 else ""
             return Trouble(
                 "zone-other",
-                f"the volumes of the set {self.wanted.name} ({_ids(elsewhere)}) are "
-                f"{every}in {' and '.join(zones)}, this instance is in {self._zone}",
-                f"volumes in {self._zone}",
+                f"The volumes of the set {self.wanted.name} ({_ids(elsewhere)}) are "
+                f"{every}in {' and '.join(zones)}, this instance is in {self._zone}.",
+                f"They must be in {self._zone}.",
                 f"Launch the instance in {zones[0]}, or make volumes in {self._zone} "
                 "from snapshots of these.",
             )
         places = ", ".join(f"{one.id} in {one.zone}" for one in self._volumes)
         return Trouble(
             "zone-mixed",
-            f"the volumes of the set {self.wanted.name} are in several zones: "
-            f"{places}; this instance is in {self._zone}",
-            f"volumes in {self._zone}",
+            f"The volumes of the set {self.wanted.name} are in several zones: "
+            f"{places}; this instance is in {self._zone}.",
+            f"They must all be in {self._zone}.",
             "Take the tags off those that do not belong to the set, or choose the "
             f"right ones with kraken.volumes.{self._name}.volume_ids.",
             waits=True,
@@ -252,24 +253,24 @@ class _Judge(Wish):
         there, wanted = len(self._volumes), self.wanted.members
         if there == wanted:
             return None
-        expected = f"{wanted} ({self.tag('members')})"
+        expected = f"It must have {wanted} ({self.tag('members')})."
         if there < wanted:
             return Trouble(
                 "members-missing",
-                f"the set {self.wanted.name} has {there} of {wanted} volumes "
-                f"({_ids(self._volumes)}){self._also_there()}",
+                f"The set {self.wanted.name} has {there} of {wanted} volumes "
+                f"({_ids(self._volumes)}){self._also_there()}.",
                 expected,
                 f"Create or tag the missing ones.{self.no_size}",
                 waits=True,
             )
         copies = [one for one in self._volumes if one.origin]
-        aside = f"; of these {_ids(copies)} are copies" if copies else ""
+        aside = f"; copies: {_ids(copies)}" if copies else ""
         return Trouble(
             "members-surplus",
-            f"the set {self.wanted.name} has {there} volumes instead of {wanted} "
-            f"({_ids(self._volumes)}){aside}",
+            f"The set {self.wanted.name} has {there} volumes instead of {wanted} "
+            f"({_ids(self._volumes)}){aside}.",
             expected,
-            "Copies from snapshots carry the tags too: choose the right ones with "
+            "Copies from snapshots carry the tags, too. Choose the right ones with "
             f"kraken.volumes.{self._name}.volume_ids, or take the tags off the "
             "others.",
             waits=True,
@@ -303,9 +304,9 @@ class _Judge(Wish):
             sizes = ", ".join(f"{one.id} {one.size_gib} GiB" for one in self._volumes)
             return Trouble(
                 "sizes-differ",
-                f"the volumes of the set {self.wanted.name} differ in size: {sizes}",
-                "members of equal size",
-                "Enlarge the smaller ones (ModifyVolume).",
+                f"The volumes of the set {self.wanted.name} differ in size: {sizes}.",
+                "The members of an array must have the same size.",
+                "Enlarge the smaller ones (aws ec2 modify-volume).",
             )
         return None
 
@@ -318,23 +319,23 @@ def _refused_volume(volumes: Iterable[Volume]) -> Optional[Trouble]:
         if volume.state == "error":
             return Trouble(
                 "volume-state",
-                f"{volume.id} is in the state error",
-                "a volume that is available or in use",
-                "Replace the volume; EC2 could not make it.",
+                f"{volume.id} is in the state error: EC2 could not make it.",
+                "It must be available or in use.",
+                "Create another volume with its tags, and delete this one.",
             )
         if volume.multi_attach:
             return Trouble(
                 "multi-attach",
-                f"{volume.id} is a multi-attach volume",
-                "volumes that one instance at a time holds",
+                f"{volume.id} is a multi-attach volume.",
+                "Only one instance at a time may hold it.",
                 "Take the tags off it, or switch multi-attach off.",
             )
         if volume.managed:
             return Trouble(
                 "managed",
-                f"{volume.id} is managed by another AWS service",
-                "volumes that this account's own tools attach",
-                "Take the tags off it.",
+                f"{volume.id} is managed by another AWS service.",
+                "Only the owner of this account may manage it.",
+                "Take the tags off it, and use another volume.",
             )
     return None
 
@@ -345,8 +346,8 @@ def _creating(volumes: Iterable[Volume]) -> Optional[Trouble]:
         return None
     return Trouble(
         "volume-creating",
-        f"EC2 is still making {_ids(creating)}",
-        "volumes that are available",
+        f"EC2 is still making {_ids(creating)}.",
+        "Only an available volume can be attached.",
         "Wait. If this stays, look at the volume's state in EC2.",
         waits=True,
     )
@@ -361,8 +362,8 @@ def _left_alone(volume: Volume, zone: str, namespace: str) -> Claim:
     if trouble is None and volume.zone != zone:
         trouble = Trouble(
             "zone-other",
-            f"{volume.id} is in {volume.zone}, this instance is in {zone}",
-            f"volumes in {zone}",
+            f"{volume.id} is in {volume.zone}, this instance is in {zone}.",
+            f"It must be in {zone}.",
             f"Launch the instance in {volume.zone}, or take the tags off the volume.",
         )
     return Claim(volume.id, WantedSet(name=volume.id), (volume,), trouble)
@@ -380,9 +381,9 @@ def _no_name(volume: Volume, namespace: str) -> Optional[Trouble]:
     wanted = tags.name(namespace, tags.VOLUME_NAME)
     return Trouble(
         "volume-name-missing",
-        f"{volume.id} has {', '.join(words)}, and no {wanted}",
-        f"the name of a set in {wanted}, or no tag of a set",
-        f"Tag the volume with {wanted}.",
+        f"{volume.id} has {', '.join(words)}, and no {wanted}.",
+        f"{wanted} must name its set.",
+        f"Tag the volume with {wanted}, or take the other tags of a set off.",
     )
 
 

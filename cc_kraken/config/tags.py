@@ -228,8 +228,8 @@ def node(
         settings = " and ".join(f"kraken.{NAMES[tag]}" for tag in missing)
         return Trouble(
             "identity-missing",
-            f"{instance_id} has no tag {absent}{also}",
-            "tags that say which node this instance is",
+            f"{instance_id} has no tag {absent}{also}.",
+            "Its tags must say which node it is.",
             f"Tag the instance, or set {settings} in the configuration.",
             waits=True,
         )
@@ -246,9 +246,9 @@ def node(
             what = f"the character {odd}" if odd else f"{len(value)} characters"
             return Trouble(
                 "identity-unfit",
-                f"the {tag} of {instance_id}, {quoted(value)}, has {what}",
-                f"a text of up to {LONGEST} characters that people can read",
-                f"Correct the tag {name(namespace, tag)} or the configuration.",
+                f"The {tag} of {instance_id}, {quoted(value)}, has {what}.",
+                f"It must be up to {LONGEST} characters that people can read.",
+                f"Correct the tag {name(namespace, tag)}, or the configuration.",
             )
     return Claimant(prefix) if node_id == ANY_NODE else Node(prefix, node_id)
 

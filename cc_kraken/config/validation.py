@@ -75,8 +75,8 @@ def _validator(schema: Schema) -> Any:
     except ImportError as error:
         raise failure(
             "jsonschema-missing",
-            f"Python's jsonschema cannot be imported ({error})",
-            "jsonschema 3.2 or later",
+            f"Python's jsonschema cannot be imported ({error}).",
+            "The system's own Python must have jsonschema 3.2 or later.",
             "Install the package python3-jsonschema.",
         ) from None
     draft: Any = jsonschema.Draft4Validator

@@ -178,7 +178,8 @@ class Wish:
         try:
             registry.of(fs_type).parse(self.wanted.mkfs_options)
         except KrakenError as error:
-            found = f"{error.trouble.found} ({self._said['mkfs_options'].where})"
+            where = self._said["mkfs_options"].where
+            found = f"{error.trouble.found} It comes from {where}."
             self.troubles.append(
                 replace(error.trouble, kind="mkfs-options", found=found)
             )
@@ -190,9 +191,9 @@ class Wish:
         ]
         trouble = Trouble(
             "tags-disagree",
-            f"the volumes of the set {self.wanted.name} disagree about "
-            f"{self.tag(key)}: {', '.join(words)}",
-            "the same value on every volume of a set",
+            f"The volumes of the set {self.wanted.name} disagree about "
+            f"{self.tag(key)}: {', '.join(words)}.",
+            "All volumes of a set must have the same value.",
             f"Tag them alike, set kraken.volumes.{self._name}.{key}, or choose the "
             f"right ones with kraken.volumes.{self._name}.volume_ids.",
             waits=True,
@@ -217,8 +218,8 @@ class Wish:
             "pin-count",
             f"kraken.volumes.{self._name}.volume_ids names {len(self._pins)} of "
             f"the volumes of {self.wanted.name}, which is a set of "
-            f"{self.wanted.members}",
-            "as many volume ids as the set has members",
+            f"{self.wanted.members}.",
+            "It must name as many volumes as the set has members.",
             f"Correct volume_ids, or members (the tag {self.tag('members')}).",
         )
 
@@ -231,9 +232,9 @@ class Wish:
                 return None
             return Trouble(
                 "raid-level-missing",
-                f"the set {wanted.name} has {wanted.members} members and no "
-                f"{self.tag('raid_level')}",
-                "a RAID level where a filesystem goes over several volumes",
+                f"The set {wanted.name} has {wanted.members} members and no "
+                f"{self.tag('raid_level')}.",
+                "A filesystem over several volumes needs a RAID level.",
                 f"Tag the volumes, or set kraken.volumes.{self._name}.raid_level."
                 f"{self.no_size}",
             )
@@ -242,9 +243,9 @@ class Wish:
             return None
         return Trouble(
             "members-too-few",
-            f"the set {wanted.name} has {wanted.members} members and RAID level "
-            f"{wanted.raid_level}",
-            f"at least {fewest} members for that level",
+            f"The set {wanted.name} has {wanted.members} members and RAID level "
+            f"{wanted.raid_level}.",
+            f"That level takes at least {fewest} members.",
             f"Correct {self.tag('members')} or {self.tag('raid_level')}.",
         )
 
@@ -269,9 +270,9 @@ class Wish:
         words = f" ({', '.join(map(quoted, sorted(odd)))} means nothing)" if odd else ""
         return Trouble(
             "mount-incomplete",
-            f"the set {self.wanted.name} has {reason.where}, and no "
-            f"{self.tag(missing)}{words}: it would not be mounted",
-            "both a filesystem and a mount path, or FsType none",
+            f"The set {self.wanted.name} has {reason.where}, and no "
+            f"{self.tag(missing)}{words}: it would not be mounted.",
+            "It must have both a filesystem and a mount path, or FsType none.",
             f"Tag the volumes with {self.tag(missing)}, or set "
             f"kraken.volumes.{self._name}.{missing}.",
         )
@@ -316,7 +317,7 @@ def _with_type(section: Section, name: str, fs_type: str) -> Wish:
 def mount_path_shared(names: Sequence[str], path: str) -> Trouble:
     return Trouble(
         "mount-path-shared",
-        f"the sets {' and '.join(names)} have the same mount path {path}",
-        "a mount path of its own for each set",
+        f"The sets {' and '.join(names)} have the same mount path {path}.",
+        "Each set must have a mount path of its own.",
         "Give all but one of them another path.",
     )

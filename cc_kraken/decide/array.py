@@ -145,8 +145,8 @@ def _check_running(case: Case, state: ArrayState, array: Array) -> None:
             f"Array {array.name} ({state.uuid}) runs with {', '.join(older)}, "
             f"whose content is older than that of {', '.join(outside)}.",
             "It must run with the newest content.",
-            "Stop the array and whatever uses it, detach the older volume, and "
-            "run again.",
+            "Stop the array and whatever uses it, detach the older volume, "
+            "then: cc-kraken apply.",
         )
     for volume in state.stale:
         if volume not in older:
@@ -188,8 +188,8 @@ def _check_startable(case: Case, state: ArrayState) -> None:
         or_else = ", or start it without them with allow_degraded: true"
         raise failure(
             "array-members-missing",
-            f"{array} expects {len(state.expected)} members, and "
-            f"{len(state.fresh)} of them are here ({here}).",
+            f"{array} has {len(state.fresh)} of its {len(state.expected)} members here "
+            f"({here}).",
             ALL,
             f"Bring the missing volumes back{or_else if state.redundant else ''}.",
         )

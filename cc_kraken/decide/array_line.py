@@ -24,8 +24,8 @@ def steps(case: Case, uuid: str, name: str) -> list[WriteArrayLine]:
                 f"{line.file} has a line for the array of the set {case.name}, and "
                 f"ours cannot replace it, because {why}: {line.text}.",
                 "Only our ARRAY line may name it: mdadm starts no array that has two.",
-                f"Take that line out of {line.file} and run again, or take the "
-                "tags off the volumes.",
+                f"Take that line out of {line.file}, then: cc-kraken apply. Or take "
+                "the tags off the volumes.",
             )
         if not why:
             theirs.append(line)
@@ -36,8 +36,8 @@ def steps(case: Case, uuid: str, name: str) -> list[WriteArrayLine]:
             f"mdadm is told to leave out {', '.join(out)} of the set {case.name}: "
             f"{world.left_out[out[0]]}.",
             "A DEVICE line must name all disks of the set.",
-            "Take that line out, or add /dev/nvme* to it, and run again. Without "
-            "such a line mdadm looks at every disk.",
+            "Take that line out, or add /dev/nvme* to it, then: cc-kraken apply. "
+            "Without such a line mdadm looks at every disk.",
         )
     if not theirs and world.array_lines.get(uuid) == case.name:
         return []

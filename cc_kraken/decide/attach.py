@@ -148,14 +148,15 @@ def _absent(case: Case, volume: Volume, state: str) -> Trouble:
             f"{volume.id} has been {state} for {int(seconds)} s and has no "
             "device in this machine.",
             f"The device must be there within {ATTACH_LIMIT_SECONDS} s.",
-            f"Detach {volume.id} in EC2 and run again, or replace the instance.",
+            f"Detach {volume.id} in EC2, then: cc-kraken apply. Or replace the "
+            "instance.",
         )
     return Trouble(
         "attaching",
         f"{volume.id} is {state} and its device is not there yet.",
         "An NVMe device with its serial must appear.",
-        f"If it stays away, detach {volume.id} in EC2 and run again, or replace "
-        "the instance.",
+        f"If it stays away, detach {volume.id} in EC2, then: cc-kraken apply. Or "
+        "replace the instance.",
         waits=True,
     )
 
@@ -174,7 +175,7 @@ def _held(case: Case, volume: Volume, instance_id: str) -> Trouble:
     may_be_any = prefix == case.node.prefix and node_id == ANY_NODE
     attached = f"{volume.id} is attached to {instance_id}, which is {state}"
     states = {one.state for one in volume.attachments if one.instance_id == instance_id}
-    soon = "cc_kraken attaches it as soon as EC2 has released it; if that lasts,"
+    soon = "cc_kraken attaches it as soon as EC2 has released it. If that lasts,"
     waits = True
     if state in ("shutting-down", "terminated", "gone", "unknown"):
         kind = "holder-leaving"

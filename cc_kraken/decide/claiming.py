@@ -288,7 +288,7 @@ def _unfree(look: Look, node_id: str) -> str:
             return f"{volume.id} is {volume.state}"
     for claim in declared_sets(look, node_id):
         if claim.trouble is not None:
-            return str(claim.trouble).partition("] ")[2].partition(";")[0].rstrip(".")
+            return claim.trouble.found.partition(";")[0].rstrip(".")
     return ""
 
 
@@ -335,7 +335,7 @@ def _two_nodes(look: Look, held: Sequence[str]) -> Trouble:
         "claim-two-nodes",
         f"Volumes of {len(held)} nodes are attached to {look.instance_id}: {shown}.",
         "An instance can be one node.",
-        "Detach the volumes of the others in EC2, then: cc-kraken apply.",
+        "Detach the volumes of all nodes but one in EC2, then: cc-kraken apply.",
         waits=len(disks) < 2,
     )
 
@@ -394,7 +394,7 @@ def _none_free(look: Look) -> Trouble:
         f"No node of {look.prefix} is free in {look.zone} ({reasons})."
         f"{_near_misses(look)}",
         "One must be free, with all volumes of its declared sets.",
-        "It is claimed as soon as its instance is gone. Or create the volumes of "
-        "another node.",
+        "A node is claimed as soon as its instance is gone: terminate one that is too "
+        "many. Or create the volumes of another node.",
         waits=True,
     )

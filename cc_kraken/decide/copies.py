@@ -38,8 +38,8 @@ def check(case: Case, *uuids: str) -> None:
         raise failure(
             "array-clone" if found[0].type == MD_MEMBER else "filesystem-clone",
             f"{_describe(world, case.name, case.volume_ids, found)}.",
-            "Only one disk of this machine may show a UUID.",
-            f"{_detach(world, found)}, and run again.{_keep(world, found)}",
+            "No two disks of this machine may have the same UUID.",
+            f"{_detach(world, found)}, then: cc-kraken apply.{_keep(world, found)}",
         )
 
 

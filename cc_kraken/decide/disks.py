@@ -42,14 +42,15 @@ def check_fit(case: Case) -> None:
                 "device-read-only",
                 f"{disk} is read-only.",
                 "It must be writable.",
-                "The kernel's log says why (dmesg).",
+                "See in the kernel's log why (dmesg), then: cc-kraken apply.",
             )
         if device.size != volume.size_gib * GIB and not mounted:
             raise failure(
                 "device-size",
                 f"{disk} has {device.size} bytes, EC2 says {volume.size_gib} GiB.",
                 "Both must say the same size.",
-                "EC2 may still be changing the volume: the set waits for it.",
+                "EC2 may still be changing the volume: the set waits for it. If that "
+                "lasts, reboot the instance.",
                 waits=True,
             )
         if device.swap:
@@ -101,7 +102,8 @@ def look(case: Case, volume_id: str) -> Look:
             "device-unseen",
             f"{volume_id} could not be looked at yet.",
             "What it holds must be known first.",
-            "Run again. If it stays so, see the kernel's log for its disk (dmesg).",
+            "Nothing to do: the run looks again. If it stays so, see the kernel's log "
+            "for its disk (dmesg).",
             waits=True,
         )
     return answered(found)

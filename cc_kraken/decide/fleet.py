@@ -222,7 +222,7 @@ class _Account:
             return Trouble(
                 "volume-any-node",
                 f"{volume.id} has {self._tag(tags.NODE_ID)}=*.",
-                "Only an instance may be any node; a volume is of one.",
+                "Only an instance may be any node. A volume belongs to one node.",
                 f"Give {volume.id} the id of its node.",
             )
         missing = [t for t in (tags.PREFIX, tags.NODE_ID) if tags.NAMES[t] not in own]
@@ -250,7 +250,7 @@ class _Account:
         return Trouble(
             "volume-no-node",
             f"{volume.id} has tags of this namespace and no {words}.",
-            "Both say which node has the volume.",
+            "These two tags say which node the volume belongs to.",
             f"Add {words.replace(' no ', ' ')}, or take the other tags off.",
         )
 

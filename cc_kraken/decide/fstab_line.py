@@ -33,7 +33,7 @@ def steps(
                 f"fstab mounts {foreign.spec} at {foreign.path}.",
                 f"Only the filesystem of the set {case.name} ({line.spec}) may be "
                 "mounted there.",
-                "Take that line out of fstab and run again, or choose another "
+                "Take that line out of fstab, then: cc-kraken apply. Or choose another "
                 "MountPath.",
             )
     for one in theirs:

@@ -253,7 +253,7 @@ def wrong_members(
         f"belong to the set {name}.",
         "Only the volumes of this set may be in its array.",
         f"Stop what uses the array, {unmount}stop it (mdadm --stop {array.path}), "
-        f"detach {', '.join(away)}, and run again.",
+        f"detach {', '.join(away)}, then: cc-kraken apply.",
     )
 
 

@@ -117,7 +117,10 @@ def _before_parent(
                 f"Reboot: {parent.name} moves, then {case.name} is mounted.",
             )
     if parent.name in case.world.failed:
-        remedy = f"Correct {parent.name}, or choose another MountPath."
+        remedy = (
+            f"Put {parent.name} right first (cc-kraken status), or choose another "
+            "MountPath."
+        )
         raise failure("parent-failed", f"{below} has failed.", first, remedy)
     before = [step for step in steps if step.phase != MOUNT]
     if not before:

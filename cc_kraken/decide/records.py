@@ -40,7 +40,8 @@ def check_own(case: Case, present: Sequence[Record]) -> None:
                 f"{record.volume_id} carries the intent record of another set "
                 "or of other volumes.",
                 "cc_kraken finishes only what a record of this set began.",
-                "Give the volume its old tags back and run again, or use a new volume.",
+                "Give the volume its old tags back, then: cc-kraken apply. Or use a "
+                "new volume.",
             )
 
 

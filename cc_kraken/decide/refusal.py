@@ -35,8 +35,8 @@ def of_content(case: Case, look: Look, target: Target) -> KrakenError:
         remedy += f" {give_up}, set overwrite: {{{volume_id}: {look.fingerprint}}}."
     elif isinstance(content, Unknown) and content.offset is not None and volume_id:
         remedy += (
-            " To give this content up, set blank_proof: full, and run again for "
-            "a fingerprint of every byte."
+            " To give this content up, set blank_proof: full, then: cc-kraken plan. It "
+            "prints a fingerprint of every byte."
         )
     wanted = case.wanted.fs_type
     if case.is_array and volume_id:
@@ -76,7 +76,7 @@ def naming(error: KrakenError, look: Look, target: Target) -> KrakenError:
     """The refusal of a record, with what overwrite would have to name."""
     if not target.volume_id:
         return error
-    how = "set blank_proof: full, and run again for a fingerprint."
+    how = "set blank_proof: full, then: cc-kraken plan. It prints a fingerprint."
     if look.fingerprint:
         how = f"set overwrite: {{{target.volume_id}: {look.fingerprint}}}."
     how = f"To give its content up, {how}"

@@ -95,8 +95,8 @@ def flat(given: Given) -> list[str]:
 def refused(kind: str, found: str, expected: str) -> KrakenError:
     return failure(
         kind="mkfs-option-refused",
-        found=f"the mkfs option {found!r} is not allowed for {kind}",
-        expected=expected,
-        remedy="Correct mkfs_options (tag MkfsOptions): what forces, names "
-        "another device, or changes UUID, label or places is refused.",
+        found=f"The mkfs option {found!r} is not allowed for {kind}.",
+        expected=f"Allowed is {expected}.",
+        remedy="Correct mkfs_options (the tag MkfsOptions). What forces, names another "
+        "device, or changes UUID, label or places is refused.",
     )

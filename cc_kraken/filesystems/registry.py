@@ -38,9 +38,9 @@ def of(kind: str) -> Filesystem:
     if kind not in TYPES:
         raise failure(
             kind="fs-type-unknown",
-            found=f"the filesystem type is {kind!r}",
-            expected=f"one of {', '.join(TYPES)}",
-            remedy="Correct fs_type (tag FsType).",
+            found=f"The filesystem type is {kind!r}.",
+            expected=f"It must be one of {', '.join(TYPES)}.",
+            remedy="Correct fs_type (the tag FsType).",
         )
     return TYPES[kind]
 

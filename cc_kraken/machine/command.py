@@ -135,7 +135,8 @@ def check(finished: Finished, doing: str) -> Finished:
         kind="command-failed",
         found=f"{os.path.basename(finished.argv[0])} {how} while {doing}{ended}",
         expected="It must end with exit status 0.",
-        remedy=f"The command was: {shlex.join(finished.argv)}",
+        remedy="See the kernel's log for a reason (dmesg). The command was: "
+        + shlex.join(finished.argv),
     )
 
 
@@ -148,9 +149,9 @@ def _find(words: tuple[str, ...]) -> str:
     if any("\0" in word for word in words):
         raise failure(
             kind="command-argument",
-            found=f"an argument of {words[0]!r} holds a NUL character",
-            expected="text without control characters",
-            remedy="Correct the tag or configuration value it comes from.",
+            found=f"An argument of {words[0]!r} holds a NUL character.",
+            expected="It must be text without control characters.",
+            remedy="Correct the tag or configuration value that it comes from.",
         )
     program = shutil.which(words[0], path=PATH)
     if program is not None:
@@ -163,8 +164,8 @@ def _find(words: tuple[str, ...]) -> str:
         remedy = f"Install the package {names} in the image."
     raise failure(
         kind="program-missing",
-        found=f"the program {name} is not installed",
-        expected=f"it in one of {PATH}",
+        found=f"The program {name} is not on this machine.",
+        expected=f"It must be in one of {PATH}.",
         remedy=remedy,
     )
 
@@ -220,9 +221,9 @@ def _wait(
         raise
     raise failure(
         kind="command-timeout",
-        found=f"{shlex.join(words)} did not end within {timeout:g} s",
-        expected="an answer",
-        remedy="See the kernel's log for a device that does not answer.",
+        found=f"{shlex.join(words)} did not end within {timeout:g} s.",
+        expected="It must end in that time.",
+        remedy="See the kernel's log for a device that does not answer (dmesg).",
     )
 
 
@@ -248,9 +249,9 @@ def _text(descriptor: int, words: tuple[str, ...]) -> str:
     if len(content) > OUTPUT_LIMIT:
         raise failure(
             kind="command-output",
-            found=f"{shlex.join(words)} printed more than {OUTPUT_LIMIT} bytes",
-            expected="a short answer",
-            remedy="Run it by hand and see what it says.",
+            found=f"{shlex.join(words)} printed more than {OUTPUT_LIMIT} bytes.",
+            expected="It must print less.",
+            remedy="Run it by hand, and see what it says.",
         )
     return content.decode("utf-8", "replace")
 

@@ -105,9 +105,9 @@ def unusable(kind: str, path: str, error: OSError, expected: str) -> KrakenError
     """The error for a path that leads to something else than ``expected``."""
     return failure(
         kind=kind,
-        found=f"cannot use {path!r}: {error.strerror or error}",
-        expected=expected,
-        remedy="Correct this or choose another path, and run again.",
+        found=f"{path!r} cannot be used: {error.strerror or error}.",
+        expected=f"It must be {expected}.",
+        remedy="Correct this or choose another path, then: cc-kraken apply.",
     )
 
 
@@ -183,13 +183,13 @@ def sync_directory(path: str) -> None:
 
 
 _REMEDIES = {
-    errno.ENOSPC: "Make room on that filesystem and run again.",
-    errno.EDQUOT: "Raise the quota or remove files, and run again.",
-    errno.EROFS: "Make that filesystem writable and run again.",
-    errno.EACCES: "Run as root.",
-    errno.EPERM: "Check that it is not immutable (lsattr), and run as root.",
-    errno.ENOENT: "Make its directory and run again.",
-    errno.EBUSY: "A bind mount over that file hinders replacing it: remove it.",
+    errno.ENOSPC: "Make room on that filesystem, then: cc-kraken apply.",
+    errno.EDQUOT: "Raise the quota or remove files, then: cc-kraken apply.",
+    errno.EROFS: "Make that filesystem writable, then: cc-kraken apply.",
+    errno.EACCES: "Run the command with sudo.",
+    errno.EPERM: "Check that it is not immutable (lsattr). Run the command with sudo.",
+    errno.ENOENT: "Make its directory, then: cc-kraken apply.",
+    errno.EBUSY: "A bind mount over that file keeps it as it is: unmount that.",
 }
 
 
@@ -197,7 +197,8 @@ def _cannot(verb: str, path: str, error: Exception) -> KrakenError:
     number = getattr(error, "errno", None) or 0
     return failure(
         kind=f"cannot-{verb}",
-        found=f"cannot {verb} {path!r}: {getattr(error, 'strerror', '') or error}",
-        expected=f"a {'writable' if verb == 'write' else 'readable'} file",
-        remedy=_REMEDIES.get(number, "Correct this and run again."),
+        found=f"{path!r} cannot be {'written' if verb == 'write' else 'read'}: "
+        f"{getattr(error, 'strerror', '') or error}.",
+        expected=f"It must be {'writable' if verb == 'write' else 'readable'}.",
+        remedy=_REMEDIES.get(number, "Correct this, then: cc-kraken apply."),
     )

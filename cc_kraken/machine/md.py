@@ -288,17 +288,18 @@ def _array(
 
 
 def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
-    remedy = "Compare `mdadm --examine` of " + ", ".join(members) + "."
+    remedy = f"Compare what mdadm --examine {' '.join(members)} shows."
     if os.strerror(errno.EINVAL) in said:  # in English: LC_ALL=C
         remedy += (
             " If the kernel's log says that a member has no valid superblock, an"
-            " older kernel refuses what a newer one has written: nothing is lost,"
-            " go back to an image with the newer one."
+            " older kernel refuses what a newer one has written. Nothing is lost:"
+            " go back to an image with the newer kernel."
         )
     return failure(
         kind="assemble-failed",
-        found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: {said}",
-        expected="all members that its freshest superblock expects",
+        found=f"mdadm does not put the array {mdadm_uuid(uuid)} together: "
+        f"{said.rstrip('.')}.",
+        expected="All members must be here that its freshest superblock expects.",
         remedy=remedy,
     )
 
@@ -306,9 +307,10 @@ def _not_assembled(uuid: str, members: Sequence[str], said: str) -> KrakenError:
 def _not_started(name: str, why: str) -> KrakenError:
     return failure(
         kind="start-degraded",
-        found=f"the array {name} cannot be started without its missing members: {why}",
-        expected="an inactive array of a redundant level with enough members",
-        remedy="Attach the missing volumes.",
+        found=f"The array {name} cannot be started without its missing members: "
+        f"{why.rstrip('.')}.",
+        expected="It must be inactive, redundant, and have enough members.",
+        remedy="Attach the missing volumes, then: cc-kraken apply.",
     )
 
 
@@ -317,19 +319,19 @@ def _not_running(arrays: Sequence[Array], members: Sequence[str]) -> KrakenError
     if len(arrays) > 1:
         return failure(
             kind="array-split",
-            found=f"the disks {disks} are in several arrays: "
-            + ", ".join(array.name for array in arrays),
-            expected="one array that holds them all",
-            remedy="Compare `mdadm --detail` of these arrays; stop the one "
-            "that is not in use.",
+            found=f"The disks {disks} are in several arrays: "
+            f"{', '.join(array.name for array in arrays)}.",
+            expected="One array must hold them all.",
+            remedy="Compare mdadm --detail of these arrays. Stop the one that is not "
+            "in use (mdadm --stop), then: cc-kraken apply.",
         )
     found = "in no array"
     if arrays:
         found = f"in {arrays[0].name}, whose state is {arrays[0].state!r}"
     return failure(
         kind="array-not-running",
-        found=f"after {STARTS:g} s the disks {disks} are {found}",
-        expected="a running array",
-        remedy="See the kernel's log (dmesg) for what md says.",
+        found=f"After {STARTS:g} s the disks {disks} are {found}.",
+        expected="They must be in an array that runs.",
+        remedy="See what md says in the kernel's log (dmesg).",
         waits=True,
     )

@@ -118,9 +118,10 @@ def verify(paths: Paths, path: str, devno: str) -> Mount:
     what = "nothing" if found is None else f"{found.source!r} ({found.devno})"
     raise failure(
         kind="mount-differs",
-        found=f"after mounting, {what} is mounted at {path!r}",
-        expected=f"the device {devno}",
-        remedy="Look for a second fstab line or systemd unit for this path.",
+        found=f"After mounting, {what} is mounted at {path!r}.",
+        expected=f"It must be the device {devno}.",
+        remedy="Look for another fstab line or systemd unit with this path, "
+        "then: cc-kraken apply.",
     )
 
 

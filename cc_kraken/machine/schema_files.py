@@ -36,8 +36,8 @@ def path(name: str) -> str:
             return candidate
     raise failure(
         "schema-missing",
-        f"the file {name} is in none of {', '.join(places)}",
-        "an installation with all its files",
+        f"The file {name} is in none of {', '.join(places)}.",
+        "It is part of the package.",
         "Install the package cloud-init-kraken again.",
     )
 

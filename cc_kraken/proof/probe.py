@@ -160,7 +160,7 @@ def _unopened(path: str, error: OSError) -> Unknown:
         why = os.strerror(error.errno)
         # With a node and without a disk: one that is about to come, or to go.
         unread = error.errno != errno.ENOENT
-        return Unknown(f"there is no device at {path} ({why})", unread=unread)
+        return Unknown(f"{path} is not there ({why})", unread=unread)
     if error.errno == errno.ENOTBLK:
         return Unknown(f"{path} is not a block device")
     return Unknown(f"{path} cannot be opened for direct reads ({error.strerror})")

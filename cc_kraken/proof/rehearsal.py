@@ -174,8 +174,8 @@ def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
         return
     raise failure(
         "shadow-no-room",
-        "a filesystem may be half made, and there is no room for the sparse file "
-        f"that shows where mkfs writes: {' and '.join(obstacles)}",
-        f"{need + RESERVE >> 20} MiB free in one of them",
-        "Make room and run again, or give the content up with overwrite.",
+        "A filesystem may be half made, and there is no room for the sparse file "
+        f"that shows where mkfs writes: {' and '.join(obstacles)}.",
+        f"One of them must have {need + RESERVE >> 20} MiB free.",
+        "Make room, then: cc-kraken apply. Or give the content up with overwrite.",
     )

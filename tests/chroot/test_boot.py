@@ -292,7 +292,7 @@ def test_a_late_instance_profile_is_awaited_and_named(machine: Machines) -> None
     booted(made)
     person.join()
     assert states(made) == {"data": "mounted"}
-    assert "waiting: [credentials-missing] there are no AWS credentials" in seen[0]
+    assert "waiting: [credentials-missing] There are no AWS credentials" in seen[0]
     assert "Give the instance a profile" in seen[0]
     assert "(awaited since " in seen[0] and " until " in seen[0]
     print(seen[0])

@@ -84,7 +84,7 @@ def test_fstab_mount_verify_owner(
     assert (mount.path, mount.type, mount.source) == (target, fs_type, device)
     assert mount.devno.startswith("0:") == (fs_type == "btrfs")
     assert mountinfo.mounted(paths)[number_of(device)] == (target,)
-    with pytest.raises(KrakenError, match="expected the device 1:1"):
+    with pytest.raises(KrakenError, match="It must be the device 1:1"):
         mountinfo.verify(paths, target, "1:1")
 
     assert mount_points.path_state(target).entries == ()
@@ -186,7 +186,7 @@ def test_a_second_mount_over_it_is_seen(
         make_filesystem("ext4", device)
         subprocess.run(["mount", device, target], check=True)
     mountinfo.verify(paths, target, number_of(second))
-    with pytest.raises(KrakenError, match="after mounting"):
+    with pytest.raises(KrakenError, match="After mounting"):
         mountinfo.verify(paths, target, number_of(first))
     assert mountinfo.mounted(paths)[number_of(first)] == (target,)
 

@@ -586,7 +586,7 @@ def test_a_device_without_a_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/dev/no-such-device", "there is no device"),
+        ("/dev/no-such-device", "is not there"),
         ("/dev/null", "not a block device"),
         ("/dev", "not a block device"),
         (__file__, "not a block device"),

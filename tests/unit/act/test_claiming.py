@@ -14,11 +14,15 @@ from pytest_mock import MockerFixture
 
 from cc_kraken.act import preconditions, refusals
 from cc_kraken.act.claim_file import OPEN_FOR, ClaimFile
+from cc_kraken.act.claiming import Claiming
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY
 from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.decide import decision
+from cc_kraken.decide.steps import OF_CLOUD
 from cc_kraken.machine.clock import Clock
-from cc_kraken.model import Ec2Options, Section
+from cc_kraken.model import Ec2Options, Identity, Section
 from cc_kraken.shown import plan_text, status_text
+from tests.unit import worlds as w
 from tests.unit.act.test_run import ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree
 
@@ -393,3 +397,35 @@ def test_the_note_of_another_instance_is_none(tree: Tree) -> None:
     file.sending("vol-1")
     assert noted(tree, At(100.0), "i-2").note is None
     assert noted(tree, At(100.0)).note is not None
+
+
+def test_nothing_is_used_while_a_volume_of_the_node_is_not_attached(
+    tree: Tree, mocker: MockerFixture
+) -> None:
+    log = w.claim(w.single(), w.attached(1))
+    data = w.claim(w.single(name="data", mount_path="/data"), w.volume(2))
+    world = w.world(1, looks={1: w.blank()})
+    identity = Identity(w.ME, "us-east-1", w.ZONE)
+    others = {
+        name: mocker.Mock()
+        for name in ("cloud", "observer", "executor", "creating", "report", "waiting")
+    }
+    claiming = Claiming(
+        section=Section(),
+        identity=identity,
+        paths=tree.paths,
+        clock=At(0.0),
+        hold_up=mocker.Mock(),
+        prefix="kafka",
+        declared=("log", "data"),
+        dry_run=False,
+        **others,
+    )
+    plans = decision.decide(w.NODE, (log, data), world)
+    assert any(step.phase not in OF_CLOUD for step in plans[0].steps)
+    first, _ = claiming.check((log, data), plans, world)
+    assert all(step.phase in OF_CLOUD for step in first.steps)
+    assert first.trouble is not None and first.trouble.waits
+    assert first.trouble.kind == "claim-incomplete"
+    assert w.volume_id(2) in first.trouble.found
+    assert "cc-kraken status" in first.trouble.remedy

@@ -321,7 +321,7 @@ CODES: dict[str, tuple[Prepare, str, Optional[int], tuple[str, ...]]] = {
         (
             "You may attach up to 1 devices for this instance type",
             "1 volumes are attached",
-            "a m5.large can have 1",
+            "The type m5.large can have 1",
         ),
     ),
     "CustomerKeyHasBeenRevoked": (
@@ -652,7 +652,7 @@ def test_reasons_are_told_when_they_change(
     scene.later(150, lambda: scene.lab.terminate_instance(old, 90, 3))
     scene.later(215, look)
     assert scene.run(600) == DONE
-    assert "has no volume" in seen[0] or "no volume" in seen[0]
+    assert "No volume" in seen[0]
     assert "running as the same node kafka/0" in seen[1]
     assert "shutting-down" in seen[2] and old in seen[2]
     told = lines()

@@ -285,6 +285,41 @@ def test_no_cloud_init(mocker: MockerFixture) -> None:
     assert sys.executable in str(refused("cloud-init-missing"))
 
 
+class Init:
+    """cloud-init's own, as far as it is asked where the datasource is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.paths = types.SimpleNamespace(get_ipath_cur=lambda _: str(path))
+
+    def read_cfg(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (None, "cloud-init-not-run", ["obj.pkl is missing", "cloud-init status"]),
+        (b"no pickle", "cloud-init-unusable", ["obj.pkl cannot be read", "Reboot"]),
+    ],
+)
+def test_a_datasource_that_is_not_there_or_cannot_be_read(
+    content: Optional[bytes],
+    kind: str,
+    words: list[str],
+    tmp_path: Path,
+    mocker: MockerFixture,
+) -> None:
+    path = tmp_path / "obj.pkl"
+    if content is not None:
+        path.write_bytes(content)
+    stages = types.SimpleNamespace(Init=lambda ds_deps: Init(path))
+    mocker.patch.dict(
+        sys.modules, {"cloudinit": types.SimpleNamespace(helpers=None, stages=stages)}
+    )
+    text = str(refused(kind))
+    assert all(word in text for word in words), text
+
+
 def test_nothing_of_cloud_init_is_imported_by_the_module() -> None:
     tree = Path(cloud_init.__file__).read_text()
     top = [line for line in tree.splitlines() if line.startswith(("import", "from"))]

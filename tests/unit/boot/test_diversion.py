@@ -15,6 +15,7 @@ from pytest_mock import MockerFixture
 
 from cc_kraken.boot import diversion
 from cc_kraken.boot.diversion import Diversion
+from cc_kraken.model import KrakenError
 
 # The two shapes of cloud-init's schema, with one key each.
 OPEN: dict[str, Any] = {
@@ -183,6 +184,16 @@ def test_the_diversion_of_another_package_is_left_alone(system: Diversion) -> No
     assert system.unregister() == []
     assert files(system) == before
     assert diverted_by(system) == "other"
+
+
+def test_what_dpkg_refuses_is_told(system: Diversion) -> None:
+    shutil.rmtree(Path(system.root) / "var/lib/dpkg")
+    with pytest.raises(KrakenError) as caught:
+        system.register()
+    trouble = caught.value.trouble
+    assert trouble.kind == "diversion-failed"
+    assert "var/lib/dpkg" in trouble.found and diversion.SCHEMA in trouble.expected
+    assert "--no-schema" in trouble.remedy
 
 
 def test_without_cloud_init_there_is_nothing_to_do(tmp_path: Path) -> None:

@@ -393,8 +393,10 @@ def test_another_way_to_merge_is_no_obstacle(
 def test_a_damaged_choice_is_not_guessed(paths: Paths) -> None:
     enable.enable(paths=paths)
     Path(paths.etc, "cc-kraken", "enable.json").write_text("{")
-    with pytest.raises(KrakenError, match=r"enable\.json"):
+    with pytest.raises(KrakenError, match=r"enable\.json") as caught:
         enable.refresh(paths)
+    assert caught.value.trouble.kind == "choice-unreadable"
+    assert "cc-kraken enable" in caught.value.trouble.remedy
 
 
 def test_the_scripts_entry_point_knows_its_two_words(

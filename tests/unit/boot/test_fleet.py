@@ -215,7 +215,7 @@ def _any_node(a: Account) -> str:
 
 def _incomplete(a: Account) -> str:
     a.lab.delete_volume(a.node("kafka", "4", ZONES[0])[3])
-    return "the set data has 2 of 3 volumes"
+    return "The set data has 2 of 3 volumes"
 
 
 def _surplus(a: Account) -> str:
@@ -223,7 +223,7 @@ def _surplus(a: Account) -> str:
     snapshot = a.lab.create_snapshot(data)
     own = a.lab.volume(data).tags
     copy = a.lab.create_volume(8, ZONES[0], own, snapshot_id=snapshot)
-    return f"of these {copy} are copies"
+    return f"copies: {copy}."
 
 
 def _zones(a: Account) -> str:
@@ -244,7 +244,7 @@ def _one_path(a: Account) -> str:
         if number:
             a.lab.tag(volume, tags(MountPath="/log"))
         a.lab.tag(volume, tags(Prefix="paths"))
-    return "the sets data and log have the same mount path /log"
+    return "The sets data and log have the same mount path /log"
 
 
 def _unlike(a: Account) -> str:
@@ -324,7 +324,7 @@ def _instance_misspelt(a: Account) -> str:
 
 def _no_volumes(a: Account) -> str:
     a.instance("kafka", "7", ZONES[0], Volumes="")
-    return "no volume in this region has the tags KRKN-IN:Prefix=kafka and"
+    return "No volume in this region has the tags KRKN-IN:Prefix=kafka and"
 
 
 def _wrong_zone(a: Account) -> str:
@@ -393,14 +393,14 @@ def test_ten_mistakes_in_one_account(lab: Ec2Lab, fleet: Callable[..., Ran]) -> 
     words += [_one_path(a), _set_missing(a)]
     log, *data = a.node("m5", "0", ZONES[0])
     lab.delete_volume(data[0])
-    words.append("the set data has 2 of 3 volumes")
+    words.append("The set data has 2 of 3 volumes")
     a.node("m6", "0", ZONES[0])
     moved = tags(Prefix="m6", NodeId="0", **{**LOG, "VolumeName": "more"})
     lab.tag(lab.create_volume(8, ZONES[1], moved), tags(MountPath="/more"))
     words.append("The volumes of m6/0 are in several zones")
     volumes = a.node("m7", "0", ZONES[0])
     lab.resize_volume(volumes[3], 9)
-    words.append("the volumes of the set data differ in size")
+    words.append("The volumes of the set data differ in size")
     volumes = a.node("m8", "0", ZONES[0])
     there = a.instance("m8", "0", ZONES[0], volumes)
     lab.set_delete_on_termination(volumes[0], True)
@@ -641,7 +641,7 @@ def test_the_table(lab: Ec2Lab, fleet: Callable[..., Ran]) -> None:
                                 "data", "(3),", "log"]  # fmt: skip
     assert lines[2].split() == ["kafka/1", "us-east-1b", "free", "no", "-",
                                 "data", "(2),", "log"]  # fmt: skip
-    assert lines[4].startswith("finding: kafka/1/data: [members-missing] the set data")
+    assert lines[4].startswith("finding: kafka/1/data: [members-missing] The set data")
     assert lines[-2] == "2 nodes, 1 finding."
     assert lines[-1] == "More: cc-kraken explain members-missing"
     assert "\033[" not in out

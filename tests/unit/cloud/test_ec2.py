@@ -980,7 +980,7 @@ def test_the_attachment_limit_tells_what_is_in_use(lab: Ec2Lab) -> None:
         error = told(partial(ec2.attach, volume))
         assert error.trouble.kind == "attachment-limit" and not error.trouble.waits
         assert "3 volumes are attached" in error.trouble.found
-        assert "a d3.8xlarge can have 3" in error.trouble.found
+        assert "The type d3.8xlarge can have 3" in error.trouble.found
     # the limit is looked up once, whatever the number of volumes
     assert ec2.calls["DescribeInstances"] == 2
     assert ec2.calls["DescribeInstanceTypes"] == 1

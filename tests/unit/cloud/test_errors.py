@@ -155,6 +155,8 @@ def test_reaction(
 ) -> None:
     line = rule(action, code, message, status)
     assert (line.reaction, line.kind) == (reaction, kind)
+    told = refused(action, code, message, status).trouble
+    assert told.kind == kind and action in told.found and code in told.found
 
 
 @pytest.mark.parametrize("code", sorted(TABLE))
@@ -216,7 +218,8 @@ def test_the_permission_that_ec2_names_is_named_with_its_resource(
     message = DENIED.format(permission, resource)
     told = refused("CreateVolume", "UnauthorizedOperation", message, 403).trouble
     assert told.remedy.startswith(f"Allow {permission} on {resource} in the role")
-    assert told.expected == f"the permission {permission} on {resource}"
+    rights = f"{permission} on {resource}"
+    assert told.expected == f"The role must have the permission {rights}."
 
 
 def test_a_reason_that_is_encoded_alone_is_said_as_such() -> None:

@@ -155,7 +155,7 @@ def test_found_when_installed(tmp_path: Any) -> None:
 
 
 def test_a_missing_file_is_a_sentence() -> None:
-    with pytest.raises(KrakenError, match="the file no.json"):
+    with pytest.raises(KrakenError, match="The file no.json"):
         schema_files.path("no.json")
 
 

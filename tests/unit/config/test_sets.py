@@ -334,7 +334,7 @@ def test_more_members() -> None:
     some = [*raid(1, 2, 3), *raid(4, 5, 6, origin="snap-1")]
     words = ("6 volumes instead of 3", "kraken.volumes.data.volume_ids")
     trouble = refused(one(some), "members-surplus", *words, waits=True)
-    assert f"of these {', '.join(ids(4, 5, 6))} are copies" in trouble.found
+    assert f"copies: {', '.join(ids(4, 5, 6))}." in trouble.found
 
 
 def test_pins_choose_among_copies() -> None:
@@ -379,7 +379,7 @@ def test_a_declared_set_without_a_volume() -> None:
         claim,
         "set-absent",
         "KRKN-IN:VolumeName=data",
-        "each member of the set data (3)",
+        "Each member of the set data must have a volume (3)",
         waits=True,
     )
     assert claim.wanted.declared
@@ -553,7 +553,7 @@ def test_two_sets_on_one_mount_path_are_both_refused() -> None:
     log = volume(9, "log", FsType="ext4", MountPath="/data")
     other = volume(8, "other", FsType="ext4", MountPath="/data/below")
     claims = judge([log, other, *raid(1, 2)])
-    words = ("the sets data and log have the same mount path /data",)
+    words = ("The sets data and log have the same mount path /data",)
     refused(claims["data"], "mount-path-shared", *words)
     refused(claims["log"], "mount-path-shared", *words)
     assert claims["other"].trouble is None

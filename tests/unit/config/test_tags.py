@@ -152,9 +152,9 @@ def test_the_section_is_stronger() -> None:
     [
         (Section(), None, ["KRKN-IN:Prefix and no tag KRKN-IN:NodeId"]),
         (Section(), {}, ["i-1 has no tag", "kraken.prefix and kraken.node_id"]),
-        (Section(), tagged(Prefix="a"), ["i-1 has no tag KRKN-IN:NodeId;"]),
-        (Section(), tagged(Prefix="a", NodeId=" "), ["no tag KRKN-IN:NodeId;"]),
-        (Section(node_id="1"), {}, ["i-1 has no tag KRKN-IN:Prefix;"]),
+        (Section(), tagged(Prefix="a"), ["i-1 has no tag KRKN-IN:NodeId."]),
+        (Section(), tagged(Prefix="a", NodeId=" "), ["no tag KRKN-IN:NodeId."]),
+        (Section(node_id="1"), {}, ["i-1 has no tag KRKN-IN:Prefix."]),
         (Section(tag_namespace="GOAT-IN"), {}, ["GOAT-IN:Prefix"]),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Optional
 
 import pytest
 
+from cc_kraken.decide.attach import CLAIM_SECONDS
 from cc_kraken.decide.plan import FAILED, PENDING
 from cc_kraken.decide.steps import Attach
 from cc_kraken.model import Attachment, Holder, Known
@@ -58,6 +59,44 @@ def test_a_volume_that_another_instance_is_letting_go(holder: str, state: str) -
     assert (plan.trouble.kind, plan.trouble.waits) == ("holder-detaching", True)
     assert ("busy" in plan.trouble.found) is (state == "busy")
     assert OTHER in plan.trouble.found
+
+
+@pytest.mark.parametrize("state", ["detaching", "busy"])
+def test_a_volume_that_is_being_detached_here_is_awaited(state: str) -> None:
+    claim = w.claim(w.single(), w.attached(1, state=state))
+    plan = decide(claim, w.world())
+    assert (plan.state, kind(plan)) == (PENDING, "volume-detaching")
+    assert plan.trouble is not None and plan.trouble.waits
+    assert w.volume_id(1) in plan.trouble.found and state in plan.trouble.found
+    assert "DetachVolume" in plan.trouble.remedy
+
+
+def test_a_volume_that_something_without_a_name_holds() -> None:
+    held = (Attachment(None, "", "attached"),)
+    claim = w.claim(w.single(), w.volume(1, "in-use", attachments=held))
+    plan = decide(claim, w.world())
+    assert (plan.state, kind(plan)) == (FAILED, "volume-managed")
+    assert plan.trouble is not None and w.volume_id(1) in plan.trouble.found
+    assert "volume_ids" in plan.trouble.remedy
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "expected"),
+    [
+        (CLAIM_SECONDS - 1, ("holder-claiming", True)),
+        (CLAIM_SECONDS, ("holder-running", False)),
+    ],
+)
+def test_who_may_be_any_node_may_give_the_volume_back(
+    elapsed: float, expected: tuple[str, bool]
+) -> None:
+    holders = {OTHER: Holder(OTHER, "running", "kafka", "*")}
+    claim = w.claim(w.single(), w.attached(1, OTHER))
+    plan = decide(claim, w.world(holders=holders, elapsed=elapsed))
+    assert plan.trouble is not None
+    assert (plan.trouble.kind, plan.trouble.waits) == expected
+    assert w.volume_id(1) in plan.trouble.found and OTHER in plan.trouble.found
+    assert OTHER in plan.trouble.remedy
 
 
 def test_who_loses_a_member_lets_the_unused_others_go() -> None:

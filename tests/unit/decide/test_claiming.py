@@ -219,7 +219,7 @@ STAYS: dict[str, tuple[Look, str, bool, str]] = {
         look(*THEIRS, *node(2)[:1]),
         "claim-none-free",
         True,
-        "kafka/2: no volume of the node kafka/2 has the tag KRKN-IN:VolumeName=log",
+        "kafka/2: No volume of the node kafka/2 has the tag KRKN-IN:VolumeName=log",
     ),
     "one was lost just now": (
         look(*FREE, avoided=frozenset({"1"})),

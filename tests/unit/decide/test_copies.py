@@ -157,7 +157,9 @@ def test_a_copy_that_is_mounted_where_the_set_belongs() -> None:
     assert plan.trouble.found.startswith(
         f"{w.volume_id(9)} (/dev/nvme9n1, mounted at /krkn_log) has the same ext4 UUID"
     )
-    assert "Unmount the copy and detach it, and run again." in plan.trouble.remedy
+    assert (
+        "Unmount the copy and detach it, then: cc-kraken apply." in plan.trouble.remedy
+    )
 
 
 def test_the_systems_own_volume_gets_no_new_uuid() -> None:

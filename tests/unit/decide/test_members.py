@@ -47,6 +47,14 @@ def test_an_array_that_was_made_once_more_under_its_uuid_is_another_one() -> Non
         assert words in found.found
 
 
+@pytest.mark.parametrize(("minor", "version"), [(0, "1.0"), (1, "1.1"), (-1, "1.x")])
+def test_a_superblock_in_another_place_is_not_handled(minor: int, version: str) -> None:
+    found = trouble({A: mirror(0, minor=minor), B: mirror(1, minor=minor)})
+    assert found.kind == "array-metadata"
+    assert f"version {version}." in found.found and "1.2" in found.expected
+    assert "by hand" in found.remedy
+
+
 def test_a_time_of_creation_beyond_any_calendar_is_told_too() -> None:
     far = (1 << 40) - 1
     assert str(A) in trouble({A: mirror(0, created=far), B: mirror(1)}).found

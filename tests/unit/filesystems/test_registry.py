@@ -9,6 +9,7 @@ import pytest
 
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import BLOCK, HEAD, Filesystem
+from cc_kraken.model import KrakenError
 from tests.unit.repository.test_house import HOUSE, MODULES, ROOT, dotted
 
 ANSWERS = sorted({*vars(Filesystem), *Filesystem.__annotations__} - {"__doc__"})
@@ -23,6 +24,15 @@ def test_a_type_answers_everything(kind: str) -> None:
     for answer in ("words", "superblock", "places", "state", "grow_argv"):
         assert answer in vars(type(one)), f"{kind} does not say {answer}"
     assert one.offset + BLOCK <= HEAD
+
+
+def test_a_type_that_is_not_made_is_refused() -> None:
+    with pytest.raises(KrakenError) as caught:
+        registry.of("zfs")
+    trouble = caught.value.trouble
+    assert trouble.kind == "fs-type-unknown"
+    assert "'zfs'" in trouble.found and "FsType" in trouble.remedy
+    assert all(kind in trouble.expected for kind in registry.TYPES)
 
 
 def test_no_other_module_names_a_type() -> None:

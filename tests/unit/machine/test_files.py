@@ -119,7 +119,7 @@ def test_impossible_places_are_a_sentence(tmp_path: Path, make) -> None:
 
 
 def test_nul_in_path() -> None:
-    with pytest.raises(KrakenError, match="cannot write"):
+    with pytest.raises(KrakenError, match="cannot be written"):
         files.write_atomic("/tmp/a\0b", b"data")
 
 

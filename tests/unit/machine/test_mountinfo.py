@@ -150,6 +150,6 @@ def test_verify(tree: Tree) -> None:
         mountinfo.verify(tree.paths, "/data", devno)
     tree.mount("/data", "0:50", "btrfs", "/dev/nvme1n1")
     assert mountinfo.verify(tree.paths, "/data", devno).type == "btrfs"
-    with pytest.raises(KrakenError, match="expected the device 259:99") as caught:
+    with pytest.raises(KrakenError, match="It must be the device 259:99") as caught:
         mountinfo.verify(tree.paths, "/data", "259:99")
     assert caught.value.trouble.kind == "mount-differs"

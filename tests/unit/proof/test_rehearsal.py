@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Device, Extent, Record
+from cc_kraken.model import Device, Extent, KrakenError, Record
 from cc_kraken.proof import half_made, rehearsal
 
 MIB = 1 << 20
@@ -71,6 +72,19 @@ def test_equal_volumes_need_one(tmp_path: Path) -> None:
     found = learn(tmp_path, [61 * MIB] * MANY)
     assert len(set(found)) == 1
     assert (command.STARTED - before)["mkfs.ext4"] == 1
+
+
+def test_without_room_it_says_where_and_how_much(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    usage = mocker.Mock(free=5 * MIB)
+    mocker.patch.object(shutil, "disk_usage", return_value=usage)
+    with pytest.raises(KrakenError) as caught:
+        learn(tmp_path, [62 * MIB])
+    trouble = caught.value.trouble
+    assert trouble.kind == "shadow-no-room"
+    assert f"{tmp_path / 'state'} has 5 MiB free" in trouble.found
+    assert "MiB free" in trouble.expected and "Make room" in trouble.remedy
 
 
 def test_few_checkers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
