@@ -58,7 +58,6 @@ class Executor(StepActions):
         """Sets on whose volumes something is half wiped or half made."""
 
     def carry_out(self, plans: Sequence[Plan], world: World) -> Carried:
-        """Carry out the steps of these plans."""
         self._world = world
         self._looks = {**world.looks, **world.array_looks}
         self._carried = Carried()

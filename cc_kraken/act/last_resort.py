@@ -24,7 +24,6 @@ from cc_kraken.model import Claim, KrakenError
 
 LOG = logging.getLogger(__name__)
 
-
 _INSTANCE = "instance "
 
 
