@@ -17,9 +17,11 @@ ROOM = 1 << 30
 
 
 @pytest.fixture
-def tmp_path() -> Iterator[Path]:
+def tmp_path(request: pytest.FixtureRequest) -> Iterator[Path]:
     """In the place of pytest's own.  It is removed at the end of the test."""
     here = os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > ROOM
+    if request.node.get_closest_marker("on_disk"):
+        here = False
     made = tempfile.mkdtemp(prefix="cc-kraken-", dir=MEMORY if here else None)
     try:
         yield Path(made)

@@ -24,6 +24,7 @@ from tests.unit.machine import test_mdadm_conf
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.on_disk,
     pytest.mark.skipif(not shutil.which("mdadm"), reason="needs mdadm"),
 ]
 

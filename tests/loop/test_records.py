@@ -193,6 +193,7 @@ def fill(where: Path, block: bytes) -> Path:
         ),
     ),
 )
+@pytest.mark.on_disk
 @pytest.mark.parametrize("kind", registry.TYPES)
 def test_a_user_cannot_keep_the_set_from_being_mounted(
     machine: Machine, kind: str, what: str
@@ -375,6 +376,7 @@ def stack(machine: Machine) -> Iterator[ExitStack]:
             subprocess.run(["losetup", "--detach", f"/dev/{path.name}"])
 
 
+@pytest.mark.on_disk
 @pytest.mark.parametrize("kind", soon(("xfs", "btrfs"), registry.TYPES))
 def test_half_made_and_beyond_16_tib(
     machine: Machine, stack: ExitStack, kind: str
@@ -386,6 +388,7 @@ def test_half_made_and_beyond_16_tib(
     assert any(f"make {kind} " in text for text in status["sets"]["data"]["done"])
 
 
+@pytest.mark.on_disk
 @pytest.mark.parametrize("kind", ["xfs"])
 def test_without_room_for_the_shadow_it_can_still_be_given_up(
     machine: Machine, stack: ExitStack, kind: str
