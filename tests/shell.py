@@ -36,7 +36,7 @@ chroot of Debian {RELEASE} with cc_kraken; the package lies in its /root, too. T
 no systemd, RAID, Auto Scaling or CloudFormation.
 
 Type "EC2 in five minutes" of the README, then the guides. Leave "Clean up" until the
-end: it removes everything.
+end: the guides need what it removes.
 
   node [INSTANCE]   a shell on the instance (without a name: the newest)
   exit              ends all and takes it away

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,17 +145,47 @@ def test_another_prefix(reader: Reader) -> None:
     assert "events" in text and "kafka" not in text
 
 
-def test_creating_volumes(reader: Reader) -> None:
+def from_the_readme(reader: Reader) -> None:
+    """A node, and the variables of "EC2 in five minutes" in the reader's shell."""
     begin(reader)
     reader.lab.client("iam").create_role(
         RoleName="kafka-node", AssumeRolePolicyDocument="{}"
     )
-    said = reader.read("docs/guides/create-volumes.md")
-    assert "nothing to do" in said
-    policy = reader.lab.client("iam").get_role_policy(
-        RoleName="kafka-node", PolicyName="create-volumes"
-    )
-    assert "ec2:CreateVolume" in str(policy["PolicyDocument"])
+    zone = reader.lab.zones[0]
+    known = f"prefix=kafka zone={zone} ami={IMAGE} subnet={reader.lab.subnet(zone)}"
+    assert reader.operator(known).returncode == 0
+
+
+def test_creating_volumes(reader: Reader) -> None:
+    from_the_readme(reader)
+    iam, told = reader.lab.client("iam"), []
+    for block in blocks("docs/guides/create-volumes.md"):
+        if "delete-role-policy" in block.text:
+            policy = iam.get_role_policy(
+                RoleName="kafka-node", PolicyName="create-volumes"
+            )
+            assert "ec2:CreateVolume" in str(policy["PolicyDocument"])
+        # Not a minute between the two looks.
+        text = re.sub(r"^( +)size: .*\n", r"\g<0>\1after: 10\n", block.text, flags=re.M)
+        told.append(reader.type(replace(block, text=text)))
+        reader.settle()
+    said = "".join(told)
+    assert "node kafka/1" in said
+    assert "create volume 1 of 1 (50 GiB gp3, encrypted) in us-east-1a" in said
+    assert sorted(reader.node.disks()) == ["/krkn_data", "/krkn_more"]
+    assert iam.list_role_policies(RoleName="kafka-node")["PolicyNames"] == []
+
+
+def test_a_claim(reader: Reader) -> None:
+    from_the_readme(reader)
+    said = reader.read("docs/guides/auto-scaling.md", "Try a claim")
+    peers = re.findall(r"^(\d+) +held +(i-\w+)", said, re.M)
+    assert [node for node, _ in peers] == ["0", "10", "11"]
+    ended = {
+        node for node, one in peers if reader.lab.instance(one).state == "terminated"
+    }
+    (node,) = ended
+    assert f"node kafka/{node} on {reader.machine.id}" in said
 
 
 def test_another_level(reader: Reader) -> None:
@@ -250,7 +281,7 @@ def test_monitoring(reader: Reader) -> None:
 
 #: Pages that are no list of commands, and where the tests of what they say are.
 NOT_TYPED = {
-    "auto-scaling.md": "tests/unit/repository/test_cluster.py, tests/vm/test_claims.py",
+    "auto-scaling.md": "tests/unit/repository/test_cluster.py, and test_a_claim here",
     "fleet.md": "tests/unit/boot/test_fleet.py",
     "from-goat.md": "tests/loop/test_changes.py, tests/vm/test_changes.py",
     "images.md": "tests/chroot/test_images.py",
