@@ -29,9 +29,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
+from uuid import uuid5
 
 from cc_kraken.act.waiting import Limits
 from cc_kraken.decide import creating
+from cc_kraken.decide.case import NAMESPACE
 from cc_kraken.model import Identity, Known, MdSuperblock, Section
 from tests import claims
 from tests.claims import Chances, Claimant, Edge, Up
@@ -110,7 +112,7 @@ class World(claims.World):
         if len(volumes) == 1:
             self.storage.content(volumes[0]).filesystem = Known("ext4", volumes[0])
             return
-        uuid, roles = f"array-{volumes[0]}", tuple(range(len(volumes)))
+        uuid, roles = str(uuid5(NAMESPACE, volumes[0])), tuple(range(len(volumes)))
         for role, volume in enumerate(sorted(volumes)):
             if by_us:
                 self.lab.tag(volume, {"KRKN-IN:Member": f"{role + 1}"})

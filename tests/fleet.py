@@ -36,6 +36,7 @@ from typing import (
     Callable,
     Optional,
 )
+from uuid import uuid5
 
 from botocore.parsers import EC2QueryParser
 
@@ -46,6 +47,7 @@ from cc_kraken.act.run import Run
 from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
 from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.decide.case import NAMESPACE
 from cc_kraken.decide.steps import (
     AssembleArray,
     CreateArray,
@@ -1036,7 +1038,7 @@ def _made_before(fleet: Fleet, node_id: str, volumes: Sequence[str]) -> None:
     """An earlier instance has made the array and the filesystems."""
     log, *data = volumes
     fleet.storage.content(log).filesystem = Known("ext4", f"log-{node_id}")
-    uuid = f"array-{node_id}"
+    uuid = str(uuid5(NAMESPACE, node_id))
     roles = tuple(range(len(data)))
     for role, volume in enumerate(sorted(data)):
         fleet.storage.content(volume).superblock = MdSuperblock(
