@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any, Optional
 
 from cc_kraken.act import report
-from cc_kraken.boot import cloud_init, fleet, peers, stage, wait
+from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
+from cc_kraken.commands import fleet, peers, wait
+from cc_kraken.commands.shown import fleet_text, plan_text, status_text, terminal_text
 from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, KrakenError, failure, of_set
-from cc_kraken.shown import fleet_text, plan_text, status_text, terminal_text
 
 LOG = logging.getLogger(__name__)
 
@@ -292,7 +293,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status, indent=2))
     elif options.prometheus:
-        from cc_kraken.boot import metrics
+        from cc_kraken.act import metrics
 
         print(metrics.text(status), end="")
     elif sys.stdout.isatty():
@@ -343,7 +344,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _check_file(name: str) -> int:
-    from cc_kraken.boot import userdata
+    from cc_kraken.commands import userdata
 
     shown = "standard input" if name == "-" else name
     try:
@@ -370,7 +371,7 @@ def _check_file(name: str) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from cc_kraken.boot import explain
+    from cc_kraken.commands import explain
 
     print(explain.text(options.kind) if options.kind else explain.listed())
     return 0

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.boot import explain
+from cc_kraken.commands import explain
 from cc_kraken.model import KrakenError, Trouble
 
 ROOT = Path(__file__).parents[1]

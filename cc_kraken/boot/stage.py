@@ -228,7 +228,7 @@ def _locked(
 def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
     if not section.metrics:
         return None
-    from cc_kraken.boot import metrics  # not where nobody asks
+    from cc_kraken.act import metrics  # not where nobody asks
 
     return metrics.text
 

@@ -282,7 +282,7 @@ def test_monitoring(reader: Reader) -> None:
 #: Pages that are no list of commands, and where the tests of what they say are.
 NOT_TYPED = {
     "auto-scaling.md": "tests/unit/repository/test_cluster.py, and test_a_claim here",
-    "fleet.md": "tests/unit/boot/test_fleet.py",
+    "fleet.md": "tests/unit/commands/test_fleet.py",
     "from-goat.md": "tests/loop/test_changes.py, tests/vm/test_changes.py",
     "images.md": "tests/chroot/test_images.py",
     "services.md": "tests/vm/test_services.py",

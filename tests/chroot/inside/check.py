@@ -17,7 +17,7 @@ from cloudinit import handlers, helpers, templater, user_data, util
 from cloudinit.handlers.cloud_config import CloudConfigPartHandler
 from cloudinit.handlers.jinja_template import JinjaTemplatePartHandler
 
-from cc_kraken.boot.userparts import INCLUDE, Part, is_template, parts, starts
+from cc_kraken.commands.userparts import INCLUDE, Part, is_template, parts, starts
 
 FILES = userfiles.FILES
 Reader = Callable[[bytes], list[Part]]

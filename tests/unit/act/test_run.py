@@ -34,9 +34,9 @@ from cc_kraken.boot.cloud_init import Events
 from cc_kraken.cloud import errors as reactions
 from cc_kraken.cloud import session
 from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.commands.shown import status_text
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
-from cc_kraken.shown import status_text
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.metadata import Facts, Metadata

@@ -7,8 +7,8 @@ from typing import Any, Optional
 
 import pytest
 
-from cc_kraken import shown
 from cc_kraken.act.report import DONE, FAILED
+from cc_kraken.commands import shown
 from cc_kraken.config import sets
 from cc_kraken.model import Section, Volume
 from tests.unit.act.test_run import ME, Scene, environment, make, scene, tags

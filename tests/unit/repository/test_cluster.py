@@ -22,7 +22,7 @@ import pytest
 import yaml
 from botocore import xform_name
 
-from cc_kraken.boot import userdata
+from cc_kraken.commands import userdata
 from cc_kraken.config import tags
 from cc_kraken.decide.claiming import Look, Take, next_step
 from cc_kraken.model import Attachment, Claimant, Section, Trouble, Volume

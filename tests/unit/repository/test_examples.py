@@ -339,7 +339,7 @@ def analyze(unit: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_script_that_names_the_members_of_etcd() -> None:
-    """What it writes: tests/unit/boot/test_peers.py."""
+    """What it writes: tests/unit/commands/test_peers.py."""
     script = EXAMPLES / "cluster/etcd-cluster"
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["sh", "-n", str(script)]).returncode == 0

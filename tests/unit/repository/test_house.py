@@ -16,6 +16,7 @@ HOUSE = ROOT / "cc_kraken"
 #: "" is the entry: ``__init__``, ``__main__`` and the command.
 FLOORS = (
     "",
+    "commands",
     "boot",
     "act",
     "decide",

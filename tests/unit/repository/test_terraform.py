@@ -14,7 +14,7 @@ import hcl2
 import pytest
 import yaml
 
-from cc_kraken.boot import userdata
+from cc_kraken.commands import userdata
 from cc_kraken.config import sets, tags
 from cc_kraken.model import Node, Section, Volume
 from tests.unit.terraform import (

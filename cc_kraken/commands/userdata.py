@@ -2,8 +2,8 @@
 arrive?
 
 For ``cc-kraken check``, before anybody boots it.  cloud-init decides what it
-takes (:mod:`cc_kraken.boot.userparts`); each cloud-config in it is looked at by itself,
-and so are the files of ours that it writes.  What a jinja template fills in is
+takes (:mod:`cc_kraken.commands.userparts`); each cloud-config in it is looked at by
+itself, and so are the files of ours that it writes.  What a jinja template fills in is
 not known before the boot, so a value that holds such an expression counts as
 right.  Nothing is fetched (``#include``), nothing is run.
 """
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Optional
 
-from cc_kraken.boot import userparts
+from cc_kraken.commands import userparts
 from cc_kraken.config import loading
 from cc_kraken.config.loading import KEY
 from cc_kraken.config.validation import Mistake, describe

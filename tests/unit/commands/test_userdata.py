@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.boot import userdata
 from cc_kraken.cli import main
+from cc_kraken.commands import userdata
 from cc_kraken.model import KrakenError
 from tests import userfiles
 

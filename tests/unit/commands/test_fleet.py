@@ -15,8 +15,9 @@ from typing import Any, Callable
 
 import pytest
 
-from cc_kraken import cli, shown
+from cc_kraken import cli
 from cc_kraken.cloud.account import like
+from cc_kraken.commands import shown
 from cc_kraken.config import tags as config_tags
 from cc_kraken.decide import fleet as decide_fleet
 from cc_kraken.model import Node, Section, Trouble

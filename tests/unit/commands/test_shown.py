@@ -14,8 +14,9 @@ from typing import Any, Callable
 
 import pytest
 
-from cc_kraken import cli, shown
+from cc_kraken import cli
 from cc_kraken.act.report import Report
+from cc_kraken.commands import shown
 from tests.unit.tree import Tree
 
 SGR = re.compile(r"\033\[[\d;]*m")

@@ -22,9 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pytest_mock import MockerFixture
 
 from cc_kraken import cli, handle
-from cc_kraken.act import report
+from cc_kraken.act import metrics, report
 from cc_kraken.act.report import Report
-from cc_kraken.boot import metrics, stage
+from cc_kraken.boot import stage
 from cc_kraken.boot.clean import clean
 from cc_kraken.boot.cloud_init import Events
 from cc_kraken.machine.paths import Paths

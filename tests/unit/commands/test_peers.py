@@ -18,9 +18,10 @@ import pytest
 from pytest_mock import MockerFixture
 
 from cc_kraken import cli
-from cc_kraken.boot import peers, stage
-from cc_kraken.boot.peers import Query
+from cc_kraken.boot import stage
 from cc_kraken.cloud.ec2 import Ec2
+from cc_kraken.commands import peers
+from cc_kraken.commands.peers import Query
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
 from tests.conftest import LATER, soon
