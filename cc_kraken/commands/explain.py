@@ -52,6 +52,8 @@ def _plain(entry: str) -> str:
     """Markdown as a terminal shows it."""
     entry = re.sub(r"\s*\*\*(See|Why|Do)\*\*", r"\n\1:", entry)
     entry = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", entry)
+    # Emphasis goes; "NodeId=*" and what is escaped stay.
+    entry = re.sub(r"(?<![\w=*\\`])\*{1,2}(\w[^*`]*?)\*{1,2}(?!\w)", r"\1", entry)
     entry = entry.replace("**", "").replace("\\*", "*")
     parts = re.split(r"\n(?=\n|See:|Why:|Do:)", entry)
     return "\n".join(map(_wrapped, parts))

@@ -593,6 +593,17 @@ def test_check_of_several_files_and_of_standard_input(
     assert "standard input: the kraken section is right" in capsys.readouterr().out
 
 
+def test_no_entry_is_shown_with_the_marks_of_the_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["explain"]) == 0
+    kinds = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert cli.main(["explain", *kinds]) == 0
+    out = capsys.readouterr().out
+    assert not re.findall(r"\*\*|(?<![\w=*`])\*\w[^*`]*\*(?!\w)", out)
+    assert "Awaited" in out and "NodeId=*" in out
+
+
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "zone-other", "[members-missing]"]) == 0
     out = capsys.readouterr().out
