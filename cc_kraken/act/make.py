@@ -1,11 +1,15 @@
-"""Every byte of a volume that this program writes or destroys: from top to bottom.
+"""All that makes something new on a volume, or destroys what is there.
 
 :class:`Held` is a disk under its lock, and the only object that writes to one.  It
 checks again and again that the disk is the volume that was seen, it flushes, and it
-reads back.  Below it come the steps, in the order of their use: the intent record,
-the array, the filesystem, the record's end, and the wipe that ``overwrite`` permits.
-Each trusts nobody: it proves under the lock what permits it.  What it refuses
-leaves every byte as it was (:mod:`cc_kraken.act.refusals` has the words).
+reads back.  Below it come the steps: the intent record and its end, the array, the
+filesystem, and the wipe that ``overwrite`` permits.  Each trusts nobody: it proves
+under the lock what permits it.  What it refuses leaves every byte as it was
+(:mod:`cc_kraken.act.refusals` has the words).
+
+What assembles, repairs, enlarges or mounts keeps what is there, and stands elsewhere:
+:mod:`cc_kraken.act.step_actions`, :mod:`cc_kraken.act.grow`,
+:mod:`cc_kraken.act.mount_point`.
 
 A step takes ``seen``, what was found on its target before, and returns what is there
 after it.  Such a look is believed only where the kernel testifies that nothing was
@@ -110,8 +114,9 @@ class Held:
         preconditions.check_unused(self.paths, self.target, partitions=partitions)
 
     def check_exclusive(self) -> None:
-        """The kernel's own word that nothing uses it: an exclusive open, closed
-        at once, since mkfs and mdadm open it exclusively themselves."""
+        """The kernel's own word that nothing uses it: an exclusive open, closed at
+        once, since mkfs and mdadm open it exclusively themselves.  Until they do, our
+        lock keeps udev away; from a person who mounts by hand their own open saves."""
         with self.opened(os.O_RDONLY | os.O_EXCL):
             pass
 
@@ -457,9 +462,10 @@ def stop_array(paths: Paths, array: Array, volumes: Pairs) -> None:
 
 def stop_idle(paths: Paths, array: Array) -> None:
     """``mdadm --stop`` of an array that does not run: it lets its members go, and
-    writes nothing.  One that runs is left alone."""
-    now = [one for one in md.scan(paths) if one.name == array.name]
-    if now and not now[0].running and now[0].members == array.members:
+    writes nothing, so it needs no lock.  One that runs is left alone."""
+    same = (array.name, array.devno, array.members)
+    now = [one for one in md.scan(paths) if (one.name, one.devno, one.members) == same]
+    if now and not now[0].running:
         argv = ["mdadm", "--stop", array.path]
         command.check(command.run(argv), f"stopping {array.path}")
 
@@ -512,7 +518,8 @@ def _check_superblock(disk: Held, device: Device, record: Record) -> None:
 def add_member(
     paths: Paths, array: Array, device: Device, *, seen: Optional[Look] = None
 ) -> None:
-    """``mdadm --add`` of a blank volume without a record to ``array``."""
+    """``mdadm --add`` of a blank volume without a record to ``array``.  md copies for
+    hours; the next look at the array says how far it is."""
     with held(paths, device) as disk:
         disk.check_unused()
         disk.check_blank(disk.look(seen=seen), False, None)

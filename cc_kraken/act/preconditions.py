@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from cc_kraken.act import refusals
+from cc_kraken.config.values import FEWEST_MEMBERS
 from cc_kraken.machine import devices, md, sysfs
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, Known, Layer, Look, MdSuperblock, Record
@@ -22,9 +23,6 @@ from cc_kraken.proof.superblock import MD_MEMBER
 
 Pairs = Sequence[tuple[Device, Record]]
 """The volumes of a set, each with its intent record."""
-
-#: Members that a level needs at least.
-LEVELS = {0: 2, 1: 2, 5: 3, 6: 4, 10: 2}
 
 _ARRAY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,26}")
 _SPARE = 0xFFFF
@@ -146,7 +144,7 @@ def check_place(device: Device, record: Record, place: int) -> None:
 def check_new_array(device: Device, record: Record) -> None:
     """The record of this volume speaks of an array that we create."""
     check_place(device, record, MEMBER_PLACE)
-    if not record.array_uuid or record.level not in LEVELS:
+    if not record.array_uuid or record.level not in FEWEST_MEMBERS:
         raise refusals.wrong_record(device, record, "a new array")
 
 
@@ -154,7 +152,7 @@ def check_request(volumes: Pairs, uuid: str, level: int, name: str) -> None:
     """Does all that is asked for a new array agree with itself?"""
     ids = [device.volume_id for device, _ in volumes]
     wrong = ""
-    if level not in LEVELS or len(ids) < LEVELS[level]:
+    if level not in FEWEST_MEMBERS or len(ids) < FEWEST_MEMBERS[level]:
         wrong = f"RAID {level} cannot consist of {len(ids)} volumes"
     elif not _ARRAY_NAME.fullmatch(name):
         wrong = f"mdadm does not take the name {name!r}"

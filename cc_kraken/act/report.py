@@ -75,15 +75,6 @@ def more(text: str) -> str:
     return f" More: cc-kraken explain {' '.join(kinds)}" if kinds else ""
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, of which the first row is the head."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-        for row in rows
-    ]
-
-
 def awaited(status: Mapping[str, Any]) -> str:
     """Since when and until when a run waits for what it waits for."""
     until = f" until {status['until']}" if status["until"] else ""

@@ -326,9 +326,9 @@ class StepActions:
     def _check_filesystem(self, step: steps.CheckFilesystem) -> None:
         """As systemd does it at a boot, for what no boot has mounted yet."""
         target = self._target(step.array_uuid, step.volume_id)
-        self._check_shown(target, step.type, step.uuid)
-        preconditions.check_layer(target, self.paths, self._members(target))
         with make.held(self.paths, target) as disk:
+            self._check_shown(target, step.type, step.uuid)
+            preconditions.check_layer(target, self.paths, self._members(target))
             disk.check_exclusive()
             said = preen(target.path, step.type)
         if said:

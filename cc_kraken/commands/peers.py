@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from string import Formatter
 from typing import Any, Optional
 
-from cc_kraken.act import report
 from cc_kraken.act.pacing import Backoff
 from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.cloud.protocol import Cloud
+from cc_kraken.commands.shown import aligned
 from cc_kraken.config import tags
 from cc_kraken.config.values import quoted
 from cc_kraken.decide import peers
@@ -206,7 +206,7 @@ def as_table(found: Sequence[Peer], identity: Identity) -> str:
         cells = (one.instance_id, one.private_ip, one.zone)
         shown = quoted(one.node_id) if one.state == UNCLEAR else one.node_id
         rows.append((shown, one.state, *(cell or "-" for cell in cells), note))
-    return "\n".join(report.columns(rows))
+    return "\n".join(aligned(rows))
 
 
 def as_list(found: Sequence[Peer], text: str, join: str) -> str:

@@ -64,7 +64,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         volumes = ",".join(volume["id"] for volume in entry["volumes"]) or "-"
         rows.append((name, entry["state"], *_place(entry), device, volumes))
     if len(rows) > 1:
-        lines += report.columns(rows)
+        lines += aligned(rows)
     lines += [f"{kind}: {text}" if kind else text for kind, text in _remarks(status)]
     return _page(lines, lines)
 
@@ -78,7 +78,7 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
     lines = [f"{shown}  {_who(status)}"]
     for text in _about(status):
         lines += textwrap.wrap(text, columns)
-    table = report.columns([HEADER, *_volume_rows(status)])
+    table = aligned([HEADER, *_volume_rows(status)])
     if len(table) > 1:
         lines += ["", painted(table[0], DIM, on=colour)]
         sets, start = iter(status["sets"].values()), table[0].index("STATE")
@@ -216,7 +216,7 @@ def fleet_text(judged: fleet.Fleet, columns: int = 0, *, colour: bool = False) -
         rows.append((str(one.node), one.zone, one.state, comes_up, holder, sets))
     lines: list[str] = []
     if len(rows) > 1:
-        table = report.columns(rows)
+        table = aligned(rows)
         lines.append(painted(table[0], DIM, on=colour))
         for row, line in zip(rows[1:], table[1:]):
             for column in (3, 2) if colour else ():  # from the right: codes take room
@@ -255,3 +255,12 @@ def _remark(word: str, code: str, text: str, columns: int, colour: bool) -> list
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, of which the first row is the head."""
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    ]

@@ -9,7 +9,7 @@ from typing import Optional
 
 from cc_kraken.decide.steps import Step
 from cc_kraken.decide.world import World
-from cc_kraken.machine.command import package
+from cc_kraken.machine import packages
 from cc_kraken.model import (
     Array,
     Claim,
@@ -86,7 +86,7 @@ class Case:
                 "program-missing",
                 f"The program {program} is not on this machine.",
                 f"The set {self.name} needs it.",
-                f"Install the package {package(program)[0] or program}.",
+                f"Install the package {packages.of(program)[0] or program}.",
             )
 
 

@@ -17,7 +17,7 @@ import stat
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -45,21 +45,6 @@ KILL_WAIT = 5.0
 #: Processes started by :func:`run` by program name (``clear()`` resets).
 STARTED: Counter[str] = Counter()
 _COUNTING = threading.Lock()
-
-#: Package on Debian, package on RHEL and its relatives; those of filesystems are
-#: said by their types.
-_PACKAGES: Mapping[str, tuple[str, str]] = {
-    "blkid": ("util-linux", "util-linux"),
-    "dracut": ("dracut", "dracut"),
-    "mdadm": ("mdadm", "mdadm"),
-    "mount": ("mount", "util-linux"),
-    "restorecon": ("policycoreutils", "policycoreutils"),
-    "systemctl": ("systemd", "systemd"),
-    "umount": ("mount", "util-linux"),
-    "udevadm": ("udev", "systemd-udev"),
-    "update-initramfs": ("initramfs-tools", "dracut"),
-    "wipefs": ("util-linux", "util-linux"),
-}
 
 
 @dataclass(frozen=True)
@@ -158,7 +143,9 @@ def _find(words: tuple[str, ...]) -> str:
         return program
     name = os.path.basename(words[0])
     remedy = "Install it in the image."
-    debian, rhel = package(name)
+    from cc_kraken.machine import packages  # not at every reboot
+
+    debian, rhel = packages.of(name)
     if debian:
         names = debian if debian == rhel else f"{debian} (Debian), {rhel} (RHEL)"
         remedy = f"Install the package {names} in the image."
@@ -168,13 +155,6 @@ def _find(words: tuple[str, ...]) -> str:
         expected=f"It must be in one of {PATH}.",
         remedy=remedy,
     )
-
-
-def package(program: str) -> tuple[str, str]:
-    """Where a program comes from on Debian, and on RHEL; ("", "") where unknown."""
-    from cc_kraken.filesystems import registry  # not at every reboot
-
-    return {**_PACKAGES, **registry.PACKAGES}.get(program, ("", ""))
 
 
 @contextlib.contextmanager

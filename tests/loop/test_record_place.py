@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cc_kraken.act import preconditions
+from cc_kraken.config.values import FEWEST_MEMBERS
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import HEAD, Geometry
 from cc_kraken.machine import md
@@ -311,7 +311,7 @@ def metadata_end(size: int, level: int, disks: int, data_offset: int) -> int:
 
 @given(
     st.integers(1, 64 * 1024),
-    st.sampled_from(sorted(preconditions.LEVELS)),
+    st.sampled_from(sorted(FEWEST_MEMBERS)),
     st.integers(2, 128),
 )
 def test_mdadm_leaves_the_record(gib: int, level: int, disks: int) -> None:
