@@ -13,7 +13,7 @@ import pytest
 
 MEMORY = "/dev/shm"
 ROOM = 1 << 30
-"""Bytes: volumes are sparse, and what a test writes is a fifth of that."""
+"""Bytes: volumes are sparse, and what a test writes is a third of that."""
 
 
 @pytest.fixture
