@@ -10,13 +10,22 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import stat
 import tempfile
 from typing import Any, Optional
 
 from cc_kraken.machine import sysfs
 from cc_kraken.model import KrakenError, failure
+
+# Attributes that a copy may not be able to carry over; losing one of them
+# must not keep the file from being written.
+_XATTR_TOLERATED = (
+    errno.ENOTSUP,
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENODATA,
+    errno.EINVAL,
+)
 
 
 def write_atomic(path: str, data: bytes, mode: Optional[int] = None) -> bool:
@@ -131,7 +140,7 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            _keep_attributes(path, old, temporary, descriptor, mode)
+            _keep_attributes(path, old, descriptor, mode)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -147,7 +156,6 @@ def _replace(path: str, data: bytes, mode: Optional[int]) -> bool:
 def _keep_attributes(
     path: str,
     old: Optional[os.stat_result],
-    temporary: str,
     descriptor: int,
     mode: Optional[int],
 ) -> None:
@@ -157,9 +165,13 @@ def _keep_attributes(
     new = os.fstat(descriptor)
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         os.fchown(descriptor, old.st_uid, old.st_gid)
-    # Extended attributes, as far as the filesystem takes them; but it is new.
-    shutil.copystat(path, temporary)
-    os.utime(temporary)
+    # Not shutil.copystat: it ends with an error where SELinux refuses a label.
+    for name in os.listxattr(path):
+        try:
+            os.setxattr(descriptor, name, os.getxattr(path, name))
+        except OSError as error:
+            if error.errno not in _XATTR_TOLERATED:
+                raise
     # After the ACL, which carries permission bits of its own.
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode) if mode is None else mode)
 

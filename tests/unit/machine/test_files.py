@@ -65,6 +65,22 @@ def test_mode_and_attributes_are_kept(tmp_path: Path) -> None:
     assert path.stat().st_mtime > 1
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENOTSUP])
+def test_an_attribute_that_cannot_be_set_keeps_no_file_from_being_written(
+    tmp_path: Path, mocker: MockerFixture, number: int
+) -> None:
+    """SELinux answers EACCES to who may not set a label, and fstab has one."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    mocker.patch("os.listxattr", return_value=["security.selinux"])
+    mocker.patch("os.getxattr", return_value=b"system_u:object_r:etc_t:s0")
+    mocker.patch("os.setxattr", side_effect=OSError(number, os.strerror(number)))
+    assert files.write_atomic(str(path), b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_symlink_stays(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     target = tmp_path / "real" / "fstab"
