@@ -375,7 +375,7 @@ def looking(wished: Wished, present: Sequence[Volume] = ()) -> Trouble:
         f"{there} of the set {wanted.name} of {wished.node} exists.",
         f"Two looks, {after} s apart, must show the same before cc_kraken creates "
         f"{missing}.",
-        "Nothing to do. If the volumes exist, correct their tags now.",
+        "It looks again by itself. If the volumes exist, correct their tags now.",
         waits=True,
     )
 

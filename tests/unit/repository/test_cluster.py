@@ -181,8 +181,9 @@ def resolve(value: Any, each_zone: bool = False) -> Any:
         return PARAMETERS.get(value["Ref"], value["Ref"])
     if set(value) == {"If"}:
         condition, yes, no = value["If"]
-        assert condition == "EachZone"
-        return resolve(yes if each_zone else no, each_zone)
+        # Nobody has named a managed policy.
+        holds = {"EachZone": each_zone, "HasRolePolicies": False}[condition]
+        return resolve(yes if holds else no, each_zone)
     if set(value) == {"Sub"}:
         known = {**PARAMETERS, "AWS::Partition": "aws"}
         return re.sub(
