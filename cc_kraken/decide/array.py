@@ -80,12 +80,16 @@ def _existing(
                 degraded=bool(state.missing),
             )
         )
-    for volume in others:
-        if not isinstance(looks[volume].content, Blank) or looks[volume].record:
-            target = Target(case.device(volume))
-            raise refusal.of_content(case, looks[volume], target)
-    _notice_wishes(case, state)
-    spares = _spares(case, state, others)
+    try:
+        for volume in others:
+            if not isinstance(looks[volume].content, Blank) or looks[volume].record:
+                target = Target(case.device(volume))
+                raise refusal.of_content(case, looks[volume], target)
+        _notice_wishes(case, state)
+        spares = _spares(case, state, others)
+    except KrakenError:
+        _warn_of_lost(case, state, ())
+        raise
     steps += spares
     added = [step.volume_id for step in spares]
     _warn_of_lost(case, state, added)

@@ -145,6 +145,22 @@ def test_a_failed_member_is_replaced_while_the_array_is_in_use() -> None:
     assert "give the set" not in warning, "it has one"
 
 
+@pytest.mark.parametrize("use", ["something else holds it", "it holds data"])
+def test_a_refused_volume_hides_no_lost_member(use: str) -> None:
+    looks = {1: w.member(0, count=2, level=1, active=(0, 0xFFFE)), 2: w.blank()}
+    if use == "it holds data":
+        looks[2] = w.look(Unknown("data", 8 << 20))
+    world = running(looks, 1, raid_disks=2)
+    if use == "something else holds it":
+        held = dataclasses.replace(world.devices[w.volume_id(2)], holders=("dm-0",))
+        devices = {**world.devices, w.volume_id(2): held}
+        world = dataclasses.replace(world, devices=devices)
+    plan = decide(raid_claim(w.raid(2, 1), 2), world)
+    assert kind(plan) in ("content-unknown", "device-held")
+    (warning,) = plan.warnings
+    assert "has already lost 1 of 2 members" in warning
+
+
 def test_tags_that_contradict_the_array_are_a_warning() -> None:
     world = raid_world(
         members(level=5),
