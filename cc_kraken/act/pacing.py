@@ -45,10 +45,12 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Delay:
-    """What a set has to wait for, and ``until`` when (the clock's seconds)."""
+    """What a set has to wait for, and ``until`` when (the clock's seconds).
+    ``asked``: it was EC2 that put it off, not a step on this machine."""
 
     until: float
     trouble: Trouble
+    asked: bool = True
 
 
 class PutOff:
@@ -64,10 +66,12 @@ class PutOff:
         self._throttle = Backoff()
         self._throttled: Optional[Delay] = None
 
-    def hold(self, name: str, trouble: Trouble, now: float) -> None:
+    def hold(
+        self, name: str, trouble: Trouble, now: float, *, asked: bool = True
+    ) -> None:
         """This set not before its next interval is over."""
         backoff = self._backoffs.setdefault(name, Backoff())
-        self._held[name] = Delay(now + backoff.interval(), trouble)
+        self._held[name] = Delay(now + backoff.interval(), trouble, asked)
 
     def throttle(self, trouble: Trouble, now: float, *, begun: bool) -> None:
         """No set before the next interval is over.  ``begun``: this instance has some
@@ -97,3 +101,8 @@ class PutOff:
         """The moment from which the set may be asked for."""
         held = self.held(name)
         return held.until if held is not None else 0.0
+
+    def until_tried(self, name: str) -> float:
+        """The moment from which steps that ask EC2 for nothing may be tried again."""
+        held = self._held.get(name)
+        return held.until if held is not None and not held.asked else 0.0

@@ -182,7 +182,7 @@ class Waiting:
         now = self.clock.now()
         held = self.put_off.held(name)
         if held is not None and held.trouble is trouble:
-            return held.until, trouble.kind not in REFUSED_KINDS
+            return held.until, held.asked and trouble.kind not in REFUSED_KINDS
         if trouble.kind in LOCAL_KINDS:
             return now + 1.0, False
         if trouble.kind == "owner-pending":

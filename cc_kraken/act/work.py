@@ -112,7 +112,14 @@ class Work:
         """
         moment = self.waiting.clock.now()
         put_off = self.waiting.put_off
-        local = [plan for plan in plans if plan.steps and not asks(plan)]
+        local = [
+            plan
+            for plan in plans
+            if plan.steps
+            and not asks(plan)
+            # A disk that fails in each step is not tried without a pause.
+            and put_off.until_tried(plan.name) <= moment
+        ]
         asking = [
             plan for plan in plans if asks(plan) and put_off.until(plan.name) <= moment
         ]
@@ -156,7 +163,7 @@ class Work:
             begun = any(self._begun(name) for name in self._volumes)
             put_off.throttle(trouble, now, begun=begun)
         elif trouble.waits:
-            put_off.hold(plan.name, trouble, now)
+            put_off.hold(plan.name, trouble, now, asked=asks(plan))
         else:
             self.fail(plan.name, trouble)
             return self._let_go(plan, world)
