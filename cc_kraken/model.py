@@ -536,7 +536,7 @@ class Look:
     ``moved``: where the record lies, when that is the place of the size that
     the volume had before it was enlarged.  ``testimony``: from before its first
     byte was read; as long as it holds, nothing was written since (None: nobody
-    vouches for that).
+    vouches for that).  ``drawn``: the seed of the samples.
     """
 
     content: Content
@@ -546,6 +546,7 @@ class Look:
     bytes_read: int = 0
     reads: int = 0
     testimony: Optional[Testimony] = field(default=None, compare=False)
+    drawn: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ MUTATIONS = (
     change(
         "no samples are drawn",
         "proof/probe",
-        "rest = places.samples(size, random.Random())",
+        "rest = places.samples(size, random.Random(self.drawn))",
         "rest = ()",
         PROBE,
     ),

@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Sequence
 
-from cc_kraken.decide.refusal import describe, unread
+from cc_kraken.decide.refusal import describe
 from cc_kraken.model import (
     Array,
     Content,
@@ -17,7 +17,6 @@ from cc_kraken.model import (
     KrakenError,
     Layer,
     Record,
-    Unknown,
     failure,
 )
 from cc_kraken.proof import record as record_block
@@ -101,8 +100,6 @@ def lost(target: Layer, start: int) -> KrakenError:
 
 
 def content(target: Layer, shown: Content, expected: str) -> KrakenError:
-    if isinstance(shown, Unknown) and shown.unread:
-        return unread(shown)
     return failure(
         "content-refused",
         f"{target.title} holds {describe(shown)}.",

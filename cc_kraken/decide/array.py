@@ -361,7 +361,9 @@ def _take_back(
         # udev starts what has its superblocks, of RAID 5 for instance all
         # but the last one.
         shown = case.world.array_looks.get(uuid)
-        blank = shown is not None and isinstance(disks.answered(shown).content, Blank)
+        blank = shown is not None and isinstance(
+            disks.answered(case, shown).content, Blank
+        )
         if array.mounted or (array.running and not blank):
             return
         _check_no_strangers(case, uuid)

@@ -106,11 +106,15 @@ def look(case: Case, volume_id: str) -> Look:
             "for its disk (dmesg).",
             waits=True,
         )
-    return answered(found)
+    return answered(case, found)
 
 
-def answered(found: Look) -> Look:
-    """The same, if the device has answered every read."""
-    if isinstance(found.content, Unknown) and found.content.unread:
-        raise refusal.unread(found.content)
+def answered(case: Case, found: Look) -> Look:
+    """The same, if the device has answered every read.  What is mounted does not wait
+    for one that answers with errors."""
+    content = found.content
+    if isinstance(content, Unknown) and content.unread:
+        failed = content.offset is not None
+        if not failed or case.mounted() is None:
+            raise refusal.unread(content)
     return found

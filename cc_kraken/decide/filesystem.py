@@ -33,7 +33,7 @@ def steps(case: Case, base: Base) -> Found:
         return [*base.steps, *_leftovers(case, base)], None
     if base.look is None:
         return _on_unseen_array(case, base)
-    more, known = _on(case, base, answered(base.look))
+    more, known = _on(case, base, answered(case, base.look))
     return [*base.steps, *more], known
 
 

@@ -33,6 +33,8 @@ def of_content(case: Case, look: Look, target: Target) -> KrakenError:
         give_up = "Only to give up all that is in it"
     if look.fingerprint and volume_id:
         remedy += f" {give_up}, set overwrite: {{{volume_id}: {look.fingerprint}}}."
+    elif isinstance(content, Unknown) and content.unread:
+        remedy += " See the kernel's log (dmesg) and the volume's status in EC2."
     elif isinstance(content, Unknown) and content.offset is not None and volume_id:
         remedy += (
             " To give this content up, set blank_proof: full, then: cc-kraken plan. It "
@@ -92,7 +94,9 @@ def describe(content: Content) -> str:
         return "a half-made filesystem of ours"
     if isinstance(content, Unknown):
         where = (
-            f", first at byte {content.offset}" if content.offset is not None else ""
+            f", first at byte {content.offset}"
+            if content.offset is not None and not content.unread
+            else ""
         )
         return f"unknown content: {content.reason.rstrip('.')}{where}"
     if content.type in TABLES:

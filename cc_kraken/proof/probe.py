@@ -70,6 +70,7 @@ def look(
     blank.
     ``seen``: an earlier answer to this very question.  It is the answer again where
     it was blank or known and the kernel testifies that nothing was written since.
+    Where it was unknown, the same samples are read again.
 
     The fingerprint is a sha256 (hex) over what the fixed places and the intent
     record hold (with ``full``, and nothing there: over everything), the size
@@ -90,8 +91,20 @@ def look(
             testimony = write_counters.testimony(reader.fd)
         if seen is not None and _holds(seen, testimony):
             return seen
+        drawn = random.randrange(1, 1 << 32)
+        if seen is not None and isinstance(seen.content, Unknown):
+            # Where a read failed it must succeed: other samples might miss the place.
+            drawn = seen.drawn or drawn
         examination = _Examination(
-            reader, volume_id, full, tuple(ours), licence, fingerprint, in_use, made
+            reader,
+            volume_id,
+            full,
+            tuple(ours),
+            licence,
+            fingerprint,
+            in_use,
+            made,
+            drawn,
         )
         counted = write_counters.sectors_read(reader.fd)
         content, mark = examination.outcome()
@@ -107,6 +120,7 @@ def look(
             reader.bytes_read,
             reader.reads,
             testimony,
+            drawn,
         )
 
 
@@ -184,6 +198,7 @@ class _Examination:
     fingerprint: bool
     in_use: bool
     made: bool
+    drawn: int
     record: Optional[Record] = None
     moved: Optional[int] = None
     exempt: tuple[Extent, ...] = ()
@@ -319,7 +334,7 @@ class _Examination:
             return pieces, mark
         size = self.reader.size
         if not self.full:
-            rest = places.samples(size, random.Random())
+            rest = places.samples(size, random.Random(self.drawn))
             return self.reader.survey(rest, exempt), mark
         pieces = self.reader.survey(places.places(size, whole=True), exempt)
         return pieces, mark or self._digest(pieces)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken.model import Blank, Unknown
-from cc_kraken.proof import directio, probe
+from cc_kraken.proof import directio, places, probe
 
 MIB = 1 << 20
 SIZE = 300 * MIB
@@ -68,6 +69,30 @@ def test_an_input_output_error_is_not_tried_again(
     failing(monkeypatch, errno.EIO, 1)
     found = probe.look(disk).content
     assert isinstance(found, Unknown) and os.strerror(errno.EIO) in found.reason
+
+
+def test_the_next_look_reads_where_a_sample_failed(
+    loop_device: Callable[..., str], mocker: MockerFixture
+) -> None:
+    """Samples of its own would hardly meet the place again."""
+    disk = loop_device(64 << 30)
+    real, failing = os.preadv, set[int]()
+    fixed = places.places(64 << 30)
+
+    def preadv(fd: int, buffers: Any, offset: int) -> int:
+        outside = not any(one.start <= offset < one.end for one in fixed)
+        if outside and (not failing or offset in failing):
+            failing.add(offset)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(fd, buffers, offset)
+
+    mocker.patch("os.preadv", preadv)
+    first = probe.look(disk)
+    for _ in range(3):
+        again = probe.look(disk, seen=first)
+        assert isinstance(again.content, Unknown) and again.content.unread
+    mocker.stopall()
+    assert probe.look(disk, seen=again).content == Blank()
 
 
 @pytest.mark.parametrize("code", AGAIN, ids=errno.errorcode.get)

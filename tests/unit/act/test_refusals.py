@@ -76,7 +76,6 @@ def test_every_refusal_is_read_here() -> None:
     source = Path(refusals.__file__).read_text()
     kinds = set(re.findall(r'failure\(\s+"([a-z-]+)"', source))
     assert len(kinds) > 10
-    kinds.add("device-silent")  # decide/refusal.py words it
     assert kinds == {make().trouble.kind for make in SAID.values()}
 
 

@@ -67,6 +67,20 @@ def test_a_disk_that_does_not_answer_is_waited_for(others: str) -> None:
     assert plan.trouble is not None and plan.trouble.waits
 
 
+@pytest.mark.parametrize(
+    ("offset", "expected"), [(None, "device-silent"), (4096, "array-members-missing")]
+)
+def test_what_is_mounted_waits_for_no_disk_that_answers_with_errors(
+    offset: int | None, expected: str
+) -> None:
+    failing = w.look(Unknown("/dev/x cannot be read", offset, unread=True))
+    mounts = (w.mounted("/krkn_data", "xfs", 1, 2),)
+    world = raid_world(with_look(members(2, level=1), 2, failing), mounts=mounts)
+    plan = decide(raid_claim(w.raid(2, 1), 2), world)
+    assert (plan.steps, kind(plan)) == ((), expected)
+    assert plan.trouble is not None and "overwrite" not in str(plan.trouble)
+
+
 @pytest.mark.parametrize("offset", [None, 4096])
 def test_a_single_disk_that_cannot_be_read_is_waited_for(offset: int | None) -> None:
     plan = shown(w.look(Unknown("/dev/x cannot be read", offset, unread=True)))
