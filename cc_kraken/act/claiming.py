@@ -43,7 +43,7 @@ from cc_kraken.model import (
 
 LOG = logging.getLogger(__name__)
 
-STRUCK_OUT = 5.0
+RIVAL_SHOWN = 5.0
 """Seconds: EC2 shows by then who was faster."""
 AVOIDED = (5.0, 20.0)
 """Seconds, drawn by chance, for which a node that was given back is left alone."""
@@ -246,7 +246,7 @@ class Claiming:
         # An earlier call may have brought it here: the next look tells.
         if not self._is_open():
             self._forget()
-            self._avoided[answer.node_id] = self.clock.now() + STRUCK_OUT
+            self._avoided[answer.node_id] = self.clock.now() + RIVAL_SHOWN
             return
         self.hold_up(replace(trouble, waits=True))
 

@@ -1,4 +1,4 @@
-"""Carry out the steps of the plans: the only place where a plan becomes fact.
+"""Carry out the steps of the plans: no other module does.
 
 Phase by phase over all sets, the sets of a phase side by side, the steps of a
 set in their order.  The lines of all sets go into fstab in one write, then systemd

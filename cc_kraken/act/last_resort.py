@@ -40,7 +40,7 @@ def instance(paths: Paths) -> str:
 
 
 def write(paths: Paths, instance_id: str, claims: Iterable[Claim]) -> bool:
-    """Write the file where it is not as it should be; True when it was.
+    """Write the file where it is missing or differs; True if it was written.
 
     It names the instance that it is meant for, then the volumes of every set of
     several.  A disk that cannot be written is no reason to leave volumes unmounted.

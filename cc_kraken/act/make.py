@@ -168,8 +168,8 @@ class Held:
             os.fsync(self._fd)
 
     def after_write(self, look: Optional[Look], record: Optional[Record]) -> Look:
-        """``look`` from before a block was written, with the ``record`` that is
-        there now: as good as before if that was the only write."""
+        """``look`` with this ``record`` put in.  The kernel vouches for it only where
+        our one block is all that was written since."""
         found = look or Look(Unknown("Nobody has looked."))
         testimony = write_counters.after_write(self._fd, found.testimony, BLOCK)
         return replace(found, record=record, moved=None, testimony=testimony)

@@ -73,8 +73,8 @@ def check_layer(
     *,
     used: bool = False,
 ) -> None:
-    """The layer is as it was seen, lies on (some of) these volumes only, and is not
-    used.  ``used``: it may be."""
+    """The layer is as it was seen, and nothing uses it, unless it may be ``used``.  An
+    array consists of these volumes alone: of some of them where it is degraded."""
     if isinstance(target, Array):
         _check_array(target, paths, volumes, used)
     elif not isinstance(target, Device):
@@ -110,8 +110,8 @@ def array_now(
     *,
     used: bool = False,
 ) -> Array:
-    """The array, running or not: of (some of) these members only, and not mounted,
-    unless it may be ``used``."""
+    """The array as it is now, running or not.  It must not be mounted, unless it may be
+    ``used``, and must consist of these members alone: of some where it is degraded."""
     same = (array.name, array.devno)
     now = next((one for one in md.scan(paths) if (one.name, one.devno) == same), None)
     if now is None:

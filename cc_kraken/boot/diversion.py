@@ -155,7 +155,8 @@ class Diversion:
 
 
 def with_key(schema: bytes) -> Optional[bytes]:
-    """cloud-init's schema with our key, None if it has it or is of an unknown shape.
+    """cloud-init's schema with our key added.  None if it has the key already, or its
+    shape is unknown.
 
     Before 23.4 the top level permits any key; since then it names them all
     and permits no other.

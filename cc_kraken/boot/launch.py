@@ -108,7 +108,7 @@ def argv() -> list[str]:
 
 
 def _follow(source: int, end: float, enter: Enter) -> Optional[Line]:
-    """Log what it logs, up to its last line; None: it ended without one."""
+    """Log its lines until the result comes; None if it ends without one."""
     for text in _lines(source, end):
         line: Line = json.loads(text)
         if "log" in line:

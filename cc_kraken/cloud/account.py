@@ -25,8 +25,8 @@ _REMEDIES: Mapping[str, str] = {
 def like(namespace: str) -> list[str]:
     """Filter values for the keys of a namespace, and of those that look like it.
 
-    A slip is in one half of the name, and the other half is right; or the two letters
-    in the middle have changed places.  Case matters to EC2, so the usual cases are
+    They find a typing error in one half of the name, or the two letters in the middle
+    swapped.  Case matters to EC2, so the usual cases are
     asked for.
     """
     middle = len(namespace) // 2

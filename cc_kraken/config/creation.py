@@ -60,8 +60,8 @@ class Wrong(ValueError):
 
 
 def read(said: Mapping[str, object], namespace: str, members: int = 1) -> Creation:
-    """The value of ``create`` for a set of so many, whose types the schema has
-    checked.  Raises Wrong."""
+    """``create`` of a set with this many members; the schema has checked the types.
+    Raises Wrong."""
     wish = Creation(
         size_gib=_number(said, "size"),
         type=str(said.get("type", "gp3")),

@@ -258,8 +258,8 @@ def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _fingerprint(sources: Sequence[Source]) -> str:
-    """What the sources say, and the schema that they are held against (sha256,
-    hex); "" for values that Python does not print.
+    """SHA-256 (hex) of the sources and of the schema that judges them; "" for values
+    that Python does not print.
 
     Not the JSON of the whole: it does not tell 7 from "7" as a key, nor show what
     a stronger source hides.

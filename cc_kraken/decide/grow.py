@@ -38,7 +38,7 @@ _OFFSET_LAYOUT = 1 << 16
 
 @dataclass
 class Growth:
-    """``outcomes``: what is put off until something that no size shows."""
+    """``outcomes``: growth that waits for what no size shows (a resync that ends)."""
 
     steps: list[Step] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)

@@ -46,8 +46,7 @@ class Stop(KrakenError):
 
 
 class Again(Exception):
-    """Ends the decision on one set with steps, after which the set is looked at
-    once more: what follows depends on what is found then."""
+    """Do these steps, then look at this set anew: the rest depends on it."""
 
     def __init__(
         self, steps: Sequence[Step], *outcomes: str, array_uuid: str = ""

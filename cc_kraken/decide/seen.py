@@ -42,7 +42,7 @@ def below(mounts: Iterable[Mounted], path: str) -> tuple[Mounted, ...]:
 
 
 def cover(mounts: Iterable[Mounted], hidden: Mounted) -> Mounted:
-    """The mount that one sees instead of one that is hidden."""
+    """The mount that hides this one."""
     over = [
         one
         for one in mounts

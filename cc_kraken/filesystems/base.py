@@ -107,7 +107,7 @@ class Filesystem(ABC):
     # ---- commands; the device or mount point comes last
     #: Reads only, and all of it: exit status 0 where nothing is wrong.
     checker: tuple[str, ...]
-    #: Repairs what may be repaired unasked before a mount; () where that is no use.
+    #: Repairs what may be repaired unasked before a mount; () where the mount does it.
     preener: tuple[str, ...] = ()
     #: Its exit statuses after which the filesystem can be mounted.
     preened = range(1)
@@ -178,8 +178,8 @@ class Filesystem(ABC):
     def words(
         self, uuid: str, given: Given, geometry: Geometry, usage: str, prezeroed: bool
     ) -> list[str]:
-        """The words of ours that come first.  Those of a letter that a user may give
-        too go into ``given``: of a letter said twice some mkfs heed the last one."""
+        """Our own options.  One that a user may set, too, goes into ``given``: some
+        mkfs obey only the last of two."""
 
     def check_room(self, options: Sequence[str], size: int) -> None:
         """On a volume of ``size`` bytes these options leave the intent record's place

@@ -99,7 +99,9 @@ class Ext4(base.Filesystem):
         return ["-q", "-U", uuid, "-E", ",".join(extended + own)]
 
     def check_room(self, options: Sequence[str], size: int) -> None:
-        """The journal begins in the middle of the volume (get_midpoint_journal_block()
+        """Refuse options whose journal could reach the intent record.
+
+        The journal begins in the middle of the volume (get_midpoint_journal_block()
         of e2fsprogs) and goes on behind whatever is there; the record lies three
         eighths of the volume further.  Half of what inode tables leave free of that
         is allowed."""

@@ -1,4 +1,4 @@
-"""Extents that a destructive step of ours writes, found on an empty file.
+"""Where mkfs and mdadm write, learnt by running mkfs on an empty file.
 
 The same mkfs command is run on a sparse file of the same size; where that file
 has data afterwards is where the step can have written before it was cut off.

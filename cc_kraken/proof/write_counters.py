@@ -98,9 +98,8 @@ def counts(fd: int, before: int, read: int) -> bool:
 def after_write(
     fd: int, before: Optional[Testimony], length: int
 ) -> Optional[Testimony]:
-    """The testimony by which what was found under ``before`` still holds, after a
-    write of ours of ``length`` bytes, which has been flushed; None where that is
-    not all that was written since."""
+    """The testimony to use after our own write of ``length`` bytes, which has been
+    flushed.  None where anything else was written as well."""
     now = testimony(fd)
     if now is None or replace(now, written=now.written - length // SECTOR) != before:
         return None
