@@ -539,7 +539,7 @@ def _not_noted_before(patch: Callable[[Any, str, Any], None]) -> None:
 
 
 def _no_second_look(patch: Callable[[Any, str, Any], None]) -> None:
-    patch(claiming.Look, "rivals", lambda self, node_id: {})
+    patch(claiming.Situation, "rivals", lambda self, node_id: {})
 
 
 def _not_thirty_seconds(patch: Callable[[Any, str, Any], None]) -> None:

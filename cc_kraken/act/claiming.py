@@ -14,9 +14,9 @@ from typing import Callable, Optional, Union
 
 from cc_kraken.act import founding, last_resort
 from cc_kraken.act.claim_file import ClaimFile
+from cc_kraken.act.cloud_view import CloudView
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
-from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.report import Report
 from cc_kraken.act.step_actions import Carried
@@ -24,7 +24,7 @@ from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.config import creation
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import GiveBack, Lock, Look, Take
+from cc_kraken.decide.claiming import GiveBack, Lock, Situation, Take
 from cc_kraken.decide.plan import PENDING, PLANNED, Plan
 from cc_kraken.decide.steps import OF_CLOUD, Attach, Detach, Step
 from cc_kraken.decide.world import World
@@ -100,7 +100,7 @@ class Claiming:
         self._strangers: Optional[frozenset[str]] = None
         """Disks here that are of no node of the prefix; None: not looked yet."""
 
-    def lock(self, known: Known) -> Node:
+    def lock(self, known: CloudView) -> Node:
         """Get the anchor of a node, whose volumes are ``known`` then; ``hold_up`` ends
         this when the time is over."""
         contradiction = creation.nodes_trouble(self.section)
@@ -149,7 +149,7 @@ class Claiming:
         noted = self._file.noted()
         return noted is not None and bool(noted.open)
 
-    def _next(self, look: Look) -> Optional[Node]:
+    def _next(self, look: Situation) -> Optional[Node]:
         """One step of a claim; the node when its anchor is ours, or a dry run has said
         what it would do."""
         answer = claiming.next_step(look)
@@ -167,7 +167,7 @@ class Claiming:
             self._forget()
         return None
 
-    def _stay(self, look: Look, trouble: Trouble) -> Optional[Node]:
+    def _stay(self, look: Situation, trouble: Trouble) -> Optional[Node]:
         """Found a node where none is free, or wait."""
         answer: Union[founding.Found, Trouble, None] = None
         try:
@@ -190,7 +190,7 @@ class Claiming:
             self.hold_up(trouble)
         return None
 
-    def _look(self) -> Look:
+    def _look(self) -> Situation:
         """Everything of the prefix in this zone; behind the lock the node alone, as
         long as no other disk has come."""
         here = self.observer.volumes_here()
@@ -204,7 +204,7 @@ class Claiming:
             self._strangers = here - {volume.id for volume in volumes}
         moment = self.clock.now()
         avoided = {key for key, until in self._avoided.items() if until > moment}
-        return Look(
+        return Situation(
             self.identity.instance_id,
             self.section,
             self.prefix,
@@ -220,7 +220,7 @@ class Claiming:
             throttled=sum(self.cloud.throttled.values()),
         )
 
-    def _take(self, look: Look, answer: Take) -> None:
+    def _take(self, look: Situation, answer: Take) -> None:
         """Note it, then attach the anchor."""
         anchor, name = answer.anchor, look.set_of(answer.anchor)
         node = Node(self.prefix, answer.node_id)
@@ -262,7 +262,7 @@ class Claiming:
         self._file.enter(state)
         self.report.claim(self._file.as_status())
 
-    def _give_back(self, look: Look, answer: GiveBack) -> None:
+    def _give_back(self, look: Situation, answer: GiveBack) -> None:
         """Note it, then detach what nothing uses; the next looks tell when it is
         given back."""
         node = Node(self.prefix, answer.node_id)
@@ -303,7 +303,7 @@ class Claiming:
         self._strangers = None
         self.report.claim(None)
 
-    def _locked(self, look: Look, node_id: str) -> Node:
+    def _locked(self, look: Situation, node_id: str) -> Node:
         note = self._file.note
         if note is None or note.node_id != node_id:
             self._file.claim(self.prefix, node_id)

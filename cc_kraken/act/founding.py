@@ -13,7 +13,7 @@ from typing import Optional, Union
 from cc_kraken.act.creating import Creating, wants
 from cc_kraken.config import creation, sets
 from cc_kraken.decide import claiming
-from cc_kraken.decide.claiming import Look
+from cc_kraken.decide.claiming import Situation
 from cc_kraken.decide.creating import Wait
 from cc_kraken.decide.steps import CreateVolumes
 from cc_kraken.model import Node, Trouble
@@ -30,7 +30,7 @@ class Found:
     steps: tuple[CreateVolumes, ...]
 
 
-def next_node(creating: Creating, look: Look) -> Union[Found, Trouble, None]:
+def next_node(creating: Creating, look: Situation) -> Union[Found, Trouble, None]:
     """The first listed node that can be founded, or why it is awaited; where there is
     none, why.
 
@@ -54,7 +54,9 @@ def next_node(creating: Creating, look: Look) -> Union[Found, Trouble, None]:
     return refused and replace(refused, waits=True)
 
 
-def _judge(creating: Creating, look: Look, node: Node) -> Union[Found, Trouble, None]:
+def _judge(
+    creating: Creating, look: Situation, node: Node
+) -> Union[Found, Trouble, None]:
     """One node: found it, wait for what the trouble says, or (None, or a trouble
     that time does not cure) try the next."""
     here = {volume.id: volume for volume in look.nodes.get(node.node_id, ())}

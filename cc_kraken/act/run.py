@@ -14,9 +14,9 @@ from typing import Callable, Optional, Union
 
 from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
 from cc_kraken.act.claiming import Claiming, Lost, Standby
+from cc_kraken.act.cloud_view import CloudView
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
-from cc_kraken.act.known import Known
 from cc_kraken.act.observe import Observer, accounts_come
 from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
 from cc_kraken.act.waiting import Limits, Waiting
@@ -106,7 +106,7 @@ class Run:
 
     def _begin(self) -> None:
         """Nothing is known of the node yet."""
-        self.known = Known(self.cloud, self.identity.instance_id, self.clock)
+        self.known = CloudView(self.cloud, self.identity.instance_id, self.clock)
         self.work = Work(self.executor, self.report, self.known, self.waiting)
 
     def _enter(self, phase: Optional[str]) -> None:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from cc_kraken.act.cloud_view import UNDONE_LIMIT, CloudView
 from cc_kraken.act.executor import Executor
-from cc_kraken.act.known import UNDONE_LIMIT, Known
 from cc_kraken.act.plan_report import to_come
 from cc_kraken.act.report import FAILED, PENDING, Report
 from cc_kraken.act.step_actions import Carried
@@ -40,7 +40,7 @@ class Work:
 
     executor: Executor
     report: Report
-    known: Known
+    known: CloudView
     waiting: Waiting
     failed: dict[str, Trouble] = field(default_factory=dict)
     not_grown: set[str] = field(default_factory=set)

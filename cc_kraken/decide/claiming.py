@@ -48,7 +48,7 @@ class Noted:
 
 
 @dataclass(frozen=True)
-class Look:
+class Situation:
     """Everything that a claim rests on.
 
     ``volumes``: of the prefix, as EC2 has just shown them.  ``zone``: "" is all.
@@ -163,7 +163,7 @@ class Forget:
 Answer = Union[Lock, Take, GiveBack, Forget, Trouble]
 
 
-def next_step(look: Look) -> Answer:
+def next_step(look: Situation) -> Answer:
     """What a claimant does next: a Trouble says what it waits for, or why it ends.
 
     What is ours already comes first: the disks here and what EC2 shows, then the
@@ -186,7 +186,7 @@ def next_step(look: Look) -> Answer:
     return _choice(look)
 
 
-def _held(look: Look, node_id: str) -> Answer:
+def _held(look: Situation, node_id: str) -> Answer:
     """Something of the node is ours: it is kept, if nobody else has a member."""
     kept = look.noted is not None and look.noted.state == SETTLED
     ours = look.ours(node_id)
@@ -201,7 +201,7 @@ def _held(look: Look, node_id: str) -> Answer:
     return Take(node_id, anchor)
 
 
-def _detachable(look: Look, node_id: str) -> tuple[str, ...]:
+def _detachable(look: Situation, node_id: str) -> tuple[str, ...]:
     return tuple(
         volume.id
         for volume in look.ours(node_id)
@@ -209,7 +209,7 @@ def _detachable(look: Look, node_id: str) -> tuple[str, ...]:
     )
 
 
-def _unseen(look: Look, noted: Noted) -> Answer:
+def _unseen(look: Situation, noted: Noted) -> Answer:
     """The note says that a node was asked for, and nothing shows it."""
     anchor = look.anchor(noted.node_id)
     if not noted.open:
@@ -223,7 +223,7 @@ def _unseen(look: Look, noted: Noted) -> Answer:
     return Take(noted.node_id, anchor)
 
 
-def _giving_back(look: Look, noted: Noted) -> Answer:
+def _giving_back(look: Situation, noted: Noted) -> Answer:
     """Given back is what neither the machine nor EC2 shows any more, and what no
     call can bring any more."""
     if not look.ours(noted.node_id) and not noted.open:
@@ -234,14 +234,14 @@ def _giving_back(look: Look, noted: Noted) -> Answer:
     return _unsure(look, noted)
 
 
-def _unsure(look: Look, noted: Noted) -> Trouble:
+def _unsure(look: Situation, noted: Noted) -> Trouble:
     return unsure(Node(look.prefix, noted.node_id), look.instance_id)
 
 
 # ------------------------------------------------------------------ a choice
 
 
-def _choice(look: Look) -> Answer:
+def _choice(look: Situation) -> Answer:
     if not look.nodes:
         return _none_here(look)
     free = (
@@ -257,7 +257,7 @@ def _choice(look: Look) -> Answer:
     return _none_free(look)
 
 
-def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
+def ordered(look: Situation, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
     """The nodes, or these, in the order in which they are tried: the lowest first, or
     spread, by chance that is this instance's own."""
     nodes = tuple(look.nodes) if nodes is None else nodes
@@ -266,7 +266,7 @@ def ordered(look: Look, nodes: Optional[Sequence[str]] = None) -> Sequence[str]:
     return sorted(nodes, key=partial(_chance, look))
 
 
-def _chance(look: Look, node_id: str) -> bytes:
+def _chance(look: Situation, node_id: str) -> bytes:
     return hashlib.sha256(f"{look.instance_id} {node_id}".encode()).digest()
 
 
@@ -276,7 +276,7 @@ def by_number(node_id: str) -> tuple[int, int, str]:
     return (0, int(node_id), node_id) if plain else (1, 0, node_id)
 
 
-def _unfree(look: Look, node_id: str) -> str:
+def _unfree(look: Situation, node_id: str) -> str:
     """Why a node cannot be chosen; "" where it can."""
     if look.anchor(node_id) is None:
         return f"has no volume of {' or '.join(look.declared)}"
@@ -292,7 +292,7 @@ def _unfree(look: Look, node_id: str) -> str:
     return ""
 
 
-def declared_sets(look: Look, node_id: str) -> tuple[Claim, ...]:
+def declared_sets(look: Situation, node_id: str) -> tuple[Claim, ...]:
     """The declared sets of one node, each judged complete or not."""
     node = Node(look.prefix, node_id)
     volumes = look.nodes[node_id]
@@ -305,11 +305,11 @@ def declared_sets(look: Look, node_id: str) -> tuple[Claim, ...]:
 # ------------------------------------------------------------------ in words
 
 
-def _tag(look: Look, tag: str) -> str:
+def _tag(look: Situation, tag: str) -> str:
     return tags.name(look.section.tag_namespace, tag)
 
 
-def _undeclared(look: Look) -> Trouble:
+def _undeclared(look: Situation) -> Trouble:
     return Trouble(
         "claim-undeclared",
         f"{look.instance_id} may be any node of {look.prefix} "
@@ -320,7 +320,7 @@ def _undeclared(look: Look) -> Trouble:
     )
 
 
-def _two_nodes(look: Look, held: Sequence[str]) -> Trouble:
+def _two_nodes(look: Situation, held: Sequence[str]) -> Trouble:
     """Two nodes whose disks are here; what EC2 alone shows may be old."""
     shown = ", ".join(
         f"{look.prefix}/{node_id} ({', '.join(one.id for one in look.ours(node_id))})"
@@ -353,7 +353,7 @@ def unsure(node: Node, instance_id: str) -> Trouble:
     )
 
 
-def _near_misses(look: Look) -> str:
+def _near_misses(look: Situation) -> str:
     """Volumes that are of no node, because of the value of their NodeId."""
     namespace = look.section.tag_namespace
     words = []
@@ -368,7 +368,7 @@ def _near_misses(look: Look) -> str:
     return "".join(words[:MOST_NAMED]) + more
 
 
-def _none_here(look: Look) -> Trouble:
+def _none_here(look: Situation) -> Trouble:
     return Trouble(
         "claim-none-here",
         f"No volume in {look.zone} has the tag {_tag(look, tags.PREFIX)}="
@@ -380,7 +380,7 @@ def _none_here(look: Look) -> Trouble:
     )
 
 
-def _none_free(look: Look) -> Trouble:
+def _none_free(look: Situation) -> Trouble:
     named = list(look.nodes)[:MOST_NAMED]
     faster = "another instance was faster just now"
     reasons = "; ".join(

@@ -173,7 +173,7 @@ class _Account:
         declared = tags.declared(self.section, one.tags)
         if not declared:
             return None  # its own user-data may say so
-        look = claiming.Look(
+        look = claiming.Situation(
             one.instance_id, self.section, prefix, one.zone, declared,
             tuple(self.volumes), system=self.roots_of(one),
         )  # fmt: skip

@@ -1,5 +1,5 @@
 """Who is which node of a prefix: the instance that holds a node's anchor *is* that
-node (:attr:`cc_kraken.decide.claiming.Look.anchor` has the rule).
+node (:attr:`cc_kraken.decide.claiming.Situation.anchor` has the rule).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from cc_kraken.config import tags
 from cc_kraken.config.values import odd_character
 from cc_kraken.decide import claiming
 from cc_kraken.decide.attach import DETACHING
-from cc_kraken.decide.claiming import Look
+from cc_kraken.decide.claiming import Situation
 from cc_kraken.model import Holder, Section, Volume
 
 HELD, LEAVING, VACANT, UNCLEAR = "held", "leaving", "vacant", "unclear"
@@ -46,7 +46,7 @@ def by_anchor(
     ``volumes``: of the prefix, in all zones.  ``declared``: the sets of a node; none:
     all that it has.
     """
-    nodes = Look("", section, prefix, "", (), tuple(volumes)).nodes
+    nodes = Situation("", section, prefix, "", (), tuple(volumes)).nodes
     return tuple(
         _node(_look(section, prefix, declared, own), node_id)
         for node_id, own in nodes.items()
@@ -65,12 +65,12 @@ def with_holders(
 
 def _look(
     section: Section, prefix: str, declared: Sequence[str], own: tuple[Volume, ...]
-) -> Look:
+) -> Situation:
     """A look at the volumes of one node."""
     said = [tags.read(volume.tags, section.tag_namespace) for volume in own]
     names = [one["volume_name"] for one in said if "volume_name" in one]
     sets = tuple(declared) or tuple(dict.fromkeys(names))
-    return Look("", without_others_pins(section, own), prefix, "", sets, own)
+    return Situation("", without_others_pins(section, own), prefix, "", sets, own)
 
 
 def without_others_pins(section: Section, own: Sequence[Volume]) -> Section:
@@ -86,7 +86,7 @@ def without_others_pins(section: Section, own: Sequence[Volume]) -> Section:
     return replace(section, volumes=wishes)
 
 
-def _node(look: Look, node_id: str) -> Peer:
+def _node(look: Situation, node_id: str) -> Peer:
     own = look.nodes[node_id]
     members = look.members(node_id) or (() if look.declared else own)
     first = (members or own)[0]
@@ -103,7 +103,7 @@ def _node(look: Look, node_id: str) -> Peer:
     return peer
 
 
-def _unclear(look: Look, node_id: str, members: Sequence[Volume]) -> str:
+def _unclear(look: Situation, node_id: str, members: Sequence[Volume]) -> str:
     """Why it cannot be said who a node is; "" where it can."""
     odd = odd_character(node_id)
     if odd:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act.known import Known
+from cc_kraken.act.cloud_view import CloudView
 from cc_kraken.act.pacing import FIRST_RETRY
 from cc_kraken.act.waiting import Limits, Waiting
 from cc_kraken.act.work import SAME_STEPS_LIMIT, Work
@@ -21,7 +21,7 @@ def test_the_same_steps_again_and_again_are_a_fault_of_ours(
     bench: Bench, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each is carried out, says that all is well, and is to be done once more."""
-    known = Known(mocker.Mock(), bench.instance, bench.clock)
+    known = CloudView(mocker.Mock(), bench.instance, bench.clock)
     waiting = Waiting(Limits(60, True), bench.clock, bench.report)
     work = Work(bench.executor, bench.report, known, waiting)
     bench.report.set("data")
@@ -40,7 +40,7 @@ def test_a_step_that_waits_for_its_disk_is_not_tried_without_a_pause(
     bench: Bench, mocker: MockerFixture
 ) -> None:
     """Each round looks well, and each time a read fails in the step itself."""
-    known = Known(mocker.Mock(), bench.instance, bench.clock)
+    known = CloudView(mocker.Mock(), bench.instance, bench.clock)
     waiting = Waiting(Limits(60, True), bench.clock, bench.report)
     work = Work(bench.executor, bench.report, known, waiting)
     bench.report.set("data")
@@ -72,7 +72,7 @@ def test_a_step_that_waits_for_its_disk_is_not_tried_without_a_pause(
 def test_what_ec2_puts_off_holds_up_no_step_of_this_machine(
     bench: Bench, mocker: MockerFixture
 ) -> None:
-    known = Known(mocker.Mock(), bench.instance, bench.clock)
+    known = CloudView(mocker.Mock(), bench.instance, bench.clock)
     waiting = Waiting(Limits(60, True), bench.clock, bench.report)
     work = Work(bench.executor, bench.report, known, waiting)
     trouble = Trouble("ec2-throttled", "EC2 throttles.", "", "", waits=True)

@@ -17,8 +17,8 @@ from cc_kraken.decide.claiming import (
     Forget,
     GiveBack,
     Lock,
-    Look,
     Noted,
+    Situation,
     Take,
     next_step,
     ordered,
@@ -60,10 +60,10 @@ def node(number: int, holder: str = "", other: Optional[str] = None) -> list[Vol
     ]
 
 
-def look(*volumes: Volume, **more: Any) -> Look:
+def look(*volumes: Volume, **more: Any) -> Situation:
     section = more.pop("section", Section())
     declared: tuple[str, ...] = more.pop("declared", ALL)
-    return Look(ME, section, "kafka", w.ZONE, declared, tuple(volumes), **more)
+    return Situation(ME, section, "kafka", w.ZONE, declared, tuple(volumes), **more)
 
 
 def noted(
@@ -80,7 +80,7 @@ HALF = node(1, ME, "")  # the anchor is ours
 LOST = node(1, ME, RIVAL)
 STOLEN = node(1, RIVAL, ME)  # somebody has the anchor, and a member is ours
 
-ROWS: dict[str, tuple[Look, Answer]] = {
+ROWS: dict[str, tuple[Situation, Answer]] = {
     # nobody yet
     "the lowest free node": (look(*node(2), *FREE), Take("1", vol(10))),
     "ten comes after two": (look(*node(10), *node(2)), Take("2", vol(20))),
@@ -182,7 +182,7 @@ def test_next_step(name: str) -> None:
     assert next_step(given) == wanted
 
 
-STAYS: dict[str, tuple[Look, str, bool, str]] = {
+STAYS: dict[str, tuple[Situation, str, bool, str]] = {
     "no set is declared": (look(*FREE, declared=()), "claim-undeclared", False, "log"),
     "two nodes whose disks are here": (
         look(*FREE, *node(2), here=frozenset({vol(10), vol(20)})),

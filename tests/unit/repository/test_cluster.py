@@ -24,7 +24,7 @@ from botocore import xform_name
 
 from cc_kraken.commands import userdata
 from cc_kraken.config import tags
-from cc_kraken.decide.claiming import Look, Take, next_step
+from cc_kraken.decide.claiming import Situation, Take, next_step
 from cc_kraken.model import Attachment, Claimant, Section, Trouble, Volume
 from tests.unit.repository.test_examples import (
     ROOT,
@@ -302,7 +302,9 @@ def test_an_instance_claims_the_free_node_of_its_zone(form: str) -> None:
 
         def step(there: list[Volume], zone: str = zone) -> object:
             me = "i-0000000000000beef"
-            return next_step(Look(me, Section(), "kafka", zone, declared, tuple(there)))
+            return next_step(
+                Situation(me, Section(), "kafka", zone, declared, tuple(there))
+            )
 
         assert step(volumes) == Take(node_id, min(ids))
         # Without one of its volumes, or while another instance is it: not claimed.

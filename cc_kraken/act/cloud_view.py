@@ -23,7 +23,7 @@ UNDONE_LIMIT = 3
 
 
 @dataclass
-class Known:
+class CloudView:
     """The volumes of the node and who holds them.
 
     ``attached_now``: attached by this run, and not used yet.
