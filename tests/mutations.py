@@ -291,7 +291,7 @@ MUTATIONS = (
     ),
     change(
         "a part that cloud-init ignores is called right",
-        "boot/userdata",
+        "commands/userdata",
         "        if _SECTION.search(text.text):\n",
         "        if False:\n",
         USERDATA,
