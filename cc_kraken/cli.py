@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from cc_kraken.act import report
 from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.commands import fleet, peers, wait
@@ -29,6 +28,7 @@ from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, KrakenError, failure, of_set
+from cc_kraken.state import report
 
 LOG = logging.getLogger(__name__)
 
@@ -293,7 +293,7 @@ def _status(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(status, indent=2))
     elif options.prometheus:
-        from cc_kraken.act import metrics
+        from cc_kraken.state import metrics
 
         print(metrics.text(status), end="")
     elif sys.stdout.isatty():

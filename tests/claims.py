@@ -30,12 +30,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-from cc_kraken.act import claim_file
-from cc_kraken.act.report import Report
 from cc_kraken.act.waiting import Limits
 from cc_kraken.decide import claiming
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, Node, Section
+from cc_kraken.state import claim_file
+from cc_kraken.state.report import Report
 from tests import fleet
 from tests.fleet import (
     Boot,

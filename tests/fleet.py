@@ -40,9 +40,8 @@ from uuid import uuid5
 
 from botocore.parsers import EC2QueryParser
 
-from cc_kraken.act import last_resort, node_env, step_actions, udev_rules
+from cc_kraken.act import step_actions
 from cc_kraken.act.executor import Executor
-from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
 from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
@@ -80,6 +79,8 @@ from cc_kraken.model import (
     Record,
     Section,
 )
+from cc_kraken.state import last_resort, node_env, udev_rules
+from cc_kraken.state.report import DONE, Report
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import MUTATING, Ec2Lab
 from tests.lab.world import seed_ids
@@ -551,7 +552,7 @@ class MachineExecutor(Executor):
         self._do = do
 
     def _fact_detached(self, step: Detach) -> None:
-        """Held while EC2 is asked, as :mod:`cc_kraken.act.release` does it."""
+        """Held while EC2 is asked, as :mod:`cc_kraken.storage.release` does it."""
         self._carried.ask_again = True
         for volume in step.volume_ids:
             if volume in self.machine.in_use():

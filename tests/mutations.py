@@ -38,7 +38,7 @@ AGAIN = "tests/loop/test_again.py"
 USERDATA = "tests/unit/commands/test_userdata.py"
 RUN_EC2 = "tests/unit/act/test_run.py"
 LAUNCH = "tests/unit/boot/test_launch.py"
-UDEVRULES = "tests/unit/act/test_udev_rules.py"
+UDEVRULES = "tests/unit/state/test_udev_rules.py"
 EVER_MOUNTED = "tests/loop/test_ever_mounted.py"
 
 
@@ -72,21 +72,21 @@ MUTATIONS = (
     ),
     change(
         "udev hides the disk that the machine boots from",
-        "act/udev_rules",
+        "state/udev_rules",
         "if entry.fit and not system & {entry.filesystem, entry.array}:",
         "if entry.fit:",
         UDEVRULES,
     ),
     change(
         "a pattern comes into a rule for udev",
-        "act/udev_rules",
+        "state/udev_rules",
         "all(_VOLUME.fullmatch(volume) for volume in self.volumes)",
         "True",
         UDEVRULES,
     ),
     change(
         "udev hides what is mounted",
-        "act/udev_rules",
+        "state/udev_rules",
         'TEST=="{one.mounted_test}", GOTO=',
         'TEST=="", GOTO=',
         UDEVRULES,
@@ -144,7 +144,7 @@ MUTATIONS = (
     ),
     change(
         "the serial is not read again before a write",
-        "act/preconditions",
+        "storage/preconditions",
         "if found != target.volume_id:",
         "if False:",
         DESTROY,
@@ -212,7 +212,7 @@ MUTATIONS = (
     ),
     change(
         "what was made over remains is believed",
-        "act/make",
+        "storage/make",
         "look = disk.look(made=blank)",
         "look = disk.look(made=True)",
         "tests/loop/test_destroy.py",
@@ -306,7 +306,7 @@ MUTATIONS = (
     ),
     change(
         "the wipe does not compare the fingerprint again",
-        "act/make",
+        "storage/make",
         "if look.fingerprint != fingerprint:",
         "if False:",
         DESTROY,
@@ -351,14 +351,14 @@ MUTATIONS = (
     ),
     change(
         "devices in use are written to",
-        "act/preconditions",
+        "storage/preconditions",
         "    if uses:\n        raise refusals.in_use(device",
         "    if False:\n        raise refusals.in_use(device",
         DESTROY,
     ),
     change(
         "blankness is not proved again before the record",
-        "act/make",
+        "storage/make",
         "        if isinstance(look.content, Blank):\n            return\n"
         "        wiped",
         "        if not isinstance(look.content, HalfMade):\n            return\n"
@@ -426,14 +426,14 @@ MUTATIONS = (
     ),
     change(
         "what is used by now is detached",
-        "act/release",
+        "storage/release",
         "    preconditions.check_unused(paths, device, partitions=True)\n",
         "",
-        "tests/unit/act/test_release.py",
+        "tests/unit/storage/test_release.py",
     ),
     change(
         "a volume is not held while it is detached",
-        "act/release",
+        "storage/release",
         "        held.enter_context(disk.opened(",
         "        (lambda _: None)(disk.opened(",
         "tests/loop/test_release.py",
@@ -449,7 +449,7 @@ MUTATIONS = (
     # ---- overwrite
     change(
         "a wipe leaves a superblock to the end",
-        "act/make",
+        "storage/make",
         "            disk.zero(superblock.FILESYSTEMS)\n"
         "            disk.zero((*places.places(device.size), *own))\n",
         "            disk.zero((*places.places(device.size), *own)[::-1])\n",
@@ -457,7 +457,7 @@ MUTATIONS = (
     ),
     change(
         "what was not wiped counts as wiped where overwrite permits it",
-        "act/make",
+        "storage/make",
         "        disk.check_blank(look, True, record)\n",
         "        pass\n",
         f"{DESTROY}::test_permitted_alone_permits_nothing",
@@ -568,21 +568,21 @@ MUTATIONS = (
     ),
     change(
         "what is hidden in the moment of the mount is not looked for",
-        "act/mount_point",
+        "storage/mount_point",
         "    if here.below:\n",
         "    if here.below and not source:\n",
         MOUNTED,
     ),
     change(
         "the volume that was mounted in the place of another one stays",
-        "act/mount_point",
+        "storage/mount_point",
         "    if not here.upon:\n        return",
         "    if True:\n        return",
         MOUNTED,
     ),
     change(
         "the volumes behind a mount are not asked for once it is made",
-        "act/mount_point",
+        "storage/mount_point",
         "if seen.up_at(now, path, volumes) is None:",
         "if False:",
         MOUNTED,
@@ -604,7 +604,7 @@ MUTATIONS = (
     ),
     change(
         "an array that has lost a member is grown",
-        "act/grow",
+        "storage/grow",
         "if found.degraded or found.action",
         "if found.action",
         GROW,
@@ -612,7 +612,7 @@ MUTATIONS = (
     ),
     change(
         "the filesystem that is grown need not be the one that was seen",
-        "act/grow",
+        "storage/grow",
         "    mount = mountinfo.verify(paths, path, target.devno)\n",
         "    mount = mountinfo.at(paths, path)\n    assert mount is not None\n",
         GROW,
@@ -620,14 +620,14 @@ MUTATIONS = (
     # ---- arrays that udev put together
     change(
         "a half-made array is stopped although its members hold data",
-        "act/make",
+        "storage/make",
         "            disk.check_record(record)\n            _check_half_made(disk)\n",
         "            disk.check_record(record)\n",
         f"{DESTROY}::test_stop_array",
     ),
     change(
         "a running half-made array is stopped although it holds data",
-        "act/make",
+        "storage/make",
         "                if not isinstance(look.content, Blank):\n",
         "                if False:\n",
         f"{DESTROY}::test_stop_array",
@@ -744,14 +744,14 @@ MUTATIONS = (
     # ---- errors of the disk
     change(
         "what was written is not read back",
-        "act/make",
+        "storage/make",
         "if done != len(data) or self.read(start, len(data)) != data:",
         "if done != len(data):",
         f"{DESTROY}::test_a_disk_that_loses_writes",
     ),
     change(
         "an I/O error is a fault of cc_kraken",
-        "act/make",
+        "storage/make",
         "        yield\n    except OSError as error:",
         "        yield\n    except ZeroDivisionError as error:",
         f"{DESTROY}::test_a_disk_that_takes_no_write",

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Callable, Optional, Union
 
-from cc_kraken.act import founding, last_resort
-from cc_kraken.act.claim_file import ClaimFile
+from cc_kraken.act import founding
 from cc_kraken.act.cloud_view import CloudView
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.observe import Observer
-from cc_kraken.act.report import Report
 from cc_kraken.act.step_actions import Carried
 from cc_kraken.act.waiting import Waiting, out_of_time, until_answered
 from cc_kraken.cloud.protocol import IN_USE, Cloud
@@ -40,6 +38,9 @@ from cc_kraken.model import (
     Trouble,
     failure,
 )
+from cc_kraken.state import last_resort
+from cc_kraken.state.claim_file import ClaimFile
+from cc_kraken.state.report import Report
 
 LOG = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Callable, Optional
 
-from cc_kraken.act import array_history, grow, layout
 from cc_kraken.decide.members import is_replacement, superblocks
 from cc_kraken.decide.world import World
 from cc_kraken.filesystems import registry
@@ -50,6 +49,8 @@ from cc_kraken.model import (
 )
 from cc_kraken.proof import directio, half_made, probe, signatures
 from cc_kraken.proof.superblock import MD_MEMBER
+from cc_kraken.state import array_history, layout
+from cc_kraken.storage import grow
 
 LOG = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from typing import Optional
 
-from cc_kraken.act.report import DONE, FAILED, PENDING, Report, error
 from cc_kraken.decide.plan import MOUNTED, PLANNED, Plan
 from cc_kraken.decide.steps import GROW
 from cc_kraken.decide.world import World
 from cc_kraken.model import Claim, Trouble, of_set
+from cc_kraken.state.report import DONE, FAILED, PENDING, Report, error
 
 LOG = logging.getLogger(__name__)
 

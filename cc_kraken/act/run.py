@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Callable, Optional, Union
 
-from cc_kraken.act import array_history, last_resort, node_env, plan_report, udev_rules
+from cc_kraken.act import plan_report
 from cc_kraken.act.claiming import Claiming, Lost, Standby
 from cc_kraken.act.cloud_view import CloudView
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.observe import Observer, accounts_come
-from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY, Report
 from cc_kraken.act.waiting import Limits, Waiting
 from cc_kraken.act.work import Work, asks
 from cc_kraken.cloud.protocol import Cloud
@@ -39,6 +38,8 @@ from cc_kraken.model import (
     Section,
     Trouble,
 )
+from cc_kraken.state import array_history, last_resort, node_env, udev_rules
+from cc_kraken.state.report import DONE, FAILED, PENDING, STANDBY, Report
 
 LOG = logging.getLogger(__name__)
 

@@ -12,23 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, TypeVar
 
-from cc_kraken.act import (
-    grow,
-    make,
-    mount_point,
-    preconditions,
-    refusals,
-    release,
-)
 from cc_kraken.act.creating import Creating
-from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import IN_USE, Cloud
 from cc_kraken.decide import steps
 from cc_kraken.decide.members import wrong_members
 from cc_kraken.decide.world import World
-from cc_kraken.filesystems import registry
 from cc_kraken.machine import (
-    command,
     devices,
     files,
     fstab,
@@ -52,6 +41,16 @@ from cc_kraken.model import (
     of_set,
 )
 from cc_kraken.proof import probe, record
+from cc_kraken.state.report import Report
+from cc_kraken.storage import (
+    grow,
+    make,
+    mount_point,
+    preconditions,
+    preen,
+    refusals,
+    release,
+)
 
 _Result = TypeVar("_Result")
 LOG = logging.getLogger(__name__)
@@ -330,7 +329,7 @@ class StepActions:
             self._check_shown(target, step.type, step.uuid)
             preconditions.check_layer(target, self.paths, self._members(target))
             disk.check_exclusive()
-            said = preen(target.path, step.type)
+            said = preen.repair(target.path, step.type)
         if said:
             LOG.info("%s: %s", step.set, said, extra=of_set(step.set))
 
@@ -378,31 +377,6 @@ class StepActions:
     def _members(self, target: Layer) -> Sequence[Device]:
         """The volumes in it that are ours; what it has besides shows then."""
         return target.disks(self._world.devices.values())
-
-
-def preen(path: str, kind: str) -> str:
-    """Repair an unmounted filesystem as far as its checker does so unasked; what it
-    said, "" where the type's own mount repairs what it can.
-
-    Raises KrakenError ``filesystem-errors`` where that is not enough, and
-    ``program-missing``.  Sources: e2fsck(8), fsck.xfs(8).
-    """
-    filesystem = registry.of(kind)
-    if not filesystem.preener:
-        return ""
-    # Never killed: it writes.
-    finished = command.run([*filesystem.preener, path], timeout=None)
-    said = " ".join((finished.out or finished.err).split())[-600:]
-    if finished.code in filesystem.preened:
-        return said
-    raise failure(
-        "filesystem-errors",
-        f"The {kind} on {path} has errors that {filesystem.preener[0]} does not "
-        f"repair by itself (exit status {finished.code}): {said.rstrip('.')}.",
-        "It must be without errors before it is mounted.",
-        "Take a snapshot of the volume. Repair it by hand "
-        f"({filesystem.repair} {path}), then: cc-kraken apply.",
-    )
 
 
 def _not_detached(name: str, volume_id: str, why: Trouble) -> str:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Callable, Optional, TypeVar
 
 from cc_kraken.act.pacing import Backoff, PutOff
-from cc_kraken.act.report import Report
 from cc_kraken.cloud.protocol import THROTTLED
 from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import Step
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.state.report import Report
 
 _Answer = TypeVar("_Answer")
 LOG = logging.getLogger(__name__)

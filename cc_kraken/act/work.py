@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from cc_kraken.act.cloud_view import UNDONE_LIMIT, CloudView
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.plan_report import to_come
-from cc_kraken.act.report import FAILED, PENDING, Report
 from cc_kraken.act.step_actions import Carried
 from cc_kraken.act.waiting import PASSING_KINDS, Waiting, out_of_time
 from cc_kraken.cloud.protocol import IN_USE, THROTTLED
@@ -19,6 +18,7 @@ from cc_kraken.decide.plan import Plan
 from cc_kraken.decide.steps import ATTACH, LAST, OF_CLOUD, Attach, Detach
 from cc_kraken.decide.world import World
 from cc_kraken.model import Claim, Trouble, of_set
+from cc_kraken.state.report import FAILED, PENDING, Report
 
 LOG = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ import shutil
 import sys
 from typing import Callable
 
-from cc_kraken.act import last_resort, udev_rules
 from cc_kraken.machine import command, files, fstab, mdadm_conf
 from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
+from cc_kraken.state import last_resort, udev_rules
 
 INITRAMFS_TIMEOUT = 900  # seconds; it takes one to two minutes on a small machine
 

@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
-from cc_kraken.act import udev_rules
 from cc_kraken.boot.clean import run_for_script
 from cc_kraken.boot.cloud_init import MODULE, has_module, module_name
 from cc_kraken.boot.diversion import SCHEMA, Diversion, schema_of_this_python
@@ -33,6 +32,7 @@ from cc_kraken.config import loading
 from cc_kraken.machine.files import read_text, remove, write_atomic, write_json
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, failure
+from cc_kraken.state import udev_rules
 
 ENTRY = ["kraken", "always"]
 

@@ -18,8 +18,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from cc_kraken.act import layout, node_env, report
-from cc_kraken.act.report import (
+from cc_kraken.boot import cloud_init
+from cc_kraken.boot.configured import is_ec2
+from cc_kraken.config import loading
+from cc_kraken.machine import command, files
+from cc_kraken.machine.clock import Clock
+from cc_kraken.machine.paths import Paths
+from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
+from cc_kraken.state import layout, node_env, report
+from cc_kraken.state.report import (
     DONE,
     FAILED,
     OFF,
@@ -29,13 +36,6 @@ from cc_kraken.act.report import (
     UP,
     Report,
 )
-from cc_kraken.boot import cloud_init
-from cc_kraken.boot.configured import is_ec2
-from cc_kraken.config import loading
-from cc_kraken.machine import command, files
-from cc_kraken.machine.clock import Clock
-from cc_kraken.machine.paths import Paths
-from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
 
 if TYPE_CHECKING:
     from cc_kraken.boot.launch import Enter
@@ -207,7 +207,7 @@ def _locked(
     section: Section, paths: Paths, stage: str, seconds: float
 ) -> Iterator[None]:
     """One run at a time; a plan does without the lock where another run waits."""
-    from cc_kraken.act import lock  # not at every reboot
+    from cc_kraken.state import lock  # not at every reboot
 
     with contextlib.ExitStack() as stack:
         try:
@@ -228,7 +228,7 @@ def _locked(
 def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
     if not section.metrics:
         return None
-    from cc_kraken.act import metrics  # not where nobody asks
+    from cc_kraken.state import metrics  # not where nobody asks
 
     return metrics.text
 

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Callable
 
-from cc_kraken.act import report
 from cc_kraken.config import loading
 from cc_kraken.config.loading import Source
 from cc_kraken.decide import adopting, fleet
 from cc_kraken.decide.fleet import Finding, Fleet, Judged
 from cc_kraken.model import Claim, KrakenError, Section, Trouble
+from cc_kraken.state import report
 
 CLEAN, FINDINGS, NOT_ASKED = 0, 1, 2
 USAGE = (

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from cc_kraken.act import report
 from cc_kraken.decide import fleet
+from cc_kraken.state import report
 
 Remark = tuple[str, str]
 """What kind of remark it is ("" or error, warning, note), and its text."""

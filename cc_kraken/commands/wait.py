@@ -11,13 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
-from cc_kraken.act import report
 from cc_kraken.boot import stage
 from cc_kraken.decide import seen
 from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import devices, mount_points
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import failure
+from cc_kraken.state import report
 
 NEVER = "the module never ran in this boot"
 WARM = "this instance is in a warm pool, and no run waits for the end of that"

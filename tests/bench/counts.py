@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cc_kraken.act.report import Report
+from cc_kraken.state.report import Report
 from tests.bench.table import Row, spread
 from tests.counting import Counts, count
 from tests.loop.test_counts import run

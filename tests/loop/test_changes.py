@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import layout, report
 from cc_kraken.machine import fstab
+from cc_kraken.state import layout, report
 from tests.conftest import attach, umount
 from tests.loop import test_run as whole
 from tests.loop.test_run import Machine, error_of, states

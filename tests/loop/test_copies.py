@@ -10,9 +10,9 @@ from typing import Callable
 
 import pytest
 
-from cc_kraken.act import udev_rules
 from cc_kraken.model import Known
 from cc_kraken.proof import signatures
+from cc_kraken.state import udev_rules
 from tests.conftest import attach
 from tests.crafted import md1
 from tests.loop.test_run import MIB, ZONE, Machine, machine, states

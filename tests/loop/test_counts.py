@@ -17,12 +17,12 @@ from uuid import uuid4
 import pytest
 
 from cc_kraken.act.observe import Observer
-from cc_kraken.act.report import DONE
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.config import sets
 from cc_kraken.filesystems.base import Geometry
 from cc_kraken.model import Blank, Look, Section
 from cc_kraken.proof import probe, rehearsal
+from cc_kraken.state.report import DONE
 from tests.conftest import LATER, soon
 from tests.counting import Counts, count, proof_cost
 from tests.loop.test_run import GIB, MIB, NODE, ZONE, Machine, machine

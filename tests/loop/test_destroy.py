@@ -25,7 +25,6 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import make as destroy
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import BLOCK
 from cc_kraken.machine import command
@@ -43,6 +42,7 @@ from cc_kraken.model import (
     Unknown,
 )
 from cc_kraken.proof import half_made, places, probe, record, rehearsal
+from cc_kraken.storage import make as destroy
 from tests import conftest, crafted
 from tests.conftest import LATER, soon, umount
 from tests.loop.test_record_place import member_head

@@ -20,12 +20,12 @@ from uuid import uuid4
 
 import pytest
 
-from cc_kraken.act import make as destroy
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import crc32c
 from cc_kraken.machine import command
 from cc_kraken.model import HalfMade, Known, KrakenError, Record, Unknown
 from cc_kraken.proof import half_made, probe, record
+from cc_kraken.storage import make as destroy
 from tests import crafted
 from tests.conftest import umount
 from tests.loop.test_destroy import FS, OTHER, Disk, disk, machine, make, refused

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.act import grow, layout
 from cc_kraken.decide.grow import LEAST
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import devices, md, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, Known, KrakenError
 from cc_kraken.proof import probe, record
+from cc_kraken.state import layout
+from cc_kraken.storage import grow
 from tests.conftest import umount
 from tests.loop.test_destroy import HalfArray, MakeDevice
 from tests.loop.test_destroy import Machine as Disks

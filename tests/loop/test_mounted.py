@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from cc_kraken import cli
-from cc_kraken.act import layout
 from cc_kraken.boot import stage
 from cc_kraken.machine import command
+from cc_kraken.state import layout
 from tests.conftest import umount
 from tests.loop import test_run as whole
 from tests.loop.test_changes import retag

@@ -13,11 +13,11 @@ from typing import Callable
 
 import pytest
 
-from cc_kraken.act import mount_point
 from cc_kraken.decide.steps import MountFilesystem
 from cc_kraken.machine import files, fstab, mount_points, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, FstabLine, KrakenError
+from cc_kraken.storage import mount_point
 from tests.conftest import umount
 from tests.unit.tree import Tree, index
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.act import make
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command
 from cc_kraken.machine.clock import Clock, ended_by_signals
 from cc_kraken.machine.command import Finished
 from cc_kraken.model import Known
 from cc_kraken.proof import probe, record
+from cc_kraken.storage import make
 from tests.conftest import attach, soon, umount
 from tests.loop.test_run import (
     GIB,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import make, release
 from cc_kraken.machine.clock import Clock
+from cc_kraken.storage import make, release
 from tests.conftest import umount
 from tests.loop import test_run as whole
 from tests.loop.test_run import Machine

@@ -27,9 +27,7 @@ from uuid import uuid5
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import layout, report
 from cc_kraken.act.executor import Executor
-from cc_kraken.act.make import Held
 from cc_kraken.act.run import Run
 from cc_kraken.boot import cloud_init, stage
 from cc_kraken.decide.case import NAMESPACE
@@ -62,6 +60,8 @@ from cc_kraken.model import (
     Trouble,
 )
 from cc_kraken.proof import probe, record
+from cc_kraken.state import layout, report
+from cc_kraken.storage.make import Held
 from tests.conftest import attach, umount
 from tests.lab.ec2 import Ec2Lab
 from tests.loop.test_destroy import FS, digest

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import make
 from cc_kraken.act.observe import Observer
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
@@ -37,6 +36,7 @@ from cc_kraken.model import (
     WantedSet,
 )
 from cc_kraken.proof import probe, record, write_counters
+from cc_kraken.storage import make
 from tests.counting import proof_cost
 from tests.unit import worlds as w
 

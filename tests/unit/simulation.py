@@ -19,7 +19,6 @@ from typing import (
     Union,
 )
 
-from cc_kraken.act import array_history
 from cc_kraken.cloud.protocol import IN_USE
 from cc_kraken.config import sets
 from cc_kraken.decide import creating, decision
@@ -79,6 +78,7 @@ from cc_kraken.model import (
     Unknown,
     Volume,
 )
+from cc_kraken.state import array_history
 from tests.unit import worlds as w
 
 MD_MEMBER = "linux_raid_member"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import preconditions
 from cc_kraken.filesystems.base import Geometry
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, KrakenError, Layer, Record
 from cc_kraken.proof import rehearsal
+from cc_kraken.storage import preconditions
 from tests.unit import worlds as w
 
 DISKS = (w.device(1), w.device(2))

@@ -5,7 +5,7 @@ with the ``section`` to run under, the class name of a ``step`` and ``when``:
 ``before``, ``after``, or ``inside`` with ``program`` and ``writes``: that
 program is killed as it begins that many writes to a block device, and the run
 dies with it.  ``before write`` and ``after write`` with ``function`` and ``writes``:
-at that write of this function of ``act/make.py``.  Unless ``again`` is false, a
+at that write of this function of ``storage/make.py``.  Unless ``again`` is false, a
 whole run follows.  One JSON line for each point on standard output.
 """
 
@@ -106,7 +106,7 @@ def cut(point: dict[str, Any]) -> None:
 def cut_at_write(point: dict[str, Any]) -> None:
     """Die at the write number ``writes`` of a function of ``make``, whichever volume
     it is for: by ``Held.write``, ``Held.zero`` or ``run_on``, as its source says."""
-    from cc_kraken.act import make
+    from cc_kraken.storage import make
 
     counting, count = threading.Lock(), 0
 

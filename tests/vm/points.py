@@ -1,5 +1,5 @@
 """The points at which a run is cut off: before and after every step, before and
-after every write of ``act/make.py``, and inside the long programs.
+after every write of ``storage/make.py``, and inside the long programs.
 
 ``tests/unit/repository/test_points.py`` fails when a step (``steps.CHANGES``) or a
 place in ``make`` that writes has none.  Each is played by ``tests/vm/test_crash.py``.
@@ -33,7 +33,7 @@ class Point:
     ``disks``: members of a mirror, or one volume.  ``past``: shell lines that
     give them one (see ``SHELL`` of test_arrays); with ``keeps`` there is a
     file.  ``least``: MiB that its filesystem has in the end.  ``first``: another
-    cut before this one, on the same set.  ``function``: of ``act/make.py``; its
+    cut before this one, on the same set.  ``function``: of ``storage/make.py``; its
     write number ``writes`` is meant (``before write``, ``after write``).
     """
 
@@ -88,7 +88,7 @@ def both(step: str, **more: Any) -> list[Point]:
 
 
 def write(step: str, function: str, number: int = 1, **more: Any) -> list[Point]:
-    """Before and after this write of a function of ``act/make.py``."""
+    """Before and after this write of a function of ``storage/make.py``."""
     return [
         Point(step, f"{when} write", function=function, writes=number, **more)
         for when in ("before", "after")

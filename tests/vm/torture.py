@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cc_kraken.act.report import RUNNING
+from cc_kraken.state.report import RUNNING
 from tests.lab.cloud import Cloud, Node, krkn
 from tests.lab.image import LabError
 from tests.vm import nodes

@@ -12,16 +12,16 @@ from typing import Any, Optional
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import preconditions, refusals
-from cc_kraken.act.claim_file import OPEN_FOR, ClaimFile
 from cc_kraken.act.claiming import Claiming
-from cc_kraken.act.report import DONE, FAILED, PENDING, STANDBY
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.commands.shown import plan_text, status_text
 from cc_kraken.decide import decision
 from cc_kraken.decide.steps import OF_CLOUD
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
+from cc_kraken.state.claim_file import OPEN_FOR, ClaimFile
+from cc_kraken.state.report import DONE, FAILED, PENDING, STANDBY
+from cc_kraken.storage import preconditions, refusals
 from tests.unit import worlds as w
 from tests.unit.act.test_run import ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree

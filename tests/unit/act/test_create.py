@@ -9,10 +9,10 @@ import pytest
 from pytest_mock import MockerFixture
 
 from cc_kraken.act.creating import Creating
-from cc_kraken.act.report import DONE, FAILED, PENDING
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.commands.shown import plan_text, status_text
 from cc_kraken.model import Ec2Options, KrakenError, Section
+from cc_kraken.state.report import DONE, FAILED, PENDING
 from tests.conftest import LATER, soon
 from tests.unit.act.test_run import (
     ME,

@@ -14,7 +14,6 @@ from pytest_mock import MockerFixture
 
 from cc_kraken.act.creating import Creating
 from cc_kraken.act.executor import Executor
-from cc_kraken.act.report import Report
 from cc_kraken.act.step_actions import Carried
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide import steps
@@ -50,6 +49,7 @@ from cc_kraken.model import (
     Section,
     Trouble,
 )
+from cc_kraken.state.report import Report
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.unit.tree import Tree

@@ -13,12 +13,12 @@ import pytest
 
 from cc_kraken.act import observe
 from cc_kraken.act.observe import Observer
-from cc_kraken.act.report import Report
 from cc_kraken.decide import seen
 from cc_kraken.decide.world import World
 from cc_kraken.machine import mount_points
 from cc_kraken.model import KrakenError, Look, Section, Trouble, Unknown
 from cc_kraken.proof import directio
+from cc_kraken.state.report import Report
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 

@@ -15,11 +15,11 @@ from cc_kraken.act.pacing import (
     Backoff,
     PutOff,
 )
-from cc_kraken.act.report import Report
 from cc_kraken.act.waiting import LONGEST_POLL, Limits, Waiting
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Trouble
+from cc_kraken.state.report import Report
 
 WAITS = Trouble("ec2-throttled", "throttled", "", "", waits=True)
 OTHER = Trouble("incorrect-state", "pending", "", "", waits=True)

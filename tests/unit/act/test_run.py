@@ -21,7 +21,6 @@ import pytest
 
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.pacing import LONGEST_RETRY
-from cc_kraken.act.report import DONE, FAILED, PENDING, Report
 from cc_kraken.act.run import Run
 from cc_kraken.act.waiting import (
     LONGEST_POLL,
@@ -37,6 +36,7 @@ from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.commands.shown import status_text
 from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, Section
+from cc_kraken.state.report import DONE, FAILED, PENDING, Report
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.metadata import Facts, Metadata

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import last_resort, udev_rules
 from cc_kraken.boot import clean
 from cc_kraken.machine import command, fstab, mdadm_conf
 from cc_kraken.machine.md import mdadm_uuid
 from cc_kraken.machine.paths import Paths
+from cc_kraken.state import last_resort, udev_rules
 
 UUID = "0d1f4e0a-6f5d-4cc4-9a43-4f6d1c1b9d11"
 ROOT = "UUID=aa / ext4 defaults 0 1  # root\n"

@@ -15,11 +15,11 @@ import pytest
 from pytest_mock import MockerFixture
 
 from cc_kraken import cli
-from cc_kraken.act import lock, report
-from cc_kraken.act.report import Report
 from cc_kraken.boot import stage
 from cc_kraken.commands import shown
 from cc_kraken.model import VERSION, Section, Trouble
+from cc_kraken.state import lock, report
+from cc_kraken.state.report import Report
 from tests.unit.boot.test_stage import SOURCE
 from tests.unit.tree import Tree
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import udev_rules
 from cc_kraken.boot import cloud_init, enable
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
+from cc_kraken.state import udev_rules
 
 ENTRY = ["kraken", "always"]
 

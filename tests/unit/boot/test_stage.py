@@ -21,13 +21,14 @@ from typing import Any
 import pytest
 
 from cc_kraken import handle
-from cc_kraken.act import layout, lock, report, run
-from cc_kraken.act.report import Report
+from cc_kraken.act import run
 from cc_kraken.boot import cloud_init, configured, stage
 from cc_kraken.config import loading
 from cc_kraken.machine import systemd
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Trouble
+from cc_kraken.state import layout, lock, report
+from cc_kraken.state.report import Report
 from tests.unit.program import Program, go, hours_pass
 from tests.unit.tree import GIB, Tree
 

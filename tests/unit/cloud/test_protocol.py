@@ -11,7 +11,6 @@ from typing import Callable, Optional, get_type_hints
 
 import pytest
 
-from cc_kraken.act.report import DONE, Report
 from cc_kraken.act.run import Run
 from cc_kraken.act.waiting import Limits
 from cc_kraken.boot.cloud_init import Events
@@ -27,6 +26,7 @@ from cc_kraken.model import (
     Node,
     Section,
 )
+from cc_kraken.state.report import DONE, Report
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.unit import worlds as w

@@ -698,7 +698,7 @@ def test_etcd_is_told_nothing_where_ec2_tells_nothing(
 
 
 def by_systemd_or_shell(path: Path) -> dict[str, str]:
-    """The variables, as systemd reads them (tests/unit/act/test_node_env.py)."""
+    """The variables, as systemd reads them (tests/unit/state/test_node_env.py)."""
     if SHARED:
         return by_systemd(path)
     lines = path.read_text().splitlines()

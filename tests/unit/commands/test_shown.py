@@ -15,8 +15,8 @@ from typing import Any, Callable
 import pytest
 
 from cc_kraken import cli
-from cc_kraken.act.report import Report
 from cc_kraken.commands import shown
+from cc_kraken.state.report import Report
 from tests.unit.tree import Tree
 
 SGR = re.compile(r"\033\[[\d;]*m")

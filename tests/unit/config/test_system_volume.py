@@ -7,10 +7,10 @@ from typing import Any, Optional
 
 import pytest
 
-from cc_kraken.act.report import DONE, FAILED
 from cc_kraken.commands import shown
 from cc_kraken.config import sets
 from cc_kraken.model import Section, Volume
+from cc_kraken.state.report import DONE, FAILED
 from tests.unit.act.test_run import ME, Scene, environment, make, scene, tags
 from tests.unit.config.test_sets import NODE, ZONE, configured, ids, volume
 

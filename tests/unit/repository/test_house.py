@@ -19,6 +19,8 @@ FLOORS = (
     "commands",
     "boot",
     "act",
+    "state",
+    "storage",
     "decide",
     "config",
     "cloud",
@@ -78,7 +80,7 @@ def test_imports_go_down(name: str) -> None:
     assert not up, f"{name} imports {', '.join(sorted(up))} from a floor above"
 
 
-@pytest.mark.parametrize("floor", ["act", "decide"])
+@pytest.mark.parametrize("floor", ["act", "state", "storage", "decide"])
 def test_a_run_knows_of_a_cloud_its_protocol_alone(floor: str) -> None:
     found = {to for name in NAMES if name.startswith(floor) for to in EDGES[name]}
     assert {to for to in found if to.startswith("cloud")} <= {"cloud.protocol"}
@@ -124,9 +126,9 @@ WRITING = re.compile(
     r"\"[wax]b\"|, \"[wax]\"|\"[rw]\+b?\"|TemporaryFile"
 )
 OPENED_TO_WRITE = {
-    "act.make": {"O_RDWR", "pwritev"},  # volumes, by Held
-    "act.lock": {"O_RDWR"},  # the lock of a run
-    "act.udev_rules": {'"wb"'},  # an event, in sysfs
+    "storage.make": {"O_RDWR", "pwritev"},  # volumes, by Held
+    "state.lock": {"O_RDWR"},  # the lock of a run
+    "state.udev_rules": {'"wb"'},  # an event, in sysfs
     "cli": {"O_WRONLY"},  # /dev/null
     "proof.rehearsal": {"TemporaryFile"},  # a sparse file
     "machine.command": {"pwrite"},  # anonymous memory
@@ -145,9 +147,9 @@ def test_make_alone_opens_a_volume_to_write_to_it() -> None:
 
 #: Words of programs that write to a volume, and who may say them.
 PROGRAMS = {
-    r"\bcreate_argv\(": {"act.make", "machine.md"},
-    r"\bcommand_line\(": {"act.make", "proof.rehearsal"},
-    r'"--stop"|"--manage"': {"act.make"},
+    r"\bcreate_argv\(": {"storage.make", "machine.md"},
+    r"\bcommand_line\(": {"storage.make", "proof.rehearsal"},
+    r'"--stop"|"--manage"': {"storage.make"},
     r'"--create"': {"machine.md"},  # in create_argv
     r"--zero-superblock|blkdiscard|sgdisk": set(),
     r'"wipefs", (?!"--no-act")': set(),

@@ -21,10 +21,10 @@ from moto.server import ThreadedMotoServer
 from moto.sns.models import sns_backends
 from prometheus_client.parser import text_string_to_metric_families
 
-from cc_kraken.act import metrics, report
-from cc_kraken.act.report import Report
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, Node, Trouble
+from cc_kraken.state import metrics, report
+from cc_kraken.state.report import Report
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "examples" / "monitoring"

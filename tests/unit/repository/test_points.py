@@ -1,4 +1,4 @@
-"""Every step, and every write of ``act/make.py``, has its points in the crash
+"""Every step, and every write of ``storage/make.py``, has its points in the crash
 matrix."""
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("jsonschema")
 
-from cc_kraken.act import make
 from cc_kraken.decide.steps import CHANGES
+from cc_kraken.storage import make
 from tests.vm.points import BATCHES, POINTS, PORTS, REPLACED, SEVERAL
 
 

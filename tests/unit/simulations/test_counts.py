@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.act import layout
-from cc_kraken.act.report import Report
 from cc_kraken.boot import cloud_init
 from cc_kraken.config import loading
+from cc_kraken.state import layout
+from cc_kraken.state.report import Report
 from tests.counting import Counts, count
 from tests.unit.tree import GIB, Tree
 

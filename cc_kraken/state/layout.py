@@ -12,11 +12,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from cc_kraken.act import report
 from cc_kraken.decide import seen
 from cc_kraken.machine import devices, files
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, Section
+from cc_kraken.state import report
 
 
 def digest(section: Section, identity: Identity) -> str:
@@ -164,9 +164,9 @@ def copies(paths: Paths, layout: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not others:
         return []
     # Here, so that a boot without any other disk imports none of it.
-    from cc_kraken.act import udev_rules
     from cc_kraken.decide import copies as beside
     from cc_kraken.decide.world import World
+    from cc_kraken.state import udev_rules
 
     world = World(layout["instance_id"], signatures=udev_rules.shown(paths, others))
     return [

@@ -5,11 +5,11 @@ checks again and again that the disk is the volume that was seen, it flushes, an
 reads back.  Below it come the steps: the intent record and its end, the array, the
 filesystem, and the wipe that ``overwrite`` permits.  Each trusts nobody: it proves
 under the lock what permits it.  What it refuses leaves every byte as it was
-(:mod:`cc_kraken.act.refusals` has the words).
+(:mod:`cc_kraken.storage.refusals` has the words).
 
 What assembles, repairs, enlarges or mounts keeps what is there, and stands elsewhere:
-:mod:`cc_kraken.act.step_actions`, :mod:`cc_kraken.act.grow`,
-:mod:`cc_kraken.act.mount_point`.
+:mod:`cc_kraken.act.step_actions`, :mod:`cc_kraken.storage.grow`,
+:mod:`cc_kraken.storage.mount_point`.
 
 A step takes ``seen``, what was found on its target before, and returns what is there
 after it.  Such a look is believed only where the kernel testifies that nothing was
@@ -32,8 +32,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Optional
 
-from cc_kraken.act import preconditions, refusals
-from cc_kraken.act.preconditions import Pairs
 from cc_kraken.filesystems import registry
 from cc_kraken.machine import command, md
 from cc_kraken.machine.paths import Paths
@@ -60,6 +58,8 @@ from cc_kraken.proof import (
 )
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
+from cc_kraken.storage import preconditions, refusals
+from cc_kraken.storage.preconditions import Pairs
 
 LOG = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import udev_rules
-from cc_kraken.act.udev_rules import Entry
 from cc_kraken.decide import decision
 from cc_kraken.decide.world import World
 from cc_kraken.machine import command
 from cc_kraken.machine import md as arrays
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Claim, FstabLine, Known, Look, Signature
+from cc_kraken.state import udev_rules
+from cc_kraken.state.udev_rules import Entry
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 

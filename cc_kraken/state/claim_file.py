@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
-from cc_kraken.act.report import now as time_of_day
 from cc_kraken.decide.claiming import CLAIMING, GIVING_BACK, LOCKED, SETTLED, Noted
 from cc_kraken.machine import files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
+from cc_kraken.state.report import now as time_of_day
 
 OPEN_FOR = 30.0
 """Seconds after which a call that nobody sees any trace of has done nothing."""

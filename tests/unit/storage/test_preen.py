@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import step_actions
 from cc_kraken.machine import command
 from cc_kraken.model import KrakenError
+from cc_kraken.storage import preen
 
 
 def checker(mocker: MockerFixture, code: int) -> None:
@@ -18,13 +18,13 @@ def checker(mocker: MockerFixture, code: int) -> None:
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_what_it_repairs_by_itself_is_told(code: int, mocker: MockerFixture) -> None:
     checker(mocker, code)
-    assert step_actions.preen("/dev/nvme1n1", "ext4") == "Unattached inode 12."
+    assert preen.repair("/dev/nvme1n1", "ext4") == "Unattached inode 12."
 
 
 def test_errors_that_it_does_not_repair(mocker: MockerFixture) -> None:
     checker(mocker, 4)
     with pytest.raises(KrakenError) as caught:
-        step_actions.preen("/dev/nvme1n1", "ext4")
+        preen.repair("/dev/nvme1n1", "ext4")
     trouble = caught.value.trouble
     assert trouble.kind == "filesystem-errors"
     assert "/dev/nvme1n1" in trouble.found and "Unattached inode" in trouble.found

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import last_resort
 from cc_kraken.machine.paths import Paths
+from cc_kraken.state import last_resort
 from tests.unit import worlds as w
 
 DEBIAN = Path(__file__).parents[3] / "debian"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import grow
 from cc_kraken.machine import command, devices
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, KrakenError, Trouble
+from cc_kraken.storage import grow
 from tests.unit.tree import Tree
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import array_history as history
 from cc_kraken.decide.members import Seen
 from cc_kraken.decide.world import World
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Claim, Look
+from cc_kraken.state import array_history as history
 from tests.unit import worlds as w
 
 A, B = w.volume_id(1), w.volume_id(2)

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from cc_kraken import handle
-from cc_kraken.act import node_env
-from cc_kraken.act.report import Report
 from cc_kraken.boot.clean import clean
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.config.values import odd_character
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Ec2Options, Identity, Node, Section
+from cc_kraken.state import node_env
+from cc_kraken.state.report import Report
 from tests.unit.act.test_run import ZONE, Scene, environment, make, scene
 from tests.unit.boot import test_stage
 from tests.unit.boot.test_stage import tree as stage_tree

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.act import layout
 from cc_kraken.model import Identity, Section
+from cc_kraken.state import layout
 from tests.unit.tree import GIB, Tree
 
 VOLUME = "vol-00000000000000001"

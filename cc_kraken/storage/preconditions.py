@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from typing import Optional
 
-from cc_kraken.act import refusals
 from cc_kraken.config.values import FEWEST_MEMBERS
 from cc_kraken.machine import devices, md, sysfs
 from cc_kraken.machine.paths import Paths
@@ -20,6 +19,7 @@ from cc_kraken.proof import probe
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import MEMBER_PLACE
 from cc_kraken.proof.superblock import MD_MEMBER
+from cc_kraken.storage import refusals
 
 Pairs = Sequence[tuple[Device, Record]]
 """The volumes of a set, each with its intent record."""

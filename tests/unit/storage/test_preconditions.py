@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cc_kraken.act import preconditions
 from cc_kraken.machine import md
 from cc_kraken.model import KrakenError
+from cc_kraken.storage import preconditions
 from tests.unit.tree import Tree
 
 UUID = "4a739fd5-5f39-2dd6-1b19-8f885cd3f50b"

@@ -22,13 +22,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from pytest_mock import MockerFixture
 
 from cc_kraken import cli, handle
-from cc_kraken.act import metrics, report
-from cc_kraken.act.report import Report
 from cc_kraken.boot import stage
 from cc_kraken.boot.clean import clean
 from cc_kraken.boot.cloud_init import Events
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import VERSION, Ec2Options, Identity, Node, Section, Trouble
+from cc_kraken.state import metrics, report
+from cc_kraken.state.report import Report
 from tests.unit.act.test_run import ME as INSTANCE_TAGS
 from tests.unit.act.test_run import ZONE, LabClock, Scene, environment, make, scene
 from tests.unit.boot import test_stage

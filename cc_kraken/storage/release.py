@@ -14,11 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Callable, Optional
 
-from cc_kraken.act import make, preconditions
 from cc_kraken.machine import devices, md
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, KrakenError, Trouble
+from cc_kraken.storage import make, preconditions
 
 WORKERS = 32
 #: Seconds, longer than EC2 takes for either: a disk that has not come by then is

@@ -13,13 +13,13 @@ import struct
 from collections.abc import Sequence
 from typing import Optional
 
-from cc_kraken.act import preconditions
 from cc_kraken.decide.grow import LEAST, UNWRITTEN, WORKING
 from cc_kraken.filesystems import registry
 from cc_kraken.filesystems.base import State, opened
 from cc_kraken.machine import command, md, mountinfo
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Array, Device, KrakenError, Layer, Mount, failure, gib
+from cc_kraken.storage import preconditions
 
 
 def state(mount: Mount, node: str) -> Optional[State]:

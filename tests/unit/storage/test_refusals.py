@@ -9,7 +9,6 @@ from typing import Callable
 
 import pytest
 
-from cc_kraken.act import refusals
 from cc_kraken.model import (
     Array,
     Blank,
@@ -20,6 +19,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
+from cc_kraken.storage import refusals
 
 FS = "f1a3c0de-0000-4000-8000-0123456789ab"
 DISK = Device("nvme1n1", "/dev/nvme1n1", "259:1", "vol-00000000000000001", 1 << 30)

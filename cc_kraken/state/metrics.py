@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cc_kraken.act.report import SET_STATES, STATES
+from cc_kraken.state.report import SET_STATES, STATES
 
 Labels = Mapping[str, object]
 Samples = Sequence[tuple[Labels, float]]

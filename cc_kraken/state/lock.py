@@ -9,11 +9,11 @@ import os
 import time
 from collections.abc import Iterator
 
-from cc_kraken.act import report
 from cc_kraken.machine import files
 from cc_kraken.machine.clock import LOOK_EVERY
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
+from cc_kraken.state import report
 
 LOG = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.act import mount_point
 from cc_kraken.decide.steps import MountFilesystem
 from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Device, KrakenError
+from cc_kraken.storage import mount_point
 
 FS = "f1a3c0de-0000-4000-8000-0123456789ab"
 DISK = Device("nvme1n1", "/dev/nvme1n1", "259:1", "vol-00000000000000001", 1 << 30)

@@ -6,10 +6,10 @@ from typing import Any, Callable
 
 import pytest
 
-from cc_kraken.act import refusals, release
-from cc_kraken.act.report import FAILED
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide.steps import Detach
+from cc_kraken.state.report import FAILED
+from cc_kraken.storage import refusals, release
 from tests.unit.act.test_executor import Bench, bench, plan
 from tests.unit.act.test_run import ME, ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree

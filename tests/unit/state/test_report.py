@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from cc_kraken.act import report
-from cc_kraken.act.report import Report
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, Node, Trouble
+from cc_kraken.state import report
+from cc_kraken.state.report import Report
 from tests.unit import worlds as w
 from tests.unit.tree import Tree
 

@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cc_kraken.act.report import Report
 from cc_kraken.config.values import Unfit, odd_character, quoted, set_name
 from cc_kraken.machine import files
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError
+from cc_kraken.state.report import Report
 
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,-]*")
 """Needs no quotes, so that readers which know none can have it too."""
