@@ -28,8 +28,8 @@ from tests.conftest import LATER, soon
 from tests.lab.clock import ManualClock
 from tests.lab.ec2 import Ec2Lab
 from tests.lab.world import seed_ids
-from tests.unit.act.test_node_env import SHARED, by_systemd
 from tests.unit.act.test_run import LabClock, environment
+from tests.unit.state.test_node_env import SHARED, by_systemd
 
 __all__ = ["environment"]  # a fixture
 
