@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE)
 OTHER_ZONE = "us-east-1b"
 STRONGEST = "/var/lib/cloud/instance/kraken.d/case.yaml"
 """Above user-data, which has the short times of the first mistake."""
-MESSAGE = re.compile(r"\[[a-z0-9-]+\] \S")
+MESSAGE = re.compile(r"^(?:ERROR|cc-kraken): .*\[[a-z0-9-]+\] [^.,].*$", re.MULTILINE)
 """An error in full, with its kind; the last line of a run has the kinds alone."""
 
 
@@ -55,7 +55,7 @@ class Case:
         assert done.code == 1, f"it has not failed: {done.out}{done.err}"
         assert nodes.checksums(self.cloud, self.volumes) == before
         assert not nodes.traceback_in(done.err), done.err
-        said: str = [line for line in done.err.splitlines() if MESSAGE.search(line)][-1]
+        said: str = MESSAGE.findall(done.err)[-1]
         nodes.log(f"{self.number}: {said}")
         return said
 
@@ -69,7 +69,7 @@ def missing_volume(case: Case) -> tuple[str, ...]:
 
 
 def no_volume(case: Case) -> tuple[str, ...]:
-    return (case.apply(boot_wait=2), "no volume", f"KRKN-IN:NodeId={case.number}")
+    return (case.apply(boot_wait=2), "No volume", f"KRKN-IN:NodeId={case.number}")
 
 
 def other_zone(case: Case) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def test_tags_that_come_a_minute_late() -> None:
         assert f"{node.id} has no tag KRKN-IN:Prefix" in awaited(node, "has no tag")
         cloud.ec2.tag_later(node.id, TAGS, 30)
         cloud.ec2.tag_later(volume, set_tags(), 60)
-        assert "KRKN-IN:NodeId=7" in awaited(node, "no volume")
+        assert "KRKN-IN:NodeId=7" in awaited(node, "No volume")
         ends_mounted(node)
 
 
