@@ -58,6 +58,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     with _said(logging.DEBUG if options.debug else options.level, options.debug):
         try:
             code: int = options.call(options)
+            print(end="", flush=True)  # a reader that has gone away is met here
             return code
         except KrakenError as error:
             text = f"{error}{report.more(str(error))}"

@@ -142,7 +142,7 @@ class Nitro(Machine):
     def plug(self, volume_id: str) -> str:
         file = self.account.backing(volume_id)
         device = attach(file)
-        self._devices.append(device)
+        self._devices[volume_id] = device
         name = f"nvme{len(self._devices)}n1"
         self.node.plug(name, volume_id, device, file.stat().st_size)
         return device

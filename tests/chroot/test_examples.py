@@ -30,11 +30,8 @@ def of_cloudformation() -> str:
 
 def of_the_readme() -> str:
     """The first user-data there, without what fetches the package."""
-    found = re.search(
-        r"```yaml\n(#cloud-config\n.*?)^runcmd",
-        (ROOT / "README.md").read_text(),
-        re.M | re.S,
-    )
+    readme = (ROOT / "README.md").read_text()
+    found = re.search(r"^(#cloud-config\n.*?)^runcmd", readme, re.M | re.S)
     assert found is not None
     return found[1]
 

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -602,6 +603,19 @@ def test_no_entry_is_shown_with_the_marks_of_the_page(
     out = capsys.readouterr().out
     assert not re.findall(r"\*\*|(?<![\w=*`])\*\w[^*`]*\*(?!\w)", out)
     assert "Awaited" in out and "NodeId=*" in out
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it says fits into the buffer, so Python would write it as it ends."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "cc_kraken", "explain", "zone-other"]
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
