@@ -48,7 +48,8 @@ Before a boot:   cc-kraken check user-data.yaml
 An account:      cc-kraken fleet --region us-east-1
 
 Exit status: 0 all is well, 1 something is not, 2 wrong usage, of fleet also that
-EC2 was not asked; of status also 3: not finished, or switched off. See cc-kraken(8).
+EC2 was not asked; of status also 3: not finished, switched off, or a dry run.
+See cc-kraken(8).
 """
 
 

@@ -153,7 +153,8 @@ def _who(status: Mapping[str, Any]) -> str:
     who = f"node {node['prefix']}/{node['node_id']}" if node else "no node"
     if instance:
         who += f" on {instance['id']} in {instance['zone']}"
-    return f"{who} (stage {status['stage']})"
+    dry = ", a dry run: nothing was changed" if status["dry_run"] else ""
+    return f"{who} (stage {status['stage']}{dry})"
 
 
 def _about(status: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(bool(nodes.OBSTACLE), reason=nodes.OBSTACLE)
 OTHER_ZONE = "us-east-1b"
 STRONGEST = "/var/lib/cloud/instance/kraken.d/case.yaml"
 """Above user-data, which has the short times of the first mistake."""
-MESSAGE = re.compile(r"^(?:ERROR|cc-kraken): .*\[[a-z0-9-]+\] [^.,].*$", re.MULTILINE)
+MESSAGE = re.compile(r"^(?!Waiting).*\[[a-z0-9-]+\] [^.,].*$", re.MULTILINE)
 """An error in full, with its kind; the last line of a run has the kinds alone."""
 
 

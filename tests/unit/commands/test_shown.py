@@ -158,6 +158,12 @@ def test_a_node_without_sets_has_no_table(report: Report) -> None:
     assert told == "pending  node kafka/0 on i-1 in us-east-1a (stage background)"
 
 
+def test_a_dry_run_says_why_it_is_not_finished(report: Report) -> None:
+    report.status["dry_run"] = True
+    (first, *_) = shown.status_text(report.status).splitlines()
+    assert first.endswith("(stage background, a dry run: nothing was changed)")
+
+
 def test_a_label_is_painted_and_not_the_same_word_in_the_text(report: Report) -> None:
     report.status["warnings"] = ["a warning: of a warning: here"]
     told = shown.terminal_text(report.status, 80, colour=True)
