@@ -90,6 +90,7 @@ class Filesystem(ABC):
 
     # ---- mkfs
     label_bytes: int
+    label_option = "-L"
     #: The options of mkfs that may be given (options.py), and long names of some.
     options: Mapping[str, str]
     long_options: Mapping[str, str] = {}
@@ -171,7 +172,7 @@ class Filesystem(ABC):
         given = self.parse(options)
         words = self.words(uuid, given, geometry, usage, prezeroed)
         name = self.label(label)
-        named = ("-L", name) if name else ()
+        named = (self.label_option, name) if name else ()
         return (self.mkfs, *words, *flat(given), *named, path)
 
     @abstractmethod
