@@ -77,7 +77,7 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
     shown = painted(state, f"{BOLD};{_colour(state)}", on=colour)
     lines = [f"{shown}  {_who(status)}"]
     for text in _about(status):
-        lines += textwrap.wrap(text, columns)
+        lines += textwrap.wrap(text, columns, break_on_hyphens=False)
     table = aligned([HEADER, *_volume_rows(status)])
     if len(table) > 1:
         lines += ["", painted(table[0], DIM, on=colour)]
@@ -91,11 +91,7 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
     if remarks:
         lines.append("")
     for kind, text in remarks:
-        label = f"{kind}: " if kind else ""
-        wrapped = textwrap.wrap(label + text, columns, subsequent_indent="  ")
-        shown = painted(label, COLOURS.get(kind, ""), on=colour)
-        wrapped[0] = wrapped[0].replace(label, shown, 1)
-        lines += wrapped
+        lines += _remark(kind, COLOURS.get(kind, ""), text, columns, colour)
     return _page(lines, [text for _, text in remarks], colour)
 
 
@@ -244,7 +240,8 @@ def _place_of(one: fleet.Finding) -> str:
 
 
 def _remark(word: str, code: str, text: str, columns: int, colour: bool) -> list[str]:
-    label = f"{word}: "
+    """One remark, wrapped at ``columns`` (0: not at all); ``word`` may be ""."""
+    label = f"{word}: " if word else ""
     lines = [label + text]
     if columns:
         lines = textwrap.wrap(

@@ -164,6 +164,13 @@ def test_a_dry_run_says_why_it_is_not_finished(report: Report) -> None:
     assert first.endswith("(stage background, a dry run: nothing was changed)")
 
 
+def test_a_command_is_never_cut_at_its_hyphen(report: Report) -> None:
+    report.status["warnings"] = ["Do it, then type on the node: cc-kraken apply."]
+    for columns in range(40, 80):
+        told = shown.terminal_text(report.status, columns, colour=False)
+        assert "cc-\n" not in told and "cc-kraken" in told
+
+
 def test_a_label_is_painted_and_not_the_same_word_in_the_text(report: Report) -> None:
     report.status["warnings"] = ["a warning: of a warning: here"]
     told = shown.terminal_text(report.status, 80, colour=True)
