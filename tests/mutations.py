@@ -499,7 +499,7 @@ MUTATIONS = (
         "filesystems/btrfs",
         "bool(log_root or uuid_tree)",
         "bool(log_root)",
-        f"{EVER_MOUNTED}::test_what_was_mounted_is_whole_at_any_crash",
+        f"{EVER_MOUNTED}::test_a_btrfs_says_so_when_it_has_looked_at_its_uuids",
     ),
     change(
         "a user's copy of a record keeps the set from being mounted",
