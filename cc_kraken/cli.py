@@ -62,7 +62,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             print(end="", flush=True)  # a reader that has gone away is met here
             return code
         except KrakenError as error:
-            text = f"{error}{report.more(str(error))}"
+            text = report.with_more(str(error))
             _complain(text, getattr(options, "set", ""))
             return 1
         except KeyboardInterrupt:
@@ -266,8 +266,8 @@ def _in_short(status: Mapping[str, Any]) -> Optional[str]:
             return None
     if not failed:
         return None
-    more = f"More: cc-kraken explain {' '.join(dict.fromkeys(kinds))}"
-    return f"failed: {', '.join(failed)}. The reasons stand above. {more}"
+    more = report.more_about(dict.fromkeys(kinds))
+    return f"failed: {', '.join(failed)}. The reasons stand above.{more}"
 
 
 def _summary(status: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ class Work:
             for plan in plans
             if plan.steps
             and not asks(plan)
-            # A disk that fails in each step is not tried without a pause.
+            # What waits for its disk is not tried again without a pause.
             and put_off.until_tried(plan.name) <= moment
         ]
         asking = [

@@ -68,7 +68,7 @@ def run_stage(name: object, cfg: Any, cloud: Any) -> None:
     try:
         _handle(str(name), cfg, cloud)
     except (RuntimeError, KrakenError) as error:
-        raise Failed(str(error) + report.more(str(error))) from None
+        raise Failed(report.with_more(str(error))) from None
     except BaseException as error:  # SystemExit too: cloud-init lets it through
         raise Failed(f"cc_kraken failed: {error!r}") from error
     finally:
@@ -276,7 +276,7 @@ def failures(status: Mapping[str, Any], *, pending: bool) -> Optional[str]:
     if texts and pending and status["waiting_since"]:
         texts.append(f"({report.awaited(status)})")
     text = " ".join(texts)
-    return text + report.more(text) if text else None
+    return report.with_more(text) if text else None
 
 
 def _all_settled(status: Mapping[str, Any]) -> bool:

@@ -72,7 +72,7 @@ def command(options: argparse.Namespace, table: Callable[[Fleet], str]) -> int:
             one.instance_id or "" for each in held for one in each.attachments
         )
     except KrakenError as error:
-        print(f"cc-kraken: {error}{report.more(str(error))}", file=sys.stderr)
+        print(f"cc-kraken: {report.with_more(str(error))}", file=sys.stderr)
         return NOT_ASKED
     except KeyboardInterrupt:
         print("cc-kraken: interrupted; nothing was judged", file=sys.stderr)

@@ -71,8 +71,17 @@ def more(text: str) -> str:
     """Where to read more about the errors in a text (``[zone-other] …``)."""
     if "cc-kraken explain" in text:
         return ""
-    kinds = kinds_in(text)
-    return f" More: cc-kraken explain {' '.join(kinds)}" if kinds else ""
+    return more_about(kinds_in(text))
+
+
+def more_about(kinds: Iterable[str]) -> str:
+    words = " ".join(kinds)
+    return f" More: cc-kraken explain {words}" if words else ""
+
+
+def with_more(text: str) -> str:
+    """A text, and where to read more about the errors in it."""
+    return text + more(text)
 
 
 def awaited(status: Mapping[str, Any]) -> str:

@@ -17,13 +17,17 @@ from tests.unit.act.test_executor import Bench, bench, plan
 __all__ = ["bench"]
 
 
+def working(bench: Bench, mocker: MockerFixture) -> Work:
+    known = CloudView(mocker.Mock(), bench.instance, bench.clock)
+    waiting = Waiting(Limits(60, True), bench.clock, bench.report)
+    return Work(bench.executor, bench.report, known, waiting)
+
+
 def test_the_same_steps_again_and_again_are_a_fault_of_ours(
     bench: Bench, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each is carried out, says that all is well, and is to be done once more."""
-    known = CloudView(mocker.Mock(), bench.instance, bench.clock)
-    waiting = Waiting(Limits(60, True), bench.clock, bench.report)
-    work = Work(bench.executor, bench.report, known, waiting)
+    work = working(bench, mocker)
     bench.report.set("data")
     for _ in range(SAME_STEPS_LIMIT):
         work.act([plan("data", RemoveFstab("data"))], World(bench.instance))
@@ -40,9 +44,7 @@ def test_a_step_that_waits_for_its_disk_is_not_tried_without_a_pause(
     bench: Bench, mocker: MockerFixture
 ) -> None:
     """Each round looks well, and each time a read fails in the step itself."""
-    known = CloudView(mocker.Mock(), bench.instance, bench.clock)
-    waiting = Waiting(Limits(60, True), bench.clock, bench.report)
-    work = Work(bench.executor, bench.report, known, waiting)
+    work = working(bench, mocker)
     bench.report.set("data")
     silent = Trouble("device-silent", "It cannot be read.", "", "", waits=True)
     well = False
@@ -58,10 +60,10 @@ def test_a_step_that_waits_for_its_disk_is_not_tried_without_a_pause(
         assert work.due(todo) == todo
         work.act(todo, World(bench.instance))
         assert work.due(todo) == [] and work.failed == {}
-        (held,) = waiting.reasons(todo).values()
+        (held,) = work.waiting.reasons(todo).values()
         assert held is silent
         begun = bench.clock.now()
-        assert not waiting.wait(waiting.reasons(todo), {}, lambda: False)
+        assert not work.waiting.wait(work.waiting.reasons(todo), {}, lambda: False)
         pauses.append(bench.clock.now() - begun)
     assert pauses[-1] > pauses[0] >= FIRST_RETRY / 2
     well = True
@@ -72,11 +74,9 @@ def test_a_step_that_waits_for_its_disk_is_not_tried_without_a_pause(
 def test_what_ec2_puts_off_holds_up_no_step_of_this_machine(
     bench: Bench, mocker: MockerFixture
 ) -> None:
-    known = CloudView(mocker.Mock(), bench.instance, bench.clock)
-    waiting = Waiting(Limits(60, True), bench.clock, bench.report)
-    work = Work(bench.executor, bench.report, known, waiting)
+    work = working(bench, mocker)
     trouble = Trouble("ec2-throttled", "EC2 throttles.", "", "", waits=True)
-    waiting.put_off.throttle(trouble, bench.clock.now(), begun=False)
-    waiting.put_off.hold("data", trouble, bench.clock.now())
+    work.waiting.put_off.throttle(trouble, bench.clock.now(), begun=False)
+    work.waiting.put_off.hold("data", trouble, bench.clock.now())
     todo = [plan("data", RemoveFstab("data"))]
     assert work.due(todo) == todo
