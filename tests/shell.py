@@ -45,17 +45,16 @@ end: the guides need what it removes.
 RC = r"""
 PS1='your machine \$ '
 node() {
-    local entry
-    if [ -n "${1-}" ]; then
-        entry=$NODES/$1
-        until [ -f "$entry" ]; do
-            command aws ec2 describe-instances --instance-ids "$1" 2>/dev/null |
-                grep -qE '"Name": "(pending|running)"' || break
-            sleep 1
-        done
-    else
-        entry=$(ls -t "$NODES"/i-* 2>/dev/null | head -n 1)
-    fi
+    local running='Name=instance-state-name,Values=pending,running' entry
+    # The newest by EC2: what was launched just now is there before it boots.
+    set -- "${1:-$(command aws ec2 describe-instances --filters "$running" --output text \
+        --query 'sort_by(Reservations[].Instances[], &LaunchTime)[-1].InstanceId')}"
+    entry=$NODES/$1
+    until [ -f "$entry" ]; do
+        command aws ec2 describe-instances --filters "$running" --instance-ids "$1" \
+            2>/dev/null | grep -q '"InstanceId"' || break
+        sleep 1
+    done
     [ -f "$entry" ] || { echo "node: no such instance runs here" >&2; return 1; }
     sh "$entry"
 }

@@ -41,8 +41,7 @@ ls /root/cloud-init-kraken_*_all.deb
 echo kept >/krkn_log/file
 NODE
 aws ec2 terminate-instances --instance-ids "$first" >/dev/null
-second=$(launch)
-aws ec2 wait instance-running --instance-ids "$second"
+launch >/dev/null
 node <<'NODE'
 cloud-init status --wait >/dev/null
 cat /krkn_log/file
