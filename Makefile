@@ -65,8 +65,8 @@ help:
 prepare: $(READY)
 
 # The stamp: packages of the distribution, then a virtual environment on the
-# system's Python.  A download that fails is tried again.
-$(READY): tests/requirements.txt .ci/prepare
+# system's Python, and promtool in it.  A download that fails is tried again.
+$(READY): tests/requirements.txt .ci/prepare .ci/promtool
 	@.ci/prepare
 	@echo "prepare: virtual environment (.venv): one to four minutes, once"
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 \
@@ -78,6 +78,7 @@ $(READY): tests/requirements.txt .ci/prepare
 	    [ $$pause = 0 ] || { echo "prepare: pip failed; once more in" \
 		"$$pause s"; sleep $$pause; }; \
 	done; cat $$log >&2; echo "prepare: pip failed (output above)" >&2; exit 1
+	@.ci/promtool .venv/bin
 	@touch $@
 
 lint: $(READY)

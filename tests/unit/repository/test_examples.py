@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -69,6 +70,33 @@ def test_every_example_is_named_in_the_index_and_checked_here() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     for name in files:
         assert f'"{name}"' in source, f"{name} is not checked"
+
+
+@pytest.mark.long
+def test_ansible_lint_has_no_word_against_the_playbook(tmp_path: Path) -> None:
+    here = tmp_path / "ansible"
+    shutil.copytree(EXAMPLES / "ansible", here)
+    tools = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "ANSIBLE_HOME": str(tmp_path / "home"),
+    }
+
+    def lint() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [tools / "ansible-lint", "--offline", "--profile=production", "image.yml"],
+            cwd=here,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    done = lint()
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tasks,) = here.glob("roles/*/tasks/main.yml")
+    tasks.write_text(tasks.read_text() + "- ansible.builtin.shell: cat /etc/fstab\n")
+    assert "name[missing]" in lint().stdout
 
 
 # ------------------------------------------------------------------- user-data
