@@ -47,8 +47,10 @@ PS1='your machine \$ '
 node() {
     local running='Name=instance-state-name,Values=pending,running' entry
     # The newest by EC2: what was launched just now is there before it boots.
-    set -- "${1:-$(command aws ec2 describe-instances --filters "$running" --output text \
-        --query 'sort_by(Reservations[].Instances[], &LaunchTime)[-1].InstanceId')}"
+    [ -n "${1-}" ] || set -- "$(
+        command aws ec2 describe-instances --filters "$running" --output text \
+            --query 'sort_by(Reservations[].Instances[], &LaunchTime)[-1].InstanceId'
+    )"
     entry=$NODES/$1
     until [ -f "$entry" ]; do
         command aws ec2 describe-instances --filters "$running" --instance-ids "$1" \
