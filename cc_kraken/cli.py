@@ -213,7 +213,6 @@ def _run(name: str, wait: Optional[float] = None) -> Optional[dict[str, Any]]:
             cloud_init.Events(None).enter,
             name,
             seconds=wait,
-            final=True,
             dry_run=section.dry_run or name == "plan",
             clock=clock,
             notes=_notes() if background else (),

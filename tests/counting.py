@@ -237,11 +237,10 @@ def _job(job: Mapping[str, Any]) -> Callable[[], object]:
 
             write_counters.TRUSTED = re.compile(job["witnesses"])
         if "programs" in job:
-            from cc_kraken.boot import stage
-            from cc_kraken.machine import command
+            from cc_kraken.machine import command, systemd
 
             command.PATH = job["programs"]
-            stage.SYSTEMD = job["programs"]
+            systemd.BOOTED = job["programs"]
 
     def background() -> None:
         prepare()
@@ -257,7 +256,6 @@ def _job(job: Mapping[str, Any]) -> Callable[[], object]:
             cloud_init.Events(None).enter,
             job["stage"],
             seconds=section.boot_wait,
-            final=True,
         )
 
     def handle() -> None:

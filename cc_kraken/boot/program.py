@@ -85,7 +85,6 @@ def _carry_out(order: Mapping[str, Any], wire: _Wire) -> Any:
             wire.enter,
             order["stage"],
             seconds=section.boot_wait,
-            final=order["stage"] != "network",
             dry_run=section.dry_run,
             clock=clock,
         )

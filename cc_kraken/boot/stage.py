@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
-from cc_kraken.machine import command, files
+from cc_kraken.machine import command, files, systemd
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 UNIT = "cc-kraken.service"
-SYSTEMD = "/run/systemd/system"
 LOOK_EVERY = 0.5
 ALIVE_EVERY = 5.0
 HANG_GRACE = 300.0
@@ -131,16 +130,15 @@ def carry_out(
     stage: str,
     *,
     seconds: float,
-    final: bool,
     dry_run: bool = False,
     clock: Optional[Clock] = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One run under the machine's lock; returns its status.
 
-    ``enter`` hears of each phase.  ``seconds``: how long it may wait.  ``final``:
-    what is pending then has failed.  ``clock`` can stop the run; ``notes`` are
-    warnings to report.
+    ``enter`` hears of each phase.  ``seconds``: how long it may wait; what is
+    pending then has failed, but in the network stage: the background carries on.
+    ``clock`` can stop the run; ``notes`` are warnings to report.
     Saves the layout after a complete run.
     """
     # Here, so that a reboot with everything in place imports none of it.
@@ -149,6 +147,7 @@ def carry_out(
     from cc_kraken.cloud.ec2 import Ec2
 
     clock = clock or Clock()
+    final = stage != "network"
     with _locked(section, paths, stage, seconds):
         until = seconds if final else float(section.wait)
         run_report = _new_report(section, paths, stage, dry_run, until)
@@ -246,8 +245,6 @@ def _forget_other(paths: Paths, identity: Identity) -> None:
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
     """What a run before could not make systemd read: no reason to leave volumes
     unmounted."""
-    from cc_kraken.machine import systemd  # not at every reboot
-
     try:
         systemd.read_fstab(paths)
     except KrakenError as error:
@@ -377,7 +374,7 @@ def _report_kept(
 
 def _start_background() -> bool:
     """Start the unit that carries on; False where there is no systemd."""
-    if not os.path.isdir(SYSTEMD):
+    if not systemd.booted():
         return False
     try:
         started = command.run(["systemctl", "start", "--no-block", UNIT])
@@ -436,7 +433,7 @@ def join(paths: Paths, seconds: float) -> dict[str, Any]:
 
     def settled(status: Mapping[str, Any]) -> bool:
         # Without systemd no unit looks again.
-        alone = status["state"] == DONE and not os.path.isdir(SYSTEMD)
+        alone = status["state"] == DONE and not systemd.booted()
         return alone or finished(status)
 
     end = time.monotonic() + seconds
@@ -485,7 +482,7 @@ def finished(status: Mapping[str, Any]) -> bool:
 
 def background_alive() -> bool:
     """Whether the unit runs or is about to."""
-    if not os.path.isdir(SYSTEMD):
+    if not systemd.booted():
         return False
     shown = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
     values = dict(line.split("=", 1) for line in shown.out.splitlines() if "=" in line)

@@ -11,12 +11,17 @@ from cc_kraken.machine.paths import Paths
 BOOTED = "/run/systemd/system"
 
 
+def booted() -> bool:
+    """Whether systemd is the init."""
+    return os.path.isdir(BOOTED)
+
+
 def reload() -> bool:
     """Make systemd read fstab; False where it is not the init.
 
     Raises ``command-failed``.
     """
-    if not os.path.isdir(BOOTED):
+    if not booted():
         return False
     finished = command.run(["systemctl", "daemon-reload"])
     command.check(finished, "making systemd read fstab")

@@ -352,7 +352,7 @@ def test_a_user_that_comes_is_seen_soon_without_whole_looks(
     from cc_kraken.act import observe
 
     machine.volume("log", Owner="latecomer")
-    machine.run("network", final=False)
+    machine.run("network")
     looks = 0
     asked = 0
     look = observe.Observer.look

@@ -77,7 +77,6 @@ def carry_out(machine: Machine, name: str) -> Any:
         cloud_init.Events(None).enter,
         name,
         seconds=600,
-        final=True,
         dry_run=False,
     )
 

@@ -179,7 +179,6 @@ class Machine:
         *,
         dry_run: bool = False,
         wait: float | None = None,
-        final: bool = True,
         clock: Clock | None = None,
         **section: Any,
     ) -> dict[str, Any]:
@@ -191,7 +190,6 @@ class Machine:
             cloud_init.Events(None).enter,
             name,
             seconds=self.wait if wait is None else wait,
-            final=final,
             dry_run=dry_run,
             clock=clock,
         )
@@ -814,7 +812,7 @@ def test_a_set_that_is_not_complete_attaches_nothing(machine: Machine) -> None:
     status = machine.run(wait=2)
     assert error_of(status, "data") == "members-missing"
     assert machine.lab.calls.writes() == []
-    pending = machine.run("network", wait=2, final=False)
+    pending = machine.run("network", wait=2)
     assert (pending["state"], states(pending)) == ("pending", {"data": "pending"})
     assert stage.failures(pending, pending=False) is None
     assert "not up yet" in str(stage.failures(pending, pending=True))
@@ -885,7 +883,7 @@ def test_a_set_that_is_gone_loses_its_line_and_is_no_error(machine: Machine) -> 
 
 def test_an_owner_that_comes_late(machine: Machine) -> None:
     machine.volume("log", Owner="nobody-of-this-name")
-    status = machine.run("network", final=False)
+    status = machine.run("network")
     assert (status["state"], states(status)) == ("done", {"log": "mounted"})
     assert "nobody-of-this-name" in status["sets"]["log"]["reason"]
     assert stage.failures(status, pending=True) is None
@@ -907,7 +905,7 @@ def test_a_run_that_is_told_to_stop_begins_nothing(machine: Machine) -> None:
 
 def test_no_time_at_all_is_no_success(machine: Machine) -> None:
     machine.volume("log")
-    status = machine.run("network", wait=0, final=False)
+    status = machine.run("network", wait=0)
     assert (status["state"], states(status)) == ("pending", {"log": "pending"})
 
 
@@ -950,7 +948,7 @@ def test_held_by_a_stranger_and_by_a_predecessor(machine: Machine) -> None:
 def test_ec2_away_while_all_is_mounted(machine: Machine) -> None:
     """The run fails, but says of the set what is true: it is mounted."""
     machine.volume("log")
-    machine.run("network", final=False)
+    machine.run("network")
     machine.lab.down("refuse")
     status = machine.run("background", wait=2)
     assert status["state"] == "failed"
@@ -962,7 +960,7 @@ def test_the_background_knows_from_the_start_what_is_mounted(
 ) -> None:
     """Else a service that needs a mounted set would wait for EC2."""
     machine.volume("log")
-    machine.run("network", final=False)
+    machine.run("network")
     seen = []
 
     def look(self: Run) -> str:

@@ -18,6 +18,7 @@ from pytest_mock import MockerFixture
 from cc_kraken import cli
 from cc_kraken.boot import stage
 from cc_kraken.commands import shown
+from cc_kraken.machine import systemd
 from cc_kraken.model import VERSION, Section, Trouble
 from cc_kraken.state import lock, report
 from cc_kraken.state.report import Report
@@ -30,7 +31,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     made = Tree(tmp_path)
     made.disk(1, "vol00000000000000001")
     monkeypatch.setattr(cli, "Paths", lambda: made.paths)
-    monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "no-systemd"))
     monkeypatch.setattr(stage, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.05)
     return made

@@ -63,16 +63,14 @@ def test_the_status_comes_from_another_process(work: Program) -> None:
         os.waitpid(found["process"], 0)  # it is reaped
 
 
-@pytest.mark.parametrize(("stage", "final"), [("network", False), ("single", True)])
-def test_the_run_is_given_what_cloud_init_knows(
-    work: Program, stage: str, final: bool
-) -> None:
+@pytest.mark.parametrize("stage", ["network", "single"])
+def test_the_run_is_given_what_cloud_init_knows(work: Program, stage: str) -> None:
     work("""
-        given = [section, identity, paths, name, more["final"], more["seconds"]]
+        given = [section, identity, paths, name, more["seconds"]]
         return {"given": [repr(one) for one in given], "rest": repr(more["dry_run"])}
     """)
     assert carry_out(stage=stage) == {
-        "given": [repr(one) for one in (SECTION, IDENTITY, PATHS, stage, final, 7)],
+        "given": [repr(one) for one in (SECTION, IDENTITY, PATHS, stage, 7)],
         "rest": "False",
     }
 

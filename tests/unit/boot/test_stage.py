@@ -63,7 +63,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     paths = replace(made.paths, instance=str(tmp_path / "instance"))
     made.paths = paths
     monkeypatch.setattr(stage, "Paths", lambda: paths)
-    monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path / "no-systemd"))
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "no-systemd"))
     below = ("etc/cc-kraken/conf.d", "instance/kraken.d")
     places = tuple(str(tmp_path / name) for name in below)
     monkeypatch.setattr(configured, "DIRECTORIES", places)
@@ -302,11 +302,12 @@ from types import ModuleType, SimpleNamespace
 
 sys.path.insert(0, {root!r})
 from cc_kraken import handle; from cc_kraken.boot import stage
+from cc_kraken.machine import systemd
 from cc_kraken.machine.paths import Paths
 
 paths = Paths(**{paths!r})
 stage.Paths = lambda: paths
-stage.SYSTEMD = "/nonexistent"
+systemd.BOOTED = "/nonexistent"
 cloud = SimpleNamespace(
     datasource=SimpleNamespace(**{source!r}),
     reporter=SimpleNamespace(fullname="init-network/config-kraken"),
@@ -498,7 +499,7 @@ def test_joining_starts_no_process_while_the_lock_is_held(
 ) -> None:
     write(tree, "network", "pending", data="pending")
     started: list[object] = []
-    monkeypatch.setattr(stage, "SYSTEMD", str(tmp_path))
+    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path))
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.02)
     monkeypatch.setattr(stage, "LOOK_EVERY", 0.02)
     monkeypatch.setattr(stage.command, "run", started.append)
@@ -606,7 +607,6 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
             cloud_init.Events(None).enter,
             "background",
             seconds=0.1,
-            final=True,
         )
     found = told(tree)
     assert (found["stage"], found["state"]) == ("background", "failed")
@@ -640,7 +640,6 @@ def test_a_plan_works_while_another_run_does_nothing_but_wait(
             cloud_init.Events(None).enter,
             "plan",
             seconds=0,
-            final=True,
             dry_run=True,
         )
     assert told(tree)["stage"] == "background", "the plan left no status"
@@ -669,9 +668,7 @@ def test_what_a_run_could_not_make_systemd_read_the_next_one_does(
     Path(tree.paths.run).mkdir()
     Path(tree.paths.unread).touch()
     for _ in range(2):
-        status = stage.carry_out(
-            section, identity, tree.paths, enter, name, seconds=1, final=True
-        )
+        status = stage.carry_out(section, identity, tree.paths, enter, name, seconds=1)
     if fails:
         # it is no reason not to look after the volumes, and is tried again
         assert seen == ["reload", "run"] * 2

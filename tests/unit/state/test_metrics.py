@@ -290,7 +290,6 @@ def run(scene: Scene, **section: Any) -> dict[str, Any]:
         Events(None).enter,
         "apply",
         seconds=60,
-        final=True,
         clock=LabClock(scene.clock),
     )
 
