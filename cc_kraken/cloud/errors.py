@@ -143,7 +143,6 @@ _RULES = (
     _NAME_TAKEN,
     _NOT_ATTACHED,
     _KEY,
-    Rule(Reaction.DONE, "dry-run", "DryRunOperation"),
     Rule(
         Reaction.RETRY,
         "credentials-refused",

@@ -435,7 +435,6 @@ def test_the_table_names_every_code_of_the_edge() -> None:
     assert shown - tested <= {
         "account-refused",
         "device-name-taken",
-        "dry-run",
         "ec2-unsupported",
         "not-attached",
     }

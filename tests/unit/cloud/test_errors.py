@@ -92,7 +92,6 @@ CASES = [
         R.RETRY,
         "permission-missing",
     ),
-    ("AttachVolume", "DryRunOperation", "", 412, R.DONE, "dry-run"),
     ("DetachVolume", "InvalidAttachment.NotFound", "", 400, R.DONE, "not-attached"),
     ("DetachVolume", "IncorrectState", "available", 400, R.DONE, "not-attached"),
     ("CreateTags", "TagLimitExceeded", "", 400, R.FATAL, "account-limit"),
