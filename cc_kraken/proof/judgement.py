@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from cc_kraken.filesystems import registry
-from cc_kraken.filesystems.base import Found
+from cc_kraken.filesystems.base import HEAD, Found
 from cc_kraken.machine import partitions
 from cc_kraken.machine.command import run
 from cc_kraken.model import Content, Known, Unknown
@@ -102,6 +102,8 @@ def judge(found: Sequence[Found], said: Signs) -> Optional[Content]:
             return Unknown(sentence(one.flaw), one.offset)
     if said == NOTHING and not found:
         return None
+    if len(found) == 1 and _is_users(found[0], said):
+        return known(found[0])
     names = " and ".join(sorted({*said.names, *(one.type for one in found)}))
     first = min((offset for offset, _ in said.signatures), default=None)
     if said.code == 8 or len(said.names) > 1 or len(found) > 1:
@@ -127,6 +129,22 @@ def judge_used(found: Sequence[Found]) -> Optional[Known]:
     if one.superblock is None:
         return None
     return Known(MD_MEMBER, one.uuid, one.label, one.superblock)
+
+
+def _is_users(own: Found, said: Signs) -> bool:
+    """Whether all that wipefs finds besides ``own`` lies where that has its users'
+    data: it was ever mounted, and blkid names nothing else.  One file with the end of a
+    GPT in the last block must not cost the set."""
+    if not own.ever_mounted or said.wipefs_code != 0 or "PTTYPE" in said.tags:
+        return False
+    others = [offset for offset, name in said.signatures if name != own.type]
+    return (
+        0 < len(others) < len(said.signatures)
+        and all(HEAD <= offset < own.size for offset in others)
+        and said.code == 0
+        and said.tags.get("TYPE") == own.type
+        and said.tags.get("UUID", "").lower() == own.uuid
+    )
 
 
 def _judge_one(

@@ -368,3 +368,31 @@ def test_the_erased_record_is_all_that_changes(kind: str, disk: Disk) -> None:
     assert disk.digest() != digest
     disk.put(disk.single, record.encode(intent))
     assert disk.digest() == digest
+
+
+@pytest.mark.parametrize("kind", registry.TYPES)
+def test_the_end_of_a_partition_table_is_a_users(kind: str, disk: Disk) -> None:
+    """A file of whoever fills the filesystem: an image of a disk ends so."""
+    size = disk.device.size
+    (backup,) = [part for part in crafted.gpt(size) if part[0] == size - 512]
+    subprocess.run([f"mkfs.{kind}", "-q", disk.path], check=True, capture_output=True)
+    plain = probe.look(disk.path, volume_id=disk.volume_id).content
+    assert isinstance(plain, Known) and plain.type == kind
+    disk.put(*backup)
+    disk.flush()
+    new = probe.look(disk.path, volume_id=disk.volume_id).content
+    assert isinstance(new, Unknown) and "gpt" in new.reason
+    with mounted(disk) as where:
+        for number in range(100):
+            sync_write(where / f"file{number}", "precious")
+            subprocess.run(["sync", "-f", where], check=True)
+            if ever_mounted(disk):
+                break
+            time.sleep(0.1)
+    used = probe.look(disk.path, volume_id=disk.volume_id)
+    assert used.content == plain
+    # At the head it is no file's.
+    disk.put(*crafted.lvm(size))
+    disk.flush()
+    both = probe.look(disk.path, volume_id=disk.volume_id).content
+    assert isinstance(both, Unknown)
