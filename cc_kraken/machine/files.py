@@ -40,7 +40,7 @@ def write_atomic(path: str, data: bytes, mode: Optional[int] = None) -> bool:
     try:
         return _replace(os.path.realpath(path), data, mode)
     except (OSError, ValueError) as error:
-        raise _cannot("write", path, error) from error
+        raise cannot("write", path, error) from error
 
 
 def read_text(path: str) -> Optional[str]:
@@ -53,7 +53,7 @@ def read_text(path: str) -> Optional[str]:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise _cannot("read", path, error) from error
+        raise cannot("read", path, error) from error
 
 
 def read_json(path: str) -> Any:
@@ -85,7 +85,7 @@ def remove(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
-        raise _cannot("write", path, error) from error
+        raise cannot("write", path, error) from error
     return True
 
 
@@ -97,7 +97,7 @@ def make_directories(path: str) -> None:
     try:
         os.makedirs(path, mode=0o755, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise _cannot("write", path, error) from error
+        raise cannot("write", path, error) from error
 
 
 def decode(data: bytes) -> str:
@@ -205,7 +205,8 @@ _REMEDIES = {
 }
 
 
-def _cannot(verb: str, path: str, error: Exception) -> KrakenError:
+def cannot(verb: str, path: str, error: Exception) -> KrakenError:
+    """``cannot-read`` or ``cannot-write``, with what helps against this error."""
     number = getattr(error, "errno", None) or 0
     return failure(
         kind=f"cannot-{verb}",

@@ -31,12 +31,16 @@ RUNNERS = {
 def held(paths: Paths, seconds: float) -> Iterator[None]:
     """One run at a time on this machine.
 
-    Raises KrakenError ``run-locked`` when another run does not end in time.
+    Raises KrakenError ``run-locked`` when another run does not end in time, and
+    ``cannot-write``.
     """
     files.make_directories(paths.run)
     end = time.monotonic() + seconds
     logged = False
-    handle = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise files.cannot("write", paths.lock, error) from error
     try:
         while True:
             try:

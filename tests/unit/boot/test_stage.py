@@ -594,6 +594,15 @@ def test_two_runs_at_once(tree: Tree) -> None:
         thread.join()
 
 
+def test_a_lock_that_cannot_be_made_is_a_sentence(tree: Tree) -> None:
+    """As where /run is full, or read-only."""
+    os.makedirs(tree.paths.lock)
+    with pytest.raises(KrakenError) as caught, lock.held(tree.paths, 0):
+        pass
+    assert caught.value.trouble.kind == "cannot-write"
+    assert tree.paths.lock in caught.value.trouble.found
+
+
 def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
     """The run of the network stage hangs: who waits for a set must not, too."""
     write(tree, "network", "running", data="pending")

@@ -166,7 +166,7 @@ COMPOSED: dict[str, Callable[[], set[str]]] = {
         | first_words("config/loading", "Mistake")
     },
     "f'cannot-{verb}'": lambda: {
-        f"cannot-{verb}" for verb in first_words("machine/files", "_cannot")
+        f"cannot-{verb}" for verb in first_words("machine/files", "cannot")
     },
     "line.kind": lambda: first_words("cloud/errors", "Rule", 1),
 }
