@@ -176,7 +176,7 @@ def carry_out(
             run_report.finish(FAILED)
             raise
         if not dry_run and state != STANDBY and not run_report.status["errors"]:
-            layout.save(paths, section, identity, run_report.status)
+            _save_layout(section, identity, paths, run_report)
         return run_report.status
 
 
@@ -230,6 +230,16 @@ def _metrics(section: Section) -> Optional[Callable[[Mapping[str, Any]], str]]:
     from cc_kraken.state import metrics  # not where nobody asks
 
     return metrics.text
+
+
+def _save_layout(
+    section: Section, identity: Identity, paths: Paths, run_report: Report
+) -> None:
+    try:
+        layout.save(paths, section, identity, run_report.status)
+    except KrakenError as error:  # it costs a boot time, and brings no set down
+        run_report.warn(f"The next boot asks EC2 for what it could know: {error}")
+        run_report.write()
 
 
 def _forget_other(paths: Paths, identity: Identity) -> None:

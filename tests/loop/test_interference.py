@@ -25,6 +25,7 @@ from cc_kraken.decide.steps import (
     WriteRecords,
 )
 from cc_kraken.proof import probe
+from cc_kraken.state import layout
 from tests.conftest import umount
 from tests.loop.test_run import Machine, error_of, machine, states
 
@@ -207,3 +208,21 @@ def test_an_fstab_that_cannot_be_written(machine: Machine, how: str) -> None:
             subprocess.run(["mount", "-o", "remount,rw", etc], check=True)
         assert states(machine.run()) == {"log": "mounted"}
         assert machine.lines()[0] == theirs and len(machine.lines()) == 2
+
+
+@pytest.mark.parametrize("options", ["ro", "nr_inodes=1"])
+def test_a_state_directory_that_takes_no_file(machine: Machine, options: str) -> None:
+    """What is kept there saves a boot time: the sets are up without it."""
+    machine.volume("log")
+    os.makedirs(machine.paths.state)
+    words = ["-t", "tmpfs", "-o", options, "none", machine.paths.state]
+    subprocess.run(["mount", *words], check=True)
+    try:
+        status = machine.run()
+        assert states(status) == {"log": "mounted"} and status["state"] == "done"
+        assert any(machine.paths.state in text for text in status["warnings"])
+        assert layout.load(machine.paths) is None
+    finally:
+        umount(Path(machine.paths.state))
+    status = machine.run()
+    assert status["warnings"] == [] and layout.load(machine.paths) is not None
