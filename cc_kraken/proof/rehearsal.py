@@ -157,12 +157,12 @@ def _file(directories: Sequence[str], size: int, need: int) -> Iterator[str]:
     name: nothing is left of it after this, or after the run is killed."""
     obstacles = []
     for directory in directories:
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        free = shutil.disk_usage(directory).free
-        if free < need + RESERVE:
-            obstacles.append(f"{directory} has {free >> 20} MiB free")
-            continue
         try:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+            free = shutil.disk_usage(directory).free
+            if free < need + RESERVE:
+                obstacles.append(f"{directory} has {free >> 20} MiB free")
+                continue
             file = tempfile.TemporaryFile(dir=directory)
             file.truncate(size)
         except OSError as error:

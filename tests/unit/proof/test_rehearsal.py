@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,24 @@ def test_without_room_it_says_where_and_how_much(
     assert trouble.kind == "shadow-no-room"
     assert f"{tmp_path / 'state'} has 5 MiB free" in trouble.found
     assert "MiB free" in trouble.expected and "Make room" in trouble.remedy
+
+
+def test_where_one_directory_cannot_be_made_the_next_one_serves(tmp_path: Path) -> None:
+    """As on a root that is read-only: /run is in memory."""
+    (tmp_path / "file").touch()
+    paths = Paths(
+        sys=str(tmp_path / "sys"),
+        state=str(tmp_path / "file" / "state"),
+        run=str(tmp_path / "run"),
+    )
+    disk = device(1, 63 * MIB)
+    record = Record("me", disk.volume_id, "ext4", "a-uuid", "", -1, 1)
+    assert rehearsal.extents(paths, disk, record)
+    none = replace(paths, run=str(tmp_path / "file" / "run"))
+    with pytest.raises(KrakenError) as caught:
+        rehearsal.extents(none, replace(disk, size=65 * MIB), record)
+    assert caught.value.trouble.kind == "shadow-no-room"
+    assert paths.state in caught.value.trouble.found
 
 
 def test_few_checkers_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
