@@ -17,7 +17,7 @@ def is_wanted(case: Case) -> bool:
 def steps(case: Case, path: str) -> list[SetOwner]:
     """On a filesystem that is as mkfs left it."""
     wanted = case.wanted
-    if not is_wanted(case) or _unknown_accounts(case):
+    if not is_wanted(case) or _unknown_accounts(case) or "ro" in wanted.mount_options:
         return []
     return [SetOwner(case.name, path, wanted.owner, wanted.group, wanted.mode)]
 
@@ -25,9 +25,15 @@ def steps(case: Case, path: str) -> list[SetOwner]:
 def steps_mounted(case: Case, path: str) -> list[SetOwner]:
     """On a filesystem that is mounted, used or not."""
     state = case.world.paths.get(path)
-    if not is_wanted(case) or state is None or _unknown_accounts(case):
+    if not is_wanted(case) or state is None or _is_right(case, state):
         return []
-    if _is_right(case, state):
+    if state.as_made and _read_only(case):
+        case.note(
+            f"{path} can only be read: Owner, Group and Mode are set when it can be "
+            "written, and is still empty."
+        )
+        return []
+    if _unknown_accounts(case):
         return []
     if state.as_made:
         return steps(case, path)
@@ -43,7 +49,7 @@ def pending(case: Case, path: str) -> Optional[Trouble]:
     """The user or the group does not exist yet."""
     state = case.world.paths.get(path)
     unknown = _unknown_accounts(case)
-    if not unknown or state is None or not state.as_made:
+    if not unknown or state is None or not state.as_made or _read_only(case):
         return None
     return Trouble(
         "owner-pending",
@@ -54,6 +60,11 @@ def pending(case: Case, path: str) -> Optional[Trouble]:
         "before a service).",
         waits=True,
     )
+
+
+def _read_only(case: Case) -> bool:
+    up = case.mounted()
+    return up is not None and up.read_only
 
 
 def _unknown_accounts(case: Case) -> list[str]:

@@ -30,3 +30,23 @@ def test_the_owner_is_set_on_a_new_filesystem_and_pending_without_the_user() -> 
     assert (plan.state, kind(plan)) == (MOUNTED, "owner-pending")
     used = dataclasses.replace(up, paths={"/krkn_log": w.directory("data")})
     assert decide(claim, used).trouble is None
+
+
+def test_the_owner_of_what_can_only_be_read_is_left() -> None:
+    """A chown would fail at each run, and the set with it."""
+    claim = w.claim(w.single(owner="kafka", mount_options=("ro",)), w.attached(1))
+    new = w.world(1, looks={1: w.blank()}, accounts={"user:kafka": 1001})
+    assert names(decide(claim, new).steps)[-1] == "MountFilesystem"
+    mounted = dataclasses.replace(w.mounted("/krkn_log", "ext4", 1), read_only=True)
+    for number in (1001, None):
+        up = w.world(
+            1,
+            looks={1: w.look(Known("ext4", FS))},
+            mounts=(mounted,),
+            paths={"/krkn_log": w.directory()},
+            fstab={"log": fstab.entry("log", FS, "/krkn_log", "ext4", ("ro",))},
+            accounts={"user:kafka": number},
+        )
+        plan = decide(claim, up)
+        assert (plan.state, plan.steps, plan.trouble) == (MOUNTED, (), None)
+        assert len(plan.notes) == 1 and "can only be read" in plan.notes[0]
