@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from cc_kraken.decide.case import Base, Case
 from cc_kraken.decide.disks import GIB
 from cc_kraken.decide.steps import GrowArray, GrowFilesystem, Step
+from cc_kraken.filesystems import registry
 from cc_kraken.model import Array, MdSuperblock, Mounted, gib
 
 LEAST = 128 << 20
@@ -59,7 +60,7 @@ def of_set(case: Case, base: Base, up: Mounted) -> Growth:
             )
     if target.layer is None or not up.size:
         return found
-    if up.device != target.layer.devno or up.mount.root != "/":
+    if up.device != target.layer.devno or _is_part(up):
         return found  # a partition, a mapping, or a part of the filesystem
     size = target.layer.size
     if target.array is not None:
@@ -93,6 +94,11 @@ def of_set(case: Case, base: Base, up: Mounted) -> Growth:
         )
     )
     return found
+
+
+def _is_part(up: Mounted) -> bool:
+    kind = registry.TYPES.get(up.mount.type)
+    return up.mount.root != "/" and not (kind and kind.subvolumes)
 
 
 def _array(

@@ -104,6 +104,8 @@ class Filesystem(ABC):
     mounted_test: str
     #: Where sysfs has the devices of each that is mounted from several of them.
     several = ""
+    #: Whether a mount can show a part of it as its root, by which the whole grows.
+    subvolumes = False
 
     # ---- commands; the device or mount point comes last
     #: Reads only, and all of it: exit status 0 where nothing is wrong.

@@ -72,6 +72,7 @@ class Btrfs(base.Filesystem):
         f"(commit|metadata_ratio|thread_pool)={NUMBER}"
     )
     several = "fs/btrfs/*/devices"
+    subvolumes = True
     mounted_test = "/sys/fs/btrfs/$env{ID_FS_UUID}/devices/%k"
 
     checker = ("btrfs", "check", "--readonly")

@@ -99,6 +99,23 @@ def test_a_mounted_filesystem_follows_its_volume(machine: Machine, kind: str) ->
     assert done(machine.run()) == []
 
 
+def test_a_btrfs_with_another_default_subvolume_follows_its_volume(
+    machine: Machine,
+) -> None:
+    volume = machine.volume("data", FsType="btrfs")
+    machine.run()
+    path, below = machine.path("data"), machine.path("data/below")
+    subprocess.run(["btrfs", "subvolume", "create", below], check=True)
+    subprocess.run(["btrfs", "subvolume", "set-default", below], check=True)
+    machine.unmount()
+    assert states(machine.run()) == {"data": "mounted"}
+    enlarge(machine, volume, 3)
+    status = machine.run()
+    assert done(status) == [f"grow the btrfs at {path} from 1 GiB to 3 GiB"]
+    assert 3 * GIB - size(path, machine.disk(volume)) < LEAST
+    assert done(machine.run()) == [] and status["warnings"] == []
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_the_next_instance_mounts_and_grows(machine: Machine, kind: str) -> None:
     volume = machine.volume("data", FsType=kind)
