@@ -27,7 +27,7 @@ _INCOMPAT_EXT3 = _INCOMPAT_EXT2 | 0x4
 _JOURNAL_DEVICE = 0x8
 _64BIT = 0x80
 _METADATA_CSUM = 0x400
-_ERROR_STATE = 0x2
+_VALID_STATE, _ERROR_STATE = 0x1, 0x2
 _RECOVER = 0x4
 """Of the incompatible ones: the journal is to be replayed."""
 
@@ -150,7 +150,9 @@ class Ext4(base.Filesystem):
         uuid = str(uuids.UUID(bytes=bytes(data[104:120])))
         label = base.text(data[120:136])
         mounts, state = struct.unpack_from("<H4xH", data, 52)
-        errors = bool(state & _ERROR_STATE)
+        # With a journal that is replayed it stays valid.
+        unclean = not compat & _JOURNAL and not state & _VALID_STATE
+        errors = bool(state & _ERROR_STATE or unclean)
         # e2fsck sets the count back to zero, and nobody the time.
         used = bool(mounts or any(data[44:48]) or incompat & _RECOVER)
         return Found(kind, OFFSET, uuid, label, claimed, block, flaw, errors, used)
@@ -170,7 +172,11 @@ class Ext4(base.Filesystem):
         with base.opened(node) as fd:
             head = os.pread(fd, 2 * OFFSET, 0)
         found = self.superblock(head, 1 << 63)
-        return None if found is None else State(found.size, found.errors)
+        if found is None:
+            return None
+        # While it is mounted without a journal it is not valid either.
+        (state,) = struct.unpack_from("<H", head, OFFSET + 58)
+        return State(found.size, bool(state & _ERROR_STATE))
 
     def grow_argv(self, path: str, node: str, now: State) -> tuple[str, ...]:
         return ("resize2fs", node)

@@ -54,6 +54,27 @@ def test_an_ext4_with_errors_is_checked_and_mounted(machine: Machine) -> None:
     assert done.startswith("mount ")
 
 
+def test_an_ext4_without_a_journal_is_checked_after_a_crash(machine: Machine) -> None:
+    """Nothing is replayed: its bitmaps can be older than its files."""
+    volume = machine.volume("data", MkfsOptions="-O ^has_journal")
+    assert states(machine.run()) == {"data": "mounted"}
+    status = machine.run()
+    assert (status["sets"]["data"]["done"], status["warnings"]) == ([], [])
+    Path(machine.path("data"), "planted").write_text("still here")
+    tool("sync", "-f", machine.path("data"))
+    crashed = Path(f"{machine.file(volume)}.crashed")
+    tool("cp", "--sparse=always", str(machine.file(volume)), str(crashed))
+    machine.unmount()
+    tool("dd", "bs=1M", "conv=notrunc", f"if={crashed}", f"of={machine.disk(volume)}")
+    check, mount = machine.run()["sets"]["data"]["done"]
+    assert check.startswith(f"check the ext4 on {volume}")
+    assert mount.startswith("mount ")
+    assert planted(machine) == "still here"
+    machine.unmount()
+    (done,) = machine.run()["sets"]["data"]["done"]
+    assert done.startswith("mount ")
+
+
 def test_what_e2fsck_does_not_repair_by_itself_is_refused(machine: Machine) -> None:
     _, node = made(machine, "ext4")
     tool("debugfs", "-w", "-R", "clri <2>", node)
