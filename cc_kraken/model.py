@@ -629,6 +629,9 @@ class ArrayLine:
     read: bool = field(default=True, compare=False)
 
 
+ENTRIES_SHOWN = 10
+
+
 @dataclass(frozen=True)
 class PathState:
     """A mount point as found.
@@ -646,10 +649,15 @@ class PathState:
     @property
     def as_made(self) -> bool:
         """Whether it is as mkfs leaves the root of a filesystem."""
+        return self.as_made_but_for(frozenset())
+
+    def as_made_but_for(self, names: Set[str]) -> bool:
+        """The same; what may lie in it are directories with these names."""
         return (
             self.kind == "directory"
             and (self.uid, self.gid, self.mode) == (0, 0, 0o755)
-            and not self.entries
+            and names >= set(self.entries)
+            and len(self.entries) < ENTRIES_SHOWN
         )
 
 

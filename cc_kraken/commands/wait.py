@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Optional
 
 from cc_kraken.boot import stage
 from cc_kraken.decide import seen
 from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import devices, mount_points
+from cc_kraken.machine.mountinfo import names_inside
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import failure
 from cc_kraken.state import report
@@ -47,7 +48,8 @@ def for_set(given: str, paths: Paths, *, attached: bool) -> None:
             "",
             "See cc-kraken status.",
         )
-    _settle(name, status["sets"][name])
+    others = [entry["mount_path"] for entry in status["sets"].values()]
+    _settle(name, status["sets"][name], others)
 
 
 def for_node(paths: Paths) -> None:
@@ -137,13 +139,16 @@ def _why_no_node(status: Optional[Status]) -> str:
     return str(status["waiting_for"] or "no run has written node.env in this boot")
 
 
-def _settle(name: str, entry: Mapping[str, Any]) -> None:
+def _settle(
+    name: str, entry: Mapping[str, Any], others: Iterable[Optional[str]]
+) -> None:
     """Give the mount its owner, if it still waits for one: the service that
-    asks is about to start."""
-    pending = entry.get("owner")
-    if not pending or not entry["mount_path"] or os.geteuid() != 0:
+    asks is about to start.  ``others``: mount points that may lie in it."""
+    pending, path = entry.get("owner"), entry["mount_path"]
+    if not pending or not path or os.geteuid() != 0:
         return
-    if not mount_points.path_state(entry["mount_path"]).as_made:
+    state = mount_points.path_state(path)
+    if not state.as_made_but_for(names_inside(path, others)):
         return
     owner, group, mode = pending["owner"], pending["group"], pending["mode"]
     uid = mount_points.user_id(owner) if owner is not None else None

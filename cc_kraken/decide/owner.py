@@ -6,6 +6,7 @@ from typing import Optional
 
 from cc_kraken.decide.case import Case
 from cc_kraken.decide.steps import SetOwner
+from cc_kraken.machine.mountinfo import names_inside
 from cc_kraken.model import PathState, Trouble
 
 
@@ -27,7 +28,8 @@ def steps_mounted(case: Case, path: str) -> list[SetOwner]:
     state = case.world.paths.get(path)
     if not is_wanted(case) or state is None or _is_right(case, state):
         return []
-    if state.as_made and _read_only(case):
+    as_made = _is_as_made(case, path, state)
+    if as_made and _read_only(case):
         case.note(
             f"{path} can only be read: Owner, Group and Mode are set when it can be "
             "written, and is still empty."
@@ -35,7 +37,7 @@ def steps_mounted(case: Case, path: str) -> list[SetOwner]:
         return []
     if _unknown_accounts(case):
         return []
-    if state.as_made:
+    if as_made:
         return steps(case, path)
     case.note(
         f"{path} belongs to {state.uid}:{state.gid} with mode "
@@ -49,7 +51,9 @@ def pending(case: Case, path: str) -> Optional[Trouble]:
     """The user or the group does not exist yet."""
     state = case.world.paths.get(path)
     unknown = _unknown_accounts(case)
-    if not unknown or state is None or not state.as_made or _read_only(case):
+    if not unknown or state is None or _read_only(case):
+        return None
+    if not _is_as_made(case, path, state):
         return None
     return Trouble(
         "owner-pending",
@@ -60,6 +64,12 @@ def pending(case: Case, path: str) -> Optional[Trouble]:
         "before a service).",
         waits=True,
     )
+
+
+def _is_as_made(case: Case, path: str, state: PathState) -> bool:
+    """The mount points of other sets were made by a run."""
+    others = [claim.wanted.mount_path for claim in case.claims]
+    return state.as_made_but_for(names_inside(path, others))
 
 
 def _read_only(case: Case) -> bool:

@@ -19,9 +19,8 @@ from typing import Callable, Optional
 from cc_kraken.machine import command
 from cc_kraken.machine.files import unusable
 from cc_kraken.machine.paths import Paths
-from cc_kraken.model import PathState
+from cc_kraken.model import ENTRIES_SHOWN, PathState
 
-ENTRIES_SHOWN = 10
 #: Names that a new filesystem holds by itself.
 OWN_ENTRIES = frozenset({"lost+found"})
 #: The largest user or group number; the next one means "no change".

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Optional
 
 from cc_kraken.machine import sysfs
@@ -197,6 +197,13 @@ def swaps(paths: Paths) -> frozenset[str]:
 def is_within(path: str, directory: str) -> bool:
     """Whether ``path`` is this directory or lies below it, both normal."""
     return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def names_inside(path: str, places: Iterable[Optional[str]]) -> frozenset[str]:
+    """The names in the directory ``path`` that lead to these mount points."""
+    start = path.rstrip("/") + "/"
+    inside = (one[len(start) :] for one in places if one and one.startswith(start))
+    return frozenset(one.split("/")[0] for one in inside)
 
 
 def unescape(field: bytes) -> str:

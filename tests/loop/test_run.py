@@ -27,6 +27,7 @@ from uuid import uuid5
 import pytest
 from pytest_mock import MockerFixture
 
+from cc_kraken import cli
 from cc_kraken.act.executor import Executor
 from cc_kraken.act.run import Run
 from cc_kraken.boot import cloud_init, stage
@@ -895,6 +896,28 @@ def test_an_owner_that_comes_late(machine: Machine) -> None:
     waited = machine.run("background", wait=3)
     assert waited["state"] == "failed"
     assert error_of(waited, "log") == "owner-pending"
+
+
+def test_an_owner_that_comes_late_and_a_set_below(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory that a run has made for it is nothing that somebody left there."""
+    machine.volume("pg", Owner="latecomer")
+    machine.volume("wal", MountPath=machine.path("pg/wal"))
+    status = machine.run("network")
+    assert states(status) == {"pg": "mounted", "wal": "mounted"}
+    assert "latecomer" in str(status["sets"]["pg"]["reason"])
+    monkeypatch.setattr(mount_points, "user_id", lambda _: 4711)
+    monkeypatch.setattr(cli, "Paths", lambda: machine.paths)
+    assert cli.main(["wait", "pg"]) == 0
+    assert os.stat(machine.path("pg")).st_uid == 4711
+    os.chown(machine.path("pg"), 0, 0)
+    assert machine.run("background")["state"] == "done"
+    assert os.stat(machine.path("pg")).st_uid == 4711
+    os.chown(machine.path("pg"), 0, 0)
+    Path(machine.path("pg"), "precious").touch()
+    assert machine.run("background")["state"] == "done"
+    assert os.stat(machine.path("pg")).st_uid == 0
 
 
 def test_a_run_that_is_told_to_stop_begins_nothing(machine: Machine) -> None:
