@@ -417,7 +417,8 @@ class MdSuperblock:
     Offsets and sizes in bytes.  ``roles`` maps device numbers to roles
     (0xFFFF spare, 0xFFFE failed, 0xFFFD journal).  ``minor`` is the
     placement: 0 (end), 1 (start), 2 (4 KiB).  ``created`` and ``update_time``
-    are seconds since 1970.
+    are seconds since 1970.  ``component``: bytes of each member that the array uses
+    (0 for RAID 0).
     """
 
     uuid: str
@@ -436,6 +437,7 @@ class MdSuperblock:
     minor: int = 2
     feature_map: int = 0
     created: int = 0
+    component: int = 0
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from cc_kraken.model import (
     MdSuperblock,
     Trouble,
     failure,
+    gib,
 )
 
 ALL = "All members that the newest superblock names must be in it."
@@ -262,6 +263,7 @@ def _spares(case: Case, state: ArrayState, blank: list[str]) -> list[AddMember]:
         # Started without them, the array counts them as lost.
         slots += len(state.missing)
     copied = {volume.id for volume in case.claim.volumes if volume.origin}
+    least = state.freshest.data_offset + state.freshest.component
     for volume_id in sorted(blank):
         disks.check_not_held(case, volume_id)
         if volume_id in copied:
@@ -273,6 +275,11 @@ def _spares(case: Case, state: ArrayState, blank: list[str]) -> list[AddMember]:
             case.warn(
                 f"{volume_id} is blank and array {state.uuid} has no free "
                 "slot for it: it is left alone."
+            )
+        elif case.device(volume_id).size < least:
+            case.warn(
+                f"{volume_id} is too small for array {state.uuid}, which takes "
+                f"{gib(least)} of each member: it is left alone."
             )
         else:
             steps.append(AddMember(case.name, state.uuid, volume_id))

@@ -82,8 +82,8 @@ def md1(data: bytes, offset: int, size: int) -> Optional[Found]:
         )
     if flaw:
         return Found(MD_MEMBER, offset, uuid, name, flaw=flaw)
-    features, created, level, layout, chunk, disks = struct.unpack_from(
-        "<I52xQiI8xII", data, 8
+    features, created, level, layout, used, chunk, disks = struct.unpack_from(
+        "<I52xQiIQII", data, 8
     )
     (number,) = struct.unpack_from("<I", data, 160)
     utime, events = struct.unpack_from("<QQ", data, 192)
@@ -105,6 +105,7 @@ def md1(data: bytes, offset: int, size: int) -> Optional[Found]:
         minor={0: 1, 4096: 2}.get(offset, 0),
         feature_map=features,
         created=created & _SECONDS,
+        component=used * SECTOR,
     )
     claimed = block.data_offset + block.data_size
     if claimed > size:

@@ -189,6 +189,21 @@ def test_a_copy_is_never_added_to_an_array() -> None:
     assert any("copy" in text for text in plan.warnings)
 
 
+def test_a_volume_that_is_too_small_costs_no_array() -> None:
+    """mdadm would refuse it, and nothing would be mounted."""
+    looks = {1: w.member(0, count=2, level=1, active=(0, 0xFFFE)), 2: w.blank()}
+    content = looks[1].content
+    assert isinstance(content, Known) and content.superblock is not None
+    wants = dataclasses.replace(content.superblock, component=w.GIB)
+    looks[1] = w.look(dataclasses.replace(content, superblock=wants))
+    world = raid_world(looks)
+    plan = decide(raid_claim(w.raid(2, 1), 2), world)
+    assert "AddMember" not in names(plan.steps) and plan.trouble is None
+    assert "AssembleArray" in names(plan.steps)
+    assert any("too small" in text for text in plan.warnings)
+    assert any("give the set" in text for text in plan.warnings)
+
+
 def test_an_array_whose_size_was_raised_is_used_as_it_is() -> None:
     """The new volume has no place in it: a warning, and it is left alone."""
     wanted = w.raid(4, 0)

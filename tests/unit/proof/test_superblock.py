@@ -77,6 +77,8 @@ def test_md_as_mdadm_reads_it(
     if minor:
         assert _sectors(told["Data Offset"]) == parsed.data_offset
     assert _sectors(told["Avail Dev Size"]) == parsed.data_size
+    assert _sectors(told.get("Used Dev Size", "0 sectors")) in (0, parsed.component)
+    assert bool(parsed.component) == (level != 0)
     if "Chunk Size" in told:
         assert told["Chunk Size"] == f"{parsed.chunk // 1024}K"
     role = told["Device Role"]
