@@ -152,6 +152,13 @@ def _compare(case: Case, known: Known, up: Mounted) -> None:
             f"Label says {meant!r}, the {known.type} at {place} has "
             f"{known.label!r}: it is left as it is."
         )
+    state = case.world.paths.get(place)
+    if state is not None and state.kind == "unreadable":
+        case.warn(
+            f"{place} cannot be looked at: after an I/O error the kernel may answer "
+            f"nothing there (dmesg). Stop what uses it, then: umount {place} && "
+            "cc-kraken apply."
+        )
     if up.errors:
         case.warn(
             f"The kernel has found errors in the {up.mount.type} at {place} (dmesg): "

@@ -124,6 +124,21 @@ def test_the_log_of_an_xfs_is_replayed_by_its_mount(machine: Machine) -> None:
     assert command.STARTED["xfs_repair"] == before
 
 
+def test_an_xfs_that_has_shut_down_is_told(machine: Machine) -> None:
+    """It is mounted, and every access is an error."""
+    machine.volume("data", FsType="xfs")
+    machine.run()
+    path = machine.path("data")
+    tool("xfs_io", "-x", "-c", "shutdown", path)
+    status = machine.run()
+    assert states(status) == {"data": "mounted"}
+    (warning,) = status["warnings"]
+    assert f"{path} cannot be looked at" in warning and f"umount {path}" in warning
+    machine.unmount()
+    status = machine.run()
+    assert states(status) == {"data": "mounted"} and status["warnings"] == []
+
+
 def test_an_xfs_whose_log_cannot_be_replayed_is_refused(machine: Machine) -> None:
     """Nothing throws the log away."""
     node = dirty(machine)
