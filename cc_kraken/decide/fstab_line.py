@@ -70,7 +70,8 @@ def _to_replace(
     case: Case, line: FstabLine, target: Target, known: Known, place: str
 ) -> tuple[FstabLine, ...]:
     """Lines that mount this very filesystem where it belongs or is now,
-    and those of a set that has another name today."""
+    those of a set that has another name today, and at its path those of sets that
+    belong elsewhere now (one that does not come up keeps its line)."""
     live = {claim.name for claim in case.claims}
     devno = target.layer.devno if target.layer else ""
     foreign, resolved = case.world.fstab_foreign, case.world.fstab_devnos
@@ -87,7 +88,17 @@ def _to_replace(
         for name, one in sorted(case.world.fstab.items())
         if name not in live and one.spec == line.spec
     ]
-    return (*found, *_swapped(case, line), *renamed)
+    elsewhere = {
+        claim.name
+        for claim in case.claims
+        if claim.name != case.name and claim.wanted.mount_path != line.path
+    }
+    moved = [
+        one
+        for name, one in sorted(case.world.fstab.items())
+        if name in elsewhere and one.path == line.path
+    ]
+    return (*found, *_swapped(case, line), *renamed, *moved)
 
 
 def _swapped(case: Case, line: FstabLine) -> list[FstabLine]:

@@ -257,6 +257,25 @@ def test_sets_that_exchange_their_names_and_paths(machine: Machine) -> None:
     }
 
 
+def test_the_path_of_a_set_that_does_not_come_up_goes_to_another(
+    machine: Machine,
+) -> None:
+    """At a reboot its old line would mount it there first."""
+    old = machine.volume("old")
+    machine.run()
+    machine.unmount()
+    retag(machine, old, MountPath=machine.path("elsewhere"), FsType="xfs")
+    machine.volume("new", MountPath=machine.path("old"))
+    status = machine.run()
+    assert states(status) == {"old": "failed", "new": "mounted"}
+    (line,) = machine.lines()
+    assert line.endswith("X-kraken.set=new 0 2"), line
+    retag(machine, old, FsType="ext4")
+    status = machine.run()
+    assert states(status) == {"old": "mounted", "new": "mounted"}
+    assert len(machine.lines()) == 2 and status["warnings"] == []
+
+
 def test_a_set_that_is_added(machine: Machine) -> None:
     machine.volume("log")
     assert states(machine.run()) == {"log": "mounted"}
