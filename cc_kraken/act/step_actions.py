@@ -319,7 +319,7 @@ class StepActions:
                 files.write_atomic(self.paths.unread, b"", 0o644)
                 fstab.write(self.paths, text)
                 self._lines = ()
-            if isinstance(step, steps.RemoveFstab):
+            if isinstance(step, steps.RemoveFstab) and step.gone:
                 mdadm_conf.drop(self.paths, step.set)
 
     def _check_filesystem(self, step: steps.CheckFilesystem) -> None:

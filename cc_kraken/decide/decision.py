@@ -21,7 +21,7 @@ from cc_kraken.decide.plan import (
     Plan,
     Stop,
 )
-from cc_kraken.decide.steps import RemoveFstab, WriteFstab
+from cc_kraken.decide.steps import RemoveFstab, Step, WriteFstab
 from cc_kraken.decide.world import World
 from cc_kraken.model import Claim, KrakenError, Node
 
@@ -61,6 +61,7 @@ def _decide_set(
         if claim.trouble is not None and not _existing_may_do(claim, world):
             raise KrakenError(claim.trouble)
         plan = _plan(case)
+        plan = replace(plan, steps=(*plan.steps, *_line_left(case)))
     except Again as again:
         plan = Plan(
             claim.name,
@@ -99,6 +100,20 @@ def _plan(case: Case) -> Plan:
         return mounted.plan(case, base, up)
     steps, known = filesystem.steps(case, base)
     return mount.plan(case, base.target, steps, known)
+
+
+def _line_left(case: Case) -> Sequence[Step]:
+    """A set that is not to be mounted any more needs no line, once it is not."""
+    line = case.world.fstab.get(case.name)
+    if line is None or case.wanted.mount_path is not None:
+        return ()
+    if any(one.mount.path == line.path for one in case.world.mounts):
+        case.note(
+            f"{line.path} stays mounted, and in fstab, though nothing asks for that "
+            f"any more. To end it: umount {line.path} && cc-kraken apply."
+        )
+        return ()
+    return (RemoveFstab(case.name, gone=False),)
 
 
 def _existing_may_do(claim: Claim, world: World) -> bool:

@@ -348,10 +348,13 @@ class GrowFilesystem(Step, phase=GROW):
 
 @dataclass(frozen=True)
 class RemoveFstab(Step, phase=MOUNT):
-    """Take out the line of a set that this node no longer has."""
+    """Take out the line of a set that this node no longer has, with its ``ARRAY``
+    line, or of one that it no longer mounts (``gone`` False)."""
+
+    gone: bool = True
 
     def __str__(self) -> str:
-        return f"take the line of the set {self.set}, which is gone, out of fstab"
+        return f"take the line of the set {self.set} out of fstab"
 
 
 #: What is still done for a set that has failed.

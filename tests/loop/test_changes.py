@@ -276,6 +276,22 @@ def test_the_path_of_a_set_that_does_not_come_up_goes_to_another(
     assert len(machine.lines()) == 2 and status["warnings"] == []
 
 
+def test_a_set_that_is_not_to_be_mounted_any_more(machine: Machine) -> None:
+    """At each reboot its line would mount it again."""
+    volume = machine.volume("data")
+    machine.run()
+    retag(machine, volume, FsType="none")
+    status = machine.run()
+    assert states(status) == {"data": "attached"}
+    (note,) = status["sets"]["data"]["notes"]
+    assert f"umount {machine.path('data')}" in note and len(machine.lines()) == 1
+    machine.unmount()
+    status = machine.run()
+    assert (states(status), status["state"]) == ({"data": "attached"}, "done")
+    assert machine.lines() == [] and status["sets"]["data"]["notes"] == []
+    assert machine.run()["sets"]["data"]["done"] == []
+
+
 def test_a_set_that_is_added(machine: Machine) -> None:
     machine.volume("log")
     assert states(machine.run()) == {"log": "mounted"}

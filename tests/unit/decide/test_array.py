@@ -8,7 +8,8 @@ from typing import Optional
 import pytest
 
 from cc_kraken.decide.plan import ASSEMBLED, FAILED
-from cc_kraken.decide.steps import AssembleArray, WriteRecords
+from cc_kraken.decide.steps import AssembleArray, RemoveFstab, WriteRecords
+from cc_kraken.machine import fstab
 from cc_kraken.model import HalfMade, Known, Look, Trouble, Unknown
 from tests.unit import worlds as w
 from tests.unit.decide.cases import (
@@ -177,6 +178,19 @@ def test_without_fs_type_an_array_is_only_assembled() -> None:
     )
     plan = decide(raid_claim(w.raid(fs_type=None)), world)
     assert (plan.steps, plan.state) == ((), ASSEMBLED)
+
+
+def test_an_array_that_is_not_to_be_mounted_any_more_keeps_its_array_line() -> None:
+    line = fstab.entry("data", FS, "/krkn_data", "xfs")
+    world = raid_world(
+        members(),
+        arrays=(w.array(1, 2, 3),),
+        array_lines={w.ARRAY: "data"},
+        fstab={"data": line},
+    )
+    plan = decide(raid_claim(w.raid(fs_type=None, mount_path=None)), world)
+    assert plan.steps == (RemoveFstab("data", gone=False),)
+    assert plan.state == ASSEMBLED
 
 
 def test_a_copy_is_never_added_to_an_array() -> None:
