@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -108,6 +109,11 @@ class Observer:
             mounts=mounted,
             former=self._former_paths(instance_id, lines),
             fstab={line.set: line for line in reversed(lines) if line.set},
+            fstab_twice=frozenset(
+                name
+                for name, count in Counter(line.set for line in lines).items()
+                if count > 1
+            ),
             fstab_foreign=tuple(line for line in lines if not line.set),
             fstab_devnos=_devnos(self.paths, lines),
             array_lines={

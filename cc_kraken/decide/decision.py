@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cc_kraken.decide import array, attach, disks, filesystem, mount, mounted
+from cc_kraken.decide import array, attach, disks, filesystem, mount, mounted, seen
 from cc_kraken.decide.case import Case, case_of
 from cc_kraken.decide.plan import (
     ATTACHED,
@@ -39,12 +39,18 @@ def decide(node: Node, claims: Sequence[Claim], world: World) -> tuple[Plan, ...
         for line in step.instead_of
     }
     gone = sorted(set(world.fstab) - names - renamed)
-    return (*plans, *(_decide_gone(name, world) for name in gone))
+    return (*plans, *(_decide_gone(name, claims, world) for name in gone))
 
 
-def _decide_gone(name: str, world: World) -> Plan:
+def _decide_gone(name: str, claims: Sequence[Claim], world: World) -> Plan:
     path = world.fstab[name].path
-    if any(one.mount.path == path for one in world.mounts):
+    heirs = [
+        frozenset(volume.id for volume in claim.volumes)
+        for claim in claims
+        if claim.wanted.mount_path == path
+    ]
+    taken = any(seen.up_at(world.mounts, path, volumes) for volumes in heirs)
+    if not taken and any(one.mount.path == path for one in world.mounts):
         warning = (
             f"The set {name} is no longer among this node's volumes, but "
             f"{path} is still mounted: its fstab line stays until it is not."

@@ -36,6 +36,7 @@ class World:
     ``former``: volume id, or ``UUID=`` of a filesystem, to the paths at which a run
     or a line of ours has had it mounted.
     ``signatures``: of every EBS disk, whoever it belongs to.
+    ``fstab_twice``: the sets of which it has several lines (``fstab``: the first).
     ``fstab_devnos``: what a line that is not ours mounts, to the number of the
     device that udev's links name for it now.
     ``accounts``: user or group name to number, None where there is none yet;
@@ -62,6 +63,7 @@ class World:
     paths: Mapping[str, PathState] = field(default_factory=dict)
     former: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fstab: Mapping[str, FstabLine] = field(default_factory=dict)
+    fstab_twice: frozenset[str] = frozenset()
     fstab_foreign: tuple[FstabLine, ...] = ()
     fstab_devnos: Mapping[str, str] = field(default_factory=dict)
     array_lines: Mapping[str, str] = field(default_factory=dict)

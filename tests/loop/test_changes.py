@@ -17,6 +17,7 @@ from cc_kraken.machine import fstab
 from cc_kraken.state import layout, report
 from tests.conftest import attach, umount
 from tests.loop import test_run as whole
+from tests.loop.test_destroy import FS
 from tests.loop.test_run import Machine, error_of, states
 
 pytestmark = pytest.mark.long
@@ -289,6 +290,25 @@ def test_a_set_that_is_not_to_be_mounted_any_more(machine: Machine) -> None:
     status = machine.run()
     assert (states(status), status["state"]) == ({"data": "attached"}, "done")
     assert machine.lines() == [] and status["sets"]["data"]["notes"] == []
+    assert machine.run()["sets"]["data"]["done"] == []
+
+
+def test_a_line_that_is_there_twice_and_one_of_a_set_that_is_gone(
+    machine: Machine,
+) -> None:
+    """At a reboot the first line of a path counts, and each path of a set."""
+    machine.volume("data")
+    machine.run()
+    before = machine.fstab
+    path, uuid = machine.path("data"), before.split(" ")[0]
+    gone = before.replace("=data", "=gone").replace(uuid, f"UUID={FS}")
+    Path(machine.paths.fstab).write_text(gone + before)
+    status = machine.run()
+    assert (machine.fstab, status["warnings"]) == (before, [])
+    twice = before + before.replace(path, f"{path}-before")
+    Path(machine.paths.fstab).write_text(twice)
+    status = machine.run()
+    assert (machine.fstab, status["warnings"]) == (before, [])
     assert machine.run()["sets"]["data"]["done"] == []
 
 
