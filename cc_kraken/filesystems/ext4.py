@@ -150,9 +150,8 @@ class Ext4(base.Filesystem):
         uuid = str(uuids.UUID(bytes=bytes(data[104:120])))
         label = base.text(data[120:136])
         mounts, state = struct.unpack_from("<H4xH", data, 52)
-        # With a journal that is replayed it stays valid.
-        unclean = not compat & _JOURNAL and not state & _VALID_STATE
-        errors = bool(state & _ERROR_STATE or unclean)
+        # Not valid: mounted without a journal, or left so by its checker.
+        errors = bool(state & _ERROR_STATE or not state & _VALID_STATE)
         # e2fsck sets the count back to zero, and nobody the time.
         used = bool(mounts or any(data[44:48]) or incompat & _RECOVER)
         return Found(kind, OFFSET, uuid, label, claimed, block, flaw, errors, used)

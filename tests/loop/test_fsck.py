@@ -54,6 +54,18 @@ def test_an_ext4_with_errors_is_checked_and_mounted(machine: Machine) -> None:
     assert done.startswith("mount ")
 
 
+def test_an_ext4_that_its_checker_gave_up_is_checked_again(machine: Machine) -> None:
+    """e2fsck takes the mark of a sound filesystem away where errors are left."""
+    volume, node = made(machine, "ext4")
+    tool("debugfs", "-w", "-R", "set_super_value state 0", node)
+    check, mount = machine.run()["sets"]["data"]["done"]
+    assert check.startswith(f"check the ext4 on {volume}")
+    assert planted(machine) == "still here"
+    machine.unmount()
+    (done,) = machine.run()["sets"]["data"]["done"]
+    assert done.startswith("mount ")
+
+
 def test_an_ext4_without_a_journal_is_checked_after_a_crash(machine: Machine) -> None:
     """Nothing is replayed: its bitmaps can be older than its files."""
     volume = machine.volume("data", MkfsOptions="-O ^has_journal")
