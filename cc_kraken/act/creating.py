@@ -142,7 +142,7 @@ class Creating:
     ) -> creating.Step:
         mine = self._of(wished)
         self._forget_gone(mine)
-        begun = None if mine.since is None else Begun(mine.since, mine.ids)
+        begun = Begun(mine.since, mine.ids)
         answers = [one for one in self._answers if one.asked >= mine.from_]
         now, date = self.clock.now(), self.clock.date()
         return creating.next_step(wished, answers, now, date, begun, looked)

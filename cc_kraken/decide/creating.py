@@ -65,12 +65,13 @@ class Wished:
 
 @dataclass(frozen=True)
 class Begun:
-    """A creation that was allowed at the moment ``since`` of the run's clock.
+    """A creation that was allowed at the moment ``since`` of the run's clock; None: it
+    looks again before it goes on.
 
     ``made``: the volumes that EC2 has answered with, by the number of the member.
     """
 
-    since: float
+    since: Optional[float]
     made: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -133,7 +134,7 @@ def next_step(
         return None
     dead = _dead(answers)
     there = {number(wished, volume) for volume in shown}
-    if begun is not None and now - begun.since < YOUNG:
+    if begun and begun.since is not None and now - begun.since < YOUNG:
         made = {member for member, one in begun.made.items() if one not in dead}
         missing = _missing(wished, there | made)
         if missing:
@@ -147,8 +148,10 @@ def next_step(
     if now - latest.answered > FRESH:
         return Wait(looking(wished, shown), 0.0)
     # One that was made and is gone has burned its first token: what may have been a
-    # member of an array is not replaced.
-    return Create(_missing(wished, there), 1 if shown else ATTEMPTS, dead)
+    # member of an array is not replaced. What this run has made has no data.
+    own = set(begun.made.values()) if begun else set()
+    others = {one.id for one in shown} - own
+    return Create(_missing(wished, there), 1 if others else ATTEMPTS, dead)
 
 
 def present(wished: Wished, volumes: Sequence[Volume]) -> tuple[Volume, ...]:

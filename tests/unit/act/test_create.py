@@ -273,6 +273,20 @@ def test_a_lost_member_is_not_replaced(scene: Scene) -> None:
     assert len(existing(scene)) == 2
 
 
+def test_a_set_that_was_deleted_as_a_whole_is_created_anew(scene: Scene) -> None:
+    """Each member has burned its first token; those made before it are this run's."""
+    assert run(scene) == DONE
+    old = [one["VolumeId"] for one in existing(scene)]
+    scene.lab.terminate_instance(scene.instance)
+    scene.clock.advance(120)
+    for volume in old:
+        scene.lab.delete_volume(volume)
+    scene.clock.advance(120)
+    scene.instance = scene.lab.run_instance(zone=ZONE, tags=ME)
+    assert run(scene, 900) == DONE
+    assert len(existing(scene)) == 3 == len(scene.attached())
+
+
 # --------------------------------------------------------------- EC2 says no
 
 
