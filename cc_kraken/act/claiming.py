@@ -371,11 +371,13 @@ def stand_by(
         if not waiting.limits.background or waiting.clock.stopped:
             raise Standby
         stood = True
+        waiting.report.waiting(None)
         waiting.report.standby(True)
         waiting.clock.sleep(STANDBY_EVERY)
+        # The time of the run has not begun: no error of the service uses it up.
+        waiting.begun = waiting.clock.now()
     if stood:
         waiting.report.standby(False)
-        waiting.begun = waiting.clock.now()
 
 
 def _without_use(plan: Plan, missing: Sequence[str]) -> Plan:

@@ -18,7 +18,7 @@ from cc_kraken.commands.shown import plan_text, status_text
 from cc_kraken.decide import decision
 from cc_kraken.decide.steps import OF_CLOUD
 from cc_kraken.machine.clock import Clock
-from cc_kraken.model import Ec2Options, Identity, Section
+from cc_kraken.model import Ec2Options, Identity, KrakenError, Section, Trouble
 from cc_kraken.state.claim_file import OPEN_FOR, ClaimFile
 from cc_kraken.state.report import DONE, FAILED, PENDING, STANDBY
 from cc_kraken.storage import preconditions, refusals
@@ -303,6 +303,18 @@ def test_out_of_the_pool_the_background_claims(scene: Scene, group: Any) -> None
     assert run(scene, 60, background=True) == DONE
     assert set(scene.attached()) == set(volumes)
     assert scene.took > 4000
+
+
+def test_a_silent_metadata_service_does_not_end_the_wait_in_the_pool(
+    scene: Scene, group: Any
+) -> None:
+    """However long the instance has been in the pool by then."""
+    volumes = node(scene, "0")
+    silent = KrakenError(Trouble("metadata-unreachable", "HTTP 500", "", "", True))
+    pool = ["Warmed:Running"] * 100
+    group.side_effect = [*pool, silent, silent, *pool, "InService"]
+    assert run(scene, 60, background=True) == DONE
+    assert set(scene.attached()) == set(volumes)
 
 
 # ---------------------------------------------------------------- the note
