@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 GONE_AFTER = 60.0
 """Seconds after which a volume that EC2 has made and does not show is no more."""
 MOST_ANSWERS = 20
-"""Answers of EC2 that are kept: an old one only makes the wait shorter."""
+"""Answers of EC2 that are kept: the oldest alike one makes the wait shorter."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ class Creating:
         asked = self.clock.now()
         volumes = self.cloud.marked_volumes()
         self._answers.append(Answer(asked, self.clock.now(), volumes))
-        del self._answers[:-MOST_ANSWERS]
+        if len(self._answers) > MOST_ANSWERS:
+            del self._answers[_spare(self._answers)]
 
     def create(self, step: CreateVolumes) -> None:
         """Carry out the step, one member after the other, and note each."""
@@ -229,6 +230,22 @@ class Creating:
         number (0)."""
         volumes = creating.present(step.wished, self.cloud.marked_volumes())
         return {creating.number(step.wished, one): one.id for one in volumes}
+
+
+def _spare(answers: Sequence[Answer]) -> int:
+    """The place of the answer that tells least: it shows what those beside it show,
+    which are close to it in time.  Where there is none, the oldest."""
+    shown = [
+        {one.id: (one.state in creating.DEAD, one.tags) for one in answer.volumes}
+        for answer in answers
+    ]
+    between = [
+        at
+        for at in range(1, len(answers) - 1)
+        if shown[at - 1] == shown[at] == shown[at + 1]
+    ]
+    gap = {at: answers[at + 1].asked - answers[at - 1].asked for at in between}
+    return min(between, key=gap.__getitem__, default=0)
 
 
 def _afterwards(step: CreateVolumes) -> str:

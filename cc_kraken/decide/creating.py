@@ -30,6 +30,8 @@ SKEW = 300.0
 refuses every request."""
 FRESH = 10.0
 """Seconds for which an answer can be acted upon."""
+DEAD = ("error", *sets.LEAVING)
+"""States of a volume that nobody can use any more."""
 MOST = 5
 """Volumes, or tags of one, in a message."""
 
@@ -222,10 +224,9 @@ def _missing(wished: Wished, there: "set[int]") -> tuple[int, ...]:
 
 def _dead(answers: Sequence[Answer]) -> tuple[str, ...]:
     """Volumes that failed or were deleted, as far as EC2 has shown them."""
-    states = ("error", *sets.LEAVING)
     return tuple(
         sorted(
-            {one.id for each in answers for one in each.volumes if one.state in states}
+            {one.id for each in answers for one in each.volumes if one.state in DEAD}
         )
     )
 

@@ -436,6 +436,15 @@ def test_the_next_claimant_founds_the_next_node_and_the_third_none(
     assert scene.report.status["errors"][0]["kind"] == "claim-none-free"
 
 
+@pytest.mark.parametrize("after", [600, 3600])
+def test_however_long_the_wait_a_node_is_founded_after_it(
+    scene: Scene, after: int
+) -> None:
+    """Though the claimant looks again every two minutes, whose node it is."""
+    assert claim(scene, 9000, create={"after": after}) == DONE
+    assert after <= scene.took < after + 300
+
+
 def test_without_node_ids_nothing_is_founded(scene: Scene) -> None:
     assert claim(scene, node_ids="") == FAILED
     assert scene.calls["CreateVolume"] == 0
