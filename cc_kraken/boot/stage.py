@@ -85,7 +85,7 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     try:
         section = loading.load(cfg, paths)
     except KrakenError as error:
-        _refused(paths, stage, error.trouble)
+        _refused(paths, stage, error.trouble, report.read(paths))
         if stage == "network" and cloud_init.final_entry(cfg):
             LOG.info("%s", error)  # the final stage fails with it
             return

@@ -198,6 +198,16 @@ def test_a_wrong_section_is_one_error_in_the_last_entry(tree: Tree) -> None:
         handle("kraken", listed, FINAL, None, [])
 
 
+def test_a_wrong_section_by_hand_takes_down_no_set_that_is_up(tree: Tree) -> None:
+    """Else whoever waits for the set would be told that there is none."""
+    write(tree, "background", "done", data="attached", log="pending")
+    with pytest.raises(RuntimeError, match="volumez"):
+        handle("kraken", WRONG, cloud("single/kraken"), None, [])
+    status = told(tree)
+    assert status["state"] == "failed" and list(status["sets"]) == ["data"]
+    assert status["earlier"][0]["stage"] == "background"
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
