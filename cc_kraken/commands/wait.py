@@ -21,6 +21,8 @@ from cc_kraken.model import failure
 from cc_kraken.state import report
 
 NEVER = "the module never ran in this boot"
+OFF = "the module is switched off by enabled: false"
+DRY = "the last run was a dry run"
 WARM = "this instance is in a warm pool, and no run waits for the end of that"
 
 Status = Mapping[str, Any]
@@ -114,6 +116,10 @@ def _why(name: str, status: Optional[Status], paths: Paths) -> str:
         return not_seen(name, entry, paths)
     if status["state"] == report.STANDBY:
         return WARM
+    if status["state"] == report.OFF:
+        return OFF
+    if status["dry_run"] and (entry is not None or not status["sets"]):
+        return DRY
     if entry is None:
         known = ", ".join(sorted(status["sets"])) or "none"
         return f"this node has no such set (it has: {known})"
@@ -131,11 +137,11 @@ def _why_no_node(status: Optional[Status]) -> str:
     if status["errors"]:
         return str(status["errors"][0]["message"])
     if status["state"] == report.OFF:
-        return "the module is switched off by enabled: false"
+        return OFF
     if status["state"] == report.STANDBY:
         return WARM
     if status["dry_run"]:
-        return "the last run was a dry run"
+        return DRY
     return str(status["waiting_for"] or "no run has written node.env in this boot")
 
 

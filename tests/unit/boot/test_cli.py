@@ -176,6 +176,25 @@ def test_an_unknown_set_is_named_with_those_there_are(
     assert "no such set (it has: log)" in said(capsys)
 
 
+def test_switched_off_is_said_to_who_waits_for_a_set(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tree, "network", "off")
+    assert cli.main(["wait", "data"]) == 1
+    assert "switched off by enabled: false" in said(capsys)
+
+
+@pytest.mark.parametrize("entry", [{}, {"data": {"state": "planned"}}])
+def test_a_dry_run_is_said_to_who_waits_for_a_set(
+    tree: Tree, capsys: pytest.CaptureFixture[str], entry: dict[str, Any]
+) -> None:
+    made = write(tree, "network", "done", **entry)
+    made.status["dry_run"] = True
+    made.write()
+    assert cli.main(["wait", "data"]) == 1
+    assert "the last run was a dry run" in said(capsys)
+
+
 def test_waiting_for_a_run_that_is_at_work(tree: Tree) -> None:
     """However long it takes: here ten times what is allowed to the dead."""
     write(tree, "network", "running")
