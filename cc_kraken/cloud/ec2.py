@@ -46,7 +46,10 @@ LOOKALIKES = ("*:?refix*", "*:?ode?d", "*:?ode??d", "*:?olume?ame", "*:?olume??a
 
 def shown(url: str) -> str:
     """A URL as a log may show it: without user and password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no URL at all: boto3 says so
+        return re.sub(r"//.*@", "//", url)
     if "@" not in parts.netloc:
         return url
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,14 +46,8 @@ def client(identity: Identity, options: Ec2Options) -> Any:
             "The instance's metadata or the configuration must say it.",
             "Set kraken.ec2.region.",
         )
-    if options.ca_bundle and not os.path.isfile(options.ca_bundle):
-        raise fatal(
-            "ca-bundle-missing",
-            f"There is no file {options.ca_bundle}.",
-            "kraken.ec2.ca_bundle must name a file with CA certificates.",
-            "Correct the path, or write the file with write_files. The module "
-            "ca_certs comes too late.",
-        )
+    if options.ca_bundle:
+        _check_bundle(options.ca_bundle)
     session, core = _session(region_name=region)
     _use_instance_profile(session, core, identity.metadata_url)
     # After the session, which reports a boto3 that is missing.
@@ -74,6 +69,28 @@ def client(identity: Identity, options: Ec2Options) -> Any:
             use_dualstack_endpoint=options.use_dualstack,
             use_fips_endpoint=options.use_fips,
         ),
+    )
+
+
+def _check_bundle(path: str) -> None:
+    """botocore says of a bundle that it cannot load no more than "SSLError"."""
+    import ssl
+
+    found = f"There is no file {path}."
+    if os.path.isfile(path):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+            return
+        except OSError as error:  # ssl.SSLError, too
+            reason = plain(error.strerror or str(error))
+            reason = re.sub(r"^\[.*?\] | \(_ssl\.c:\d+\)$", "", reason)
+            found = f"{path} holds no CA certificates that can be read ({reason})."
+    raise fatal(
+        "ca-bundle-missing",
+        found,
+        "kraken.ec2.ca_bundle must name a file with CA certificates (PEM).",
+        "Correct the path, or write the file with write_files. The module "
+        "ca_certs comes too late.",
     )
 
 

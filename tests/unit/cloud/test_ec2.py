@@ -343,9 +343,23 @@ def test_a_ca_bundle_that_is_not_there(keys: None) -> None:
     assert "/nonexistent/ca.pem" in error.trouble.found
 
 
-def test_an_endpoint_that_is_no_url(keys: None) -> None:
-    error = told(lambda: edge("nonsense").volumes(NODE))
-    assert error.trouble.kind == "ec2-request" and "nonsense" in str(error)
+@pytest.mark.parametrize("content", ["", "no certificate\n", "\0"])
+def test_a_ca_bundle_without_certificates(
+    keys: None, tmp_path: Path, content: str
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(content)
+    ec2 = edge("https://127.0.0.1:1", ca_bundle=str(bundle))
+    error = told(lambda: ec2.volumes(NODE))
+    assert error.trouble.kind == "ca-bundle-missing" and not error.trouble.waits
+    assert f"{bundle} holds no CA certificates" in error.trouble.found
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://[::1", "https://me:secret@[::1"])
+def test_an_endpoint_that_is_no_url(keys: None, url: str) -> None:
+    error = told(lambda: edge(url).volumes(NODE))
+    assert error.trouble.kind == "ec2-request" and url[-4:] in str(error)
+    assert "secret" not in str(error)
 
 
 def test_parameters_are_validated_before_they_are_sent(keys: None) -> None:
