@@ -171,13 +171,17 @@ class Calls:
 
         reason = _reason(error)
         if isinstance(error, e.SSLError) and "CERTIFICATE_VERIFY" in str(error):
-            return fatal(
+            refusal = fatal(
                 "certificate-refused",
                 f"The certificate of {self.where} cannot be verified ({reason}).",
                 "A known authority must have signed it.",
                 "Name the authority's certificates in kraken.ec2.ca_bundle, and "
                 "check the clock of this machine.",
             )
+            if "not yet valid" not in reason:
+                return refusal
+            # A clock that is behind is often set some seconds after the boot.
+            return Ec2Error(replace(refusal.trouble, waits=True), Reaction.RETRY)
         if isinstance(error, e.ProxyConnectionError):
             proxy = shown(self.options.https_proxy or "of the environment")
             return waiting(

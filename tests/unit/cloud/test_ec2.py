@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -494,6 +495,28 @@ def test_a_private_authority(keys: None, tmp_path: Path) -> None:
     assert error.trouble.kind == "certificate-refused" and not error.trouble.waits
     assert "kraken.ec2.ca_bundle" in error.trouble.remedy
     assert "local issuer" in error.trouble.found
+
+
+@pytest.mark.parametrize(
+    ("days", "waits", "words"), [(800, True, "not yet valid"), (-800, False, "expired")]
+)
+def test_a_clock_that_is_behind_may_be_set_in_time(
+    keys: None,
+    tmp_path: Path,
+    mocker: MockerFixture,
+    days: int,
+    waits: bool,
+    words: str,
+) -> None:
+    moment = datetime.now(timezone.utc) + timedelta(days=days)
+    mocker.patch("tests.lab.tls.datetime").now.return_value = moment
+    authority = Authority()
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(authority.pem)
+    with serving(no_volumes, authority.server("127.0.0.1")) as server:
+        error = told(lambda: edge(server.url, ca_bundle=str(bundle)).volumes(NODE))
+    assert error.trouble.kind == "certificate-refused"
+    assert words in error.trouble.found and error.trouble.waits == waits
 
 
 # ------------------------------------------------------------- credentials
