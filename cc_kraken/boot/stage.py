@@ -300,12 +300,14 @@ def _network(
     enter: Enter,
     cfg: Mapping[str, Any],
 ) -> None:
-    kept = None if section.dry_run else _kept(paths, section, identity)
-    if kept is not None:
-        status = _report_kept(paths, section, identity, kept)
-    else:
-        status = _bring_up(section, identity, paths, enter)
-    started = not section.dry_run and _start_background()
+    try:
+        kept = None if section.dry_run else _kept(paths, section, identity)
+        if kept is not None:
+            status = _report_kept(paths, section, identity, kept)
+        else:
+            status = _bring_up(section, identity, paths, enter)
+    finally:  # also after a run that could not be carried through
+        started = not section.dry_run and _start_background()
     text = failures(status, pending=not (started or section.dry_run))
     if text and not (started and cloud_init.final_entry(cfg)):
         raise RuntimeError(text)

@@ -19,12 +19,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken import handle
 from cc_kraken.act import run
 from cc_kraken.boot import cloud_init, configured, stage
 from cc_kraken.config import loading
-from cc_kraken.machine import systemd
+from cc_kraken.machine import command, systemd
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Trouble
 from cc_kraken.state import layout, lock, report
@@ -434,6 +435,24 @@ def test_a_run_that_was_killed_is_handed_over(
     (error,) = [one for one in caplog.records if one.levelname == "ERROR"]
     assert "killed by signal 9" in error.getMessage()
     assert not stage.at_work(tree.paths)
+
+
+@pytest.mark.parametrize(
+    "error",
+    ["OSError(28, 'full')", "KrakenError(Trouble('kind', 'Found this', '', ''))"],
+)
+def test_a_run_that_could_not_be_carried_through_is_handed_over(
+    tree: Tree, go: Program, mocker: MockerFixture, error: str
+) -> None:
+    """It is an error of this boot, and the unit tries again all the same."""
+    go(f"raise {error}")
+    mocker.patch.object(stage, "SYSTEMD", str(tree.base))
+    done = command.Finished((), 0, "", "")
+    started = mocker.patch.object(command, "run", return_value=done)
+    with pytest.raises(RuntimeError, match="full|Found this"):
+        handle("kraken", BOTH, cloud(), None, [])
+    words = ["systemctl", "start", "--no-block", "cc-kraken.service"]
+    started.assert_called_once_with(words)
 
 
 # ------------------------------------------------------------------ joining
