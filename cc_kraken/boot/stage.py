@@ -80,7 +80,7 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
         return
     stage = cloud_init.stage(cloud)
     if stage == "final":
-        _final(cfg, paths)
+        _final(cfg, paths, cloud.datasource)
         return
     try:
         section = loading.load(cfg, paths)
@@ -400,13 +400,14 @@ def _start_background() -> bool:
 # --------------------------------------------------------------- final stage
 
 
-def _final(cfg: Mapping[str, Any], paths: Paths) -> None:
+def _final(cfg: Mapping[str, Any], paths: Paths, datasource: object) -> None:
     """Join the background unit; no API call, nothing brought up."""
     status = report.read(paths)
     if status is None:
         # The network stage was silent: no configuration, or not listed there.
         section = loading.load(cfg, paths)
         if section is not None and section.enabled:
+            cloud_init.identity(datasource)  # or it has failed with this
             raise RuntimeError(_too_late(cfg))
         return
     if status["state"] in (OFF, STANDBY) or status["dry_run"]:

@@ -551,6 +551,15 @@ def test_a_section_that_came_too_late(tree: Tree) -> None:
         handle("kraken", both, FINAL, None, [])
 
 
+def test_an_instance_that_nobody_knows_is_said_in_both_stages(tree: Tree) -> None:
+    """Not that the section came too late."""
+    source = SimpleNamespace(cloud_name="aws", metadata={"instance-id": ME})
+    cfg = {**BOTH, "cloud_init_modules": [["kraken", "always"]]}
+    for reporter in ("init-network/config-kraken", "modules-final/config-kraken"):
+        with pytest.raises(RuntimeError, match="instance-unknown"):
+            handle("kraken", cfg, cloud(reporter, source), None, [])
+
+
 def test_listed_in_the_final_stage_only(tree: Tree) -> None:
     with pytest.raises(RuntimeError, match="cc-kraken enable"):
         handle("kraken", BOTH, FINAL, None, [])
