@@ -238,6 +238,8 @@ class Checked:
         for path, line, first in () if text.template else yaml.twice:
             sentence = f"{path} is here twice (first in line {text.line + first})"
             self._find(text, line, f"{sentence}; the second replaces the first")
+        for line, sentence in yaml.numbers:
+            self._find(text, line, f"[config-value] {sentence}")
         values = [yaml.content[KEY]]
         if text.template:  # both branches of an if
             values = yaml.values(KEY) or values
@@ -349,14 +351,16 @@ class _Yaml:
     """A document with the lines (from 1) of its keys.
 
     ``twice``: path, line and first line of each key of the section that is there
-    twice.  ``blocks``: the paths of literal block scalars.  ``problem``: why it is
-    not valid, "" where it is.
+    twice.  ``numbers``: line and sentence for each number of the section that is not
+    what it looks like.  ``blocks``: the paths of literal block scalars.  ``problem``:
+    why it is not valid, "" where it is.
     """
 
     def __init__(self, text: str) -> None:
         import yaml
 
         self.twice: list[Any] = []
+        self.numbers: list[tuple[int, str]] = []
         self.blocks: list[str] = []
         self._seen: set[int] = set()
         self._lines: dict[str, int] = {}
@@ -405,4 +409,20 @@ class _Yaml:
             self._lines[name] = here[name] = line
             if getattr(value, "style", None) == "|":
                 self.blocks.append(name)
+            if name.startswith(f"{KEY}.") and value.tag == "tag:yaml.org,2002:int":
+                self._number(name, line, value)
             self._walk(value, name)
+
+    def _number(self, path: str, line: int, node: Any) -> None:
+        """Whether YAML makes another number of what a person reads (octal, base 60), or
+        of an id whose zeros count."""
+        text, number = node.value, self._loader.construct_object(node)
+        digits = re.fullmatch(r"[-+]?[0-9_]+", text)
+        plain = digits and int(text.replace("_", "")) == number
+        is_id = re.match(rf"{KEY}\.node_ids?\b", path)
+        other_base = re.match(r"[-+]?0[xb]", text)
+        odd = text != str(number) if is_id else not (plain or other_base)
+        if odd and not path.endswith(".mode"):  # of which the schema tells
+            found = f"{path} is {text}, which YAML takes for the number {number}"
+            remedy = "in quotes" if is_id else "as a plain decimal number"
+            self.numbers.append((line, f"{found}. Write it {remedy}."))

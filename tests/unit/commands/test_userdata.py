@@ -68,6 +68,42 @@ def test_a_mistake_has_its_file_and_line() -> None:
     assert "Did you mean mount_path?" in found
 
 
+@pytest.mark.parametrize(
+    ("place", "written", "number"),
+    [
+        ("node_id: {}", "010", 8),
+        ("node_id: {}", "007", 7),
+        ("node_id: {}", "1_0", 10),
+        ("node_id: {}", "1:30", 90),
+        ("node_ids: {}", "010", 8),
+        ("node_ids: {{us-east-1a: {}}}", "00", 0),
+        ("boot_wait: {}", "0100", 64),
+        ("volumes: {{data: {{create: {{size: {}}}}}}}", "0100", 64),
+        ("volumes: {{data: {{owner: {}}}}}", "1:30", 90),
+    ],
+)
+def test_a_number_that_yaml_reads_as_another_is_told(
+    place: str, written: str, number: int
+) -> None:
+    (found,) = findings(f"#cloud-config\nkraken:\n  {place.format(written)}\n".encode())
+    assert found.startswith("ud:3: [config-value] kraken.")
+    assert f" is {written}, which YAML takes for the number {number}" in found
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "node_id: 10",
+        "node_id: '010'",
+        "boot_wait: 007",
+        "volumes: {data: {create: {size: 1_000}}}",
+        "volumes: {data: {owner: 0x10}}",
+    ],
+)
+def test_a_number_that_is_what_it_looks_like(place: str) -> None:
+    assert findings(f"#cloud-config\nkraken:\n  {place}\n".encode()) == []
+
+
 def test_every_mistake_is_told() -> None:
     text = WRONG.replace("prefix: kafka", "boot_wait: soon")
     lines = sorted(int(one.split(":")[1]) for one in findings(text.encode()))
