@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import logging
 import math
@@ -56,6 +57,9 @@ See cc-kraken(8).
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(argv)
+    # What a program reads (peers) is right, or it is not printed.
+    if isinstance(sys.stdout, io.TextIOWrapper) and options.command != "peers":
+        sys.stdout.reconfigure(errors="backslashreplace")
     with _said(logging.DEBUG if options.debug else options.level, options.debug):
         try:
             code: int = options.call(options)

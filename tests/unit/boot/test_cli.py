@@ -652,6 +652,16 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[kind-unknown]" in (told := said(capsys)) and "zone-other?" in told
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
+def test_an_encoding_that_lacks_a_character_is_no_traceback(encoding: str) -> None:
+    """LANG=de_DE on a machine of old: the page has an ellipsis."""
+    words = [sys.executable, "-m", "cc_kraken", "explain", "volume-managed"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(words, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"vol-\\u2026" in done.stdout
+
+
 def test_version(capsys: pytest.CaptureFixture[str], tree: Tree) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["--version"])
