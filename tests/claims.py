@@ -536,6 +536,7 @@ def _no_record(patch: Callable[[Any, str, Any], None]) -> None:
 
 def _not_noted_before(patch: Callable[[Any, str, Any], None]) -> None:
     patch(claim_file.ClaimFile, "sending", lambda self, volume_id: None)
+    patch(claim_file.ClaimFile, "sending_more", lambda self, volume_ids: None)
 
 
 def _no_second_look(patch: Callable[[Any, str, Any], None]) -> None:

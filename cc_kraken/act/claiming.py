@@ -330,6 +330,14 @@ class Claiming:
         note = self._file.note
         return note is not None and note.state == claiming.SETTLED
 
+    def note_attachments(self, plans: Sequence[Plan]) -> None:
+        """Note what these plans attach, before it is asked for: after the node is
+        given back, it can come still.  Raises KrakenError ``cannot-write``."""
+        steps = [step for plan in plans for step in plan.steps]
+        asked = [step.volume_ids for step in steps if isinstance(step, Attach)]
+        if asked and not self.settled:
+            self._file.sending_more(volume for ids in asked for volume in ids)
+
     def check(
         self, claims: Sequence[Claim], plans: Sequence[Plan], world: World
     ) -> list[Plan]:

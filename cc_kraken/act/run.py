@@ -253,6 +253,8 @@ class Run:
             in_turn = self.work.in_turn(plans)
             todo = self.work.due(in_turn)
             if todo and self.waiting.left() > 0:
+                if self.claiming is not None:
+                    self.claiming.note_attachments(todo)
                 ask = self.work.act(todo, world)
                 # Waiting after an attachment belongs to it, and after a creation.
                 self._enter(_awaited_phase(todo))

@@ -7,7 +7,7 @@ boot counts as made when this run has begun: no clock is trusted over a reboot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
@@ -89,6 +89,13 @@ class ClaimFile:
         assert self.note is not None
         self._earlier = self.note.calls.get(volume_id)
         self._change(volume_id, Call(self._clock.now()))
+
+    def sending_more(self, volume_ids: Iterable[str]) -> None:
+        """AttachVolume calls behind the anchor's are about to be sent."""
+        assert self.note is not None
+        calls = dict.fromkeys(volume_ids, Call(self._clock.now()))
+        self.note = replace(self.note, calls={**self.note.calls, **calls})
+        self._save()
 
     def answered(self, volume_id: str, *, accepted: bool) -> None:
         """EC2 has said yes, or no; an earlier call for the volume is as open as it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from cc_kraken.act.claiming import Claiming
+from cc_kraken.cloud import errors
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.commands.shown import plan_text, status_text
 from cc_kraken.decide import decision
@@ -85,7 +87,7 @@ def test_the_lowest_free_node_is_claimed(scene: Scene) -> None:
     assert scene.report.status["node"] == {"prefix": "kafka", "node_id": "1"}
     note = claim(scene)
     assert note is not None and note["state"] == "settled"
-    assert set(note["calls"]) == {mine[0]}
+    assert set(note["calls"]) == set(mine)
     assert scene.report.status["claim"]["since"] in status_text(scene.report.status)
     # one for the choice, one behind the lock
     assert scene.calls["DescribeVolumes"] == 2
@@ -202,6 +204,47 @@ def test_after_the_lock_nothing_is_used_before_all_is_ours(
     assert run(scene) == DONE
     assert set(scene.attached()) == set(second)
     assert scene.lab.volume(first[0]).attachments == []
+
+
+def test_what_nobody_shows_yet_is_given_back_too(
+    scene: Scene, mocker: MockerFixture
+) -> None:
+    """EC2 accepts the second volume long after the anchor, and shows it later than it
+    shows that another instance has the third."""
+    (_, late), second = node(scene, "0"), node(scene, "1")
+    tags = {"KRKN-IN:Prefix": "kafka", "KRKN-IN:NodeId": "0"}
+    third = scene.lab.create_volume(1, ZONE, tags)
+    scene.clock.advance(60)
+    scene.lab.attach_seconds = 20.0
+    attach, described, begun = Ec2.attach, Ec2._described, scene.clock.now()
+    sent: list[float] = []
+    taken = threading.Event()
+
+    def slow(self: Ec2, volume: str) -> str:
+        if volume in (late, third) and scene.clock.now() < begun + 40:
+            raise errors.refused("AttachVolume", "IncorrectState", "")
+        if volume == late and not sent:
+            sent.append(scene.clock.now())
+            other(scene, third)
+            taken.set()
+        assert volume != third or taken.wait(10)
+        return attach(self, volume)
+
+    def stale(self: Ec2, *given: Any) -> Any:
+        old = sent and scene.clock.now() < sent[0] + 16
+        return tuple(
+            replace(one, attachments=(), state="available")
+            if old and one.id == late
+            else one
+            for one in described(self, *given)
+        )
+
+    mocker.patch.object(Ec2, "attach", slow)
+    mocker.patch.object(Ec2, "_described", stale)
+    mocker.patch("cc_kraken.act.pacing.random.uniform", return_value=1.0)
+    assert run(scene) == DONE
+    assert set(scene.attached()) == set(second)
+    assert scene.report.status["node"]["node_id"] == "1"
 
 
 def test_a_disk_that_cannot_be_held_at_first_is_given_back_later(
