@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Optional, Union
@@ -322,12 +323,21 @@ def _may_be_meant(wished: Wished, volume: Volume) -> bool:
 
 def _same(one: str, other: str) -> bool:
     """Whether two ids are the same but for case and leading zeros."""
-    return one.casefold().lstrip("0") == other.casefold().lstrip("0")
+    return _folded(one).lstrip("0") == _folded(other).lstrip("0")
+
+
+def _folded(text: str) -> str:
+    """A value without case, and without what a person does not see in it: other code
+    points for the same letters, characters of no width (Unicode category Cf)."""
+    if text.isascii():
+        return text.casefold()
+    shown = (one for one in text if unicodedata.category(one) != "Cf")
+    return unicodedata.normalize("NFKC", "".join(shown)).casefold().strip()
 
 
 def _near(one: str, other: str) -> bool:
     """Whether one name is probably meant for the other; data1 is not for data2."""
-    one, other = one.casefold(), other.casefold()
+    one, other = _folded(one), _folded(other)
     if re.sub(r"\d", "", one) == re.sub(r"\d", "", other):
         return one == other
     return difflib.SequenceMatcher(None, one, other).ratio() >= 0.8

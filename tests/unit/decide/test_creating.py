@@ -259,6 +259,10 @@ LIKE: dict[str, dict[str, Optional[str]]] = {
     "the node with a zero": {"KRKN-IN:NodeId": "00"},
     "the node with a blank": {"KRKN-IN:NodeId": "0 "},
     "the prefix with a blank": {"KRKN-IN:Prefix": " kafka"},
+    "the prefix with a blank that nobody sees": {"KRKN-IN:Prefix": "kafka\u200b"},
+    "the prefix with a mark that nobody sees": {"KRKN-IN:Prefix": "\ufeffkafka"},
+    "the node in wide digits": {"KRKN-IN:NodeId": "\uff10"},
+    "the set with a blank that nobody sees": {"KRKN-IN:VolumeName": "da\u200bta"},
 }
 
 
