@@ -424,6 +424,9 @@ class _Look:
         asked = sets.claims(
             self.section, self.node, zone, self.own, declared, self.system
         )
+        unfit = self._unfit()
+        if unfit is not None:
+            return zone, asked.claims, [self._finding(unfit)]
         if not asked.claims:
             trouble = sets.no_volumes(self.node, self.section, asked.notes)
             return zone, (), [self._finding(trouble)]
@@ -449,6 +452,14 @@ class _Look:
         if split:
             wrong.insert(0, self._finding(self._split()))
         return zone, tuple(claims), wrong
+
+    def _unfit(self) -> Optional[Trouble]:
+        """Why no instance can be this node, whatever its tags say."""
+        section = replace(
+            self.section, prefix=self.node.prefix, node_id=self.node.node_id
+        )
+        who = tags.node(section, {})
+        return who if isinstance(who, Trouble) else None
 
     def _tags_of_others(self) -> Mapping[str, str]:
         """A new instance declares what all instances of its prefix declare."""

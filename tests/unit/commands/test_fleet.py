@@ -219,6 +219,11 @@ def _incomplete(a: Account) -> str:
     return "The set data has 2 of 3 volumes"
 
 
+def _unseen(a: Account) -> str:
+    a.node("kafka", "7\u200b", ZONES[0])
+    return r"'7\u200b', has the character U+200B"
+
+
 def _surplus(a: Account) -> str:
     data = a.node("kafka", "4", ZONES[0])[1]
     snapshot = a.lab.create_snapshot(data)
@@ -348,6 +353,7 @@ MISTAKES: Mapping[Callable[[Account], str], tuple[str, ...]] = {
     _path_misspelt: ("tag-misspelt", "nodes-differ"),
     _any_node: ("volume-any-node",),
     _incomplete: ("members-missing",),
+    _unseen: ("identity-unfit",),
     _surplus: ("members-surplus",),
     _zones: ("zone-mixed",),
     _sizes: ("sizes-differ",),
@@ -373,7 +379,9 @@ def label(mistake: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "mistake", soon([_prefix_misspelt, _surplus, _deleted], MISTAKES, LATER), ids=label
+    "mistake",
+    soon([_prefix_misspelt, _unseen, _surplus, _deleted], MISTAKES, LATER),
+    ids=label,
 )
 def test_a_mistake_is_found_and_nothing_else(
     mistake: Callable[[Account], str], lab: Ec2Lab, fleet: Callable[..., Ran]
