@@ -23,7 +23,13 @@ from typing import Any, Optional
 from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.commands import fleet, peers, wait
-from cc_kraken.commands.shown import fleet_text, plan_text, status_text, terminal_text
+from cc_kraken.commands.shown import (
+    POOL,
+    fleet_text,
+    plan_text,
+    status_text,
+    terminal_text,
+)
 from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
@@ -277,6 +283,8 @@ def _summary(status: Mapping[str, Any]) -> str:
     """A run that went well, in one line."""
     if status["dry_run"]:
         return "nothing was changed, because the section says dry_run: true"
+    if status["state"] == report.STANDBY:
+        return POOL
     places = [
         f"{name} is {entry['state']}"
         + (f" at {entry['mount_path']}" if entry["mount_path"] else "")

@@ -23,6 +23,7 @@ COLOURS: Mapping[str, str] = {
 """By state and kind of remark; other states are yellow, other remarks plain."""
 
 GIB = 1 << 30
+POOL = "this instance is in a warm pool: it claims no node there"
 
 
 def painted(text: str, code: str, *, on: bool) -> str:
@@ -32,7 +33,7 @@ def painted(text: str, code: str, *, on: bool) -> str:
 
 def plan_text(status: Mapping[str, Any]) -> str:
     """A dry run for people, step by step."""
-    lines: list[str] = []
+    lines = [POOL] if status["state"] == report.STANDBY else []
     node = status["node"]
     if node:
         lines.append(f"node {node['prefix']}/{node['node_id']}: nothing is changed")
@@ -159,7 +160,7 @@ def _about(status: Mapping[str, Any]) -> list[str]:
     if status["state"] == report.OFF:
         lines.append("enabled: false; user-data with enabled: true switches it on")
     if status["state"] == report.STANDBY:
-        lines.append("this instance is in a warm pool: it claims no node there")
+        lines.append(POOL)
     claim = status.get("claim")
     if claim and claim["state"] in ("claiming", "giving-back"):
         doing = claim["state"].replace("-", " ")

@@ -532,6 +532,15 @@ def test_a_dry_run_says_so(
     assert "nothing was changed, because the section says dry_run: true" in out
 
 
+@pytest.mark.parametrize("command", ["apply", "plan"])
+def test_a_run_by_hand_says_that_it_is_in_a_warm_pool(
+    runs: Callable[..., None], capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    runs("standby")
+    assert cli.main([command]) == 0
+    assert "is in a warm pool: it claims no node there\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
 def test_a_time_that_is_none_is_refused(seconds: str) -> None:
     with pytest.raises(SystemExit) as caught:
