@@ -216,7 +216,7 @@ def _locked(
             if stage == "background":
                 # Nobody carries on after it: who waits for a set must know.
                 _refused(paths, stage, error.trouble, status, section)
-            waits = status is not None and status["waiting_for"]
+            waits = status and (status["waiting_for"] or status["state"] == STANDBY)
             if stage != "plan" or section.blank_proof == "full" or not waits:
                 raise
             # It only reads, each disk under its own lock, and not for long.

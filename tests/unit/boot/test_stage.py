@@ -692,6 +692,28 @@ def test_a_plan_works_while_another_run_does_nothing_but_wait(
     assert told(tree)["stage"] == "background", "the plan left no status"
 
 
+def test_a_plan_works_while_the_background_waits_in_a_warm_pool(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock for days, and looks at no disk."""
+    Report(tree.paths, "background").standby(True)
+    monkeypatch.setattr(run.Run, "go", lambda self: "standby")
+    section = stage.loading.load(ON, tree.paths)
+    assert section is not None
+    with lock.held(tree.paths, 5):
+        stage.carry_out(
+            section,
+            cloud_init.identity(SOURCE),
+            tree.paths,
+            cloud_init.Events(None).enter,
+            "plan",
+            seconds=0,
+            final=True,
+            dry_run=True,
+        )
+    assert told(tree)["state"] == "standby"
+
+
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("name", ["network", "single", "background"])
 def test_what_a_run_could_not_make_systemd_read_the_next_one_does(
