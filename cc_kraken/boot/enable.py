@@ -259,6 +259,7 @@ def _mapping(path: str) -> Mapping[str, Any]:
     over it with a warning."""
     import yaml
 
+    remedy = "Repair it, then: cc-kraken enable."
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -280,6 +281,8 @@ def _mapping(path: str) -> Mapping[str, Any]:
         ) from None
     except OSError as error:
         why = error.strerror or str(error)
+        if isinstance(error, PermissionError) and os.geteuid():
+            remedy = "Run the command with sudo: root can, and cloud-init runs as root."
     except UnicodeDecodeError as error:
         why = f"byte {error.start} is not UTF-8"
     except Exception as error:  # not YAMLError alone
@@ -289,7 +292,7 @@ def _mapping(path: str) -> Mapping[str, Any]:
         "cloud-config-unreadable",
         f"{path} cannot be read: {why.rstrip('.')}.",
         "cloud-init must be able to read it.",
-        "Nothing was changed. Repair it, then: cc-kraken enable.",
+        f"Nothing was changed. {remedy}",
     )
 
 

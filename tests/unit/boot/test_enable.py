@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -273,6 +275,25 @@ def test_the_check_names_what_keeps_the_module_from_running(
     cloud(paths, "cloud.cfg.d/5.cfg").write_text("a: b: c\n")
     (unreadable,) = enable.faults(paths)
     assert "5.cfg" in unreadable
+
+
+def test_who_is_not_root_is_told_to_be(paths: Paths, mocker: MockerFixture) -> None:
+    """Ubuntu's installer leaves a file that root alone reads; cloud-init can."""
+    secret = cloud(paths, "cloud.cfg.d/99-installer.cfg")
+    secret.write_text("a: b\n")
+    there = open
+
+    def as_user(path: Any, *given: Any, **named: Any) -> Any:
+        if str(path) == str(secret):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return there(path, *given, **named)
+
+    mocker.patch.object(enable, "NEEDED", ("yaml",))
+    mocker.patch("builtins.open", as_user)
+    mocker.patch("os.geteuid", return_value=1000)
+    (told,) = enable.faults(paths)
+    assert "99-installer.cfg cannot be read: Permission denied" in told
+    assert "sudo" in told and "Repair" not in told
 
 
 def test_the_check_wants_the_schema_that_was_asked_for(
