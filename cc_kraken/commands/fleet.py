@@ -69,7 +69,10 @@ def command(options: argparse.Namespace, table: Callable[[Fleet], str]) -> int:
         chosen = account.these_volumes(adopt[:-1]) if adopt else ()
         held = [*volumes, *chosen]
         instances = account.instances(
-            one.instance_id or "" for each in held for one in each.attachments
+            one.instance_id
+            for each in held
+            for one in each.attachments
+            if one.instance_id
         )
     except KrakenError as error:
         print(f"cc-kraken: {report.with_more(str(error))}", file=sys.stderr)

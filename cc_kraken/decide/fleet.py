@@ -506,7 +506,7 @@ class _Look:
 
     def _split(self) -> Trouble:
         by_holder = [
-            f"{one.instance_id} has "
+            f"{one.instance_id or 'something that EC2 does not name'} has "
             + _few([v.id for v in self.own if one.instance_id in _holders([v])])
             for one in self.holders
         ]

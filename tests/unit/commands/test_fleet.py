@@ -10,17 +10,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from pytest_mock import MockerFixture
 
 from cc_kraken import cli
+from cc_kraken.cloud import answers
 from cc_kraken.cloud.account import like
 from cc_kraken.commands import shown
 from cc_kraken.config import tags as config_tags
 from cc_kraken.decide import fleet as decide_fleet
-from cc_kraken.model import Node, Section, Trouble
+from cc_kraken.model import Attachment, Node, Section, Trouble, Volume
 from tests.conftest import LATER, soon
 from tests.fleet import wire
 from tests.lab.clock import ManualClock
@@ -481,6 +484,26 @@ def test_holders_without_tags_are_asked_for_by_their_ids(lab: Ec2Lab) -> None:
     assert {there[one].state for one in shown} == {"running"}
     assert {there[one].state for one in unknown} == {"gone"}
     assert account.calls == {"DescribeInstances": 3}
+
+
+def test_a_holder_that_ec2_does_not_name_is_said_so_and_not_asked_for(
+    lab: Ec2Lab, fleet: Callable[..., Ran], mocker: MockerFixture
+) -> None:
+    """A volume that another service has attached shows no instance."""
+    Account(lab).clean()
+    own = {**LOG, "Prefix": "kafka", "NodeId": "0", "VolumeName": "more"}
+    volume = lab.create_volume(8, ZONES[0], tags(**{**own, "MountPath": "/more"}))
+    shown, nobody = answers.volume, Attachment(None, None, "attached")
+
+    def attached(raw: Mapping[str, Any]) -> Volume:
+        found = shown(raw)
+        return replace(found, attachments=(nobody,)) if found.id == volume else found
+
+    mocker.patch.object(answers, "volume", attached)
+    (split,) = found(fleet("--json"))["node-split"]
+    assert f"something that EC2 does not name has {volume}" in split
+    asked = [one for one in lab.calls if one.action == "DescribeInstances"]
+    assert not any("" in one.parameters.values() for one in asked)
 
 
 # ------------------------------------------------------------- not asked: exit 2
