@@ -209,7 +209,7 @@ def out_of_time(to_do: str) -> Trouble:
         "out-of-time",
         f"There was no time left to {to_do}.",
         "The run must come to it before its time is over.",
-        "Run cc-kraken apply, or give it more time (boot_wait, wait).",
+        "Run cc-kraken apply --wait 300, or give it more time (boot_wait, wait).",
         waits=True,
     )
 

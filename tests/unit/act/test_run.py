@@ -1037,3 +1037,13 @@ def test_two_disks_of_one_serial_are_no_reason_to_look_again_and_again(
     scene.volume("late", VolumeSize="2")  # one of two: awaited to the end
     scene.run(60)
     assert len(looked) < 30
+
+
+def test_a_run_without_any_time_says_how_to_give_it_some(scene: Scene) -> None:
+    """With boot_wait: 0, cc-kraken apply has none either."""
+    scene.volume()
+    assert scene.run(0) == FAILED
+    error = scene.error()
+    assert error["kind"] == "out-of-time"
+    assert "cc-kraken apply --wait" in error["remedy"]
+    assert scene.run(300) == DONE
