@@ -48,6 +48,9 @@ ALIVE_EVERY = 5.0
 HANG_GRACE = 300.0
 """Seconds that the network stage gives its run beyond ``boot_wait``: for the
 longest mkfs and most checks, but not for a disk that never answers."""
+NEWS_WAIT = 60.0
+"""Seconds that the final stage waits for EC2 where the network stage found all in
+place: the background only asks for what is new."""
 MOUNT_GRACE = 10.0
 """Seconds that systemd has at a reboot to mount what fstab names."""
 
@@ -443,13 +446,15 @@ def _too_late(cfg: Mapping[str, Any]) -> str:
 def join(paths: Paths, seconds: float) -> dict[str, Any]:
     """Wait until the background unit knows how every set stands, for
     ``seconds`` at most; returns the last status."""
+    begun = time.monotonic()
 
     def settled(status: Mapping[str, Any]) -> bool:
         # Without systemd no unit looks again.
         alone = status["state"] == DONE and not systemd.booted()
-        return alone or finished(status)
+        silent = not _asked(status) and time.monotonic() >= begun + NEWS_WAIT
+        return alone or finished(status) or (silent and _all_in_place(status))
 
-    end = time.monotonic() + seconds
+    end = begun + seconds
     status = watch(paths, settled, seconds)
     assert status is not None
     if not settled(status) and time.monotonic() < end:
@@ -489,8 +494,18 @@ def finished(status: Mapping[str, Any]) -> bool:
         return False
     if status["state"] != RUNNING:
         return True
-    looked = "DescribeVolumes" in status["calls"]
-    return looked and bool(status["sets"]) and _all_settled(status)
+    return _asked(status) and bool(status["sets"]) and _all_settled(status)
+
+
+def _asked(status: Mapping[str, Any]) -> bool:
+    """Whether the background has asked EC2 for the volumes."""
+    return status["stage"] != "network" and "DescribeVolumes" in status["calls"]
+
+
+def _all_in_place(status: Mapping[str, Any]) -> bool:
+    """Whether the network stage of this boot brought up all that it knew."""
+    runs = [status, *status["earlier"]]
+    return any(one["stage"] == "network" and one["state"] == DONE for one in runs)
 
 
 def background_alive() -> bool:

@@ -446,7 +446,7 @@ def test_a_run_that_could_not_be_carried_through_is_handed_over(
 ) -> None:
     """It is an error of this boot, and the unit tries again all the same."""
     go(f"raise {error}")
-    mocker.patch.object(stage, "SYSTEMD", str(tree.base))
+    mocker.patch.object(systemd, "BOOTED", str(tree.base))
     done = command.Finished((), 0, "", "")
     started = mocker.patch.object(command, "run", return_value=done)
     with pytest.raises(RuntimeError, match="full|Found this"):
@@ -535,6 +535,32 @@ def test_joining_starts_no_process_while_the_lock_is_held(
     with lock.held(tree.paths, 5):
         assert stage.join(tree.paths, 0.2)["state"] == "pending"
     assert started == []
+
+
+class HandTime:
+    """A clock that goes on when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("before", "seconds"), [("done", 60), ("pending", 600)])
+def test_an_ec2_that_is_silent_does_not_hold_a_boot_with_all_in_place(
+    tree: Tree, mocker: MockerFixture, before: str, seconds: float
+) -> None:
+    """A reboot while EC2 is down, or the permission for DescribeTags is gone."""
+    write(tree, "network", before, data="mounted")
+    Report(tree.paths, "background", earlier=told(tree)).write()
+    with lock.held(tree.paths, 5):
+        clock = mocker.patch.object(stage, "time", HandTime())
+        stage.join(tree.paths, 600)
+    assert round(clock.now) == seconds
 
 
 def test_joining_has_an_end(tree: Tree) -> None:
@@ -708,7 +734,6 @@ def test_a_plan_works_while_the_background_waits_in_a_warm_pool(
             cloud_init.Events(None).enter,
             "plan",
             seconds=0,
-            final=True,
             dry_run=True,
         )
     assert told(tree)["state"] == "standby"
