@@ -237,10 +237,10 @@ def _job(job: Mapping[str, Any]) -> Callable[[], object]:
 
             write_counters.TRUSTED = re.compile(job["witnesses"])
         if "programs" in job:
-            from cc_kraken.machine import command, systemd
+            from cc_kraken.machine import command
 
             command.PATH = job["programs"]
-            systemd.BOOTED = job["programs"]
+            command.SYSTEMD = job["programs"]
 
     def background() -> None:
         prepare()

@@ -20,6 +20,7 @@ from cc_kraken.decide.steps import (
     MOUNT,
     OF_CLOUD,
     PHASES,
+    AddMember,
     CheckFilesystem,
     Detach,
     EraseRecords,
@@ -127,6 +128,10 @@ class Executor(StepActions):
             except Exception as error:
                 LOG.exception("%s: cannot %s", name, step, extra=of_set(name))
                 trouble = _fault(str(step), error)
+            if isinstance(step, AddMember):
+                # The array serves without it, as degraded as it is.
+                self._carried.not_added[name] = trouble
+                continue
             # What cannot be grown is mounted and serves as it is.
             growing = step.phase == GROW
             troubles = self._carried.not_grown if growing else self._carried.troubles

@@ -302,6 +302,7 @@ class Run:
             overdue=late or self.waiting.left() <= 0,
             failed=frozenset(self.work.failed),
             not_grown=frozenset(self.work.not_grown),
+            not_added=frozenset(self.work.not_added),
         )
 
     def _decide(

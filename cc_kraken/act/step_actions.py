@@ -65,7 +65,7 @@ class Carried:
     ``attached``: volume id to device name, accepted by the cloud.  ``ask_again``:
     its answers left it open what is true.  ``kept``: volumes that were not
     detached, because something uses them.  ``not_grown``: why a set that is up
-    could not be grown.
+    could not be grown.  ``not_added``: why its array did not get a new member.
     """
 
     attached: dict[str, str] = field(default_factory=dict)
@@ -73,6 +73,7 @@ class Carried:
     kept: list[str] = field(default_factory=list)
     troubles: dict[str, Trouble] = field(default_factory=dict)
     not_grown: dict[str, Trouble] = field(default_factory=dict)
+    not_added: dict[str, Trouble] = field(default_factory=dict)
     ask_again: bool = False
     used: list[str] = field(default_factory=list)
 

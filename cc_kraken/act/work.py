@@ -35,7 +35,7 @@ class Work:
     """The sets of one run, by name.
 
     ``failed``: those that it has given up.  ``not_grown``: those that could not
-    be grown.
+    be grown.  ``not_added``: those whose array did not get a new member.
     """
 
     executor: Executor
@@ -44,6 +44,7 @@ class Work:
     waiting: Waiting
     failed: dict[str, Trouble] = field(default_factory=dict)
     not_grown: set[str] = field(default_factory=set)
+    not_added: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._volumes: dict[str, set[str]] = {}
@@ -146,6 +147,9 @@ class Work:
         for name, why in outcome.not_grown.items():
             self.not_grown.add(name)
             self.report.warn(f"{name} could not be grown: {why}", name)
+        for name, why in outcome.not_added.items():
+            self.not_added.add(name)
+            self.report.warn(f"The array of {name} got no new member: {why}", name)
         ask = outcome.ask_again
         for plan in todo:
             ask = self._note(plan, outcome, world) or ask

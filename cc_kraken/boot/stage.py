@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from cc_kraken.boot import cloud_init
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.config import loading
-from cc_kraken.machine import command, files, systemd
+from cc_kraken.machine import command, files
 from cc_kraken.machine.clock import Clock
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import Identity, KrakenError, Node, Section, Trouble, of_set
@@ -258,6 +258,8 @@ def _forget_other(paths: Paths, identity: Identity) -> None:
 def _read_fstab(paths: Paths, warn: Callable[[str], None]) -> None:
     """What a run before could not make systemd read: no reason to leave volumes
     unmounted."""
+    from cc_kraken.machine import systemd  # not at every reboot
+
     try:
         systemd.read_fstab(paths)
     except KrakenError as error:
@@ -389,7 +391,7 @@ def _report_kept(
 
 def _start_background() -> bool:
     """Start the unit that carries on; False where there is no systemd."""
-    if not systemd.booted():
+    if not command.has_systemd():
         return False
     try:
         started = command.run(["systemctl", "start", "--no-block", UNIT])
@@ -450,7 +452,7 @@ def join(paths: Paths, seconds: float) -> dict[str, Any]:
 
     def settled(status: Mapping[str, Any]) -> bool:
         # Without systemd no unit looks again.
-        alone = status["state"] == DONE and not systemd.booted()
+        alone = status["state"] == DONE and not command.has_systemd()
         silent = not _asked(status) and time.monotonic() >= begun + NEWS_WAIT
         return alone or finished(status) or (silent and _all_in_place(status))
 
@@ -510,7 +512,7 @@ def _all_in_place(status: Mapping[str, Any]) -> bool:
 
 def background_alive() -> bool:
     """Whether the unit runs or is about to."""
-    if not systemd.booted():
+    if not command.has_systemd():
         return False
     shown = command.run(["systemctl", "show", UNIT, "-p", "ActiveState", "-p", "Job"])
     values = dict(line.split("=", 1) for line in shown.out.splitlines() if "=" in line)

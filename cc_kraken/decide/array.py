@@ -258,6 +258,8 @@ def _notice_wishes(case: Case, state: ArrayState) -> None:
 def _spares(case: Case, state: ArrayState, blank: list[str]) -> list[AddMember]:
     """Blank volumes take the places of members that are recorded as lost."""
     steps: list[AddMember] = []
+    if case.name in case.world.not_added:
+        return steps
     slots = len(state.failed)
     if case.wanted.allow_degraded:
         # Started without them, the array counts them as lost.

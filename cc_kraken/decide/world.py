@@ -46,6 +46,7 @@ class World:
     ``overdue``: missing volumes have been waited for long enough.
     ``failed``: sets that this run has given up.
     ``not_grown``: sets that this run has tried to grow, and could not.
+    ``not_added``: sets to whose array it has tried to add a member, and could not.
     """
 
     instance_id: str
@@ -77,6 +78,7 @@ class World:
     overdue: bool = False
     failed: frozenset[str] = frozenset()
     not_grown: frozenset[str] = frozenset()
+    not_added: frozenset[str] = frozenset()
 
     def array(self, uuid: str) -> Optional[Array]:
         for array in self.own_first(self.arrays):

@@ -39,6 +39,8 @@ OUTPUT_LIMIT = 8 << 20
 _PIPED = frozenset(("mdadm", "mount", "restorecon", "umount"))
 #: What a pipe holds (pipe(7)).
 PIPE_SIZE = 64 << 10
+#: Exists where systemd is the init (sd_booted(3)), which systemctl speaks to.
+SYSTEMD = "/run/systemd/system"
 #: Seconds that a killed command has to go away.
 KILL_WAIT = 5.0
 
@@ -61,6 +63,11 @@ class Finished:
     def said(self) -> str:
         """Why it failed, in one line."""
         return " ".join(self.err.split()) or f"exit status {self.code}"
+
+
+def has_systemd() -> bool:
+    """Whether systemctl has somebody to speak to."""
+    return os.path.isdir(SYSTEMD)
 
 
 def run(

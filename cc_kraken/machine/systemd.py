@@ -7,21 +7,13 @@ import os
 from cc_kraken.machine import command, files
 from cc_kraken.machine.paths import Paths
 
-#: Exists where systemd is the init (sd_booted(3)).
-BOOTED = "/run/systemd/system"
-
-
-def booted() -> bool:
-    """Whether systemd is the init."""
-    return os.path.isdir(BOOTED)
-
 
 def reload() -> bool:
     """Make systemd read fstab; False where it is not the init.
 
     Raises ``command-failed``.
     """
-    if not booted():
+    if not command.has_systemd():
         return False
     finished = command.run(["systemctl", "daemon-reload"])
     command.check(finished, "making systemd read fstab")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cc_kraken import cli
-from cc_kraken.machine import command, systemd
+from cc_kraken.machine import command
 from cc_kraken.state import layout
 from tests.conftest import umount
 from tests.loop import test_run as whole
@@ -35,7 +35,7 @@ Wait = Callable[[str], int]
 def wait(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Wait:
     """``cc-kraken wait SET`` on this machine; its exit status."""
     monkeypatch.setattr(cli, "Paths", lambda: machine.paths)
-    monkeypatch.setattr(systemd, "BOOTED", str(machine.base / "no-systemd"))
+    monkeypatch.setattr(command, "SYSTEMD", str(machine.base / "no-systemd"))
     return lambda name: cli.main(["wait", name])
 
 

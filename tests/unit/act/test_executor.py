@@ -19,6 +19,7 @@ from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide import steps
 from cc_kraken.decide.plan import PLANNED, Plan
 from cc_kraken.decide.steps import (
+    AddMember,
     AssembleArray,
     Attach,
     Detach,
@@ -367,6 +368,16 @@ def test_what_cannot_be_grown_is_no_failure_of_the_set(bench: Bench) -> None:
     assert outcome.troubles == {}
     kinds = {name: why.kind for name, why in outcome.not_grown.items()}
     assert kinds == {"array": "array-absent", "volume": "internal-error"}
+
+
+def test_an_array_that_gets_no_new_member_serves_without(bench: Bench) -> None:
+    add = AddMember("data", "an array that is gone", "vol-0123456789abcdef0")
+    outcome = bench.carry_out(plan("data", add, line(bench.tree, "data")))
+    assert (
+        outcome.troubles == {}
+        and "X-kraken.set=data" in Path(bench.tree.paths.fstab).read_text()
+    )
+    assert outcome.not_added["data"].kind == "internal-error"  # no such volume
 
 
 RECORD = Record("a1" * 32, "vol-0123456789abcdef0", "xfs", FS)

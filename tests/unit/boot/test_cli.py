@@ -18,7 +18,7 @@ from pytest_mock import MockerFixture
 from cc_kraken import cli
 from cc_kraken.boot import stage
 from cc_kraken.commands import shown
-from cc_kraken.machine import systemd
+from cc_kraken.machine import command
 from cc_kraken.model import VERSION, Section, Trouble
 from cc_kraken.state import lock, report
 from cc_kraken.state.report import Report
@@ -31,7 +31,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     made = Tree(tmp_path)
     made.disk(1, "vol00000000000000001")
     monkeypatch.setattr(cli, "Paths", lambda: made.paths)
-    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "no-systemd"))
+    monkeypatch.setattr(command, "SYSTEMD", str(tmp_path / "no-systemd"))
     monkeypatch.setattr(stage, "LOOK_EVERY", 0.01)
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.05)
     return made
@@ -686,8 +686,8 @@ def test_completion_knows_every_command_and_option() -> None:
     parser = cli._parser()
     (commands,) = [one for one in parser._actions if one.choices]
     assert isinstance(commands.choices, dict)
-    for name, command in {"": parser, **commands.choices}.items():
-        options = {one for each in command._actions for one in each.option_strings}
+    for name, known in {"": parser, **commands.choices}.items():
+        options = {one for each in known._actions for one in each.option_strings}
         wanted = {one for one in options if one.startswith("--")}
         words = f"cc-kraken {name} --".split()
         script = (

@@ -64,7 +64,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     paths = replace(made.paths, instance=str(tmp_path / "instance"))
     made.paths = paths
     monkeypatch.setattr(stage, "Paths", lambda: paths)
-    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path / "no-systemd"))
+    monkeypatch.setattr(command, "SYSTEMD", str(tmp_path / "no-systemd"))
     below = ("etc/cc-kraken/conf.d", "instance/kraken.d")
     places = tuple(str(tmp_path / name) for name in below)
     monkeypatch.setattr(configured, "DIRECTORIES", places)
@@ -313,12 +313,12 @@ from types import ModuleType, SimpleNamespace
 
 sys.path.insert(0, {root!r})
 from cc_kraken import handle; from cc_kraken.boot import stage
-from cc_kraken.machine import systemd
+from cc_kraken.machine import command
 from cc_kraken.machine.paths import Paths
 
 paths = Paths(**{paths!r})
 stage.Paths = lambda: paths
-systemd.BOOTED = "/nonexistent"
+command.SYSTEMD = "/nonexistent"
 cloud = SimpleNamespace(
     datasource=SimpleNamespace(**{source!r}),
     reporter=SimpleNamespace(fullname="init-network/config-kraken"),
@@ -446,7 +446,7 @@ def test_a_run_that_could_not_be_carried_through_is_handed_over(
 ) -> None:
     """It is an error of this boot, and the unit tries again all the same."""
     go(f"raise {error}")
-    mocker.patch.object(systemd, "BOOTED", str(tree.base))
+    mocker.patch.object(command, "SYSTEMD", str(tree.base))
     done = command.Finished((), 0, "", "")
     started = mocker.patch.object(command, "run", return_value=done)
     with pytest.raises(RuntimeError, match="full|Found this"):
@@ -528,7 +528,7 @@ def test_joining_starts_no_process_while_the_lock_is_held(
 ) -> None:
     write(tree, "network", "pending", data="pending")
     started: list[object] = []
-    monkeypatch.setattr(systemd, "BOOTED", str(tmp_path))
+    monkeypatch.setattr(command, "SYSTEMD", str(tmp_path))
     monkeypatch.setattr(stage, "ALIVE_EVERY", 0.02)
     monkeypatch.setattr(stage, "LOOK_EVERY", 0.02)
     monkeypatch.setattr(stage.command, "run", started.append)

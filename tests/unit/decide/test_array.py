@@ -128,6 +128,15 @@ def test_a_member_recorded_as_lost_is_replaced_by_a_blank_volume() -> None:
     assert any("degraded" in text for text in plan.warnings)
 
 
+def test_a_member_that_could_not_be_added_is_left_alone() -> None:
+    """The array is mounted without it."""
+    looks = {1: w.member(0, count=2, level=1, active=(0, 0xFFFE)), 2: w.blank()}
+    world = dataclasses.replace(raid_world(looks), not_added=frozenset({"data"}))
+    plan = decide(raid_claim(w.raid(2, 1), 2), world)
+    assert "AssembleArray" in names(plan.steps) and plan.trouble is None
+    assert "AddMember" not in names(plan.steps)
+
+
 def test_a_failed_member_is_replaced_while_the_array_is_in_use() -> None:
     """As docs/guides/replace-member.md has it: --fail and --remove, a new volume."""
     looks = {1: w.member(0, count=2, level=1, active=(0, 0xFFFE)), 2: w.blank()}

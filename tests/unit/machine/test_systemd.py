@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pytest_mock import MockerFixture
 
-from cc_kraken.machine import systemd
+from cc_kraken.machine import command, systemd
 from cc_kraken.machine.paths import Paths
 from cc_kraken.model import KrakenError, Trouble
 
@@ -15,7 +15,7 @@ from cc_kraken.model import KrakenError, Trouble
 def test_reload_where_systemd_is_not_the_init(
     tmp_path: Path, mocker: MockerFixture
 ) -> None:
-    mocker.patch.object(systemd, "BOOTED", str(tmp_path / "absent"))
+    mocker.patch.object(command, "SYSTEMD", str(tmp_path / "absent"))
     assert not systemd.reload()
 
 
