@@ -352,8 +352,8 @@ MUTATIONS = (
     change(
         "devices in use are written to",
         "storage/preconditions",
-        "    if uses:\n        raise refusals.in_use(device",
-        "    if False:\n        raise refusals.in_use(device",
+        "    if uses:\n        raise unwritten.in_use(device",
+        "    if False:\n        raise unwritten.in_use(device",
         DESTROY,
     ),
     change(

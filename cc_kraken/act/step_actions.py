@@ -48,8 +48,8 @@ from cc_kraken.storage import (
     mount_point,
     preconditions,
     preen,
-    refusals,
     release,
+    unwritten,
 )
 
 _Result = TypeVar("_Result")
@@ -357,9 +357,9 @@ class StepActions:
         shown = look.content
         whole = isinstance(shown, Known) and shown.ever_mounted
         if look.record is not None and not whole:
-            raise refusals.record_present(target)
+            raise unwritten.record_present(target)
         if not isinstance(shown, Known) or (shown.type, shown.uuid) != (kind, uuid):
-            raise refusals.content_changed(target, shown, f"{kind} {uuid}")
+            raise unwritten.content_changed(target, shown, f"{kind} {uuid}")
 
     def _set_owner(self, step: steps.SetOwner) -> None:
         uid = mount_points.user_id(step.owner) if step.owner is not None else None

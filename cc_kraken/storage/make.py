@@ -5,7 +5,7 @@ checks again and again that the disk is the volume that was seen, it flushes, an
 reads back.  Below it come the steps: the intent record and its end, the array, the
 filesystem, and the wipe that ``overwrite`` permits.  Each trusts nobody: it proves
 under the lock what permits it.  What it refuses leaves every byte as it was
-(:mod:`cc_kraken.storage.refusals` has the words).
+(:mod:`cc_kraken.storage.unwritten` has the words).
 
 What assembles, repairs, enlarges or mounts keeps what is there, and stands elsewhere:
 :mod:`cc_kraken.act.step_actions`, :mod:`cc_kraken.storage.grow`,
@@ -58,7 +58,7 @@ from cc_kraken.proof import (
 )
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import BLOCK, MEMBER_PLACE
-from cc_kraken.storage import preconditions, refusals
+from cc_kraken.storage import preconditions, unwritten
 from cc_kraken.storage.preconditions import Pairs
 
 LOG = logging.getLogger(__name__)
@@ -103,9 +103,9 @@ class Held:
             (read_only,) = struct.unpack("i", self.ioctl(_BLKROGET, 4))
         if size != device.size:
             was = f"It had {device.size} bytes"
-            raise refusals.changed(device, f"has {size} bytes now", was)
+            raise unwritten.changed(device, f"has {size} bytes now", was)
         if read_only:
-            raise refusals.read_only(device)
+            raise unwritten.read_only(device)
 
     def ioctl(self, code: int, length: int) -> bytes:
         return fcntl.ioctl(self._fd, code, bytes(length))
@@ -151,7 +151,7 @@ class Held:
             done = os.pwritev(self._fd, [buffer], start)
         os.fsync(self._fd)
         if done != len(data) or self.read(start, len(data)) != data:
-            raise refusals.lost(self.target, start)
+            raise unwritten.lost(self.target, start)
 
     def zero(self, extents: Sequence[Extent]) -> None:
         """Zero what is not zero within ``extents`` (whole 4 KiB blocks)."""
@@ -178,8 +178,8 @@ class Held:
         """This very record lies at its place."""
         present = self.read(preconditions.place_of(self.target, record), BLOCK)
         if present != records_module.encode(record):
-            there = refusals.describe_block(present)
-            raise refusals.record(self.target, there, "its own intent record")
+            there = unwritten.describe_block(present)
+            raise unwritten.record(self.target, there, "its own intent record")
 
     def check_blank(
         self, look: Look, permitted: bool, record: Optional[Record]
@@ -189,12 +189,12 @@ class Held:
         if look.record != record:
             there = "another intent record" if look.record else "no intent record"
             wanted = "its own intent record" if record else "no intent record"
-            raise refusals.record(self.target, there, wanted)
+            raise unwritten.record(self.target, there, wanted)
         if isinstance(look.content, Blank):
             return
         wiped = permitted and isinstance(look.content, Unknown)
         if not wiped or self._is_stray(record):
-            raise refusals.not_blank(self.target, look.content)
+            raise unwritten.not_blank(self.target, look.content)
 
     def _is_stray(self, record: Optional[Record]) -> bool:
         """Whether anything but the record lies at the fixed places."""
@@ -234,7 +234,7 @@ def _open(target: Layer, flags: int, wait: float = 0.0) -> int:
             if error.errno == errno.EBUSY and time.monotonic() < deadline:
                 time.sleep(PAUSE)
                 continue
-            raise refusals.cannot_open(target, error) from error
+            raise unwritten.cannot_open(target, error) from error
 
 
 def _lock(fd: int, path: str) -> None:
@@ -246,7 +246,7 @@ def _lock(fd: int, path: str) -> None:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
         if time.monotonic() >= deadline:
-            raise refusals.locked(path)
+            raise unwritten.locked(path)
         time.sleep(PAUSE)
 
 
@@ -255,7 +255,7 @@ def check_node(fd: int, target: Layer) -> None:
     status = os.fstat(fd)
     number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     if not stat.S_ISBLK(status.st_mode) or number != target.devno:
-        raise refusals.changed(target, f"is {number} now", f"It was {target.devno}")
+        raise unwritten.changed(target, f"is {number} now", f"It was {target.devno}")
 
 
 @contextmanager
@@ -276,7 +276,7 @@ def io_errors(target: Layer) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise refusals.io_error(target, error) from error
+        raise unwritten.io_error(target, error) from error
 
 
 @contextmanager
@@ -343,7 +343,7 @@ def write_record(
             if not records_module.room_for_record(disk.read(0, 3 * BLOCK)):
                 full = Unknown("an array whose metadata leaves no room", place)
                 need = "A record must fit between its metadata and its data"
-                raise refusals.content(device, full, need)
+                raise unwritten.content(device, full, need)
         else:
             disk.check_unused()
             disk.check_blank(look, permitted, None)
@@ -351,7 +351,7 @@ def write_record(
                 disk.check_exclusive()
         if any(present):
             need = "The record's place must be zero"
-            raise refusals.content(device, look.content, need)
+            raise unwritten.content(device, look.content, need)
         disk.write(place, block)
         return disk.after_write(look, record)
 
@@ -370,8 +370,8 @@ def erase_record(
         if not any(present):
             return seen
         if present != block:
-            there = refusals.describe_block(present)
-            raise refusals.record(device, there, "exactly this intent record")
+            there = unwritten.describe_block(present)
+            raise unwritten.record(device, there, "exactly this intent record")
         disk.write(place, bytes(BLOCK))
         return disk.after_write(seen, None)
 
@@ -431,7 +431,7 @@ def _verify_array(members: Sequence[Device], uuid: str, level: int) -> None:
             return
         if time.monotonic() > deadline:
             paths = [device.path for device in members]
-            raise refusals.wrong_members(uuid, wrong, paths)
+            raise unwritten.wrong_members(uuid, wrong, paths)
         time.sleep(2 * PAUSE)
 
 
@@ -453,7 +453,7 @@ def stop_array(paths: Paths, array: Array, volumes: Pairs) -> None:
             with held(paths, array) as whole:
                 look = whole.look()
                 if not isinstance(look.content, Blank):
-                    raise refusals.not_blank(array, look.content)
+                    raise unwritten.not_blank(array, look.content)
                 whole.check_exclusive()
         argv = ["mdadm", "--stop", array.path]
         disks = [disk for disk, _ in pairs]
@@ -475,7 +475,7 @@ def _check_half_made(disk: Held) -> None:
     look = disk.look(ours=rehearsal.MD_EXTENTS)
     if not isinstance(look.content, HalfMade):
         need = "It must be zero outside md's own places"
-        raise refusals.content(disk.target, look.content, need)
+        raise unwritten.content(disk.target, look.content, need)
 
 
 def zero_superblock(paths: Paths, device: Device, record: Record) -> None:
@@ -501,7 +501,7 @@ def zero_superblock(paths: Paths, device: Device, record: Record) -> None:
             look = disk.look()
         if not isinstance(look.content, Blank) or look.record != record:
             left = "nothing but the record"
-            raise refusals.made_otherwise(device.path, look.content, left)
+            raise unwritten.made_otherwise(device.path, look.content, left)
 
 
 def _check_superblock(disk: Held, device: Device, record: Record) -> None:
@@ -512,7 +512,7 @@ def _check_superblock(disk: Held, device: Device, record: Record) -> None:
     ours = preconditions.same_uuid(uuid, record.array_uuid)
     if head[:4] == records_module.MD_MAGIC and not ours:
         other = f"the superblock of array {uuid} beside its record"
-        raise refusals.record(device, other, f"that of array {record.array_uuid}")
+        raise unwritten.record(device, other, f"that of array {record.array_uuid}")
 
 
 def add_member(
@@ -577,7 +577,7 @@ def make_filesystem(
         look = disk.look(made=blank)
         shown = look.content
         if not isinstance(shown, Known) or (shown.type, shown.uuid) != (type, uuid):
-            raise refusals.made_otherwise(
+            raise unwritten.made_otherwise(
                 target.path, shown, f"{type} with UUID {uuid}"
             )
         for volume, record in pairs:
@@ -609,7 +609,7 @@ def _make_room(
     # Nothing else that is Known: it is whole and ours, or somebody's.
     if not isinstance(look.content, Blank):
         need = f"It must hold nothing but zeros, or {record.fs_type} half made by us"
-        raise refusals.content(target, look.content, need)
+        raise unwritten.content(target, look.content, need)
     if target.volume_id:
         disk.check_blank(look, False, record)
     disk.check_exclusive()
@@ -622,7 +622,7 @@ def _check_wiped(disk: Held, look: Look, record: Record) -> None:
     zeroed here."""
     if not isinstance(look.content, Unknown):
         need = "It must be what overwrite has wiped"
-        raise refusals.content(disk.target, look.content, need)
+        raise unwritten.content(disk.target, look.content, need)
     if disk.target.volume_id:
         disk.check_blank(look, True, record)
         disk.check_exclusive()
@@ -643,7 +643,7 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
     """
     if not re.fullmatch(r"[0-9a-f]{64}", fingerprint):
         need = "overwrite must name its fingerprint"
-        raise refusals.content(device, Unknown("nobody has said what"), need)
+        raise unwritten.content(device, Unknown("nobody has said what"), need)
     with held(paths, device) as disk:
         disk.check_unused(partitions=True)
         with disk.opened(os.O_RDWR | os.O_EXCL):
@@ -654,7 +654,7 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
             if look.fingerprint != fingerprint:
                 need = f"overwrite names the content with fingerprint {fingerprint}"
                 has = f"This one has {look.fingerprint or 'none'}"
-                raise refusals.content(device, look.content, f"{need}. {has}")
+                raise unwritten.content(device, look.content, f"{need}. {has}")
             own = map(records_module.extent, records_module.places(device.size))
             # Each write is synchronous: what shows a filesystem goes first.
             disk.zero(superblock.FILESYSTEMS)
@@ -663,6 +663,6 @@ def wipe(paths: Paths, device: Device, fingerprint: str) -> None:
                 disk.ioctl(_BLKRRPART, 0)
             look = disk.look()
             if isinstance(look.content, Known):
-                raise refusals.made_otherwise(
+                raise unwritten.made_otherwise(
                     device.path, look.content, "nothing that is known"
                 )

@@ -19,7 +19,7 @@ from cc_kraken.proof import probe
 from cc_kraken.proof import record as records_module
 from cc_kraken.proof.record import MEMBER_PLACE
 from cc_kraken.proof.superblock import MD_MEMBER
-from cc_kraken.storage import refusals
+from cc_kraken.storage import unwritten
 
 Pairs = Sequence[tuple[Device, Record]]
 """The volumes of a set, each with its intent record."""
@@ -36,11 +36,11 @@ def check_identity(paths: Paths, target: Layer) -> None:
     none)."""
     number = sysfs.disk(paths, target.name, "dev") or "absent"
     if number != target.devno:
-        raise refusals.changed(target, f"is {number} now", f"It was {target.devno}")
+        raise unwritten.changed(target, f"is {number} now", f"It was {target.devno}")
     found = devices.serial_of(paths, target.name) or ""
     if found != target.volume_id:
         now = f"is {found or 'no EBS volume'} now"
-        raise refusals.changed(target, now, f"It was {target.volume_id}")
+        raise unwritten.changed(target, now, f"It was {target.volume_id}")
 
 
 def check_unused(paths: Paths, device: Layer, *, partitions: bool = False) -> None:
@@ -49,12 +49,12 @@ def check_unused(paths: Paths, device: Layer, *, partitions: bool = False) -> No
     found = devices.of_volume(paths, device.volume_id)
     if len(found) > 1:
         names = ", ".join(twin.path for twin in found)
-        raise refusals.changed(
+        raise unwritten.changed(
             device, f"has twins: {names}", "Only one disk may have this serial"
         )
     now = found[0] if found else None
     if now is None or (now.name, now.devno) != (device.name, device.devno):
-        raise refusals.changed(
+        raise unwritten.changed(
             device, "is gone, or has another number", f"Its number was {device.devno}"
         )
     uses = [f"mounted at {path}" for path in now.mounted]
@@ -63,7 +63,7 @@ def check_unused(paths: Paths, device: Layer, *, partitions: bool = False) -> No
     if not partitions:
         uses += [f"partitioned ({name})" for name in now.partitions]
     if uses:
-        raise refusals.in_use(device, ", ".join(uses))
+        raise unwritten.in_use(device, ", ".join(uses))
 
 
 def check_layer(
@@ -92,15 +92,15 @@ def _check_array(
     """It runs, and its members say that they are of it."""
     now = array_now(paths, array, members, used=used)
     if not now.running:
-        raise refusals.array_changed(array, "it does not run any more")
+        raise unwritten.array_changed(array, "it does not run any more")
     if now.uuid and not same_uuid(now.uuid, array.uuid):
-        raise refusals.array_changed(array, f"its UUID is {now.uuid}")
+        raise unwritten.array_changed(array, f"its UUID is {now.uuid}")
     for device in members or ():
         if device.name not in now.members:
             continue
         block = probe.superblock(device.path)
         if block is None or not same_uuid(block.uuid, array.uuid):
-            raise refusals.array_changed(array, f"{device.path} is not a member of it")
+            raise unwritten.array_changed(array, f"{device.path} is not a member of it")
 
 
 def array_now(
@@ -115,13 +115,13 @@ def array_now(
     same = (array.name, array.devno)
     now = next((one for one in md.scan(paths) if (one.name, one.devno) == same), None)
     if now is None:
-        raise refusals.array_changed(array, "it is gone")
+        raise unwritten.array_changed(array, "it is gone")
     if now.mounted and not used:
-        raise refusals.in_use(array, f"mounted at {', '.join(now.mounted)}")
+        raise unwritten.in_use(array, f"mounted at {', '.join(now.mounted)}")
     if members is not None:
         if not now.members or not set(now.members) <= {one.name for one in members}:
             shown = ", ".join(now.members)
-            raise refusals.array_changed(array, f"its members are {shown}")
+            raise unwritten.array_changed(array, f"its members are {shown}")
     return now
 
 
@@ -135,7 +135,9 @@ def place_of(target: Layer, record: Record) -> int:
 
 def check_place(device: Device, record: Record, place: int) -> None:
     if record.volume_id != device.volume_id:
-        raise refusals.record(device, f"a record for {record.volume_id}", "its own one")
+        raise unwritten.record(
+            device, f"a record for {record.volume_id}", "its own one"
+        )
     known = place in records_module.places(device.size)
     if place < 0 or not (known or records_module.is_former_place(device.size, place)):
         raise ValueError(f"no place of a record on {device.path}: {place}")
@@ -145,7 +147,7 @@ def check_new_array(device: Device, record: Record) -> None:
     """The record of this volume speaks of an array that we create."""
     check_place(device, record, MEMBER_PLACE)
     if not record.array_uuid or record.level not in FEWEST_MEMBERS:
-        raise refusals.wrong_record(device, record, "a new array")
+        raise unwritten.wrong_record(device, record, "a new array")
 
 
 def check_request(volumes: Pairs, uuid: str, level: int, name: str) -> None:
@@ -170,7 +172,7 @@ def check_request(volumes: Pairs, uuid: str, level: int, name: str) -> None:
     ):
         wrong = "their intent records are not those of this very array"
     if wrong:
-        raise refusals.array(uuid, ids, wrong)
+        raise unwritten.array(uuid, ids, wrong)
 
 
 def check_intent(target: Layer, volumes: Pairs, kind: str, uuid: str) -> None:
@@ -184,7 +186,7 @@ def check_intent(target: Layer, volumes: Pairs, kind: str, uuid: str) -> None:
         check_place(device, record, place_of(device, record))
         meant = (record.fs_type, record.fs_uuid) == (kind, uuid)
         if not meant or not same_uuid(record.array_uuid, array_uuid):
-            raise refusals.wrong_record(device, record, f"{kind} {uuid}{where}")
+            raise unwritten.wrong_record(device, record, f"{kind} {uuid}{where}")
     _check_one_set(volumes)
 
 
@@ -195,13 +197,13 @@ def check_stop(array: Array, volumes: Pairs) -> None:
         check_new_array(device, record)
         if not same_uuid(record.array_uuid, uuid) or record.members != len(volumes):
             meant = f"array {uuid} of {len(volumes)} volumes"
-            raise refusals.wrong_record(device, record, meant)
+            raise unwritten.wrong_record(device, record, meant)
     _check_one_set(volumes)
 
 
 def _check_one_set(volumes: Pairs) -> None:
     if len({record.identity for _, record in volumes}) != 1:
-        raise refusals.record(
+        raise unwritten.record(
             volumes[0][0],
             "an intent record of another set than the other volumes",
             "one of the same set",

@@ -23,7 +23,7 @@ from cc_kraken.machine.clock import Clock
 from cc_kraken.model import Ec2Options, Identity, KrakenError, Section, Trouble
 from cc_kraken.state.claim_file import OPEN_FOR, ClaimFile
 from cc_kraken.state.report import DONE, FAILED, PENDING, STANDBY
-from cc_kraken.storage import preconditions, refusals
+from cc_kraken.storage import preconditions, unwritten
 from tests.unit import worlds as w
 from tests.unit.act.test_run import ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree
@@ -258,7 +258,7 @@ def test_a_disk_that_cannot_be_held_at_first_is_given_back_later(
     def changed(paths: Any, device: Any, **more: Any) -> None:
         if not refused:
             refused.append(device.volume_id)
-            raise refusals.changed(device, "is gone", "It was there")
+            raise unwritten.changed(device, "is gone", "It was there")
         check(paths, device, **more)
 
     taken_before(scene, mocker, first[1], first[1])

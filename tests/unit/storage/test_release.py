@@ -9,7 +9,7 @@ import pytest
 from cc_kraken.cloud.ec2 import Ec2
 from cc_kraken.decide.steps import Detach
 from cc_kraken.state.report import FAILED
-from cc_kraken.storage import refusals, release
+from cc_kraken.storage import release, unwritten
 from tests.unit.act.test_executor import Bench, bench, plan
 from tests.unit.act.test_run import ME, ZONE, Scene, environment, make, scene
 from tests.unit.tree import Tree
@@ -130,7 +130,7 @@ def test_while_it_waits_for_the_rest_it_asks_once(
 
     # The kernel knows of a use that no file of /proc and /sys shows.
     def busy(paths: Any, device: Any, **kwargs: Any) -> Any:
-        raise refusals.in_use(device, "the kernel says that it is busy")
+        raise unwritten.in_use(device, "the kernel says that it is busy")
 
     monkeypatch.setattr(release.preconditions, "check_unused", busy)
     assert scene.run(300) == FAILED

@@ -19,7 +19,7 @@ from cc_kraken.model import (
     Record,
     Unknown,
 )
-from cc_kraken.storage import refusals
+from cc_kraken.storage import unwritten
 
 FS = "f1a3c0de-0000-4000-8000-0123456789ab"
 DISK = Device("nvme1n1", "/dev/nvme1n1", "259:1", "vol-00000000000000001", 1 << 30)
@@ -28,35 +28,39 @@ OURS = Record("0" * 64, DISK.volume_id, "xfs", FS)
 MEMBERS = Record("0" * 64, DISK.volume_id, "xfs", FS, FS, 1, 2)
 
 SAID: dict[str, Callable[[], KrakenError]] = {
-    "changed": lambda: refusals.changed(DISK, "has 512 bytes now", "It had 4096 bytes"),
-    "in use": lambda: refusals.in_use(ARRAY, "mounted at /data"),
-    "busy": lambda: refusals.cannot_open(DISK, OSError(errno.EBUSY, "")),
-    "no disk": lambda: refusals.cannot_open(DISK, OSError(errno.ENOTBLK, "")),
-    "gone": lambda: refusals.cannot_open(DISK, OSError(errno.ENOENT, "")),
-    "locked": lambda: refusals.locked(DISK.path),
-    "read-only": lambda: refusals.read_only(DISK),
-    "failed": lambda: refusals.io_error(DISK, OSError(errno.EIO, "Input/output error")),
-    "lost": lambda: refusals.lost(DISK, 4096),
-    "data": lambda: refusals.not_blank(DISK, Unknown("Data without a signature.", 7)),
-    "not read": lambda: refusals.not_blank(
+    "changed": lambda: unwritten.changed(
+        DISK, "has 512 bytes now", "It had 4096 bytes"
+    ),
+    "in use": lambda: unwritten.in_use(ARRAY, "mounted at /data"),
+    "busy": lambda: unwritten.cannot_open(DISK, OSError(errno.EBUSY, "")),
+    "no disk": lambda: unwritten.cannot_open(DISK, OSError(errno.ENOTBLK, "")),
+    "gone": lambda: unwritten.cannot_open(DISK, OSError(errno.ENOENT, "")),
+    "locked": lambda: unwritten.locked(DISK.path),
+    "read-only": lambda: unwritten.read_only(DISK),
+    "failed": lambda: unwritten.io_error(
+        DISK, OSError(errno.EIO, "Input/output error")
+    ),
+    "lost": lambda: unwritten.lost(DISK, 4096),
+    "data": lambda: unwritten.not_blank(DISK, Unknown("Data without a signature.", 7)),
+    "not read": lambda: unwritten.not_blank(
         DISK, Unknown("/dev/x fails.", 7, unread=True)
     ),
-    "known": lambda: refusals.not_blank(DISK, Known("xfs", FS)),
-    "no record": lambda: refusals.record(
+    "known": lambda: unwritten.not_blank(DISK, Known("xfs", FS)),
+    "no record": lambda: unwritten.record(
         DISK, "no intent record", "its own intent record"
     ),
-    "for xfs": lambda: refusals.wrong_record(DISK, OURS, "a new array"),
-    "for an array": lambda: refusals.wrong_record(DISK, MEMBERS, f"xfs {FS}"),
-    "a record": lambda: refusals.record_present(DISK),
-    "another": lambda: refusals.content_changed(DISK, Blank(), f"xfs {FS}"),
-    "no array": lambda: refusals.array(
+    "for xfs": lambda: unwritten.wrong_record(DISK, OURS, "a new array"),
+    "for an array": lambda: unwritten.wrong_record(DISK, MEMBERS, f"xfs {FS}"),
+    "a record": lambda: unwritten.record_present(DISK),
+    "another": lambda: unwritten.content_changed(DISK, Blank(), f"xfs {FS}"),
+    "no array": lambda: unwritten.array(
         FS, [DISK.volume_id], "the volumes differ in size"
     ),
-    "array changed": lambda: refusals.array_changed(ARRAY, "it is gone"),
-    "made": lambda: refusals.made_otherwise(
+    "array changed": lambda: unwritten.array_changed(ARRAY, "it is gone"),
+    "made": lambda: unwritten.made_otherwise(
         DISK.path, HalfMade(), f"xfs with UUID {FS}"
     ),
-    "members": lambda: refusals.wrong_members(FS, "/dev/a has the role 3", ["/dev/a"]),
+    "members": lambda: unwritten.wrong_members(FS, "/dev/a has the role 3", ["/dev/a"]),
 }
 
 
@@ -73,7 +77,7 @@ def test_each_part_is_a_sentence(name: str) -> None:
 
 
 def test_every_refusal_is_read_here() -> None:
-    source = Path(refusals.__file__).read_text()
+    source = Path(unwritten.__file__).read_text()
     kinds = set(re.findall(r'failure\(\s+"([a-z-]+)"', source))
     assert len(kinds) > 10
     assert kinds == {make().trouble.kind for make in SAID.values()}
