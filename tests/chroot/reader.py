@@ -226,6 +226,21 @@ class Reader:
             text=True,
         )
 
+    def pasted(self, text: str) -> str:
+        """Paste it into a shell in which one types, which goes on after an error;
+        all that is printed."""
+        done = subprocess.run(
+            ["bash", "--norc", "--noprofile", "-i"],
+            cwd=self.directory,
+            env=self.environment,
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        return done.stdout
+
     @property
     def environment(self) -> dict[str, str]:
         """Of a shell whose AWS is this EC2."""

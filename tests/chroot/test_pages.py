@@ -49,13 +49,15 @@ def reader(readers: Readers, installed: tuple[Path, ...]) -> Reader:
 
 
 NODE = krkn(prefix="kafka", node_id=0)
+ANY = krkn(prefix="kafka", node_id="*", volumes="data")
+WHO = pytest.mark.parametrize("who", [NODE, ANY], ids=["fixed", "claimed"])
 FILE = "/krkn_data/kept"
 
 
-def begin(reader: Reader) -> str:
+def begin(reader: Reader, who: dict[str, str] = NODE) -> str:
     """The node kafka/0 with a file on its set ``data``; the volume."""
     volume = reader.volume("data", FsType="ext4", MountPath="/krkn_data")
-    reader.launch(**NODE)
+    reader.launch(**who)
     reader.node.write(FILE, "kept")
     return volume
 
@@ -91,8 +93,16 @@ def test_ec2_in_five_minutes(
     assert {path.name for path in tmp_path.iterdir()} <= {".shell", "build", "examples"}
 
 
-def test_another_zone(reader: Reader) -> None:
-    old = begin(reader)
+def backups(reader: Reader) -> set[str]:
+    """The names of the backups that were taken."""
+    answer = reader.lab.client().describe_snapshots()
+    tags = [tag for one in answer["Snapshots"] for tag in one["Tags"]]
+    return {tag["Value"] for tag in tags if tag["Key"] == "Backup"}
+
+
+@WHO
+def test_another_zone(reader: Reader, who: dict[str, str]) -> None:
+    old = begin(reader, who)
     said = reader.read("docs/guides/other-zone.md")
     assert "mounted" in said
     assert reader.node.read(FILE) == "kept"
@@ -100,18 +110,31 @@ def test_another_zone(reader: Reader) -> None:
     assert old not in {one.id for one in reader.lab.volumes()}
 
 
-def test_restore(reader: Reader) -> None:
-    old = begin(reader)
+def restored(reader: Reader, who: dict[str, str] = NODE) -> str:
+    """A node that lost its file, and has it again; its old volume."""
+    old = begin(reader, who)
     reader.read("docs/guides/restore.md", "Take snapshots")
     reader.node.run("rm", FILE, check=True)
-    reader.read("docs/guides/restore.md", "Restore")
+    (backup,) = backups(reader)
+    said = reader.read("docs/guides/restore.md", "Restore", backup=backup)
+    assert f"{backup}\t" in said, "it is in the list"
     assert reader.node.read(FILE) == "kept"
     assert reader.lab.volume(old).state == "available", "it is kept"
     assert tag(reader, old, "NodeId") == ""
+    return old
 
 
-def test_decommission(reader: Reader) -> None:
-    old = begin(reader)
+@WHO
+def test_restore(reader: Reader, who: dict[str, str]) -> None:
+    old = restored(reader, who)
+    reader.read("docs/guides/restore.md", "Delete what is left")
+    assert old not in {one.id for one in reader.lab.volumes()}
+    assert reader.node.read(FILE) == "kept"
+
+
+@WHO
+def test_decommission(reader: Reader, who: dict[str, str]) -> None:
+    old = begin(reader, who)
     reader.read("docs/guides/decommission.md")
     left = [one.id for one in reader.lab.volumes()]
     assert left == []
@@ -120,14 +143,70 @@ def test_decommission(reader: Reader) -> None:
     assert snapshot["VolumeId"] == old and snapshot["State"] == "completed"
 
 
-def test_a_new_image(reader: Reader) -> None:
-    volume = begin(reader)
+def test_restore_after_a_decommission(reader: Reader) -> None:
+    """Instance and volumes are gone: the two steps for them stop, and say why."""
+    begin(reader)
+    first = reader.machine.id
+    reader.read("docs/guides/decommission.md")
+    reader.operator("unset instance volumes snapshots backup")
+    (backup,) = backups(reader)
+    zone = reader.lab.zones[0]
+    mine = f"ami={IMAGE} type=t3.small subnet={reader.lab.subnet(zone)} zone={zone}"
+    stopped = []
+    for block in blocks("docs/guides/restore.md", "Restore"):
+        reader.settle()
+        if "terminate-instances" in block.text or "delete-tags" in block.text:
+            assert reader.operator(mine).returncode == 0
+            stopped.append(reader.operator(block.text))
+        else:
+            reader.type(block, {"backup": backup})
+    said = [one.stderr.strip().rpartition(": ")[2] for one in stopped]
+    assert said == ["no instance", "no volumes"]
+    assert reader.machine.id != first
+    assert reader.node.read(FILE) == "kept"
+
+
+GUARDED = ("decommission", "restore", "other-zone", "new-ami", "rename-prefix")
+
+
+@pytest.mark.parametrize("page", GUARDED)
+def test_nothing_is_touched_where_no_instance_is_found(
+    reader: Reader, page: str
+) -> None:
+    """Pasted to the end, whatever the commands say: a shell in which one types
+    goes on after an error."""
+    volume = reader.volume("data", FsType="ext4")
+    tags = dict(reader.lab.volume(volume).tags)
+    instance = reader.lab.run_instance(tags=krkn(prefix="kafka", node_id=7))
+    before = {one.id for one in reader.lab.volumes()}
+    typed = [
+        block.text
+        for block in blocks(f"docs/guides/{page}.md")
+        if block.place == "your machine"
+    ]
+    no_wait = 'aws() { [ "$2" = wait ] || command aws "$@"; }\n'
+    told = reader.pasted(no_wait + "".join(typed))
+    assert "no instance" in told
+    assert {one.id for one in reader.lab.volumes()} == before
+    left = reader.lab.volume(volume)
+    assert (left.state, left.tags) == ("available", tags)
+    answer = reader.lab.client().describe_instances()
+    (found,) = [one for each in answer["Reservations"] for one in each["Instances"]]
+    assert found["InstanceId"] == instance
+    assert found["State"]["Name"] in ("pending", "running")
+
+
+@WHO
+def test_a_new_image(reader: Reader, who: dict[str, str]) -> None:
+    volume = begin(reader, who)
     first = reader.machine.id
     said = reader.read("docs/guides/new-ami.md")
     assert reader.machine.id != first and "status: done" in said
     assert reader.node.read(FILE) == "kept"
     held = reader.lab.volume(volume).attachments[0].instance_id
     assert held == reader.machine.id
+    tags = reader.lab.instance(reader.machine.id).tags
+    assert {key: tags[key] for key in who} == who
 
 
 def test_another_prefix(reader: Reader) -> None:
@@ -187,6 +266,9 @@ def test_a_claim(reader: Reader) -> None:
     }
     (node,) = ended
     assert f"node kafka/{node} on {reader.machine.id}" in said
+    reader.read("docs/guides/decommission.md", node_id=node)
+    assert reader.lab.instance(reader.machines[-1].id).state == "terminated"
+    assert node not in {one.tags.get("KRKN-IN:NodeId") for one in reader.lab.volumes()}
 
 
 def test_another_level(reader: Reader) -> None:
