@@ -236,6 +236,22 @@ def from_the_readme(reader: Reader) -> None:
     assert reader.operator(known).returncode == 0
 
 
+def test_clean_up_after_a_restore(reader: Reader) -> None:
+    """The node is on other volumes than the reader's variables say."""
+    kept = restored(reader)
+    known = f"prefix=kafka volume={kept} bucket=none"
+    last = [
+        block
+        for block in blocks("README.md", "EC2 in five minutes")
+        if "delete-volume" in block.text or "describe-snapshots" in block.text
+    ]
+    told = "".join(reader.pasted(f"{known}\n{block.text}") for block in last)
+    assert reader.lab.instance(reader.machines[-1].id).state == "terminated"
+    assert [one.id for one in reader.lab.volumes()] == [kept]
+    (snapshot,) = reader.lab.client().describe_snapshots()["Snapshots"]
+    assert kept in told and snapshot["SnapshotId"] in told
+
+
 def test_creating_volumes(reader: Reader) -> None:
     from_the_readme(reader)
     iam, told = reader.lab.client("iam"), []
