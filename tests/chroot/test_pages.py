@@ -368,8 +368,12 @@ def test_existing_data(
 
 def test_monitoring(reader: Reader) -> None:
     begin(reader)
+    kept = reader.volume("data", FsType="ext4")
+    reader.lab.client().delete_tags(Resources=[kept], Tags=[{"Key": "KRKN-IN:NodeId"}])
     said = reader.read("docs/guides/monitoring.md")
-    assert "well\n" in said
+    assert "well\n" in said and kept not in said
+    conf = reader.node.read("/etc/mdadm/mdadm.conf")
+    assert re.findall("^MAILADDR.*", conf, re.M) == ["MAILADDR ops@example.org"]
     assert 'cc_kraken_set_state{set="data",state="mounted"} 1\n' in said
     assert 'cc_kraken_run_state{state="done"} 1\n' in said
     reader.node.run("umount", "/krkn_data", check=True)
