@@ -344,7 +344,7 @@ def test_existing_data(
         stream.write(b"LABELONE" + bytes(16) + b"LVM2 001")
     before = reader.account.backing(lvm).read_bytes()
     node.run("mkfs.ext4", "-q", "-L", "theirs", disk, check=True)
-    node.write("/etc/fstab", f"{disk} /data ext4 defaults 0 2\n")
+    node.write("/etc/fstab", f"{disk} /data ext4 noatime 0 2\n")
     node.run("mkdir", "/data", check=True)
     node.run("mount", "/data", check=True)
     node.write("/data/kept", "kept")
@@ -356,7 +356,7 @@ def test_existing_data(
         for one in said.splitlines()
         if one.endswith("=data 0 0") or "kraken.set=data" in one
     )
-    assert line.startswith("UUID=") and "nofail" in line
+    assert line.startswith("UUID=") and "nofail" in line and "noatime" in line
     assert node.read("/krkn_new/kept") == "kept"
     # The old one is given up: neither mounted, nor in fstab, nor of the node.
     assert sorted(node.disks()) == ["/krkn_new"]
