@@ -223,6 +223,25 @@ def test_another_prefix(reader: Reader) -> None:
     )
     text = str(policy["PolicyDocument"])
     assert "events" in text and "kafka" not in text
+    assert not (reader.directory / "policy.json").exists()
+
+
+def test_another_prefix_of_a_claimed_node(reader: Reader) -> None:
+    """It stays what it is, and its successor has the new name."""
+    begin(reader, ANY)
+    reader.lab.client("iam").create_role(
+        RoleName="kafka-node", AssumeRolePolicyDocument="{}"
+    )
+    for block in blocks("docs/guides/rename-prefix.md"):
+        if block.place == "your machine":
+            reader.type(block)
+        else:
+            assert reader.inside(block.text)[0] == 1
+    assert reader.inside("cc-kraken status")[1].count("[claim-two-nodes]") == 1
+    assert sorted(reader.node.disks()) == ["/krkn_data"]
+    said = reader.read("docs/guides/new-ami.md", prefix="events")
+    assert "done: node events/0" in said
+    assert reader.node.read(FILE) == "kept"
 
 
 def from_the_readme(reader: Reader) -> None:
