@@ -168,7 +168,8 @@ CASES = (
     ),
     Case("replaced", FAILED + "mdadm --quiet --zero-superblock $3; "
          "blkdiscard $3",
-         "mounted", 3, 5, said="lost 1 of 3", steps=("add the blank",)),
+         "mounted", 3, 5, said="degraded until md has copied",
+         steps=("add the blank",)),
     *(
         Case(f"failed{level}", FAILED, "mounted", disks, level, tagged=disks - 1,
              said=f"lost 1 of {disks}", outside=take_away, steps=("assemble",))
