@@ -30,7 +30,6 @@ from cc_kraken.commands.shown import (
     status_text,
     terminal_text,
 )
-from cc_kraken.decide.plan import MOUNTED
 from cc_kraken.machine import journal
 from cc_kraken.machine.clock import ended_by_signals
 from cc_kraken.machine.paths import Paths
@@ -141,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(call=call)
         return made
 
-    status = add("status", _status, "show each set as the last run left it")
+    status = add("status", _status, "show each set, and whether it is up now")
     form = status.add_mutually_exclusive_group()
     _flag(form, "--json", "as JSON")
     _flag(form, "--prometheus", "as metrics for Prometheus")
@@ -303,24 +302,21 @@ def _status(options: argparse.Namespace) -> int:
             "module. By hand: cc-kraken apply."
         )
         return NOT_FINISHED
+    status = wait.looked_at(status, paths)
+    lost = [name for name, entry in status["sets"].items() if entry["not_up"]]
     if options.json:
         print(json.dumps(status, indent=2))
     elif options.prometheus:
         from cc_kraken.state import metrics
 
         print(metrics.text(status), end="")
+        for name in lost:
+            _say(f"{name} is not up now: {status['sets'][name]['not_up']}")
     elif sys.stdout.isatty():
         columns = shutil.get_terminal_size().columns
         print(terminal_text(status, columns, colour=_has_colour()))
     else:
         print(status_text(status))
-    lost = [
-        f"{name} is not up now: {wait.not_seen(name, entry, paths)}"
-        for name, entry in status["sets"].items()
-        if entry["state"] == MOUNTED and not report.is_up(entry, paths)
-    ]
-    for text in lost:
-        _say(text)
     if lost or status["state"] == report.FAILED:
         return 1
     finished = status["state"] == report.DONE and not status["dry_run"]

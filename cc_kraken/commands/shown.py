@@ -13,10 +13,14 @@ from cc_kraken.state import report
 Remark = tuple[str, str]
 """What kind of remark it is ("" or error, warning, note), and its text."""
 
+NOT_UP = "not up"
+"""Instead of ``mounted``, and of ``done``: the last run saw a set mounted, and it is
+not up now (``wait.looked_at``)."""
+
 BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
 COLOURS: Mapping[str, str] = {
     **dict.fromkeys((report.DONE, *report.UP), GREEN),
-    report.FAILED: RED,
+    **dict.fromkeys((report.FAILED, NOT_UP), RED),
     "error": RED,
     "warning": YELLOW,
 }
@@ -55,7 +59,7 @@ def plan_text(status: Mapping[str, Any]) -> str:
 
 def status_text(status: Mapping[str, Any]) -> str:
     """The status as lines, for a pipe or a log."""
-    lines = [f"{status['state']}: {_who(status)}", *_about(status)]
+    lines = [f"{_run_state(status)}: {_who(status)}", *_about(status)]
     rows = [("SET", "STATE", "MOUNT PATH", "TYPE", "DEVICE", "VOLUMES")]
     for name, entry in status["sets"].items():
         array = entry["array"]
@@ -63,7 +67,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         if device is None:
             device = next((v["device"] for v in entry["volumes"] if v["device"]), "-")
         volumes = ",".join(volume["id"] for volume in entry["volumes"]) or "-"
-        rows.append((name, entry["state"], *_place(entry), device, volumes))
+        rows.append((name, _state(entry), *_place(entry), device, volumes))
     if len(rows) > 1:
         lines += aligned(rows)
     lines += [f"{kind}: {text}" if kind else text for kind, text in _remarks(status)]
@@ -74,7 +78,7 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
     """The status for a terminal that is ``columns`` wide: a volume a line, with its
     size, and what there is to say below the table, wrapped."""
 
-    state = status["state"]
+    state = _run_state(status)
     shown = painted(state, f"{BOLD};{_colour(state)}", on=colour)
     lines = [f"{shown}  {_who(status)}"]
     for text in _about(status):
@@ -85,7 +89,7 @@ def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> s
         sets, start = iter(status["sets"].values()), table[0].index("STATE")
         for line in table[1:]:
             if colour and line[:1].strip():  # the first volume of a set
-                state = next(sets)["state"]
+                state = _state(next(sets))
                 line = _with_cell(line, start, state, _colour(state))
             lines.append(line)
     remarks = _remarks(status)
@@ -114,7 +118,7 @@ def _volume_rows(status: Mapping[str, Any]) -> list[Sequence[str]]:
     """A row for each volume; what all of a set share stands in the first."""
     rows: list[Sequence[str]] = []
     for name, entry in status["sets"].items():
-        shared: Sequence[str] = (name, entry["state"], *_place(entry))
+        shared: Sequence[str] = (name, _state(entry), *_place(entry))
         volumes = entry["volumes"] or [{"id": "-", "device": None, "size": None}]
         array = entry["array"]
         if array:
@@ -133,6 +137,15 @@ def _volume_rows(status: Mapping[str, Any]) -> list[Sequence[str]]:
 def _short(device: Optional[str]) -> str:
     """A device without its directory: an ordinary set then fits into 80 columns."""
     return (device or "-").replace("/dev/", "", 1)
+
+
+def _state(entry: Mapping[str, Any]) -> str:
+    return NOT_UP if entry.get("not_up") else str(entry["state"])
+
+
+def _run_state(status: Mapping[str, Any]) -> str:
+    lost = any(entry.get("not_up") for entry in status["sets"].values())
+    return NOT_UP if lost and status["state"] == report.DONE else str(status["state"])
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[str, str]:
@@ -182,6 +195,8 @@ def _remarks(status: Mapping[str, Any]) -> list[Remark]:
             found.append(("error", f"{name}: {entry['error']['message']}"))
         elif entry["reason"]:
             found.append(("", f"{name}: {entry['reason']}"))
+        if entry.get("not_up"):
+            found.append(("error", f"{name} is not up now: {entry['not_up']}"))
         if entry["state"] in report.UP:
             found += [("", f"{name}: later: {text}") for text in entry["outcomes"]]
         found += [("", f"{name}: {text}") for text in entry.get("notes", ())]

@@ -102,6 +102,16 @@ def not_seen(name: str, entry: Mapping[str, Any], paths: Paths) -> str:
     return f"{what} is mounted at {path} now"
 
 
+def looked_at(status: Status, paths: Paths) -> dict[str, Any]:
+    """The status, and how its sets are now: ``not_up`` says of each set why it is not
+    up although the last run saw it mounted, or is None."""
+    sets = {}
+    for name, entry in status["sets"].items():
+        gone = entry["state"] == MOUNTED and not report.is_up(entry, paths)
+        sets[name] = {**entry, "not_up": not_seen(name, entry, paths) if gone else None}
+    return {**status, "sets": sets}
+
+
 def _why(name: str, status: Optional[Status], paths: Paths) -> str:
     if status is None:
         return NEVER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -12,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from pytest_mock import MockerFixture
 
 from cc_kraken import cli
 from cc_kraken.boot import stage
 from cc_kraken.commands import shown
-from cc_kraken.machine import command
+from cc_kraken.machine import command, schema_files
 from cc_kraken.model import VERSION, Section, Trouble
 from cc_kraken.state import lock, report
 from cc_kraken.state.report import Report
@@ -50,7 +52,8 @@ def write(tree: Tree, name: str, state: str, **sets: dict[str, Any]) -> Report:
 def mounted(tree: Tree, path: str = "/data") -> dict[str, Any]:
     """A set that is mounted, and its line in mountinfo."""
     tree.mount(path, tree.number("nvme1n1"), "ext4", "/dev/nvme1n1")
-    volumes = [{"id": "vol-00000000000000001", "device": "/dev/nvme1n1"}]
+    volume = {"id": "vol-00000000000000001", "device": "/dev/nvme1n1"}
+    volumes = [{**volume, "size": None, "state": "in-use"}]
     return {"state": "mounted", "mount_path": path, "volumes": volumes}
 
 
@@ -369,6 +372,27 @@ def test_status_ends_with_0_only_when_all_is_well(
     assert words in told.out + told.err
     assert cli.main(["status", "--json"]) == code
     assert f'"state": "{state}"' in capsys.readouterr().out
+
+
+def test_status_shows_a_set_that_somebody_has_unmounted(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also to who reads standard output alone; the file says what the run saw."""
+    gone = {"state": "mounted", "mount_path": "/gone"}
+    write(tree, "background", "done", data=mounted(tree), log=gone)
+    assert cli.main(["status"]) == 1
+    first, _, data, log, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("not up: ")
+    assert data.split()[:2] == ["data", "mounted"]
+    assert log.split()[:3] == ["log", "not", "up"]
+    assert last.startswith("error: log is not up now: nothing is mounted at /gone now")
+    assert cli.main(["status", "--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    jsonschema.validate(printed, schema_files.load(schema_files.STATUS))
+    assert printed["sets"]["data"]["not_up"] is None
+    assert "nothing is mounted" in printed["sets"]["log"]["not_up"]
+    kept = report.read(tree.paths)
+    assert kept is not None and "not_up" not in kept["sets"]["log"]
 
 
 def test_status_of_a_mounted_set_and_where_nothing_ran(

@@ -139,6 +139,15 @@ def test_states_and_labels_have_their_colours(report: Report, typed: Typed) -> N
     assert "\033[33mwarning: \033[0mvol-1" in said
 
 
+def test_a_set_that_is_not_up_now_is_red(report: Report, typed: Typed) -> None:
+    report.set("log").update(state="mounted", mount_path="/gone")
+    report.finish("done")
+    said = typed("status")
+    assert said.startswith("\033[1;31mnot up\033[0m  node kafka/0")
+    assert re.search(r"(?m)^log +\033\[31mnot up\033\[0m", said)
+    assert "\033[31merror: \033[0mlog is not up now: nothing is mounted" in said
+
+
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_no_colour_where_none_is_wanted(
     report: Report, typed: Typed, monkeypatch: pytest.MonkeyPatch, name: str, value: str
