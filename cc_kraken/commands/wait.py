@@ -44,12 +44,9 @@ def for_set(given: str, paths: Paths, *, attached: bool) -> None:
     status = _until(is_there, paths)
     name = _set_name(given, status) if status else given
     if status is None or not is_there(status):
-        raise failure(
-            "set-not-up",
-            f"The set {name} is not up: {_why(name, status, paths).rstrip('.')}",
-            "",
-            "See cc-kraken status.",
-        )
+        why = _why(name, status, paths).rstrip(".")
+        remedy = "" if "cc-kraken apply" in why else "See cc-kraken status."
+        raise failure("set-not-up", f"The set {name} is not up: {why}", "", remedy)
     others = [entry["mount_path"] for entry in status["sets"].values()]
     _settle(name, status["sets"][name], others)
 
@@ -91,15 +88,17 @@ def _set_name(given: str, status: Status) -> str:
 
 
 def not_seen(name: str, entry: Mapping[str, Any], paths: Paths) -> str:
-    """Why a set that was mounted is not up now."""
+    """Why a set that was mounted is not up now, and what to do."""
     path, volumes = entry["mount_path"], report.volumes(entry)
     now = devices.mounts_now(paths)
     for one in now:
         if one.mount.path == path and one.volumes and one.volumes <= volumes:
             return str(seen.hidden(name, now, one))
     found = seen.at(now, path)
-    what = seen.brief(found.mount) if found else "nothing"
-    return f"{what} is mounted at {path} now"
+    if found is None:
+        return f"nothing is mounted at {path} now. To mount it: cc-kraken apply."
+    what = seen.brief(found.mount)
+    return f"{what} is mounted at {path} now. Unmount it, then: cc-kraken apply."
 
 
 def looked_at(status: Status, paths: Paths) -> dict[str, Any]:

@@ -171,6 +171,20 @@ def test_waiting_ends_where_nothing_will_come(
     assert words in said(capsys)
 
 
+def test_who_waits_for_a_set_that_was_unmounted_is_told_what_to_do(
+    tree: Tree, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tree, "background", "done", data={"state": "mounted", "mount_path": "/gone"})
+    assert cli.main(["wait", "data"]) == 1
+    told = said(capsys)
+    assert "The set data is not up: nothing is mounted at /gone now. To " in told
+    assert "To mount it: cc-kraken apply." in told and "See" not in told
+    write(tree, "background", "done", data=mounted(tree))
+    of_another_set(tree)
+    assert cli.main(["wait", "data"]) == 1
+    assert " at /data now. Unmount it, then: cc-kraken apply." in said(capsys)
+
+
 def test_an_unknown_set_is_named_with_those_there_are(
     tree: Tree, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -385,7 +399,8 @@ def test_status_shows_a_set_that_somebody_has_unmounted(
     assert first.startswith("not up: ")
     assert data.split()[:2] == ["data", "mounted"]
     assert log.split()[:3] == ["log", "not", "up"]
-    assert last.startswith("error: log is not up now: nothing is mounted at /gone now")
+    found = "log is not up now: nothing is mounted at /gone now."
+    assert last == f"error: {found} To mount it: cc-kraken apply."
     assert cli.main(["status", "--json"]) == 1
     printed = json.loads(capsys.readouterr().out)
     jsonschema.validate(printed, schema_files.load(schema_files.STATUS))
