@@ -77,7 +77,7 @@ class Trouble:
             text += f" {self.expected}"
         elif self.expected:
             text += f"; expected {self.expected}"
-        if not text.endswith("."):
+        if not text.endswith((".", "?")):
             text += "."
         return f"[{self.kind}] {text} {self.remedy}".rstrip()
 

@@ -44,7 +44,7 @@ def for_set(given: str, paths: Paths, *, attached: bool) -> None:
     status = _until(is_there, paths)
     name = _set_name(given, status) if status else given
     if status is None or not is_there(status):
-        why = _why(name, status, paths).rstrip(".")
+        why = _why(name, status, paths)
         remedy = "" if "cc-kraken apply" in why else "See cc-kraken status."
         raise failure("set-not-up", f"The set {name} is not up: {why}", "", remedy)
     others = [entry["mount_path"] for entry in status["sets"].values()]
@@ -60,7 +60,7 @@ def for_node(paths: Paths) -> None:
     if status is None or not os.path.exists(paths.node_env):
         raise failure(
             "node-unknown",
-            f"This instance is no node: {_why_no_node(status).rstrip('.')}",
+            f"This instance is no node: {_why_no_node(status)}",
             "",
             "See cc-kraken status.",
         )

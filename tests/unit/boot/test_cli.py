@@ -185,6 +185,18 @@ def test_who_waits_for_a_set_that_was_unmounted_is_told_what_to_do(
     assert " at /data now. Unmount it, then: cc-kraken apply." in said(capsys)
 
 
+@pytest.mark.parametrize("words", [["data"], ["--node"]])
+@pytest.mark.parametrize("end", [".", "?"])
+def test_a_sentence_gets_no_second_full_stop(
+    tree: Tree, capsys: pytest.CaptureFixture[str], words: list[str], end: str
+) -> None:
+    made = write(tree, "background", "failed")
+    made.fail(Trouble("config-unknown-key", "Odd", "a key", f"Did you mean data{end}"))
+    made.write()
+    assert cli.main(["wait", *words]) == 1
+    assert f"Did you mean data{end} See cc-kraken status." in said(capsys)
+
+
 def test_an_unknown_set_is_named_with_those_there_are(
     tree: Tree, capsys: pytest.CaptureFixture[str]
 ) -> None:
