@@ -11,7 +11,7 @@ from cc_kraken.decide import fleet
 from cc_kraken.state import report
 
 Remark = tuple[str, str]
-"""What kind of remark it is ("" or error, warning, note), and its text."""
+"""What kind of remark it is ("" or error, waiting, warning, note), and its text."""
 
 NOT_UP = "not up"
 """Instead of ``mounted``, and of ``done``: the last run saw a set mounted, and it is
@@ -194,7 +194,7 @@ def _remarks(status: Mapping[str, Any]) -> list[Remark]:
         if entry["error"]:
             found.append(("error", f"{name}: {entry['error']['message']}"))
         elif entry["reason"]:
-            found.append(("", f"{name}: {entry['reason']}"))
+            found.append(("waiting", f"{name}: {entry['reason']}"))
         if entry.get("not_up"):
             found.append(("error", f"{name} is not up now: {entry['not_up']}"))
         if entry["state"] in report.UP:

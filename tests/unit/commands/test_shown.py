@@ -61,7 +61,7 @@ SET   STATE      MOUNT PATH  TYPE  DEVICE        VOLUMES
 log   attached   -           -     /dev/nvme1n1  vol-1
 data  assembled  /krkn_data  xfs   /dev/md127    vol-2,vol-3
 old   pending    -           -     -             vol-4
-old: {LATE}
+waiting: old: {LATE}
 warning: vol-1 goes with the instance
 More: cc-kraken explain members-missing
 """
@@ -76,9 +76,9 @@ data  assembled  /krkn_data  xfs           md127 (raid1, degraded)
                                    20 GiB  nvme3n1                  vol-3
 old   pending    -           -     -       -                        vol-4
 
-old: [members-missing] 2 of the 3 volumes of data are here: vol-2 and vol-3. All
-  of them must be in us-east-1a. Create what is missing, or correct the tag
-  Members.
+waiting: old: [members-missing] 2 of the 3 volumes of data are here: vol-2 and
+  vol-3. All of them must be in us-east-1a. Create what is missing, or correct
+  the tag Members.
 warning: vol-1 goes with the instance
 More: cc-kraken explain members-missing
 """
