@@ -19,6 +19,7 @@ from cc_kraken.boot import cloud_init, stage
 from cc_kraken.boot.configured import is_ec2
 from cc_kraken.cloud.protocol import Cloud
 from cc_kraken.commands.shown import aligned
+from cc_kraken.commands.wait import OFF
 from cc_kraken.config import tags
 from cc_kraken.config.values import quoted
 from cc_kraken.decide import peers
@@ -91,6 +92,8 @@ def command(options: argparse.Namespace) -> int:
         raise _unknown("this is no EC2 instance")
     if section is None:
         raise _unknown("there is no kraken section and no file of ours")
+    if not section.enabled:
+        raise _unknown(OFF)
     # Here, so that no other command imports it.
     from cc_kraken.cloud.ec2 import Ec2
 

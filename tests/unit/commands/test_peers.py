@@ -405,6 +405,18 @@ def test_waiting_has_an_end(cluster: Cluster, command: Command) -> None:
     assert 500 < cluster.clock.now() - begun <= 600
 
 
+@pytest.mark.parametrize("words", [[], ["--wait", "3"]])
+def test_a_module_that_is_switched_off_asks_nobody(
+    cluster: Cluster, command: Command, words: list[str]
+) -> None:
+    """Of its section nothing but that is known, not even the endpoint."""
+    three(cluster)
+    code, out, err = command(*words, enabled=False)
+    assert (code, out) == (1, "")
+    assert "[peers-unknown]" in err and "switched off by enabled: false." in err
+    assert not cluster.lab.calls
+
+
 def test_what_time_does_not_cure_is_not_waited_for(
     cluster: Cluster, command: Command
 ) -> None:
