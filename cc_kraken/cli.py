@@ -207,9 +207,11 @@ def _run(name: str, wait: Optional[float] = None) -> Optional[dict[str, Any]]:
         return None
     if not section.enabled:
         _say(
-            "switched off by enabled: false. User-data and /etc/cloud/cloud.cfg.d are "
-            "stronger than /etc/cc-kraken/conf.d."
+            f"switched off by enabled: false in {section.off_by}. User-data and "
+            "/etc/cloud/cloud.cfg.d are stronger than /etc/cc-kraken/conf.d."
         )
+        if section.mistakes:
+            _say(f"switched off, and wrong: {report.with_more(section.mistakes)}")
         return None
     background = name == "background"
     if wait is None:
@@ -314,13 +316,25 @@ def _status(options: argparse.Namespace) -> int:
             _say(f"{name} is not up now: {status['sets'][name]['not_up']}")
     elif sys.stdout.isatty():
         columns = shutil.get_terminal_size().columns
-        print(terminal_text(status, columns, colour=_has_colour()))
+        hint = _hint(status, paths)
+        print(terminal_text(status, columns, hint, colour=_has_colour()))
     else:
-        print(status_text(status))
+        print(status_text(status, _hint(status, paths)))
     if lost or status["state"] == report.FAILED:
         return 1
     finished = status["state"] == report.DONE and not status["dry_run"]
     return 0 if finished else NOT_FINISHED
+
+
+def _hint(status: Mapping[str, Any], paths: Paths) -> str:
+    """What to do where nothing that arrives switches the module on; else ""."""
+    if status["state"] != report.OFF:
+        return ""
+    from cc_kraken.commands import userdata
+
+    name = os.path.join(paths.instance, "user-data.txt")
+    right = userdata.is_right(name)
+    return "" if right else f"Check the user-data: cc-kraken check {name}"
 
 
 def _has_colour() -> bool:

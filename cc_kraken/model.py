@@ -166,7 +166,8 @@ class Section:
     ``defaults`` and ``volumes`` keep the validated keys as written (snake
     case), so that tags can be merged between them.  Times are seconds.
     ``digest`` identifies the content (sha256, hex), ``sources`` what it was
-    merged from and checked against.
+    merged from and checked against.  Where it is switched off, ``off_by`` is the
+    place that says so, ``mistakes`` what is wrong all the same, and the rest unknown.
     """
 
     enabled: bool = True
@@ -186,6 +187,8 @@ class Section:
     volumes: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     digest: str = ""
     sources: str = field(default="", compare=False)
+    off_by: str = ""
+    mistakes: str = ""
 
 
 @dataclass(frozen=True)

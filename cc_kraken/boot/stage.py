@@ -96,8 +96,7 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     if section is None:
         return
     if not section.enabled:
-        LOG.info("Switched off by enabled: false")
-        Report(paths, stage).finish(OFF)
+        _switched_off(paths, stage, section)
         return
     identity = cloud_init.identity(cloud.datasource)
     enter = cloud_init.Events(cloud, name).enter
@@ -110,6 +109,14 @@ def _handle(name: str, cfg: Mapping[str, Any], cloud: Any) -> None:
     text = failures(status, pending=True)
     if text:
         raise RuntimeError(text)
+
+
+def _switched_off(paths: Paths, stage: str, section: Section) -> None:
+    run_report = Report(paths, stage)
+    run_report.notes("", (f"Switched off by enabled: false in {section.off_by}.",))
+    if section.mistakes:
+        run_report.warn(f"Switched off, and wrong: {section.mistakes}")
+    run_report.finish(OFF)
 
 
 def _refused(

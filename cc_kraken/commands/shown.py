@@ -57,9 +57,9 @@ def plan_text(status: Mapping[str, Any]) -> str:
     return _page(lines, lines)
 
 
-def status_text(status: Mapping[str, Any]) -> str:
-    """The status as lines, for a pipe or a log."""
-    lines = [f"{_run_state(status)}: {_who(status)}", *_about(status)]
+def status_text(status: Mapping[str, Any], hint: str = "") -> str:
+    """The status as lines, for a pipe or a log.  ``hint``: how it is switched on."""
+    lines = [f"{_run_state(status)}: {_who(status)}", *_about(status, hint)]
     rows = [("SET", "STATE", "MOUNT PATH", "TYPE", "DEVICE", "VOLUMES")]
     for name, entry in status["sets"].items():
         array = entry["array"]
@@ -74,14 +74,16 @@ def status_text(status: Mapping[str, Any]) -> str:
     return _page(lines, lines)
 
 
-def terminal_text(status: Mapping[str, Any], columns: int, *, colour: bool) -> str:
+def terminal_text(
+    status: Mapping[str, Any], columns: int, hint: str = "", *, colour: bool
+) -> str:
     """The status for a terminal that is ``columns`` wide: a volume a line, with its
     size, and what there is to say below the table, wrapped."""
 
     state = _run_state(status)
     shown = painted(state, f"{BOLD};{_colour(state)}", on=colour)
     lines = [f"{shown}  {_who(status)}"]
-    for text in _about(status):
+    for text in _about(status, hint):
         lines += textwrap.wrap(text, columns, break_on_hyphens=False)
     table = aligned([HEADER, *_volume_rows(status)])
     if len(table) > 1:
@@ -167,11 +169,12 @@ def _who(status: Mapping[str, Any]) -> str:
     return f"{who} (stage {status['stage']}{dry})"
 
 
-def _about(status: Mapping[str, Any]) -> list[str]:
+def _about(status: Mapping[str, Any], hint: str) -> list[str]:
     """What is to be known before the table."""
     lines = []
     if status["state"] == report.OFF:
-        lines.append("enabled: false; user-data with enabled: true switches it on")
+        how = "enabled: false; user-data with enabled: true switches it on"
+        lines.append(f"{how}. {hint}" if hint else how)
     if status["state"] == report.STANDBY:
         lines.append(POOL)
     claim = status.get("claim")

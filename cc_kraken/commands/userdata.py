@@ -23,7 +23,7 @@ from cc_kraken.commands import userparts
 from cc_kraken.config import loading
 from cc_kraken.config.loading import KEY
 from cc_kraken.config.validation import Mistake, describe
-from cc_kraken.model import failure
+from cc_kraken.model import KrakenError, failure
 
 UNKNOWN = "filled-in-by-jinja"
 OURS = ("conf.d", "kraken.d")
@@ -81,6 +81,20 @@ def check(data: bytes, path: str) -> "Checked":
     except UnicodeDecodeError as error:
         _refuse(f"{path} is not UTF-8 (byte {error.start})", "Save it as UTF-8.")
     return work
+
+
+def is_right(path: str) -> bool:
+    """Whether a section without a mistake arrives from this user-data; also where there
+    is none.  False for who may not read it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        found = check(data, path)
+    except FileNotFoundError:
+        return True
+    except (OSError, KrakenError):
+        return False
+    return not data.strip() or (bool(found.sections) and not found.findings)
 
 
 def _refuse(

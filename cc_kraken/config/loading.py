@@ -75,9 +75,8 @@ def build(sources: Sequence[Source], right: str = "") -> Optional[Section]:
     if not sources:
         return None
     if _switched_off(tuple(reversed(sources))):
-        merged: dict[str, Any] = {"enabled": False}
-        return Section(enabled=False, digest=_digest(merged))
-    merged = {}
+        return _off(sources)
+    merged: dict[str, Any] = {}
     seen = _fingerprint(sources)
     for source in sources:
         if not seen or seen != right:
@@ -234,6 +233,24 @@ def _switched_off(strongest_first: Sequence[Source]) -> bool:
         if isinstance(source.value, dict) and "enabled" in source.value:
             return source.value["enabled"] is False
     return False
+
+
+def _off(sources: Sequence[Source]) -> Section:
+    """Obeyed whatever else is wrong: a mistake may be why nobody switches it on."""
+    only = {"enabled": False}
+    said = [one for one in sources if "enabled" in _without_nothing(one.value)]
+    mistakes = []
+    for source in (one for one in sources if one.value != only):
+        try:
+            _refuse(source, check(source.value))
+        except KrakenError as error:  # also without jsonschema
+            mistakes.append(str(error))
+    return Section(
+        enabled=False,
+        digest=_digest(only),
+        off_by=said[-1].name,
+        mistakes=" ".join(mistakes),
+    )
 
 
 def _without_nothing(value: object) -> dict[str, Any]:

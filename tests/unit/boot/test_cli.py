@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +436,33 @@ def test_status_of_a_mounted_set_and_where_nothing_ran(
     assert cli.main(["status"]) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "odd"),
+    [
+        (None, False),
+        ("", False),
+        ("#cloud-config\nkraken: {wait: 9}\n", False),
+        ("#cloud-config\nkraken: {enabeld: true}\n", True),
+        ("#cloud-config\nkraken: {enabled: true\n", True),
+        ("#cloud-config\nusers: []\n", True),
+        ("# cloud-config\nkraken: {enabled: true}\n", True),
+    ],
+)
+def test_status_of_what_is_switched_off_tells_to_check_the_user_data(
+    tree: Tree, capsys: pytest.CaptureFixture[str], text: str | None, odd: bool
+) -> None:
+    """Else it looks as if nobody had asked for the module."""
+    tree.paths = replace(tree.paths, instance=str(tree.base / "instance"))
+    path = tree.base / "instance/user-data.txt"
+    if text is not None:
+        tree.write("instance/user-data.txt", text)
+    write(tree, "network", "off")
+    assert cli.main(["status"]) == 3
+    on = "enabled: false; user-data with enabled: true switches it on"
+    more = f". Check the user-data: cc-kraken check {path}" if odd else ""
+    assert capsys.readouterr().out.splitlines()[1:] == [on + more]
+
+
 def test_status_says_what_is_awaited_since_when_and_until_when(
     tree: Tree, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -631,6 +659,23 @@ def test_the_plan_for_people(tree: Tree, fill: Fill, line: str) -> None:
     told = Report(tree.paths, "plan", dry_run=True, kept=False)
     fill(told)
     assert shown.plan_text(told.status) == "data:\n" + line
+
+
+@pytest.mark.parametrize("word", ["plan", "apply"])
+def test_a_run_that_is_switched_off_says_where_and_what_is_wrong(
+    tree: Tree, capsys: pytest.CaptureFixture[str], mocker: MockerFixture, word: str
+) -> None:
+    mocker.patch("os.geteuid", return_value=0)
+    wrong = "[config-unknown-key] kraken.enabeld is an unknown key."
+    off = Section(enabled=False, off_by="/etc/cc-kraken/x.yaml", mistakes=wrong)
+    mocker.patch.object(stage, "load_by_hand", lambda _: (off, SOURCE))
+    assert cli.main([word]) == 0
+    first, second = said(capsys).splitlines()
+    assert first.startswith(
+        "cc-kraken: switched off by enabled: false in /etc/cc-kraken/x.yaml. User-data"
+    )
+    more = "More: cc-kraken explain config-unknown-key"
+    assert second == f"cc-kraken: switched off, and wrong: {wrong} {more}"
 
 
 # ---------------------------------------------------------------- the rest

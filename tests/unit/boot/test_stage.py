@@ -115,6 +115,24 @@ def test_switched_off(tree: Tree) -> None:
     handle("kraken", cfg, FINAL, None, [])
 
 
+def test_a_mistake_in_a_section_that_is_switched_off_is_a_warning(
+    tree: Tree, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else cloud-init says that all is well, and nothing is mounted."""
+    tree.write("etc/cc-kraken/conf.d/image.yaml", "kraken: {enabled: false}\n")
+    handle("kraken", {"kraken": {"enabeld": True}}, cloud(), None, [])
+    status = told(tree)
+    (text,) = status["warnings"]
+    assert text.startswith("Switched off, and wrong: [config-unknown-key] kraken.ena")
+    assert [one.message for one in caplog.records if one.levelname == "WARNING"] == [
+        text
+    ]
+    (note,) = status["notes"]
+    assert note.startswith("Switched off by enabled: false in ")
+    assert note.endswith("/etc/cc-kraken/conf.d/image.yaml.")
+    assert status["state"] == "off"
+
+
 def test_every_calling_convention(tree: Tree) -> None:
     off = {"kraken": {"enabled": False}}
     for positional, named in (

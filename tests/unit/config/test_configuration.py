@@ -118,6 +118,30 @@ def test_enabled_false_does_not_look_at_a_broken_image(paths: Paths) -> None:
     assert not section.enabled
 
 
+def test_what_is_wrong_in_a_section_that_is_switched_off_is_known(paths: Paths) -> None:
+    """It was meant to switch on what the image switches off."""
+    image(paths, "10.yaml", "kraken: {enabled: false}\n")
+    section = loading.load({"kraken": {"enabeld": True, "waits": 9}}, paths)
+    assert section is not None and not section.enabled
+    assert section.off_by.endswith("conf.d/10.yaml")
+    found = section.mistakes
+    assert "kraken.enabeld is an unknown key in cloud-init's" in found
+    assert "Did you mean enabled?" in found and "kraken.waits" in found
+    right = loading.load({"kraken": {"wait": 9}}, paths)
+    assert right is not None and (right.enabled, right.mistakes) == (False, "")
+
+
+def test_who_is_switched_off_needs_no_jsonschema(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    off = loading.load({"kraken": {"enabled": False}}, paths)
+    assert off is not None and (off.enabled, off.mistakes) == (False, "")
+    more = loading.load({"kraken": {"enabled": False, "wait": 9}}, paths)
+    assert more is not None and not more.enabled
+    assert "[jsonschema-missing]" in more.mistakes
+
+
 def test_the_strongest_word_about_enabled_counts(paths: Paths) -> None:
     image(paths, "10.yaml", "kraken: {enabled: false}\n")
     off = loading.load({"kraken": {"prefix": "kafka"}}, paths)
