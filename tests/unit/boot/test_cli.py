@@ -621,10 +621,13 @@ def test_a_run_by_hand_says_that_it_is_in_a_warm_pool(
 
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "soon"])
-def test_a_time_that_is_none_is_refused(seconds: str) -> None:
+def test_a_time_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["apply", f"--wait={seconds}"])
     assert caught.value.code == 2
+    assert f"{seconds} is no number of seconds" in said(capsys)
 
 
 Fill = Callable[[Report], None]
