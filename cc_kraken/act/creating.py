@@ -103,7 +103,10 @@ class Creating:
                 state=PLANNED,
                 steps=(answer,),
                 trouble=None,
-                outcomes=(f"this adds {answer.monthly}", _afterwards(answer)),
+                outcomes=(
+                    f"this adds {answer.monthly} to the monthly bill",
+                    _afterwards(answer),
+                ),
             )
         if answer is None or plan.steps:
             return plan
@@ -250,8 +253,10 @@ def _spare(answers: Sequence[Answer]) -> int:
 
 def _afterwards(step: CreateVolumes) -> str:
     snapshot = step.wished.wish.snapshot
-    how = f"used as {snapshot} was" if snapshot else "used like blank ones"
-    return f"then they are attached, and {how}"
+    one = step.wished.wanted.members == 1
+    blank = "used like a blank one" if one else "used like blank ones"
+    how = f"used as {snapshot} was" if snapshot else blank
+    return f"then {'it is' if one else 'they are'} attached, and {how}"
 
 
 def wants(claim: Claim) -> bool:

@@ -457,4 +457,4 @@ def monthly(wish: Creation, members: int) -> str:
     more = [f"{iops} provisioned IOPS"] * bool(iops)
     more += [f"{throughput} MiB/s of throughput"] * bool(throughput)
     beyond = f" (and {' and '.join(more)} beyond what is included)" if more else ""
-    return f"{size} of {wish.type} a month{beyond}"
+    return f"{size} of {wish.type}{beyond}"

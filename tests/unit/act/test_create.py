@@ -157,8 +157,16 @@ def test_a_dry_run_lists_what_would_be_created_and_creates_nothing(
     assert run(scene, dry_run=True, create=create) == DONE
     told = plan_text(scene.report.status)
     assert "create volume 1, 2, 3 of 3 (100 GiB gp3, 4000 IOPS, encrypted)" in told
-    assert "300 GiB of gp3 a month (and 3000 provisioned IOPS" in told
+    assert "this adds 300 GiB of gp3 (and 3000 provisioned IOPS" in told
+    assert " beyond what is included) to the monthly bill\n" in told
+    assert "then they are attached, and used like blank ones" in told
     assert scene.took < 10 and scene.calls["CreateVolume"] == 0
+
+
+def test_of_one_volume_a_dry_run_speaks_as_of_one(scene: Scene) -> None:
+    assert run(scene, dry_run=True, members=1) == DONE
+    told = plan_text(scene.report.status)
+    assert "then it is attached, and used like a blank one" in told
 
 
 def test_what_a_network_stage_has_not_created_the_background_creates(
@@ -501,7 +509,7 @@ def test_who_loses_the_node_that_it_has_founded_goes_on_to_the_next(
 def test_a_dry_run_of_a_claimant_tells_what_it_would_found(scene: Scene) -> None:
     assert claim(scene, dry_run=True) == DONE
     told = plan_text(scene.report.status)
-    assert "would found kafka/0" in told and "3 GiB of gp3 a month" in told
+    assert "would found kafka/0" in told and "3 GiB of gp3 to the monthly" in told
     assert scene.calls["CreateVolume"] == 0
 
 

@@ -408,24 +408,23 @@ def test_no_tag_is_longer_than_ec2_allows() -> None:
 @pytest.mark.parametrize(
     "wish, members, said",
     [
-        (WISH, 3, "300 GiB of gp3 a month"),
-        (replace(WISH, iops=3000, throughput=125), 3, "300 GiB of gp3 a month"),
+        (WISH, 3, "300 GiB of gp3"),
+        (replace(WISH, iops=3000, throughput=125), 3, "300 GiB of gp3"),
         (
             replace(WISH, iops=4000, throughput=225),
             2,
-            "200 GiB of gp3 a month (and 2000 provisioned IOPS and 200 MiB/s of "
+            "200 GiB of gp3 (and 2000 provisioned IOPS and 200 MiB/s of "
             "throughput beyond what is included)",
         ),
         (
             replace(WISH, type="io2", iops=500),
             2,
-            "200 GiB of io2 a month (and 1000 provisioned IOPS beyond what is "
-            "included)",
+            "200 GiB of io2 (and 1000 provisioned IOPS beyond what is included)",
         ),
         (
             Creation(snapshot="snap-0541e52659458f1c9"),
             3,
-            "3 times the size of snap-0541e52659458f1c9 of gp3 a month",
+            "3 times the size of snap-0541e52659458f1c9 of gp3",
         ),
     ],
 )
