@@ -40,7 +40,8 @@ def plan_text(status: Mapping[str, Any]) -> str:
     lines = [POOL] if status["state"] == report.STANDBY else []
     node = status["node"]
     if node:
-        lines.append(f"node {node['prefix']}/{node['node_id']}: nothing is changed")
+        who = f"node {node['prefix']}/{node['node_id']}"
+        lines.append(f"{who}: the plan (nothing has been changed)")
     for name, entry in status["sets"].items():
         lines.append(f"{name}:")
         if entry["error"]:

@@ -369,7 +369,7 @@ def test_existing_data(
     node.write("/data/kept", "kept")
     node.write("/root/" + deb.name, deb.read_bytes())
     said = reader.read("docs/guides/existing-data.md")
-    assert "nothing is changed" in said
+    assert "nothing has been changed" in said
     line = next(
         one
         for one in said.splitlines()

@@ -681,6 +681,13 @@ def test_a_run_that_is_switched_off_says_where_and_what_is_wrong(
     assert second == f"cc-kraken: switched off, and wrong: {wrong} {more}"
 
 
+def test_the_plan_does_not_begin_as_if_there_were_nothing_to_do(tree: Tree) -> None:
+    told = Report(tree.paths, "plan", dry_run=True, kept=False)
+    told.status["node"] = {"prefix": "kafka", "node_id": "0"}
+    first = shown.plan_text(told.status)
+    assert first == "node kafka/0: the plan (nothing has been changed)"
+
+
 # ---------------------------------------------------------------- the rest
 
 
