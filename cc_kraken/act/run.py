@@ -51,12 +51,12 @@ time that has passed, or nobody would ask when the last few could be served."""
 IDENTIFY = "identify"
 TITLES = {
     IDENTIFY: "1: who is this instance, and which volumes are its own",
-    CREATE: "1: creating the volumes that do not exist",
-    ATTACH: "2: attaching volumes",
-    "assemble": "3: preparing volumes and arrays",
-    "mkfs": "4: making filesystems",
-    "mount": "5: mounting",
-    "grow": "6: growing what was enlarged",
+    CREATE: "2: creating the volumes that do not exist",
+    ATTACH: "3: attaching volumes",
+    "assemble": "4: preparing volumes and arrays",
+    "mkfs": "5: making filesystems",
+    "mount": "6: mounting",
+    "grow": "7: growing what was enlarged",
 }
 """The phases, as a person reads them in the log."""
 

@@ -21,7 +21,7 @@ import pytest
 
 from cc_kraken.act.observe import Observer
 from cc_kraken.act.pacing import LONGEST_RETRY
-from cc_kraken.act.run import Run
+from cc_kraken.act.run import TITLES, Run
 from cc_kraken.act.waiting import (
     LONGEST_POLL,
     SLOW_AFTER,
@@ -1047,3 +1047,8 @@ def test_a_run_without_any_time_says_how_to_give_it_some(scene: Scene) -> None:
     assert error["kind"] == "out-of-time"
     assert "cc-kraken apply --wait" in error["remedy"]
     assert scene.run(300) == DONE
+
+
+def test_no_two_phases_have_one_number() -> None:
+    numbers = [title.split(":")[0] for title in TITLES.values()]
+    assert numbers == [str(number) for number in range(1, len(TITLES) + 1)]
