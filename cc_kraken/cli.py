@@ -41,7 +41,7 @@ LOG = logging.getLogger(__name__)
 NOT_FINISHED = 3
 
 DESCRIPTION = """\
-The EBS volumes of this EC2 instance, attached, formatted where blank, and mounted.
+The EBS volumes of this EC2 instance: attached, formatted where blank, mounted.
 
 Tags say which volumes belong to it and where they go. At boot cloud-init brings
 them up; this command shows what came of that, and does the same by hand.
@@ -53,8 +53,9 @@ An error:        cc-kraken explain zone-other
 Before a boot:   cc-kraken check user-data.yaml
 An account:      cc-kraken fleet --region us-east-1
 
-Exit status: 0 all is well, 1 something is not, 2 wrong usage, of fleet also that
-EC2 was not asked; of status also 3: not finished, switched off, or a dry run.
+Exit status: 0 all is well, 1 something is not, 2 wrong usage, of fleet also
+that EC2 was not asked; of status also 3: not finished, switched off, or a dry
+run.
 See cc-kraken(8).
 """
 

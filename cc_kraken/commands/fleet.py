@@ -23,8 +23,9 @@ from cc_kraken.state import report
 
 CLEAN, FINDINGS, NOT_ASKED = 0, 1, 2
 USAGE = (
-    "cc-kraken fleet [-h] [--json] [--region REGION] [--profile PROFILE] "
-    "[--namespace NAMESPACE] [--config FILE] [--adopt VOLUME ... SET] [PREFIX]"
+    "cc-kraken fleet [-h] [--json] [--region REGION] [--profile PROFILE]\n"
+    "                       [--namespace NAMESPACE] [--config FILE]\n"
+    "                       [--adopt VOLUME ... SET] [PREFIX]"
 )
 
 

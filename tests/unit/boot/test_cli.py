@@ -810,6 +810,16 @@ def test_completion_knows_every_command_and_option() -> None:
     assert set(commands.choices) <= set(done.stdout.split())
 
 
+@pytest.mark.parametrize("word", ["", "fleet", "peers", "check", "enable", "apply"])
+def test_help_fits_into_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main([*word.split(), "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_wrong_usage() -> None:
     for words in ([], ["nonsense"], ["wait"], ["check"]):
         with pytest.raises(SystemExit) as caught:
