@@ -18,7 +18,7 @@ def text(kinds: Sequence[str]) -> str:
     """The entries of these kinds; KrakenError ``kind-unknown``."""
     entries = _entries()
     texts = []
-    for kind in (one.strip("[]") for one in kinds):
+    for kind in (one.strip("[]").lower() for one in kinds):
         if kind not in entries:
             near = difflib.get_close_matches(kind, entries, n=1)
             meant = f"Did you mean {near[0]}? " if near else ""

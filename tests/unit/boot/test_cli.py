@@ -763,7 +763,9 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     kinds = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
     page = (Path(__file__).parents[3] / "docs/operations.md").read_text()
     assert kinds == re.findall(r"^### (.+)$", page, re.M)
-    assert cli.main(["explain", "zone-othr"]) == 1
+    assert cli.main(["explain", "[Zone-OTHER]"]) == 0
+    assert capsys.readouterr().out.startswith("zone-other\n\nSee: ")
+    assert cli.main(["explain", "ZONE-othr"]) == 1
     assert "[kind-unknown]" in (told := said(capsys)) and "zone-other?" in told
 
 
