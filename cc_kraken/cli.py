@@ -147,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     _flag(form, "--prometheus", "as metrics for Prometheus")
     plan = add("plan", _plan, "say what a run would do now, and change nothing")
     _flag(plan, "--json", "the status as JSON")
+    plan.epilog = "Exit status: 0, also where a set waits; 1 where a set is refused."
     plan.set_defaults(level=logging.CRITICAL)  # the plan says all of it, once
     apply = add("apply", _apply, "bring up what is not up")
     _flag(apply, "--background", "as cc-kraken.service does")

@@ -822,6 +822,14 @@ def test_help_fits_into_a_terminal(
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+def test_the_help_of_plan_tells_its_exit_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "--help"])
+    assert "1 where a set is refused" in capsys.readouterr().out
+
+
 def test_wrong_usage() -> None:
     for words in ([], ["nonsense"], ["wait"], ["check"]):
         with pytest.raises(SystemExit) as caught:
