@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -39,6 +40,7 @@ from cc_kraken.state import report
 LOG = logging.getLogger(__name__)
 
 NOT_FINISHED = 3
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 DESCRIPTION = """\
 The EBS volumes of this EC2 instance: attached, formatted where blank, mounted.
@@ -62,6 +64,7 @@ See cc-kraken(8).
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; returns its exit status."""
+    _open_what_is_closed()
     options = _parser().parse_args(argv)
     # What a program reads (peers) is right, or it is not printed.
     if isinstance(sys.stdout, io.TextIOWrapper) and options.command != "peers":
@@ -79,8 +82,27 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             _say("interrupted; the next run goes on from here")
             return 1
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 1
+        except OSError as error:
+            # What a run writes to a file has the file's name.
+            if error.errno not in FULL or error.filename is not None:
+                raise
+            _drop_output()
+            _say(f"standard output cannot be written ({error.strerror})")
+            return 1
+
+
+def _open_what_is_closed() -> None:
+    """Python has None for what its caller has closed, and so has nobody to print to."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.StringIO())
+
+
+def _drop_output() -> None:
+    """Or Python tries once more to write it as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str, name: str = "") -> None:

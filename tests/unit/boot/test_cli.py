@@ -753,6 +753,43 @@ def test_a_reader_that_goes_away_gets_no_traceback(
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_who_closes_standard_output_gets_the_exit_status(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """A health check: ``cc-kraken status >&-``."""
+    write(tree, "background", "done", data=mounted(tree))
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)  # as Python has it then
+    assert cli.main(["status", *words]) == 0
+    write(tree, "background", "failed")
+    assert cli.main(["status", *words]) == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["explain zone-other", "explain"])
+def test_a_full_disk_below_standard_output_is_a_sentence(
+    words: str, unbuffered: str
+) -> None:
+    """One fits into the buffer, the other does not."""
+    argv = [sys.executable, "-m", "cc_kraken", *words.split()]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            argv, stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+        )
+    found = "standard output cannot be written (No space left on device)"
+    assert (done.returncode, done.stderr) == (1, f"cc-kraken: {found}\n")
+
+
+def test_an_error_that_is_not_of_standard_output_is_a_fault(
+    mocker: MockerFixture,
+) -> None:
+    mocker.patch("os.geteuid", side_effect=OSError(28, "full", "/some/file"))
+    with pytest.raises(OSError):
+        cli.main(["plan"])
+
+
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "zone-other", "[members-missing]"]) == 0
     out = capsys.readouterr().out
