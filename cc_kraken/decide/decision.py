@@ -155,5 +155,12 @@ def _outcomes(case: Case) -> tuple[str, ...]:
     if wanted.fs_type:
         out.append("where anything else is found: the set is refused")
         if wanted.mount_path:
-            out.append(f"then it is mounted at {wanted.mount_path}")
+            out.append(_mounted_then(case, wanted.mount_path))
     return tuple(out)
+
+
+def _mounted_then(case: Case, path: str) -> str:
+    there = seen.at(case.world.mounts, path)
+    if there is None:
+        return f"then it is mounted at {path}"
+    return f"it cannot be mounted: {seen.brief(there.mount)} is mounted at {path} now"

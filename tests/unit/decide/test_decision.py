@@ -7,7 +7,7 @@ import dataclasses
 from cc_kraken.decide import decision
 from cc_kraken.decide.plan import ATTACHED, PENDING
 from cc_kraken.machine import fstab
-from cc_kraken.model import Trouble
+from cc_kraken.model import Mount, Mounted, Trouble
 from tests.unit import worlds as w
 from tests.unit.decide.cases import FS, blanks, decide, names, raid_claim, raid_world
 
@@ -38,3 +38,16 @@ def test_the_trouble_of_a_claim_ends_its_plan() -> None:
     claim = dataclasses.replace(raid_claim(w.raid()), trouble=late)
     plan = decide(claim, raid_world(blanks()))
     assert (plan.steps, plan.state, plan.trouble) == ((), PENDING, late)
+
+
+def test_a_plan_to_attach_tells_what_is_mounted_at_the_path() -> None:
+    """Else the run attaches the volume, and refuses the set after that."""
+    claim = w.claim(w.single(), w.volume(1))
+    path = claim.wanted.mount_path
+    assert path is not None
+    other = Mounted(Mount(path, "0:50", "tmpfs", "tmpfs"), None)
+    plan = decide(claim, w.world(mounts=(other,)))
+    assert names(plan.steps) == ["Attach"]
+    said = f"it cannot be mounted: tmpfs (tmpfs) is mounted at {path} now"
+    assert plan.outcomes[-1] == said
+    assert decide(claim, w.world()).outcomes[-1] == f"then it is mounted at {path}"
