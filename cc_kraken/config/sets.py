@@ -133,14 +133,21 @@ class _Judge(Wish):
         self._mine, self._aside = mine, aside
 
     def claim(self) -> Claim:
-        wrong = next(iter(self.troubles), None)
         return Claim(
             self.wanted.name,
             self.wanted,
             tuple(self._volumes),
-            self._named() or wrong or self._complete(),
+            self._named() or self._wrong() or self._complete(),
             tuple(self.warnings),
         )
+
+    def _wrong(self) -> Optional[Trouble]:
+        """All that is wrong with the values, as one trouble."""
+        if not self.troubles:
+            return None
+        first, *others = self.troubles
+        words = [first.remedy, *["Also wrong:"][: len(others)], *map(str, others)]
+        return replace(first, remedy=" ".join(words))
 
     def _named(self) -> Optional[Trouble]:
         unfit = self.unfit_name

@@ -528,6 +528,15 @@ def test_options_that_mkfs_may_not_get(value: str) -> None:
     refused(claim, "mkfs-options", "KRKN-IN:MkfsOptions of")
 
 
+def test_all_that_is_wrong_with_the_tags_of_a_set_is_said_at_once() -> None:
+    data = volume(1, FsType="ext4", MountPath="/etc", Mode="99", Ownr="me")
+    found = refused(one([data]), "tag-misspelt", "KRKN-IN:Ownr")
+    also = found.remedy.partition(" Also wrong: ")[2]
+    path, mode = also.split(". Correct the tag.")[:2]
+    assert path.startswith("[tag-value] KRKN-IN:MountPath of vol-")
+    assert mode.startswith(" [tag-value] KRKN-IN:Mode of vol-")
+
+
 def test_an_unfit_value_of_the_configuration() -> None:
     claim = one(raid(1, 2, 3), configured(mount_path="/etc"))
     refused(claim, "config-value", "kraken.volumes.data.mount_path, '/etc', is one of")
