@@ -408,10 +408,14 @@ def _check_file(name: str) -> int:
             "Name another file.",
         ) from None
     except KrakenError as error:
-        _say(str(error))
+        _say(report.with_more(str(error)))
         return 1
-    for finding in sorted(checked.findings, key=lambda one: one.line):
+    findings = sorted(checked.findings, key=lambda one: one.line)
+    for finding in findings:
         print(finding, file=sys.stderr)
+    more = report.more(" ".join(one.text for one in findings))
+    if more:
+        print(more.strip(), file=sys.stderr)
     if not checked.findings:
         right = "the kraken section is right"
         print(f"{shown}: {right if checked.sections else 'no kraken section'}")

@@ -25,6 +25,11 @@ from cc_kraken.model import Ec2Options, KrakenError, Section, Trouble, failure
 
 KEY = "kraken"
 CLOUD_CONFIG = "cloud-init's configuration (user-data or /etc/cloud)"
+TELLS_LINES = (
+    "For user-data, cc-kraken check /var/lib/cloud/instance/user-data.txt tells the "
+    "lines."
+)
+"""cloud-init merges, and knows no lines."""
 MOST_NAMED = 9  # mistakes
 
 
@@ -113,6 +118,8 @@ def trouble(name: str, found: Sequence[Mistake]) -> Trouble:
         remedies.append(f"{one.path} is {one.found}{wish}. {_remedy(one)}")
     if len(found) > MOST_NAMED:
         remedies.append(f"And {len(found) - MOST_NAMED} more.")
+    if name == CLOUD_CONFIG:
+        remedies.append(TELLS_LINES)
     return Trouble(
         f"config-{first.kind}",
         f"{first.path} is {first.found} in {name}",

@@ -710,8 +710,9 @@ def test_check_tells_mistakes_from_top_to_bottom(
     bad = tmp_path / "bad"
     bad.write_text("#cloud-config\nkraken:\n  wait: 1h\n  volumez: {}\n")
     assert cli.main(["check", str(bad)]) == 1
-    lines = [line.split(":")[1] for line in said(capsys).splitlines()]
-    assert lines == ["3", "4"]
+    first, second, more = said(capsys).splitlines()
+    assert [one.split(":")[1] for one in (first, second)] == ["3", "4"]
+    assert more == "More: cc-kraken explain config-type config-unknown-key"
 
 
 def test_check_of_several_files_and_of_standard_input(
@@ -724,6 +725,7 @@ def test_check_of_several_files_and_of_standard_input(
     told = capsys.readouterr()
     assert f"{good}: the kraken section is right" in told.out
     assert "[user-data-form]" in told.err
+    assert told.err.endswith(" More: cc-kraken explain user-data-form\n")
     mocker.patch("sys.stdin").buffer.read.return_value = good.read_bytes()
     assert cli.main(["check", "-"]) == 0
     assert "standard input: the kraken section is right" in capsys.readouterr().out

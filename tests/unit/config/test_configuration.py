@@ -394,8 +394,17 @@ def test_all_mistakes_are_named(paths: Paths) -> None:
         "kraken.wait is the string '1'; expected a whole number from 0 to 604800. "
         "Write it without quotes. kraken.volumes.d.mode is the number 1; expected a"
         " string of three or four octal digits, like 0750. Write the octal digits "
-        'in quotes, as in "0750": without them YAML makes another number of it.'
+        'in quotes, as in "0750": without them YAML makes another number of it. '
+        "For user-data, cc-kraken check /var/lib/cloud/instance/user-data.txt tells "
+        "the lines."
     )
+
+
+def test_a_mistake_in_user_data_says_who_tells_its_line(paths: Paths) -> None:
+    says = "cc-kraken check /var/lib/cloud/instance/user-data.txt tells the lines."
+    assert str(refusal({"kraken": {"prefx": "a"}}, paths)).endswith(says)
+    image(paths, "10.yaml", "kraken: {prefx: a}\n")
+    assert says not in str(refusal({}, paths))
 
 
 def test_of_very_many_mistakes_the_first_are_told(paths: Paths) -> None:
@@ -403,7 +412,7 @@ def test_of_very_many_mistakes_the_first_are_told(paths: Paths) -> None:
     text = str(refusal(cfg, paths))
     assert "kraken.odd00 is an unknown key" in text
     assert "kraken.odd08 is an unknown key" in text and "odd09" not in text
-    assert text.endswith(" And 31 more.")
+    assert " And 31 more." in text
 
 
 def test_a_mistake_names_its_file(paths: Paths) -> None:
