@@ -260,7 +260,10 @@ class _Judge(Wish):
         there, wanted = len(self._volumes), self.wanted.members
         if there == wanted:
             return None
-        expected = f"It must have {wanted} ({self.tag('members')})."
+        said = self._said.get("members")
+        by = said.where if said and not said.by_tag else self.tag("members")
+        unsaid = said is None and not self._pins
+        expected = f"It must have {wanted} ({f'no {by}: 1' if unsaid else by})."
         if there < wanted:
             return Trouble(
                 "members-missing",
@@ -270,16 +273,26 @@ class _Judge(Wish):
                 f"Create or tag the missing ones.{self.no_size}",
                 waits=True,
             )
+        return self._surplus(by, expected)
+
+    def _surplus(self, by: str, expected: str) -> Trouble:
+        """``by``: what says how many it must have."""
+        there, wanted = len(self._volumes), self.wanted.members
         copies = [one for one in self._volumes if one.origin]
-        aside = f"; copies: {_ids(copies)}" if copies else ""
+        choose = (
+            f"the right ones with kraken.volumes.{self._name}.volume_ids, or take the "
+            "tags off the others."
+        )
+        level = f", and {self.tag('raid_level')}" if wanted == 1 else ""
+        meant = f"If the set is meant to have {there}, set {by} to {there}{level}."
         return Trouble(
             "members-surplus",
             f"The set {self.wanted.name} has {there} volumes instead of {wanted} "
-            f"({_ids(self._volumes)}){aside}.",
+            f"({_ids(self._volumes)}){f'; copies: {_ids(copies)}' if copies else ''}.",
             expected,
-            "Copies from snapshots carry the tags, too. Choose the right ones with "
-            f"kraken.volumes.{self._name}.volume_ids, or take the tags off the "
-            "others.",
+            f"Copies from snapshots carry the tags, too. Choose {choose}"
+            if copies
+            else f"{meant} If not, choose {choose}",
             waits=True,
         )
 

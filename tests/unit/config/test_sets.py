@@ -335,6 +335,25 @@ def test_more_members() -> None:
     words = ("6 volumes instead of 3", "kraken.volumes.data.volume_ids")
     trouble = refused(one(some), "members-surplus", *words, waits=True)
     assert f"copies: {', '.join(ids(4, 5, 6))}." in trouble.found
+    assert trouble.remedy.startswith("Copies from snapshots carry the tags, too.")
+    assert "meant to have" not in trouble.remedy
+
+
+def test_more_members_than_the_one_of_a_set_that_says_no_number() -> None:
+    own = {"FsType": "xfs", "MountPath": "/data"}
+    trouble = one([volume(1, **own), volume(2, **own)]).trouble
+    assert trouble is not None and trouble.kind == "members-surplus"
+    assert trouble.expected == "It must have 1 (no KRKN-IN:Members: 1)."
+    says = "If the set is meant to have 2, set KRKN-IN:Members to 2, and KRKN-IN:RaidL"
+    assert trouble.remedy.startswith(says) and "snapshots" not in trouble.remedy
+    trouble = one(raid(1, 2, 3, 4)).trouble
+    assert trouble is not None
+    says = "If the set is meant to have 4, set KRKN-IN:VolumeSize to 4. If not, "
+    assert trouble.remedy.startswith(says)
+    trouble = one([volume(1, **own), volume(2, **own)], configured(members=1)).trouble
+    assert trouble is not None
+    assert "set kraken.volumes.data.members to 2, and" in trouble.remedy
+    assert trouble.expected == "It must have 1 (kraken.volumes.data.members)."
 
 
 def test_pins_choose_among_copies() -> None:
