@@ -113,7 +113,8 @@ def _line_left(case: Case) -> Sequence[Step]:
     line = case.world.fstab.get(case.name)
     if line is None or case.wanted.mount_path is not None:
         return ()
-    if any(one.mount.path == line.path for one in case.world.mounts):
+    own = case.world.mounts_of(frozenset(case.volume_ids))
+    if any(one.mount.path == line.path for one in own):
         case.note(
             f"{line.path} stays mounted, and in fstab, though nothing asks for that "
             f"any more. To end it: umount {line.path} && cc-kraken apply."

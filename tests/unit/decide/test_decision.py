@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from cc_kraken.decide import decision
 from cc_kraken.decide.plan import ATTACHED, PENDING
 from cc_kraken.machine import fstab
@@ -31,6 +33,29 @@ def test_the_line_of_a_set_that_is_gone_is_taken_out_unless_mounted() -> None:
     up = dataclasses.replace(world, mounts=(w.mounted("/old", "ext4", 4),))
     (plan,) = decision.decide(w.NODE, (), up)
     assert plan.steps == () and "still mounted" in plan.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("mounts", "steps"),
+    [
+        ((), ["RemoveFstab"]),
+        ((("/krkn_log", 1),), []),
+        # Hidden, and mounted all the same.
+        ((("/krkn_log", 1), ("/krkn_log", 0)), []),
+        # Somebody else's: nobody is told to unmount that.
+        ((("/krkn_log", 0),), ["RemoveFstab"]),
+        ((("/krkn_log", 2),), ["RemoveFstab"]),
+    ],
+)
+def test_a_set_that_is_not_to_be_mounted_keeps_its_line_while_it_is(
+    mounts: tuple[tuple[str, int], ...], steps: list[str]
+) -> None:
+    line = fstab.entry("log", FS, "/krkn_log", "ext4")
+    world = w.world(1, fstab={"log": line}, mounts=w.stacked(*mounts))
+    wanted = w.single(fs_type=None, mount_path=None)
+    plan = decide(w.claim(wanted, w.attached(1)), world)
+    assert names(plan.steps) == steps
+    assert any("umount /krkn_log" in note for note in plan.notes) == (not steps)
 
 
 def test_the_trouble_of_a_claim_ends_its_plan() -> None:
