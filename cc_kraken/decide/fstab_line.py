@@ -70,9 +70,9 @@ def _says_more(case: Case, one: FstabLine, more: Sequence[str]) -> KrakenError:
 def _to_replace(
     case: Case, line: FstabLine, target: Target, known: Known, place: str
 ) -> tuple[FstabLine, ...]:
-    """Lines that mount this very filesystem where it belongs or is now,
-    those of a set that has another name today, and at its path those of sets that
-    belong elsewhere now (one that does not come up keeps its line)."""
+    """Lines that mount this very filesystem where it belongs or is now, those of a
+    set that has another name today, and at its path those of sets that belong
+    elsewhere now: one that does not come up would leave its old line there."""
     live = {claim.name for claim in case.claims}
     devno = target.layer.devno if target.layer else ""
     foreign, resolved = case.world.fstab_foreign, case.world.fstab_devnos
