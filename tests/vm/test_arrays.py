@@ -425,7 +425,7 @@ def test_members_that_come_late_are_waited_for() -> None:
         node.wait_reachable()
         assert not set(node.serials()) & {one.replace("-", "") for one in away}
         for letter, volume in zip("ab", sets["five"]):
-            node.attach(volume, f"/dev/xvdb{letter}")
+            node.attach(volume, f"/dev/xvdc{letter}")
         while "last-resort" not in node.journal("-b", "-t", "systemd"):
             if _up(node) > 900:
                 told = node.run("cat /proc/mdstat; journalctl -b | grep -i md[0-9a/]")
