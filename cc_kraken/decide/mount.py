@@ -124,7 +124,10 @@ def _before_parent(
         raise failure("parent-failed", f"{below} has failed.", first, remedy)
     before = [step for step in steps if step.phase != MOUNT]
     if not before:
-        remedy = f"See what {parent.name} waits for (cc-kraken status)."
+        remedy = (
+            f"{case.name} follows when {parent.name} is mounted. If it does not, see "
+            f"what {parent.name} waits for (cc-kraken status)."
+        )
         found = f"{below} is not mounted yet."
         raise failure("parent-not-mounted", found, first, remedy, waits=True)
     return before

@@ -65,6 +65,8 @@ def test_a_set_below_another_one_waits_for_its_mount() -> None:
     looks = {1: w.look(Known("ext4", FS)), 2: w.look(Known("ext4", w.ARRAY))}
     plan = decide(child, w.world(1, 2, looks=looks), parent)
     assert kind(plan) == "parent-not-mounted"
+    # It may wait for nothing at all, and be mounted by this very run.
+    assert "wal follows when pg is mounted." in str(plan.trouble)
     there = w.world(1, 2, looks=looks, mounts=(w.mounted("/pg", "ext4", 2),))
     assert names(decide(child, there, parent).steps)[-1] == "MountFilesystem"
 
