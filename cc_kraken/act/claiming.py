@@ -135,11 +135,11 @@ class Claiming:
         if here:
             raise failure(
                 "claim-two-nodes",
-                f"{me} is {former} ({', '.join(sorted(here))} is attached), and "
+                f"{me} is {former} (attached: {', '.join(sorted(here))}), and "
                 f"is told to claim a node of {self.prefix}.",
                 "An instance can be one node.",
                 f"Correct the prefix, or detach the volumes of {former} in EC2, then: "
-                "cc-kraken apply.",
+                "cc-kraken apply. Or replace the instance.",
             )
         while self._is_open():
             self.hold_up(claiming.unsure(former, me))

@@ -302,6 +302,8 @@ def test_a_note_of_another_prefix_whose_disk_is_here(scene: Scene) -> None:
     assert run(scene, section={"prefix": "rabbit"}) == FAILED
     (error,) = scene.report.status["errors"]
     assert error["kind"] == "claim-two-nodes" and "kafka/0" in error["message"]
+    # The prefix may be meant (docs/guides/rename-prefix.md).
+    assert error["message"].endswith("Or replace the instance.")
 
 
 def test_a_node_of_another_prefix_counts_without_its_anchor(scene: Scene) -> None:
