@@ -363,6 +363,8 @@ def _kept(
             return saved
         if time.monotonic() >= end or not layout.present(paths, saved):
             return None
+        if layout.moved(paths, saved):
+            return None
         time.sleep(0.2)
 
 

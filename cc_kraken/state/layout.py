@@ -114,6 +114,16 @@ def mounted(paths: Paths, layout: Mapping[str, Any]) -> bool:
     return True
 
 
+def moved(paths: Paths, layout: Mapping[str, Any]) -> bool:
+    """Whether a set is mounted elsewhere: fstab has had another path for it."""
+    entries = layout["sets"].values()
+    own = {frozenset(entry["volumes"]): entry["mount_path"] for entry in entries}
+    now = [(one.volumes, one.mount.path) for one in devices.mounts_now(paths)]
+    return any(
+        volumes in own and (volumes, own[volumes]) not in now for volumes, _ in now
+    )
+
+
 def former(paths: Paths, instance_id: str) -> dict[str, set[str]]:
     """The paths at which runs before have had each volume, by its id: what the
     layout and the status of this boot say."""

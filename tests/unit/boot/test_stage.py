@@ -411,6 +411,23 @@ def test_the_fast_way_is_not_taken_when_something_is_missing(
     assert told(tree)["stage"] == "network" and "asked" in told(tree)["sets"]
 
 
+def test_a_path_that_has_changed_in_fstab_is_not_waited_for(
+    tree: Tree, go: Program, mocker: MockerFixture
+) -> None:
+    reboot(tree)
+    (tree.base / "proc/self/mountinfo").write_text(
+        "20 1 254:1 / / rw - ext4 /dev/vda1 rw\n"
+        f"21 20 {tree.number('nvme1n1')} / /new rw - ext4 /dev/nvme1n1 rw\n"
+    )
+    go("""
+        self.report.set("asked")["state"] = "mounted"
+        self.report.finish("done")
+    """)
+    clock = mocker.patch.object(stage, "time", HandTime())
+    handle("kraken", ON, cloud(), None, [])
+    assert "asked" in told(tree)["sets"] and clock.now == 0
+
+
 def test_a_run_that_hangs_is_left_behind(
     tree: Tree,
     go: Program,

@@ -60,6 +60,24 @@ def test_what_is_saved_is_found_again(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(
+    ("paths", "moved"),
+    [([], False), (["/data"], False), (["/new"], True), (["/new", "/data"], False)],
+)
+def test_a_set_that_is_mounted_elsewhere_has_moved(
+    tree: Tree, paths: list[str], moved: bool
+) -> None:
+    layout.save(tree.paths, SECTION, ME, status(data=entry()))
+    saved = layout.load(tree.paths)
+    assert saved is not None
+    lines = ["20 1 254:1 / / rw - ext4 /dev/vda1 rw"]
+    for number, path in enumerate(paths, 21):
+        disk = f"{tree.number('nvme1n1')} / {path} rw - ext4 /dev/nvme1n1 rw"
+        lines.append(f"{number} 20 {disk}")
+    (tree.base / "proc/self/mountinfo").write_text("\n".join([*lines, ""]))
+    assert layout.moved(tree.paths, saved) is moved
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"instance_id": "i-00000000000000002"},
