@@ -639,8 +639,16 @@ def run_logged(
     cwd: Path | None = None,
     environment: dict[str, str] | None = None,
 ) -> None:
-    """Run a command with its output in `log`, and say what lasts how long."""
+    """Run a command with its output in `log`, and say what lasts how long.
+
+    Our own Python's settings are not for the Pythons that it starts: packages that
+    are installed would be compiled into the directory of our compiled files.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
+    given = dict(os.environ) if environment is None else environment
+    environment = {
+        name: value for name, value in given.items() if not name.startswith("PYTHON")
+    }
     with telling(what, progress), open(log, "ab") as out:
         process = subprocess.Popen(
             list(argv),
