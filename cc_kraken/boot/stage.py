@@ -361,9 +361,8 @@ def _kept(
     while True:
         if layout.mounted(paths, saved):
             return saved
-        if time.monotonic() >= end or not layout.present(paths, saved):
-            return None
-        if layout.moved(paths, saved):
+        late = time.monotonic() >= end
+        if late or not layout.present(paths, saved) or layout.moved(paths, saved):
             return None
         time.sleep(0.2)
 

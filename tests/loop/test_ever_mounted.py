@@ -136,18 +136,23 @@ def test_what_was_mounted_is_whole_at_any_crash(
     assert look.content == Known(kind, intent.fs_uuid)
 
 
+def use_until_it_shows(disk: Disk, where: Path, files: int) -> None:
+    """Write so many files at most, until the superblock says that it was mounted."""
+    for number in range(files):
+        sync_write(where / f"file{number}", "precious")
+        subprocess.run(["sync", "-f", where], check=True)
+        if ever_mounted(disk):
+            break
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("options", OPTIONS["btrfs"])
 def test_a_btrfs_says_so_when_it_has_looked_at_its_uuids(
     options: tuple[str, ...], disk: Disk
 ) -> None:
     made(disk, "btrfs", options)
     with mounted(disk) as where:
-        for number in range(600):
-            sync_write(where / f"file{number}", "precious")
-            subprocess.run(["sync", "-f", where], check=True)
-            if ever_mounted(disk):
-                break
-            time.sleep(0.1)
+        use_until_it_shows(disk, where, 600)
     assert ever_mounted(disk)
 
 
@@ -383,12 +388,7 @@ def test_the_end_of_a_partition_table_is_a_users(kind: str, disk: Disk) -> None:
     new = probe.look(disk.path, volume_id=disk.volume_id).content
     assert isinstance(new, Unknown) and "gpt" in new.reason
     with mounted(disk) as where:
-        for number in range(100):
-            sync_write(where / f"file{number}", "precious")
-            subprocess.run(["sync", "-f", where], check=True)
-            if ever_mounted(disk):
-                break
-            time.sleep(0.1)
+        use_until_it_shows(disk, where, 100)
     used = probe.look(disk.path, volume_id=disk.volume_id)
     assert used.content == plain
     # At the head it is no file's.

@@ -722,6 +722,20 @@ def test_a_background_that_never_had_the_lock_says_so(tree: Tree) -> None:
     assert error["kind"] == "run-locked"
 
 
+def plan(tree: Tree, cfg: dict[str, Any]) -> None:
+    section = stage.loading.load(cfg, tree.paths)
+    assert section is not None
+    stage.carry_out(
+        section,
+        cloud_init.identity(SOURCE),
+        tree.paths,
+        cloud_init.Events(None).enter,
+        "plan",
+        seconds=0,
+        dry_run=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("waits", "proof", "looks"),
     [(True, "sampled", True), (False, "sampled", False), (True, "full", False)],
@@ -735,21 +749,11 @@ def test_a_plan_works_while_another_run_does_nothing_but_wait(
     other.write()
     monkeypatch.setattr(run.Run, "go", lambda self: "done")
     cfg = {"kraken": {**ON["kraken"], "blank_proof": proof}}
-    section = stage.loading.load(cfg, tree.paths)
-    assert section is not None
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock.held(tree.paths, 5))
         if not looks:
             stack.enter_context(pytest.raises(KrakenError, match="run-locked"))
-        stage.carry_out(
-            section,
-            cloud_init.identity(SOURCE),
-            tree.paths,
-            cloud_init.Events(None).enter,
-            "plan",
-            seconds=0,
-            dry_run=True,
-        )
+        plan(tree, cfg)
     assert told(tree)["stage"] == "background", "the plan left no status"
 
 
@@ -759,18 +763,8 @@ def test_a_plan_works_while_the_background_waits_in_a_warm_pool(
     """It has the lock for days, and looks at no disk."""
     Report(tree.paths, "background").standby(True)
     monkeypatch.setattr(run.Run, "go", lambda self: "standby")
-    section = stage.loading.load(ON, tree.paths)
-    assert section is not None
     with lock.held(tree.paths, 5):
-        stage.carry_out(
-            section,
-            cloud_init.identity(SOURCE),
-            tree.paths,
-            cloud_init.Events(None).enter,
-            "plan",
-            seconds=0,
-            dry_run=True,
-        )
+        plan(tree, ON)
     assert told(tree)["state"] == "standby"
 
 
